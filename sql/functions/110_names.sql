@@ -1,0 +1,142 @@
+-- Names and pieces of SQL that the other functions put together. Every
+-- identifier that reaches a statement is quoted here, by the server.
+
+create or replace function pgembed._vector_schema() returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select quote_ident(n.nspname)
+    from pg_extension as e
+    join pg_namespace as n on n.oid = e.extnamespace
+    where e.extname = 'vector'
+$$;
+comment on function pgembed._vector_schema() is
+    'Schema of the pgvector extension, quoted; its operators are always named with it.';
+
+create or replace function pgembed._table_sql(p_table oid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('%I.%I', n.nspname, c.relname)
+    from pg_class as c
+    join pg_namespace as n on n.oid = c.relnamespace
+    where c.oid = p_table
+$$;
+comment on function pgembed._table_sql(oid) is
+    'Schema-qualified quoted name of a table; NULL when there is no such table any more.';
+
+create or replace function pgembed._key_sql(
+    p_source oid, p_side oid, p_template text, p_separator text
+) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- A key's columns are always looked up in the catalog, never remembered by
+    -- name, so a renamed key column needs no repair. In the side table they are
+    -- the first columns, in the order of the primary key.
+    with key_column as (
+        select k.position,
+               a.attname as source_column,
+               coalesce(s.attname, a.attname) as side_column,
+               format_type(a.atttypid, a.atttypmod) as type,
+               case when i.indnkeyatts = 1 then 'pgembed_key.key'
+                    else format('(pgembed_key.key::text[])[%s]', k.position) end as part
+        from pg_index as i
+        cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
+        join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
+        left join pg_attribute as s
+            on s.attrelid = p_side and s.attnum = k.position and not s.attisdropped
+        where i.indrelid = p_source and i.indisprimary and k.position <= i.indnkeyatts
+    )
+    select string_agg(
+        format(p_template, position, source_column, side_column, type, part),
+        p_separator order by position)
+    from key_column
+$$;
+comment on function pgembed._key_sql(oid, oid, text, text) is
+    'Expands a format() template for each primary key column of a source: %1$s position, '
+    '%2$I column in the source, %3$I column in the side table, %4$s type, %5$s its part of '
+    'pgembed_key.key.';
+
+create or replace function pgembed._key_text_sql(p_source oid, p_alias text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when i.indnkeyatts = 1
+                then pgembed._key_sql(p_source, null, p_alias || '.%2$I::text', '')
+                else format('array[%s]::text',
+                            pgembed._key_sql(p_source, null, p_alias || '.%2$I::text', ', ')) end
+    from pg_index as i
+    where i.indrelid = p_source and i.indisprimary
+$$;
+comment on function pgembed._key_text_sql(oid, text) is
+    'Expression for the key text of a source row: the one key column as text, or the text '
+    'form of a text[] of them.';
+
+create or replace function pgembed._source_rows_sql(p_source oid, p_expression text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- The empty string means what NULL means: there is no text.
+    select format('select nullif(%s, '''') as content from %s where %s',
+                  p_expression,
+                  pgembed._table_sql(p_source),
+                  pgembed._key_sql(p_source, null,
+                                   format('%I', c.relname) || '.%2$I = %5$s::%4$s', ' and '))
+    from pg_class as c
+    where c.oid = p_source
+$$;
+comment on function pgembed._source_rows_sql(oid, text) is
+    'Query for the composed text of the source row that pgembed_key.key names.';
+
+create or replace function pgembed._embedding(p_name text) returns pgembed.embedding
+language plpgsql stable
+as $$
+declare
+    found_row pgembed.embedding;
+begin
+    select * into found_row from pgembed.embedding where name = p_name;
+    if not found then
+        raise exception 'there is no embedding "%"', coalesce(p_name, 'NULL')
+            using errcode = 'PE001',
+                  hint = coalesce(
+                      (select 'Declared embeddings: ' || string_agg(name, ', ' order by name)
+                       from pgembed.embedding),
+                      'None is declared yet: SELECT pgembed.create_embedding(...).');
+    end if;
+    return found_row;
+end
+$$;
+comment on function pgembed._embedding(text) is 'The catalog row of an embedding, or PE001.';
+
+create or replace function pgembed._index_name(p_embedding pgembed.embedding) returns name
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- 63 bytes at most; a long name keeps its head and a hash of the whole.
+    select (case when octet_length(n) <= 63 then n
+                 else convert_from(substring(convert_to(p_embedding.name, 'SQL_ASCII') for 40), 'SQL_ASCII')
+                      || '_' || left(md5(n), 8) || '_' || p_embedding.index_kind end)::name
+    from (values (p_embedding.name || '_' || p_embedding.index_kind)) as v(n)
+$$;
+comment on function pgembed._index_name(pgembed.embedding) is
+    'Name of the vector index of an embedding.';
+
+create or replace function pgembed._require_owner() returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    owner oid := (select nspowner from pg_namespace where nspname = 'pgembed');
+begin
+    if not pg_has_role(current_user, owner, 'USAGE') then
+        raise exception 'role "%" may not declare or change embeddings', current_user
+            using errcode = 'PE013',
+                  detail = format('The schema pgembed belongs to role "%s".', pg_get_userbyid(owner)),
+                  hint = format('Connect as that role, or GRANT %I TO %I.',
+                                pg_get_userbyid(owner), current_user);
+    end if;
+end
+$$;
+comment on function pgembed._require_owner() is
+    'PE013 unless the caller is, or is a member of, the role that owns pgembed.';

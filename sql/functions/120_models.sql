@@ -1,0 +1,140 @@
+-- Models: what a service must load, and what a declaration may name.
+
+create or replace function pgembed._model(p_name text) returns pgembed.model
+language plpgsql stable
+as $$
+declare
+    found_row pgembed.model;
+begin
+    -- Users write both forms for the models of the sentence-transformers organisation.
+    select * into found_row from pgembed.model
+    where name in (p_name, regexp_replace(p_name, '^sentence-transformers/', ''))
+    order by name = p_name desc limit 1;
+    if not found then
+        raise exception 'unknown model "%"', coalesce(p_name, 'NULL')
+            using errcode = 'PE005',
+                  detail = 'Registered models: '
+                      || (select string_agg(name, ', ' order by name) from pgembed.model) || '.',
+                  hint = format('Register it: SELECT pgembed.register_model(%L, dimensions => ...), '
+                                'or `pgembed model add %s`, which asks the model itself.',
+                                p_name, p_name);
+    end if;
+    return found_row;
+end
+$$;
+comment on function pgembed._model(text) is 'The catalog row of a model, or PE005.';
+
+create or replace function pgembed.register_model(
+    name text,
+    dimensions int,
+    provider text default 'sentence-transformers',
+    distance text default 'cosine',
+    normalized boolean default true,
+    query_prompt text default null,
+    document_prompt text default null,
+    max_tokens int default null
+) returns text
+language plpgsql
+as $$
+#variable_conflict use_column
+begin
+    perform pgembed._require_owner();
+    if coalesce(register_model.name, '') = '' then
+        raise exception 'a model needs a name' using errcode = 'PE007',
+            hint = 'Give a hub name, a path, or a name of your own for provider ''hashing''.';
+    end if;
+    if register_model.dimensions is null or register_model.dimensions not between 1 and 16000 then
+        raise exception 'dimensions must be between 1 and 16000, not %',
+            coalesce(register_model.dimensions::text, 'NULL') using errcode = 'PE007',
+            hint = 'Give the length of the model''s vectors, as on its model card.';
+    end if;
+    if register_model.provider is null
+       or register_model.provider not in ('sentence-transformers', 'hashing', 'litellm') then
+        raise exception 'unknown provider "%"', coalesce(register_model.provider, 'NULL')
+            using errcode = 'PE007',
+            hint = 'Providers are sentence-transformers, hashing and litellm.';
+    end if;
+    if register_model.distance is null
+       or register_model.distance not in ('cosine', 'inner_product', 'l2') then
+        raise exception 'unknown distance "%"', coalesce(register_model.distance, 'NULL')
+            using errcode = 'PE007',
+            hint = 'Distances are cosine, inner_product and l2.';
+    end if;
+    if exists (select from pgembed.model as m
+               join pgembed.embedding as e using (model_id)
+               where m.name = register_model.name
+                 and m.dimensions <> register_model.dimensions) then
+        raise exception 'model "%" is in use with other dimensions than %',
+            register_model.name, register_model.dimensions using errcode = 'PE006',
+            hint = 'Register the changed model under a name of its own.';
+    end if;
+    insert into pgembed.model (name, provider, dimensions, distance, normalized,
+                               query_prompt, document_prompt, max_tokens)
+    values (register_model.name, register_model.provider, register_model.dimensions,
+            register_model.distance, register_model.normalized, register_model.query_prompt,
+            register_model.document_prompt, register_model.max_tokens)
+    on conflict (name) do update
+        set provider = excluded.provider, dimensions = excluded.dimensions,
+            distance = excluded.distance, normalized = excluded.normalized,
+            query_prompt = excluded.query_prompt,
+            document_prompt = excluded.document_prompt, max_tokens = excluded.max_tokens;
+    return register_model.name;
+end
+$$;
+comment on function pgembed.register_model(text, int, text, text, boolean, text, text, int) is
+    'Makes a model known, or changes what is known of it. Nothing is loaded: the encoder '
+    'service does that. Endpoints and keys are the service''s configuration, never SQL''s.';
+
+create or replace function pgembed.accept_weights(name text) returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    m pgembed.model := pgembed._model(accept_weights.name);
+begin
+    perform pgembed._require_owner();
+    update pgembed.model set fingerprint = null where model_id = m.model_id;
+    delete from pgembed.query_embedding where model_id = m.model_id;
+    perform pgembed.reembed(e.name) from pgembed.embedding as e where e.model_id = m.model_id;
+end
+$$;
+comment on function pgembed.accept_weights(text) is
+    'Says that a model''s weights were changed on purpose: the next service that loads it sets '
+    'the new fingerprint, and all vectors of the model are removed and made again.';
+
+create or replace function pgembed._model_seen_v1(
+    p_model_id int, p_dimensions int, p_max_tokens int, p_normalized boolean, p_fingerprint text
+) returns void
+language plpgsql
+as $$
+declare
+    m pgembed.model;
+begin
+    select * into m from pgembed.model where model_id = p_model_id for update;
+    if not found then
+        return;
+    end if;
+    if m.dimensions <> p_dimensions then
+        raise exception 'model "%" has % dimensions, but is registered with %',
+            m.name, p_dimensions, m.dimensions using errcode = 'PE006',
+            hint = 'Register it with the right dimensions under another name, and '
+                   'alter_embedding(..., model => ...) to that.';
+    end if;
+    if m.fingerprint is not null and m.fingerprint <> p_fingerprint then
+        raise exception 'model "%" has other weights than those that made the stored vectors', m.name
+            using errcode = 'PE011',
+            detail = format('Stored fingerprint %s, loaded %s.',
+                            left(m.fingerprint, 16), left(p_fingerprint, 16)),
+            hint = format('Load the earlier weights, or make all vectors again: '
+                          'SELECT pgembed.accept_weights(%L).', m.name);
+    end if;
+    if m.fingerprint is null or m.max_tokens is distinct from p_max_tokens
+       or m.normalized is distinct from p_normalized then
+        update pgembed.model
+        set max_tokens = p_max_tokens, normalized = p_normalized, fingerprint = p_fingerprint
+        where model_id = p_model_id;
+    end if;
+end
+$$;
+comment on function pgembed._model_seen_v1(int, int, int, boolean, text) is
+    'A service tells what it has loaded: PE006 or PE011 when that is not the registered model.';

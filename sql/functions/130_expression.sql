@@ -1,0 +1,118 @@
+-- What a text expression reads, and whether it may be one. PostgreSQL itself
+-- parses it: a temporary view over it is made, looked at and dropped.
+
+create or replace function pgembed._analyze_expression(
+    p_source regclass,
+    p_expression text,
+    out canonical text,
+    out source_columns text[],
+    out compare_in_trigger boolean
+)
+language plpgsql
+as $function$
+declare
+    view_oid oid;
+    rule_oid oid;
+    tree text;
+    view_text text;
+    column_type regtype;
+    old_path text := current_setting('search_path');
+    message text;
+    offender text;
+    functions oid[];
+begin
+    if coalesce(btrim(p_expression), '') = '' then
+        raise exception 'the text expression of an embedding is empty' using errcode = 'PE004',
+            hint = 'Give a SQL expression over the columns of the table, such as '
+                   '$$ title || E''\n\n'' || body $$.';
+    end if;
+    begin
+        -- The line breaks keep a trailing comment from eating what follows.
+        execute format(E'create temporary view pgembed_expression_probe as select (\n%s\n) as pgembed_text from %s',
+                       p_expression, pgembed._table_sql(p_source));
+    exception
+        when syntax_error or undefined_column or undefined_function or undefined_table
+             or undefined_object or datatype_mismatch or ambiguous_column or ambiguous_function
+             or wrong_object_type or invalid_text_representation or grouping_error
+             or windowing_error or feature_not_supported or duplicate_column
+             or invalid_table_definition or cannot_coerce or indeterminate_datatype
+             or invalid_schema_name then
+            get stacked diagnostics message = message_text;
+            raise exception 'the text expression does not fit table %: %', p_source, message
+                using errcode = 'PE004',
+                detail = format('Expression: %s', p_expression),
+                hint = 'Columns of ' || p_source || ': ' || (
+                    select string_agg(quote_ident(attname), ', ' order by attnum)
+                    from pg_catalog.pg_attribute
+                    where attrelid = p_source and attnum > 0 and not attisdropped) || '.';
+    end;
+    view_oid := 'pg_temp.pgembed_expression_probe'::regclass;
+    select r.oid, r.ev_action::text into rule_oid, tree
+    from pg_catalog.pg_rewrite as r where r.ev_class = view_oid;
+
+    if (select count(*) from pg_catalog.pg_attribute where attrelid = view_oid and attnum > 0) <> 1
+       or tree ~ '\{SUBLINK|\{AGGREF|\{WINDOWFUNC|:hasTargetSRFs true' then
+        raise exception 'the text expression must be one value of one row'
+            using errcode = 'PE004', detail = format('Expression: %s', p_expression),
+            hint = 'Subqueries, aggregates, window functions and set-returning functions are not '
+                   'possible: pgembed could not tell when their result changes.';
+    end if;
+
+    select atttypid into column_type
+    from pg_catalog.pg_attribute where attrelid = view_oid and attnum = 1;
+    if (select typcategory from pg_catalog.pg_type where oid = column_type) <> 'S' then
+        raise exception 'the text expression is of type %, not text', column_type
+            using errcode = 'PE004', detail = format('Expression: %s', p_expression),
+            hint = format('Cast it: (%s)::text.', btrim(p_expression));
+    end if;
+
+    -- Functions, operators and casts in the parse tree, those of PostgreSQL too
+    -- (pg_depend leaves these out).
+    select array_agg(distinct m[1]::oid) into functions
+    from regexp_matches(tree, ':(?:funcid|opfuncid) (\d+)', 'g') as m
+    where m[1] <> '0';
+    select string_agg(p.oid::regprocedure::text, ', ') into offender
+    from pg_catalog.pg_proc as p where p.oid = any (functions) and p.provolatile = 'v';
+    if offender is not null or tree ~ '\{NEXTVALUEEXPR' then
+        raise exception 'the text expression calls a volatile function: %',
+            coalesce(offender, 'nextval')
+            using errcode = 'PE004', detail = format('Expression: %s', p_expression),
+            hint = 'The text must depend on the row alone and have no side effect. If the function '
+                   'is in truth STABLE or IMMUTABLE, declare it so (ALTER FUNCTION ... STABLE).';
+    end if;
+
+    -- FirstNormalObjectId is 16384: what comes before is PostgreSQL's own.
+    compare_in_trigger := not coalesce((select bool_or(f >= 16384) from unnest(functions) as f), false)
+        and not exists (
+            select from pg_catalog.pg_attribute
+            where attrelid = p_source and attgenerated = 'v' and not attisdropped);
+
+    -- Printed under a search_path of pg_catalog alone, all else comes out qualified.
+    perform set_config('search_path', 'pg_catalog', true);
+    view_text := pg_catalog.pg_get_viewdef(view_oid);
+    perform set_config('search_path', old_path, true);
+    canonical := btrim(substring(view_text from '^\s*SELECT (.*) AS pgembed_text\s+FROM '), E' \n');
+
+    if tree ~ ':varattno 0 ' then    -- a whole row: every column is read
+        select array_agg(attname::text order by attnum) into source_columns
+        from pg_catalog.pg_attribute
+        where attrelid = p_source and attnum > 0 and not attisdropped;
+    else
+        select coalesce(array_agg(distinct a.attname::text), '{}') into source_columns
+        from pg_catalog.pg_depend as d
+        join pg_catalog.pg_attribute as a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+        where d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = rule_oid
+          and d.refobjid = p_source and d.refobjsubid > 0;
+    end if;
+    drop view pg_temp.pgembed_expression_probe;
+    if canonical is null
+       or substring(view_text from '\s+FROM ([^\n]*?);?\s*$') <> pgembed._table_sql(p_source) then
+        raise exception 'the text expression must be one value of one row'
+            using errcode = 'PE004', detail = format('Expression: %s', p_expression),
+            hint = 'Give one expression over the columns of the table, no query.';
+    end if;
+end
+$function$;
+comment on function pgembed._analyze_expression(regclass, text) is
+    'Checks a text expression against a table: its canonical form, the columns it reads, and '
+    'whether the update trigger may evaluate it; PE004 says what is wrong.';

@@ -1,0 +1,245 @@
+-- Change capture. INSERT, DELETE and TRUNCATE are seen by statement (transition
+-- tables: cheap in bulk), UPDATE by row with a WHEN over the columns that count
+-- (an update of another column costs nothing). Partitioned tables have row
+-- triggers only, because a write to a partition does not fire the parent's
+-- statement triggers.
+--
+-- The functions are generated, one set an embedding, with all names in place:
+-- dynamic SQL would halve an application's insert rate. They must never fail a
+-- write: where a column has been renamed under them they queue a rescan (R).
+
+create or replace function pgembed._wake_sql(p_wake text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- NOTIFY takes a cluster-wide lock at commit, so it is sent only when a
+    -- service sleeps: a sleeping service holds this advisory lock exclusively.
+    select case when p_wake = 'poll' then '' else
+$body$
+    if not pg_try_advisory_xact_lock_shared(1885824365, 1) then
+        perform pg_notify('pgembed', '');
+    end if;$body$ end
+$$;
+comment on function pgembed._wake_sql(text) is 'The wake-up at the end of a capture function.';
+
+create or replace function pgembed._rescan_sql(p_embedding_id int) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format(
+$body$if not exists (select from pgembed.queue
+                       where embedding_id = %1$s and priority = 1 and op = 'R') then
+            insert into pgembed.queue (embedding_id, op, priority) values (%1$s, 'R', 1);
+        end if;$body$, p_embedding_id)
+$$;
+comment on function pgembed._rescan_sql(int) is
+    'What a capture function does when the table no longer has the shape it knows.';
+
+create or replace function pgembed._capture_function(
+    p_embedding_id int, p_event text, p_declare text, p_body text, p_settings text
+) returns void
+language plpgsql
+as $$
+declare
+    name text := format('pgembed.%I()', format('_capture_%s_%s', p_embedding_id, p_event));
+begin
+    execute format(
+        'create or replace function %s returns trigger language plpgsql security definer '
+        'set search_path = pg_catalog, pg_temp %s as %L',
+        name, p_settings, format(E'%s\nbegin\n%s\n    return null;\nend\n', p_declare, p_body));
+    execute format('revoke all on function %s from public', name);
+    execute format('comment on function %s is %L', name,
+                   format('Generated: records %s for embedding %s.', p_event, p_embedding_id));
+end
+$$;
+comment on function pgembed._capture_function(int, text, text, text, text) is
+    'Makes one capture function of an embedding.';
+
+create or replace function pgembed._install_capture_functions(p_embedding pgembed.embedding)
+returns void
+language plpgsql
+as $$
+declare
+    id int := p_embedding.embedding_id;
+    wake text := pgembed._wake_sql(p_embedding.wake);
+    rescan text := pgembed._rescan_sql(p_embedding.embedding_id);
+    by_row boolean := pgembed._is_partitioned(p_embedding.source);
+    settings text := '';
+    statement_body constant text :=
+$body$    begin
+        insert into pgembed.queue (embedding_id, key, op, priority)
+        select %1$s, %2$s, %3$L,
+               case when (select count(*) from (select from changed_rows limit 1001) as many) > 1000
+                    then 1 else 0 end
+        from changed_rows as r;
+        if not found then
+            return null;
+        end if;
+    exception when others then
+        %4$s
+    end;%5$s$body$;
+    row_body constant text :=
+$body$    begin
+        insert into pgembed.queue (embedding_id, key, op) values (%1$s, %2$s, %3$L);
+    exception when others then
+        %4$s
+    end;%5$s$body$;
+    compare text;
+begin
+    -- Text forms of these types depend on settings of the session that writes.
+    if exists (select from pg_catalog.pg_index as i
+               join pg_catalog.pg_attribute as a
+                 on a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[])
+               join pg_catalog.pg_type as t on t.oid = a.atttypid
+               where i.indrelid = p_embedding.source and i.indisprimary
+                 and (t.typcategory in ('D', 'T', 'R') or t.typtype = 'd'
+                      or t.oid in ('float4'::regtype, 'float8'::regtype, 'bytea'::regtype))) then
+        settings := 'set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' '
+                    'set extra_float_digits = 1 set bytea_output = ''hex''';
+    end if;
+
+    if by_row then
+        perform pgembed._capture_function(id, 'insert', '', format(row_body, id,
+            pgembed._key_text_sql(p_embedding.source, 'new'), 'U', rescan, wake), settings);
+        perform pgembed._capture_function(id, 'delete', '', format(row_body, id,
+            pgembed._key_text_sql(p_embedding.source, 'old'), 'D', rescan, wake), settings);
+    else
+        perform pgembed._capture_function(id, 'insert', '', format(statement_body, id,
+            pgembed._key_text_sql(p_embedding.source, 'r'), 'U', rescan, wake), settings);
+        perform pgembed._capture_function(id, 'delete', '', format(statement_body, id,
+            pgembed._key_text_sql(p_embedding.source, 'r'), 'D', rescan, wake), settings);
+    end if;
+
+    -- WHEN lets a change of any column through that the expression reads; here the
+    -- texts themselves are compared (attrs->>'summary' reads one value of many).
+    -- An expression that fails on this row must not fail the write: the row is
+    -- queued, and the service reports the error.
+    compare := case when p_embedding.compare_in_trigger then format(
+$body$
+        begin
+            if new_key = old_key and
+               (select %1$s from (select old.*) as %2$I) is not distinct from
+               (select %1$s from (select new.*) as %2$I) then
+                return null;
+            end if;
+        exception when others then
+            null;
+        end;$body$, p_embedding.canonical_expression,
+            (select relname from pg_catalog.pg_class where oid = p_embedding.source))
+        else '' end;
+    perform pgembed._capture_function(id, 'update', E'#variable_conflict use_column\ndeclare\n    new_key text;\n    old_key text;',
+        format(
+$body$    begin
+        new_key := %2$s;
+        old_key := %3$s;%4$s
+        if new_key <> old_key then
+            insert into pgembed.queue (embedding_id, key, op) values (%1$s, old_key, 'D');
+        end if;
+        insert into pgembed.queue (embedding_id, key, op) values (%1$s, new_key, 'U');
+    exception when others then
+        %5$s
+    end;%6$s$body$, id,
+            pgembed._key_text_sql(p_embedding.source, 'new'),
+            pgembed._key_text_sql(p_embedding.source, 'old'), compare, rescan, wake), settings);
+
+    perform pgembed._capture_function(id, 'truncate', '', format(
+        E'    insert into pgembed.queue (embedding_id, op) values (%s, ''T'');%s', id, wake), '');
+end
+$$;
+comment on function pgembed._install_capture_functions(pgembed.embedding) is
+    'Makes, or makes again, the trigger functions of an embedding; takes no lock on the source.';
+
+create or replace function pgembed._is_partitioned(p_table oid) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select relkind = 'p' from pg_class where oid = p_table
+$$;
+comment on function pgembed._is_partitioned(oid) is 'Whether a table is a partitioned parent.';
+
+create or replace function pgembed._update_guard_sql(p_embedding pgembed.embedding) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- json, xml and the like have no equality: compare those as text.
+    select string_agg(
+        case when exists (select from pg_opclass as o
+                          join pg_am as m on m.oid = o.opcmethod and m.amname in ('btree', 'hash')
+                          where o.opcdefault
+                            and (o.opcintype = b.base
+                                 or t.typcategory in ('S', 'E') or t.typtype = 'r'))
+             then format('old.%1$I is distinct from new.%1$I', a.attname)
+             else format('old.%1$I::text is distinct from new.%1$I::text', a.attname) end,
+        ' or ' order by a.attnum)
+    from pg_attribute as a
+    join pg_type as t on t.oid = a.atttypid
+    cross join lateral (select case when t.typtype = 'd' then t.typbasetype else t.oid end as base) as b
+    where a.attrelid = p_embedding.source and not a.attisdropped
+      and (a.attname = any (p_embedding.source_columns)
+           or a.attnum = any (array(select unnest(i.indkey::int2[]) from pg_index as i
+                                    where i.indrelid = p_embedding.source and i.indisprimary)))
+$$;
+comment on function pgembed._update_guard_sql(pgembed.embedding) is
+    'WHEN condition of the update trigger: a column that the text or the key is made of changed.';
+
+create or replace function pgembed._trigger_name(p_embedding_id int, p_event text) returns name
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('pgembed_%s_%s', p_embedding_id, p_event)::name
+$$;
+comment on function pgembed._trigger_name(int, text) is 'Name of a capture trigger.';
+
+create or replace function pgembed._install_capture(p_embedding pgembed.embedding) returns void
+language plpgsql
+as $$
+declare
+    source text := pgembed._table_sql(p_embedding.source);
+    by_row boolean := pgembed._is_partitioned(p_embedding.source);
+    event text;
+    part regclass;
+begin
+    perform pgembed._install_capture_functions(p_embedding);
+    foreach event in array array['insert', 'update', 'delete', 'truncate'] loop
+        execute format('create or replace trigger %I after %s on %s %s execute function pgembed.%I()',
+            pgembed._trigger_name(p_embedding.embedding_id, event), event, source,
+            case
+                when event = 'truncate' then 'for each statement'
+                when event = 'update'
+                    then format('for each row when (%s)', pgembed._update_guard_sql(p_embedding))
+                when by_row then 'for each row'
+                when event = 'insert' then 'referencing new table as changed_rows for each statement'
+                else 'referencing old table as changed_rows for each statement'
+            end,
+            format('_capture_%s_%s', p_embedding.embedding_id, event));
+    end loop;
+    if by_row then    -- TRUNCATE of one partition fires that partition's triggers only
+        for part in select relid from pg_catalog.pg_partition_tree(p_embedding.source) where level > 0 loop
+            execute format('create or replace trigger %I after truncate on %s for each statement '
+                           'execute function pgembed.%I()',
+                pgembed._trigger_name(p_embedding.embedding_id, 'truncate'),
+                pgembed._table_sql(part),
+                format('_capture_%s_truncate', p_embedding.embedding_id));
+        end loop;
+    end if;
+end
+$$;
+comment on function pgembed._install_capture(pgembed.embedding) is
+    'Makes, or makes again, functions and triggers of an embedding. Waits for open writers of the '
+    'source (SHARE ROW EXCLUSIVE), as any CREATE TRIGGER does.';
+
+create or replace function pgembed._remove_capture(p_embedding pgembed.embedding) returns void
+language plpgsql
+as $$
+declare
+    event text;
+begin
+    -- The functions' triggers go with them, on partitions too.
+    foreach event in array array['insert', 'update', 'delete', 'truncate'] loop
+        execute format('drop function if exists pgembed.%I() cascade',
+                       format('_capture_%s_%s', p_embedding.embedding_id, event));
+    end loop;
+end
+$$;
+comment on function pgembed._remove_capture(pgembed.embedding) is
+    'Removes the capture functions of an embedding and, with them, its triggers.';

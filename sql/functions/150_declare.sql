@@ -1,0 +1,635 @@
+-- Declaration: create_embedding, alter_embedding, drop_embedding and the switches.
+
+create or replace function pgembed._source_table(p_source text) returns regclass
+language plpgsql stable
+as $$
+declare
+    found_oid regclass;
+    kind "char";
+begin
+    begin
+        found_oid := to_regclass(p_source);
+    exception when invalid_name or syntax_error or feature_not_supported then
+        found_oid := null;
+    end;
+    if found_oid is null then
+        raise exception 'there is no table %', coalesce(p_source, 'NULL') using errcode = 'PE003',
+            hint = 'Write the name as in a query, quoted where needed: ''shop.article'', '
+                   '''"My Table"''. The search_path is ' || current_setting('search_path') || '.';
+    end if;
+    select relkind into kind from pg_catalog.pg_class where oid = found_oid;
+    if kind not in ('r', 'p') then
+        raise exception '% is not a table', found_oid using errcode = 'PE003',
+            hint = 'Embeddings are declared on ordinary and partitioned tables: name the table '
+                   'under the view.';
+    end if;
+    if (select relnamespace = pg_my_temp_schema() from pg_catalog.pg_class where oid = found_oid) then
+        raise exception '% is a temporary table', found_oid using errcode = 'PE003',
+            hint = 'The encoder service, another session, could not see it.';
+    end if;
+    if not exists (select from pg_catalog.pg_index where indrelid = found_oid and indisprimary) then
+        raise exception 'table % has no primary key', found_oid using errcode = 'PE003',
+            hint = 'Vectors are tied to their rows by the primary key: '
+                   'ALTER TABLE ... ADD PRIMARY KEY (...).';
+    end if;
+    return found_oid;
+end
+$$;
+comment on function pgembed._source_table(text) is 'A table that may have an embedding, or PE003.';
+
+create or replace function pgembed._check_declaration(e pgembed.embedding) returns void
+language plpgsql stable
+as $$
+declare
+    model pgembed.model;
+    option text;
+    value jsonb;
+begin
+    select * into model from pgembed.model where model_id = e.model_id;
+    if e.dimensions > model.dimensions or e.dimensions < 1 then
+        raise exception 'model "%" has % dimensions, so % are not possible',
+            model.name, model.dimensions, e.dimensions using errcode = 'PE006',
+            hint = 'Fewer than the model''s are possible for Matryoshka models; leave dimensions '
+                   'out to keep all.';
+    end if;
+    if e.distance is null or e.distance not in ('cosine', 'inner_product', 'l2') then
+        raise exception 'unknown distance "%"', e.distance using errcode = 'PE007',
+            hint = 'Distances are cosine, inner_product and l2.';
+    end if;
+    if e.storage not in ('table', 'column') then
+        raise exception 'unknown storage "%"', e.storage using errcode = 'PE007',
+            hint = 'Storage is ''table'' (a side table, the default) or ''column''.';
+    end if;
+    if e.vector_type not in ('vector', 'halfvec') then
+        raise exception 'unknown vector_type "%"', e.vector_type using errcode = 'PE007',
+            hint = 'Vector types are vector (4 bytes a dimension) and halfvec (2 bytes).';
+    end if;
+    if e.chunking not in ('sentences', 'none') then
+        raise exception 'unknown chunking "%"', e.chunking using errcode = 'PE007',
+            hint = 'Chunking is ''sentences'' or ''none'' (one vector a row; the model cuts long texts).';
+    end if;
+    if e.storage = 'column' and e.chunking <> 'none' then
+        raise exception 'column storage holds one vector a row, so it cannot chunk'
+            using errcode = 'PE007',
+            hint = 'Use chunking => ''none'', or storage => ''table''.';
+    end if;
+    if e.storage = 'column' and pgembed._is_partitioned(e.source) then
+        raise exception 'column storage is not possible on the partitioned table %', e.source
+            using errcode = 'PE007',
+            hint = 'Use storage => ''table'': an index cannot be built CONCURRENTLY on a '
+                   'partitioned table.';
+    end if;
+    if e.chunk_size <= 0 or e.chunk_size > model.max_tokens then
+        raise exception 'chunk_size % is not possible with model "%"', e.chunk_size, model.name
+            using errcode = 'PE007',
+            hint = format('It must be between 1 and %s tokens.', coalesce(model.max_tokens::text, 'the model''s maximum'));
+    end if;
+    if e.chunk_overlap < 0 or e.chunk_overlap >= coalesce(e.chunk_size, model.max_tokens, e.chunk_overlap + 1) then
+        raise exception 'chunk_overlap % is not possible', e.chunk_overlap using errcode = 'PE007',
+            hint = 'It must be at least 0 and less than chunk_size, in tokens.';
+    end if;
+    if e.wake not in ('notify', 'poll') then
+        raise exception 'unknown wake "%"', e.wake using errcode = 'PE007',
+            hint = 'Wake is ''notify'', or ''poll'' for applications that use two-phase commit.';
+    end if;
+    if e.max_attempts < 1 then
+        raise exception 'max_attempts must be at least 1, not %', e.max_attempts using errcode = 'PE007',
+            hint = 'It counts the first attempt too.';
+    end if;
+    if e.index_kind not in ('hnsw', 'ivfflat', 'none') then
+        raise exception 'unknown index "%"', e.index_kind using errcode = 'PE007',
+            hint = 'Indexes are hnsw, ivfflat and none (exact search).';
+    end if;
+    if e.index_kind <> 'none' and e.distance = 'l2' and pgembed._index_is_binary(e) then
+        raise exception 'index % on % of % dimensions does not support distance l2',
+            e.index_kind, e.vector_type, e.dimensions using errcode = 'PE007',
+            detail = 'So many dimensions are indexed by their signs (binary quantisation), which '
+                     'tell of angles, not of lengths.',
+            hint = 'Use distance cosine or inner_product, fewer dimensions (up to 2,000 as vector, '
+                   '4,000 as halfvec), or index => ''none''.';
+    end if;
+    if jsonb_typeof(e.index_options) <> 'object' then
+        raise exception 'index_options must be a JSON object, not %', e.index_options
+            using errcode = 'PE007', hint = 'For example {"m": 16, "ef_construction": 64}.';
+    end if;
+    for option, value in select * from jsonb_each(e.index_options) loop
+        if not ((e.index_kind = 'hnsw' and option in ('m', 'ef_construction'))
+                or (e.index_kind = 'ivfflat' and option = 'lists')) then
+            raise exception 'index % has no option "%"', e.index_kind, option using errcode = 'PE007',
+                hint = 'hnsw takes m and ef_construction, ivfflat takes lists.';
+        end if;
+        if jsonb_typeof(value) <> 'number' or value::text !~ '^\d{1,6}$'
+           or not (value::int <@ (case option when 'm' then int4range(2, 100, '[]')
+                                              when 'ef_construction' then int4range(4, 1000, '[]')
+                                              else int4range(1, 32768, '[]') end)) then
+            raise exception 'index option % is out of range: %', option, value using errcode = 'PE007',
+                hint = 'm is 2 to 100, ef_construction 4 to 1000, lists 1 to 32768.';
+        end if;
+    end loop;
+    if e.index_kind = 'hnsw'
+       and coalesce((e.index_options ->> 'ef_construction')::int, 64) < 2 * coalesce((e.index_options ->> 'm')::int, 16) then
+        raise exception 'ef_construction must be at least twice m' using errcode = 'PE007',
+            hint = format('m is %s: give ef_construction of at least %s.',
+                          coalesce(e.index_options ->> 'm', '16'),
+                          2 * coalesce((e.index_options ->> 'm')::int, 16));
+    end if;
+end
+$$;
+comment on function pgembed._check_declaration(pgembed.embedding) is
+    'PE006 or PE007 for a declaration whose options are wrong or do not go together.';
+
+create or replace function pgembed._vector_column_type(p_embedding pgembed.embedding) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('%s.%I(%s)', pgembed._vector_schema(), p_embedding.vector_type, p_embedding.dimensions)
+$$;
+comment on function pgembed._vector_column_type(pgembed.embedding) is
+    'SQL type of the vectors of an embedding.';
+
+create or replace function pgembed._create_side_table(p_embedding pgembed.embedding, p_side text)
+returns regclass
+language plpgsql
+as $$
+declare
+    key_columns text;
+    key_list text;
+begin
+    -- Own names, types and collations, so that keys compare as in the source; a
+    -- key column that is called as one of ours gets a prefix.
+    select string_agg(format('%I %s%s not null', k.name, format_type(a.atttypid, a.atttypmod),
+                             case when a.attcollation <> t.typcollation
+                                  then ' collate ' || a.attcollation::regcollation else '' end),
+                      ', ' order by i.position),
+           string_agg(quote_ident(k.name), ', ' order by i.position)
+    into key_columns, key_list
+    from pg_catalog.pg_index as x
+    cross join unnest(x.indkey::int2[]) with ordinality as i(attnum, position)
+    join pg_catalog.pg_attribute as a on a.attrelid = x.indrelid and a.attnum = i.attnum
+    join pg_catalog.pg_type as t on t.oid = a.atttypid
+    cross join lateral (
+        select case when a.attname in ('chunk', 'content', 'embedding', 'text_hash', 'model_id',
+                                       'embedded_at')
+                    then 'source_' || a.attname else a.attname end) as k(name)
+    where x.indrelid = p_embedding.source and x.indisprimary and i.position <= x.indnkeyatts;
+    execute format('create table %s (%s, chunk int not null, %s text_hash uuid not null, '
+                   'model_id int not null, embedded_at timestamptz not null, primary key (%s, chunk))',
+        p_side, key_columns,
+        case when p_embedding.storage = 'table'
+             then format('content text not null, embedding %s not null,',
+                         pgembed._vector_column_type(p_embedding)) else '' end,
+        key_list);
+    -- Large vectors are moved out of line; compressing floats only costs time.
+    if p_embedding.storage = 'table' then
+        execute format('alter table %s alter column embedding set storage external', p_side);
+    end if;
+    execute format('comment on table %s is %L', p_side, format(
+        'Embedding of %s, kept by pgembed: one row a chunk.', p_embedding.source));
+    return p_side::regclass;
+end
+$$;
+comment on function pgembed._create_side_table(pgembed.embedding, text) is
+    'Makes the side table of an embedding.';
+
+create or replace function pgembed._sync_privileges(p_embedding pgembed.embedding) returns void
+language plpgsql
+as $$
+declare
+    side text := pgembed._table_sql(p_embedding.side_table);
+    grantee text;
+begin
+    -- Search runs with the caller's rights: who may read the source may read its
+    -- vectors and chunks, and no one else.
+    execute format('revoke all on %s from public', side);
+    for grantee in
+        select distinct case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
+        from pg_catalog.pg_class as c, aclexplode(c.relacl) as a
+        where c.oid = p_embedding.source and a.privilege_type = 'SELECT'
+    loop
+        execute format('grant select on %s to %s', side, grantee);
+    end loop;
+
+    execute format('drop policy if exists pgembed_source on %s', side);
+    if (select relrowsecurity from pg_catalog.pg_class where oid = p_embedding.source) then
+        execute format('alter table %s enable row level security', side);
+        execute format('create policy pgembed_source on %1$s for select using '
+                       '(exists (select from %2$s as pgembed_source where %3$s))',
+            side, pgembed._table_sql(p_embedding.source),
+            pgembed._key_sql(p_embedding.source, p_embedding.side_table,
+                             format('pgembed_source.%%2$I = %s.%%3$I', side), ' and '));
+    else
+        execute format('alter table %s disable row level security', side);
+    end if;
+end
+$$;
+comment on function pgembed._sync_privileges(pgembed.embedding) is
+    'Gives the side table the readers and the row security of the source.';
+
+create or replace function pgembed.create_embedding(
+    source text,
+    text_expression text,
+    name text default null,
+    model text default 'all-MiniLM-L6-v2',
+    dimensions int default null,
+    distance text default null,
+    storage text default 'table',
+    column_name text default null,
+    chunking text default null,
+    chunk_size int default null,
+    chunk_overlap int default null,
+    vector_type text default null,
+    index text default 'hnsw',
+    index_options jsonb default '{}',
+    wake text default 'notify',
+    max_attempts int default 5
+) returns text
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    e pgembed.embedding;
+    m pgembed.model;
+    schema_name name;
+    table_name name;
+    side text;
+    has_rows boolean;
+begin
+    perform pgembed._require_owner();
+    e.source := pgembed._source_table(create_embedding.source);
+    select n.nspname, c.relname into schema_name, table_name
+    from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+    where c.oid = e.source;
+    if not pg_has_role((select relowner from pg_catalog.pg_class where oid = e.source), 'USAGE') then
+        raise exception 'role "%" does not own table %', current_user, e.source using errcode = 'PE013',
+            hint = 'An embedding is declared by the owner of the table, as an index is.';
+    end if;
+
+    e.name := coalesce(create_embedding.name, table_name || '_embedding');
+    if e.name = '' or octet_length(e.name) > 63 then
+        raise exception 'the name of an embedding has 1 to 63 bytes, not %: "%"', octet_length(e.name), e.name
+            using errcode = 'PE007', hint = 'Give a shorter one: name => ''...''.';
+    end if;
+    if exists (select from pgembed.embedding where name = e.name) then
+        raise exception 'there is an embedding "%" already', e.name using errcode = 'PE002',
+            detail = (select format('It is declared on %s with text %s.', source, text_expression)
+                      from pgembed.embedding where name = e.name),
+            hint = 'Give this one another name (name => ''...''), change the other with '
+                   'pgembed.alter_embedding, or drop it with pgembed.drop_embedding.';
+    end if;
+    side := format('%I.%I', schema_name, e.name);
+    if to_regclass(side) is not null then
+        raise exception 'there is a relation % already', side using errcode = 'PE002',
+            detail = 'The side table of the embedding would have this name.',
+            hint = 'Give the embedding another name: name => ''...''.';
+    end if;
+
+    m := pgembed._model(create_embedding.model);
+    e.model_id := m.model_id;
+    e.text_expression := create_embedding.text_expression;
+    e.dimensions := coalesce(create_embedding.dimensions, m.dimensions);
+    e.distance := coalesce(create_embedding.distance, m.distance);
+    e.storage := create_embedding.storage;
+    e.column_name := case when e.storage = 'column' then coalesce(create_embedding.column_name, 'embedding') end;
+    e.chunking := coalesce(create_embedding.chunking, case e.storage when 'column' then 'none' else 'sentences' end);
+    e.chunk_size := create_embedding.chunk_size;
+    e.chunk_overlap := create_embedding.chunk_overlap;
+    e.vector_type := coalesce(create_embedding.vector_type,
+                              case when e.dimensions <= 2000 then 'vector' else 'halfvec' end);
+    e.index_kind := create_embedding.index;
+    e.index_options := coalesce(create_embedding.index_options, '{}');
+    e.wake := create_embedding.wake;
+    e.max_attempts := create_embedding.max_attempts;
+    perform pgembed._check_declaration(e);
+    select a.canonical, a.source_columns, a.compare_in_trigger
+    into e.canonical_expression, e.source_columns, e.compare_in_trigger
+    from pgembed._analyze_expression(e.source, e.text_expression) as a;
+
+    if e.storage = 'column' then
+        if exists (select from pg_catalog.pg_attribute
+                   where attrelid = e.source and attname = e.column_name and not attisdropped) then
+            raise exception 'table % has a column "%" already', e.source, e.column_name
+                using errcode = 'PE002', hint = 'Name another: column_name => ''...''.';
+        end if;
+        execute format('alter table %s add column %I %s', pgembed._table_sql(e.source),
+                       e.column_name, pgembed._vector_column_type(e));
+        execute format('alter table %s alter column %I set storage external',
+                       pgembed._table_sql(e.source), e.column_name);
+        if e.column_name = any ((pgembed._analyze_expression(e.source, e.canonical_expression)).source_columns) then
+            raise exception 'the text expression reads the whole row, and with it the vector it is to make'
+                using errcode = 'PE004', detail = format('Expression: %s', e.text_expression),
+                hint = 'Name the columns, or use storage => ''table''.';
+        end if;
+    end if;
+    e.side_table := pgembed._create_side_table(e, side);
+
+    insert into pgembed.embedding (name, source, side_table, text_expression, canonical_expression,
+        source_columns, compare_in_trigger, model_id, dimensions, distance, storage, column_name,
+        vector_type, chunking, chunk_size, chunk_overlap, index_kind, index_options, wake, max_attempts)
+    values (e.name, e.source, e.side_table, e.text_expression, e.canonical_expression,
+        e.source_columns, e.compare_in_trigger, e.model_id, e.dimensions, e.distance, e.storage, e.column_name,
+        e.vector_type, e.chunking, e.chunk_size, e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts)
+    returning * into e;
+    perform pgembed._install_capture(e);
+    perform pgembed._sync_privileges(e);
+
+    -- The triggers now hold off writers until this commits, so an empty table
+    -- stays empty and can have its index at once. IVFFlat learns its lists from
+    -- rows: it waits for them.
+    execute format('select exists (select from %s)', pgembed._table_sql(e.source)) into has_rows;
+    if not has_rows then
+        update pgembed.embedding set backfill_state = 'done' where embedding_id = e.embedding_id;
+        if e.index_kind = 'hnsw' then
+            execute pgembed._index_ddl(e, p_concurrently => false);
+        end if;
+    end if;
+    perform pg_notify('pgembed', '');
+    return e.name;
+end
+$$;
+comment on function pgembed.create_embedding(text, text, text, text, int, text, text, text, text, int, int, text, text, jsonb, text, int) is
+    'Declares that a text expression over the rows of a table has an embedding: makes the side '
+    'table and the triggers, and queues the rows that are there. Returns its name. Example: '
+    'SELECT pgembed.create_embedding(''article'', $$ title || E''\n\n'' || body $$);';
+
+create or replace function pgembed._restart_backfill(p_embedding_id int) returns void
+language sql
+as $$
+    update pgembed.embedding
+    set backfill_state = 'pending', backfill_cursor = null
+    where embedding_id = p_embedding_id;
+    select pg_notify('pgembed', '');
+$$;
+comment on function pgembed._restart_backfill(int) is
+    'Has the whole table looked at again; what is up to date is left alone.';
+
+create or replace function pgembed._clear_vectors(p_embedding pgembed.embedding) returns void
+language plpgsql
+as $$
+begin
+    execute format('truncate %s', pgembed._table_sql(p_embedding.side_table));
+    if p_embedding.storage = 'table' then
+        execute format('alter table %s alter column embedding type %s using null',
+            pgembed._table_sql(p_embedding.side_table), pgembed._vector_column_type(p_embedding));
+    else
+        execute format('alter table %1$s drop column if exists %2$I, add column %2$I %3$s',
+            pgembed._table_sql(p_embedding.source), p_embedding.column_name,
+            pgembed._vector_column_type(p_embedding));
+    end if;
+end
+$$;
+comment on function pgembed._clear_vectors(pgembed.embedding) is
+    'Removes all vectors of an embedding, for a change of model or type.';
+
+create or replace function pgembed._drop_index(p_embedding pgembed.embedding) returns void
+language plpgsql
+as $$
+declare
+    index_oid oid := pgembed._index_oid(p_embedding);
+begin
+    if index_oid is not null then
+        execute format('drop index %s', pgembed._table_sql(index_oid));
+    end if;
+end
+$$;
+comment on function pgembed._drop_index(pgembed.embedding) is 'Drops the vector index, if there is one.';
+
+create or replace function pgembed.alter_embedding(
+    name text,
+    text_expression text default null,
+    model text default null,
+    dimensions int default null,
+    distance text default null,
+    chunking text default null,
+    chunk_size int default null,
+    chunk_overlap int default null,
+    vector_type text default null,
+    index text default null,
+    index_options jsonb default null,
+    wake text default null,
+    max_attempts int default null
+) returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    was pgembed.embedding := pgembed._embedding(alter_embedding.name);
+    e pgembed.embedding;
+    m pgembed.model;
+    new_vectors boolean;
+    new_chunks boolean;
+begin
+    perform pgembed._require_owner();
+    if pgembed._table_sql(was.source) is null then
+        raise exception 'the table of embedding "%" has been dropped', was.name using errcode = 'PE003',
+            hint = format('SELECT pgembed.drop_embedding(%L), and declare it anew.', was.name);
+    end if;
+    select * into was from pgembed.embedding where embedding_id = was.embedding_id for update;
+    e := was;
+    if alter_embedding.model is null then
+        select * into m from pgembed.model where model_id = e.model_id;
+    else
+        m := pgembed._model(alter_embedding.model);
+    end if;
+    e.model_id := m.model_id;
+    e.dimensions := coalesce(alter_embedding.dimensions,
+                             case when e.model_id = was.model_id then was.dimensions else m.dimensions end);
+    e.distance := coalesce(alter_embedding.distance,
+                           case when e.model_id = was.model_id then was.distance else m.distance end);
+    e.text_expression := coalesce(alter_embedding.text_expression, was.text_expression);
+    e.chunking := coalesce(alter_embedding.chunking, was.chunking);
+    e.chunk_size := coalesce(alter_embedding.chunk_size, was.chunk_size);
+    e.chunk_overlap := coalesce(alter_embedding.chunk_overlap, was.chunk_overlap);
+    e.vector_type := coalesce(alter_embedding.vector_type,
+        case when e.dimensions = was.dimensions then was.vector_type
+             when e.dimensions <= 2000 then 'vector' else 'halfvec' end);
+    e.index_kind := coalesce(alter_embedding.index, was.index_kind);
+    e.index_options := coalesce(alter_embedding.index_options,
+        case when e.index_kind = was.index_kind then was.index_options else '{}' end);
+    e.wake := coalesce(alter_embedding.wake, was.wake);
+    e.max_attempts := coalesce(alter_embedding.max_attempts, was.max_attempts);
+    perform pgembed._check_declaration(e);
+    select a.canonical, a.source_columns, a.compare_in_trigger
+    into e.canonical_expression, e.source_columns, e.compare_in_trigger
+    from pgembed._analyze_expression(e.source, e.text_expression) as a;
+
+    new_vectors := (e.model_id, e.dimensions, e.vector_type)
+                   is distinct from (was.model_id, was.dimensions, was.vector_type);
+    new_chunks := (e.chunking, e.chunk_size, e.chunk_overlap)
+                  is distinct from (was.chunking, was.chunk_size, was.chunk_overlap);
+    if new_vectors or (e.index_kind, e.index_options, e.distance)
+                      is distinct from (was.index_kind, was.index_options, was.distance) then
+        perform pgembed._drop_index(was);
+    end if;
+    update pgembed.embedding
+    set text_expression = e.text_expression, canonical_expression = e.canonical_expression,
+        source_columns = e.source_columns, compare_in_trigger = e.compare_in_trigger,
+        model_id = e.model_id, dimensions = e.dimensions, distance = e.distance,
+        vector_type = e.vector_type, chunking = e.chunking, chunk_size = e.chunk_size,
+        chunk_overlap = e.chunk_overlap, index_kind = e.index_kind, index_options = e.index_options,
+        index_error = null, wake = e.wake, max_attempts = e.max_attempts,
+        state = case state when 'broken' then 'active' else state end, state_reason = null,
+        revision = revision + 1,
+        valid_from = case when new_chunks then clock_timestamp() else valid_from end
+    where embedding_id = e.embedding_id
+    returning * into e;
+    if new_vectors then
+        perform pgembed._clear_vectors(e);
+    end if;
+    if e.capture then
+        perform pgembed._install_capture(e);
+    end if;
+    if new_vectors or new_chunks or was.state = 'broken'
+       or e.canonical_expression <> was.canonical_expression then
+        perform pgembed._restart_backfill(e.embedding_id);
+    end if;
+    perform pg_notify('pgembed', '');
+end
+$$;
+comment on function pgembed.alter_embedding(text, text, text, int, text, text, int, int, text, text, jsonb, text, int) is
+    'Changes an embedding; NULL keeps a setting. Another model, dimensions or vector type remove '
+    'all vectors and make them again; another text or chunk size refreshes them in place. Also '
+    'repairs a broken embedding.';
+
+create or replace function pgembed.drop_embedding(name text, if_exists boolean default false)
+returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    e pgembed.embedding;
+begin
+    if drop_embedding.if_exists
+       and not exists (select from pgembed.embedding where name = drop_embedding.name) then
+        raise notice 'there is no embedding "%", skipping', drop_embedding.name;
+        return;
+    end if;
+    e := pgembed._embedding(drop_embedding.name);
+    perform pgembed._require_owner();
+    -- A service that is writing finishes first; one that comes later finds nothing.
+    delete from pgembed.embedding where embedding_id = e.embedding_id;
+    perform pgembed._remove_capture(e);
+    if e.storage = 'column' and pgembed._table_sql(e.source) is not null then
+        execute format('alter table %s drop column if exists %I', pgembed._table_sql(e.source), e.column_name);
+    end if;
+    if pgembed._table_sql(e.side_table) is not null then
+        execute format('drop table %s', pgembed._table_sql(e.side_table));
+    end if;
+    delete from pgembed.queue where embedding_id = e.embedding_id;
+    delete from pgembed.dead_letter where embedding_id = e.embedding_id;
+end
+$$;
+comment on function pgembed.drop_embedding(text, boolean) is
+    'Removes an embedding with its vectors, triggers and queued jobs. The source table stays as it is.';
+
+create or replace function pgembed.pause(name text, capture boolean default true) returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    e pgembed.embedding := pgembed._embedding(pause.name);
+begin
+    perform pgembed._require_owner();
+    update pgembed.embedding
+    set state = 'paused', capture = pause.capture and capture, revision = revision + 1
+    where embedding_id = e.embedding_id;
+    if not pause.capture then
+        perform pgembed._remove_capture(e);
+    end if;
+end
+$$;
+comment on function pgembed.pause(text, boolean) is
+    'Stops encoding for an embedding; changes are still queued. With capture => false the triggers '
+    'are removed too, so that ALTER TABLE ... ALTER COLUMN ... TYPE is possible; resume() then '
+    'looks at the whole table again.';
+
+create or replace function pgembed.resume(name text) returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    e pgembed.embedding := pgembed._embedding(resume.name);
+begin
+    perform pgembed._require_owner();
+    if e.capture then
+        update pgembed.embedding set state = 'active', state_reason = null where embedding_id = e.embedding_id;
+        perform pg_notify('pgembed', '');
+    else
+        perform pgembed.repair(e.name);
+    end if;
+end
+$$;
+comment on function pgembed.resume(text) is 'Continues a paused embedding.';
+
+create or replace function pgembed.repair(name text) returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    e pgembed.embedding := pgembed._embedding(repair.name);
+begin
+    perform pgembed._require_owner();
+    if pgembed._table_sql(e.source) is null then
+        raise exception 'the table of embedding "%" has been dropped', e.name using errcode = 'PE003',
+            hint = format('SELECT pgembed.drop_embedding(%L), and declare it anew.', e.name);
+    end if;
+    -- The canonical form reads the same under every search_path.
+    select a.canonical, a.source_columns, a.compare_in_trigger
+    into e.canonical_expression, e.source_columns, e.compare_in_trigger
+    from pgembed._analyze_expression(e.source, e.canonical_expression) as a;
+    update pgembed.embedding
+    set canonical_expression = e.canonical_expression, source_columns = e.source_columns,
+        compare_in_trigger = e.compare_in_trigger, state = 'active', state_reason = null,
+        capture = true, index_error = null, revision = revision + 1
+    where embedding_id = e.embedding_id
+    returning * into e;
+    perform pgembed._install_capture(e);
+    perform pgembed._sync_privileges(e);
+    perform pgembed._restart_backfill(e.embedding_id);
+end
+$$;
+comment on function pgembed.repair(text) is
+    'Makes again what follows from the declaration: triggers, privileges, row security, and has the '
+    'whole table compared with its vectors. Loses nothing; safe to call at any time.';
+
+create or replace function pgembed.reembed(name text) returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    e pgembed.embedding := pgembed._embedding(reembed.name);
+begin
+    perform pgembed._require_owner();
+    update pgembed.embedding
+    set valid_from = clock_timestamp(), revision = revision + 1
+    where embedding_id = e.embedding_id;
+    perform pgembed._restart_backfill(e.embedding_id);
+end
+$$;
+comment on function pgembed.reembed(text) is
+    'Encodes every row again. Searches use the earlier vectors until each is replaced.';
+
+create or replace function pgembed.retry(name text default null) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    e pgembed.embedding;
+    queued bigint;
+begin
+    if retry.name is not null then
+        e := pgembed._embedding(retry.name);
+    end if;
+    perform pgembed._require_owner();
+    with failed as (
+        delete from pgembed.dead_letter
+        where retry.name is null or embedding_id = e.embedding_id
+        returning embedding_id, key, op)
+    insert into pgembed.queue (embedding_id, key, op, priority)
+    select embedding_id, key, op, 1 from failed;
+    get diagnostics queued = row_count;
+    perform pg_notify('pgembed', '');
+    return queued;
+end
+$$;
+comment on function pgembed.retry(text) is
+    'Queues the failed rows of an embedding again (NULL: of all); returns how many.';

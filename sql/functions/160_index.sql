@@ -1,0 +1,143 @@
+-- The vector index of an embedding: what it must be, and whether it is there.
+
+create or replace function pgembed._index_is_binary(p_embedding pgembed.embedding) returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- pgvector indexes up to 2,000 dimensions of vector and 4,000 of halfvec.
+    select p_embedding.dimensions > case p_embedding.vector_type when 'vector' then 2000 else 4000 end
+$$;
+comment on function pgembed._index_is_binary(pgembed.embedding) is
+    'Whether the vectors are too long to be indexed whole: then their signs are (binary '
+    'quantisation), and candidates are ranked again by the whole vectors.';
+
+create or replace function pgembed._vector_column(p_embedding pgembed.embedding, out table_sql text, out column_name name)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select pgembed._table_sql(case p_embedding.storage when 'table' then p_embedding.side_table else p_embedding.source end),
+           coalesce(p_embedding.column_name, 'embedding')
+$$;
+comment on function pgembed._vector_column(pgembed.embedding) is
+    'Table and column that hold the vectors of an embedding.';
+
+create or replace function pgembed._index_oid(p_embedding pgembed.embedding) returns oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select c.oid
+    from pg_index as i
+    join pg_class as c on c.oid = i.indexrelid
+    where i.indrelid = case p_embedding.storage when 'table' then p_embedding.side_table else p_embedding.source end
+      and c.relname = pgembed._index_name(p_embedding)
+$$;
+comment on function pgembed._index_oid(pgembed.embedding) is
+    'The vector index of an embedding; NULL when it is not there.';
+
+create or replace function pgembed._operator_class(p_embedding pgembed.embedding) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when pgembed._index_is_binary(p_embedding) then 'bit_hamming_ops'
+                else p_embedding.vector_type || case p_embedding.distance
+                    when 'cosine' then '_cosine_ops'
+                    when 'inner_product' then '_ip_ops'
+                    else '_l2_ops' end end
+$$;
+comment on function pgembed._operator_class(pgembed.embedding) is
+    'Operator class of the vector index.';
+
+create or replace function pgembed._index_ddl(p_embedding pgembed.embedding, p_concurrently boolean) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    vectors record;
+    row_count float8;
+    options text;
+begin
+    select * into vectors from pgembed._vector_column(p_embedding);
+    if p_embedding.index_kind = 'ivfflat' and not p_embedding.index_options ? 'lists' then
+        -- pgvector's advice: rows / 1000 up to a million rows, their square root above.
+        execute format('select count(*) from %s', vectors.table_sql) into row_count;
+        p_embedding.index_options := jsonb_build_object('lists', greatest(1, least(32768,
+            case when row_count <= 1e6 then ceil(row_count / 1000) else sqrt(row_count) end))::int);
+    end if;
+    select string_agg(format('%I = %s', key, value), ', ' order by key) into options
+    from jsonb_each_text(p_embedding.index_options);
+    return format('create index %s %I on %s using %I (%s %s.%I)%s',
+        case when p_concurrently then 'concurrently' else '' end,
+        pgembed._index_name(p_embedding), vectors.table_sql, p_embedding.index_kind,
+        case when pgembed._index_is_binary(p_embedding)
+             then format('(%s.binary_quantize(%I)::bit(%s))', pgembed._vector_schema(),
+                         vectors.column_name, p_embedding.dimensions)
+             else format('%I', vectors.column_name) end,
+        pgembed._vector_schema(), pgembed._operator_class(p_embedding),
+        coalesce(' with (' || options || ')', ''));
+end
+$$;
+comment on function pgembed._index_ddl(pgembed.embedding, boolean) is
+    'Statement that makes the vector index of an embedding.';
+
+create or replace function pgembed._index_state(p_embedding pgembed.embedding) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when p_embedding.index_kind = 'none' then 'none'
+        when exists (select from pg_stat_progress_create_index
+                     where index_relid = pgembed._index_oid(p_embedding)) then 'building'
+        else coalesce((select case when indisvalid then 'valid' else 'invalid' end
+                       from pg_index where indexrelid = pgembed._index_oid(p_embedding)),
+                      'pending') end
+$$;
+comment on function pgembed._index_state(pgembed.embedding) is
+    'none, pending (made after the first fill), building, valid or invalid.';
+
+create or replace function pgembed._index_next_v1(out embedding_id int, out ddl text[])
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    e pgembed.embedding;
+    has_vectors boolean;
+begin
+    for e in
+        select * from pgembed.embedding
+        where state = 'active' and index_kind <> 'none' and backfill_state = 'done' and index_error is null
+        order by embedding_id
+    loop
+        continue when pgembed._table_sql(e.side_table) is null or pgembed._table_sql(e.source) is null
+            or pgembed._index_state(e) not in ('pending', 'invalid')
+            or exists (select from pgembed.queue as q
+                       where q.embedding_id = e.embedding_id and q.priority = 2);
+        execute format('select exists (select from %s)', pgembed._table_sql(e.side_table)) into has_vectors;
+        continue when e.index_kind = 'ivfflat' and not has_vectors;
+        -- One service builds; the lock lasts as long as its session or until _index_done_v1.
+        continue when not pg_try_advisory_lock(1885824367, e.embedding_id);
+        if pgembed._index_state(e) in ('pending', 'invalid') then
+            embedding_id := e.embedding_id;
+            if pgembed._index_oid(e) is not null then
+                ddl := array[format('drop index concurrently %s', pgembed._table_sql(pgembed._index_oid(e)))];
+            end if;
+            ddl := ddl || pgembed._index_ddl(e, p_concurrently => true);
+            return;
+        end if;
+        perform pg_advisory_unlock(1885824367, e.embedding_id);
+    end loop;
+end
+$$;
+comment on function pgembed._index_next_v1() is
+    'The next index to be built now that its first fill is done, and the statements for it (to be '
+    'run outside a transaction, on this connection).';
+
+create or replace function pgembed._index_done_v1(p_embedding_id int, p_error text) returns void
+language sql
+as $$
+    update pgembed.embedding set index_error = p_error
+    where embedding_id = p_embedding_id and p_error is not null;
+    select pg_advisory_unlock(1885824367, p_embedding_id);
+$$;
+comment on function pgembed._index_done_v1(int, text) is
+    'Ends what _index_next_v1 began; an error is shown in the status and keeps it from being tried '
+    'again until repair() or alter_embedding().';

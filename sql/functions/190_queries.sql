@@ -1,0 +1,200 @@
+-- The query lane: a query's vector in plain SQL. A function cannot notify a
+-- service and wait for it in its own transaction, so there is a procedure that
+-- commits (encode), and a function that reads what it left (embed).
+
+create or replace function pgembed._query_hash(p_query text) returns uuid
+language sql immutable strict
+set search_path = pg_catalog, pg_temp
+as $$
+    select md5(p_query)::uuid
+$$;
+comment on function pgembed._query_hash(text) is 'Key of a query in the cache.';
+
+create or replace function pgembed._check_query(p_query text) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if coalesce(p_query, '') !~ '\S' then
+        raise exception 'the query is empty' using errcode = 'PE009',
+            hint = 'Give some words, or a vector: query_embedding => ...';
+    end if;
+end
+$$;
+comment on function pgembed._check_query(text) is 'PE009 for a query without words.';
+
+create or replace function pgembed._cached_query(p_query text, p_model_id int, out embedding vector, out error text)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select q.embedding, q.error
+    from pgembed.query_embedding as q
+    where q.model_id = p_model_id and q.query_hash = pgembed._query_hash(p_query)
+      and q.answered_at is not null
+$$;
+comment on function pgembed._cached_query(text, int) is
+    'Answer of a service to a query. Reads with the owner''s rights: the cache itself is private.';
+
+create or replace function pgembed._request_query(p_query text, p_model text) returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    m pgembed.model := pgembed._model(p_model);
+begin
+    perform pgembed._check_query(p_query);
+    if exists (select from pgembed._cached_query(p_query, m.model_id) as c where c.embedding is not null) then
+        return null;
+    end if;
+    if not pgembed._service_alive() then
+        raise exception 'no encoder service is running, so the query cannot be encoded'
+            using errcode = 'PE010',
+            hint = 'Start one (pgembed serve), or encode the query in the application and pass '
+                   'query_embedding => ...';
+    end if;
+    insert into pgembed.query_embedding (model_id, query_hash, query)
+    values (m.model_id, pgembed._query_hash(p_query), p_query)
+    on conflict (model_id, query_hash) do update
+        set query = excluded.query, error = null, answered_at = null,
+            requested_at = clock_timestamp(), claimed_until = null
+        where query_embedding.embedding is null;
+    perform pg_notify('pgembed', 'query');
+    return m.model_id;
+end
+$$;
+comment on function pgembed._request_query(text, text) is
+    'Asks the services for the vector of a query; NULL when it is in the cache already. Takes '
+    'effect at commit.';
+
+create or replace procedure pgembed.encode(
+    query text, model text default 'all-MiniLM-L6-v2', timeout float8 default 10
+)
+language plpgsql
+as $$
+declare
+    wanted_model int;
+    started timestamptz := clock_timestamp();
+    answer record;
+    pause float8 := 0.001;    -- seconds
+begin
+    if timeout is null or not (timeout > 0 and timeout <= 3600) then
+        raise exception 'timeout must be more than 0 and at most 3600 seconds, not %',
+            coalesce(timeout::text, 'NULL') using errcode = 'PE007', hint = 'The default is 10.';
+    end if;
+    if now() <> statement_timestamp() then
+        raise exception 'pgembed.encode() commits, so it cannot run inside a transaction block'
+            using errcode = 'PE010',
+            hint = 'Call it before BEGIN (the vector stays in the cache), or encode the query in '
+                   'the application and pass query_embedding => ...';
+    end if;
+    wanted_model := pgembed._request_query(query, model);
+    if wanted_model is null then
+        return;
+    end if;
+    loop
+        commit;    -- the request goes out; each look below has a new snapshot
+        select * into answer from pgembed._cached_query(query, wanted_model);
+        if answer.embedding is not null then
+            return;
+        elsif answer.error is not null then
+            raise exception 'the encoder service could not encode the query: %', answer.error
+                using errcode = 'PE014', hint = 'See the service''s log and pgembed doctor.';
+        elsif clock_timestamp() > started + make_interval(secs => timeout) then
+            raise exception 'no encoder service answered within % seconds', timeout
+                using errcode = 'PE010',
+                detail = format('Model: %s.', model),
+                hint = 'See pgembed.workers and the service''s log; the service may still be '
+                       'loading the model.';
+        end if;
+        perform pg_sleep(pause);
+        pause := least(pause * 1.5, 0.02);
+    end loop;
+end
+$$;
+comment on procedure pgembed.encode(text, text, float8) is
+    'Has a service encode a query and waits for it, timeout in seconds; from then on the query can '
+    'be searched for in plain SQL. Cannot run inside a transaction block.';
+
+create or replace function pgembed.embed(query text, model text default 'all-MiniLM-L6-v2')
+returns vector
+language plpgsql stable
+as $$
+declare
+    m pgembed.model := pgembed._model(model);
+    answer record;
+    dblink_schema text;
+    encoded text;
+begin
+    perform pgembed._check_query(query);
+    select * into answer from pgembed._cached_query(query, m.model_id);
+    if answer.embedding is not null then
+        return answer.embedding;
+    end if;
+    select quote_ident(n.nspname) into dblink_schema
+    from pg_catalog.pg_extension as x
+    join pg_catalog.pg_namespace as n on n.oid = x.extnamespace
+    where x.extname = 'dblink'
+      and exists (select from pg_catalog.pg_foreign_server where srvname = 'pgembed_loopback');
+    if dblink_schema is not null then
+        -- A second session asks and waits; this one's snapshot would not see the answer.
+        execute format('select %s.dblink_exec(%L, %L)', dblink_schema, 'pgembed_loopback',
+                       format('call pgembed.encode(%L, %L)', query, m.name));
+        execute format('select v from %s.dblink(%L, %L) as t(v text)', dblink_schema, 'pgembed_loopback',
+                       format('select pgembed.embed(%L, %L)', query, m.name)) into encoded;
+        return encoded::vector;
+    end if;
+    raise exception 'the vector of this query is not at hand'
+        using errcode = 'PE010',
+        detail = case when pgembed._service_alive_public() then 'An encoder service is running.'
+                      else 'No encoder service is running: start one with pgembed serve.' end,
+        hint = format('Outside a transaction block: CALL pgembed.encode(%L%s); then search again. '
+                      'Or pass query_embedding => ..., or set up dblink with a server '
+                      'pgembed_loopback so that this happens by itself.',
+                      left(query, 200), case m.name when 'all-MiniLM-L6-v2' then '' else ', ' || quote_literal(m.name) end);
+end
+$$;
+comment on function pgembed.embed(text, text) is
+    'Vector of a query: from the cache, else through dblink where that is set up (a foreign server '
+    'pgembed_loopback that leads back to this database), else PE010 with the ways out.';
+
+create or replace function pgembed._service_alive_public() returns boolean
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select pgembed._service_alive()
+$$;
+comment on function pgembed._service_alive_public() is
+    'Whether an encoder service is running, for callers who may not read pgembed.worker.';
+
+create or replace function pgembed._query_claim_v1(p_n int, p_lease interval)
+returns table (model_id int, model text, provider text, query_hash uuid, query text)
+language sql
+as $$
+    with ready as materialized (
+        select q.model_id, q.query_hash
+        from pgembed.query_embedding as q
+        where q.answered_at is null
+          and (q.claimed_until is null or q.claimed_until <= clock_timestamp())
+        order by q.requested_at
+        limit p_n
+        for update skip locked)
+    update pgembed.query_embedding as q
+    set claimed_until = clock_timestamp() + p_lease
+    from ready
+    join pgembed.model as m using (model_id)
+    where q.model_id = ready.model_id and q.query_hash = ready.query_hash
+    returning q.model_id, m.name, m.provider, q.query_hash, q.query
+$$;
+comment on function pgembed._query_claim_v1(int, interval) is 'Leases queries that wait for their vector.';
+
+create or replace function pgembed._query_answer_v1(
+    p_model_id int, p_query_hash uuid, p_embedding vector, p_error text
+) returns void
+language sql
+as $$
+    update pgembed.query_embedding
+    set embedding = p_embedding, error = p_error, query = null, answered_at = clock_timestamp()
+    where model_id = p_model_id and query_hash = p_query_hash
+$$;
+comment on function pgembed._query_answer_v1(int, uuid, vector, text) is
+    'Answers a query with its vector, or with the error; its text is then forgotten.';

@@ -1,0 +1,125 @@
+-- The catalog: which models there are, and which table has which embedding.
+-- Everything else pgembed makes (side tables, triggers, indexes) follows from
+-- one row of pgembed.embedding and can be made again from it.
+
+create schema if not exists pgembed;
+
+create table pgembed.model (
+    model_id        int generated always as identity primary key,
+    name            text not null unique,
+    provider        text not null default 'sentence-transformers',
+    dimensions      int not null check (dimensions between 1 and 16000),
+    distance        text not null default 'cosine'
+                    check (distance in ('cosine', 'inner_product', 'l2')),
+    normalized      boolean not null default true,
+    query_prompt    text,
+    document_prompt text,
+    max_tokens      int check (max_tokens > 0),
+    fingerprint     text
+);
+
+comment on table pgembed.model is
+    'Encoder models that embeddings may name; see pgembed.register_model().';
+comment on column pgembed.model.normalized is
+    'Whether the model returns vectors of unit length.';
+comment on column pgembed.model.query_prompt is
+    'Text put before every query; NULL: the prompt that the model itself declares.';
+comment on column pgembed.model.document_prompt is
+    'Text put before every document; NULL: the prompt that the model itself declares.';
+comment on column pgembed.model.max_tokens is
+    'Longest input in tokens, special tokens included; NULL until a service has loaded the model.';
+comment on column pgembed.model.fingerprint is
+    'SHA-256 over the weights, set by the first service that loads the model; '
+    'a service that finds other weights refuses to mix them in.';
+
+-- Models that many teams use. Dimensions must be known when a side table is
+-- made, possibly long before a service loads the weights.
+insert into pgembed.model (name, provider, dimensions, max_tokens, query_prompt, document_prompt)
+values
+    ('all-MiniLM-L6-v2', 'sentence-transformers', 384, 256, '', ''),
+    ('all-MiniLM-L12-v2', 'sentence-transformers', 384, 128, '', ''),
+    ('all-mpnet-base-v2', 'sentence-transformers', 768, 384, '', ''),
+    ('multi-qa-MiniLM-L6-cos-v1', 'sentence-transformers', 384, 512, '', ''),
+    ('paraphrase-multilingual-MiniLM-L12-v2', 'sentence-transformers', 384, 128, '', ''),
+    ('BAAI/bge-small-en-v1.5', 'sentence-transformers', 384, 512,
+     'Represent this sentence for searching relevant passages: ', ''),
+    ('BAAI/bge-base-en-v1.5', 'sentence-transformers', 768, 512,
+     'Represent this sentence for searching relevant passages: ', ''),
+    ('BAAI/bge-m3', 'sentence-transformers', 1024, 8192, '', ''),
+    ('intfloat/e5-small-v2', 'sentence-transformers', 384, 512, 'query: ', 'passage: '),
+    ('intfloat/multilingual-e5-small', 'sentence-transformers', 384, 512, 'query: ', 'passage: '),
+    ('intfloat/multilingual-e5-base', 'sentence-transformers', 768, 512, 'query: ', 'passage: '),
+    ('intfloat/multilingual-e5-large', 'sentence-transformers', 1024, 512, 'query: ', 'passage: '),
+    ('mixedbread-ai/mxbai-embed-large-v1', 'sentence-transformers', 1024, 512,
+     'Represent this sentence for searching relevant passages: ', ''),
+    ('nomic-ai/nomic-embed-text-v1.5', 'sentence-transformers', 768, 8192,
+     'search_query: ', 'search_document: '),
+    ('Qwen/Qwen3-Embedding-0.6B', 'sentence-transformers', 1024, 32768, null, null),
+    ('text-embedding-3-small', 'litellm', 1536, 8191, '', ''),
+    ('text-embedding-3-large', 'litellm', 3072, 8191, '', '');
+
+create table pgembed.embedding (
+    embedding_id         int generated always as identity primary key,
+    name                 text not null unique,
+    source               regclass not null,
+    side_table           regclass not null,
+    text_expression      text not null,
+    canonical_expression text not null,
+    source_columns       text[] not null,
+    compare_in_trigger   boolean not null,
+    model_id             int not null references pgembed.model,
+    dimensions           int not null check (dimensions between 1 and 16000),
+    distance             text not null
+                         check (distance in ('cosine', 'inner_product', 'l2')),
+    storage              text not null check (storage in ('table', 'column')),
+    column_name          name,
+    vector_type          text not null check (vector_type in ('vector', 'halfvec')),
+    chunking             text not null check (chunking in ('sentences', 'none')),
+    chunk_size           int check (chunk_size > 0),
+    chunk_overlap        int check (chunk_overlap >= 0),
+    index_kind           text not null check (index_kind in ('hnsw', 'ivfflat', 'none')),
+    index_options        jsonb not null default '{}',
+    index_error          text,
+    wake                 text not null check (wake in ('notify', 'poll')),
+    max_attempts         smallint not null check (max_attempts > 0),
+    state                text not null default 'active'
+                         check (state in ('active', 'paused', 'broken')),
+    state_reason         text,
+    capture              boolean not null default true,
+    backfill_state       text not null default 'pending'
+                         check (backfill_state in ('pending', 'done')),
+    backfill_cursor      text,
+    revision             int not null default 1,
+    valid_from           timestamptz not null default '-infinity',
+    created_at           timestamptz not null default now(),
+    check ((storage = 'column') = (column_name is not null))
+);
+
+comment on table pgembed.embedding is
+    'One row an embedding, as declared by pgembed.create_embedding(); the source of truth for '
+    'its side table, triggers and index.';
+comment on column pgembed.embedding.text_expression is
+    'The text of a row, as the user wrote it.';
+comment on column pgembed.embedding.canonical_expression is
+    'The same expression as the server prints it with every name qualified: it means the same '
+    'under any search_path.';
+comment on column pgembed.embedding.source_columns is
+    'Columns the expression reads: the update trigger looks at these and the key only.';
+comment on column pgembed.embedding.compare_in_trigger is
+    'Whether the update trigger may evaluate the expression: only when it calls nothing but '
+    'PostgreSQL''s own functions, because the trigger runs with the rights of pgembed''s owner.';
+comment on column pgembed.embedding.chunk_size is
+    'Longest chunk in tokens; NULL: as long as the model allows.';
+comment on column pgembed.embedding.chunk_overlap is
+    'Tokens that a chunk repeats of the one before it; NULL: a tenth of the chunk size.';
+comment on column pgembed.embedding.state_reason is
+    'Why the embedding is broken, and what to do.';
+comment on column pgembed.embedding.capture is
+    'False while pgembed.pause(name, capture => false) has removed the triggers.';
+comment on column pgembed.embedding.backfill_cursor is
+    'Last key that the backfill has queued; the backfill walks the primary key.';
+comment on column pgembed.embedding.revision is
+    'Grows with every change of the declaration: a service never writes what it encoded for '
+    'an earlier one.';
+comment on column pgembed.embedding.valid_from is
+    'Vectors written before this time are to be made again (reembed, new chunk size).';

@@ -1,0 +1,79 @@
+-- The durable queue and its surroundings. The queue is append-only for writers:
+-- an application's transaction inserts and never waits for a row that a service
+-- has locked. not_before is ready time, lease expiry and back-off in one, so
+-- that one index serves them all.
+
+create table pgembed.queue (
+    seq          bigint generated always as identity primary key,
+    embedding_id int not null,
+    key          text,
+    op           "char" not null check (op in ('U', 'D', 'T', 'R')),
+    priority     smallint not null default 0,
+    not_before   timestamptz not null default now(),
+    attempts     smallint not null default 0
+) with (
+    -- Every job is inserted, leased once and deleted: vacuum by count, at once.
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
+    autovacuum_vacuum_cost_delay = 0,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000
+);
+create index queue_ready_idx on pgembed.queue (embedding_id, priority, not_before, seq);
+
+comment on table pgembed.queue is
+    'Durable record of the row changes that the encoder service has still to work off.';
+comment on column pgembed.queue.key is
+    'Primary key of the source row as text; a composite key is the text form of a text[].';
+comment on column pgembed.queue.op is
+    'U inserted or updated, D deleted, T truncated, R the whole table is to be scanned again.';
+comment on column pgembed.queue.priority is '0 fresh change, 1 bulk statement, 2 backfill.';
+comment on column pgembed.queue.not_before is
+    'When the job may be claimed: ready time, lease expiry and retry back-off in one.';
+comment on column pgembed.queue.attempts is
+    'Counted at claim, so that a job that kills the service counts too.';
+
+create table pgembed.dead_letter (
+    seq          bigint primary key,
+    embedding_id int not null,
+    key          text,
+    op           "char" not null,
+    attempts     smallint not null,
+    error        text not null,
+    failed_at    timestamptz not null default now()
+);
+create index dead_letter_key_idx on pgembed.dead_letter (embedding_id, key);
+
+comment on table pgembed.dead_letter is
+    'Jobs that failed for good, with their error; pgembed.retry() queues them again.';
+
+create table pgembed.worker (
+    worker_id    uuid primary key,
+    hostname     text not null,
+    pid          int not null,
+    version      text not null,
+    models       text[] not null default '{}',
+    rates        jsonb not null default '{}',
+    started_at   timestamptz not null default now(),
+    heartbeat_at timestamptz not null default now()
+);
+
+comment on table pgembed.worker is 'Running encoder services; each writes a heartbeat.';
+comment on column pgembed.worker.rates is 'Rows a second for each embedding, by embedding_id.';
+
+create table pgembed.query_embedding (
+    model_id      int not null references pgembed.model on delete cascade,
+    query_hash    uuid not null,
+    query         text,
+    embedding     vector,
+    error         text,
+    requested_at  timestamptz not null default now(),
+    claimed_until timestamptz,
+    answered_at   timestamptz,
+    primary key (model_id, query_hash)
+);
+create index query_embedding_open_idx on pgembed.query_embedding (requested_at)
+    where answered_at is null;
+
+comment on table pgembed.query_embedding is
+    'Requests for the vector of a query, and the cache of the answers.';
+comment on column pgembed.query_embedding.query is
+    'The query''s text, kept only until it is answered.';

@@ -1,0 +1,92 @@
+"""Carry out a flow on an asynchronous connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from pgembed._client.steps import (
+    Beside,
+    Flow,
+    IsIdle,
+    Rows,
+    Statement,
+    Step,
+    Work,
+    is_idle,
+    second_connection_arguments,
+    second_connection_error,
+    translate,
+)
+
+T = TypeVar("T")
+
+
+async def arun(conn: psycopg.AsyncConnection[Any], flow: Flow[T]) -> T:
+    """Carry out a flow and return its result."""
+    try:
+        step = next(flow)
+        while True:
+            step = flow.send(await _perform(conn, step))
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+async def _perform(conn: psycopg.AsyncConnection[Any], step: Step) -> object:
+    if isinstance(step, Statement):
+        if not step.alone:
+            return await _execute(conn, step)
+        async with _autocommit(conn):
+            return await _execute(conn, step)
+    if isinstance(step, Beside):
+        return await _execute_beside(conn, step)
+    if isinstance(step, IsIdle):
+        return is_idle(conn)
+    if isinstance(step, Work):
+        return await asyncio.to_thread(step.call)
+    await asyncio.sleep(step.seconds)
+    return None
+
+
+async def _execute(conn: psycopg.AsyncConnection[Any], statement: Statement) -> Rows:
+    # A plain cursor: the connection's own may have other placeholders or rows.
+    async with psycopg.AsyncCursor(conn, row_factory=tuple_row) as cursor:
+        try:
+            await cursor.execute(statement.query, statement.parameters)
+            if cursor.description is None:
+                return Rows([], [])
+            return Rows([c.name for c in cursor.description], await cursor.fetchall())
+        except psycopg.Error as exc:
+            error = translate(exc, statement)
+            if error is exc:
+                raise
+            raise error from exc
+
+
+async def _execute_beside(conn: psycopg.AsyncConnection[Any], step: Beside) -> Rows:
+    try:
+        second = await psycopg.AsyncConnection.connect(
+            **second_connection_arguments(conn)
+        )
+    except psycopg.Error as exc:
+        raise second_connection_error(exc) from exc
+    async with second:
+        return [await _execute(second, statement) for statement in step.statements][-1]
+
+
+@asynccontextmanager
+async def _autocommit(conn: psycopg.AsyncConnection[Any]) -> AsyncIterator[None]:
+    before = conn.autocommit
+    if not before:
+        await conn.set_autocommit(True)
+    try:
+        yield
+    finally:
+        if not before and not conn.closed:
+            await conn.set_autocommit(False)

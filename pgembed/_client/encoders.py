@@ -1,0 +1,61 @@
+"""Encoding in this process; models named by a string are loaded once."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgembed._client.values import Vector
+    from pgembed.encoders.base import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """A row of `pgembed.model`: all that loading it takes."""
+
+    name: str
+    provider: str
+    dimensions: int
+    query_prompt: str | None
+    document_prompt: str | None
+
+
+# An encoder is used by one thread at a time, and two would only compete for the
+# same cores.
+_lock = threading.Lock()
+_loaded: dict[ModelRow, Encoder] = {}
+
+
+def load(model: ModelRow) -> Encoder:
+    """Load a model, or return it when this process has it already.
+
+    Raises:
+        EncoderError: The model or what it needs is not there.
+    """
+    with _lock:
+        encoder = _loaded.get(model)
+        if encoder is None:
+            # Here, not above: a client that never encodes need not load NumPy.
+            from pgembed.encoders.registry import load_encoder
+
+            encoder = _loaded[model] = load_encoder(
+                model.name,
+                model.provider,
+                dimensions=model.dimensions,
+                query_prompt=model.query_prompt,
+                document_prompt=model.document_prompt,
+            )
+        return encoder
+
+
+def query_vector(encoder: Encoder, query: str) -> Vector:
+    """Encode a query.
+
+    Raises:
+        EncoderError: The text or the encoder is not in order.
+    """
+    with _lock:
+        vector: Vector = encoder.encode_queries([query])[0]
+    return vector

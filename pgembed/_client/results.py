@@ -1,0 +1,119 @@
+"""Typed results, and the statements' rows turned into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any, Generic, Literal, TypeVar
+
+RowT = TypeVar("RowT")
+RowT_co = TypeVar("RowT_co", covariant=True)
+
+#: Columns that a search returns before those of the source row.
+HIT_COLUMNS = ("similarity", "distance", "chunk", "content")
+
+
+@dataclass(frozen=True, slots=True)
+class Hit(Generic[RowT_co]):
+    """One row that a search found.
+
+    Attributes:
+        doc: The row of the source table: a dict of its columns, or what the
+            search's `row_factory` makes of them.
+        similarity: Larger is more alike; for cosine distance 1 - distance.
+        distance: Smaller is more alike, in the embedding's own distance.
+        chunk: Number of the row's best chunk, from 0.
+        content: Text of that chunk; None with column storage.
+    """
+
+    doc: RowT_co
+    similarity: float
+    distance: float
+    chunk: int | None
+    content: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingStatus:
+    """How an embedding stands; one row of the view `pgembed.status`.
+
+    Row counts are exact up to 200,000 rows and estimates above.
+
+    Attributes:
+        name: The embedding.
+        source: Its table, as the search_path names it.
+        model: Name of its model.
+        dimensions: Length of its vectors.
+        state: `active`, `paused` or `broken`.
+        state_reason: Why it is broken, and what to do.
+        rows: Rows of the table; None when the table has been dropped.
+        embedded: Rows that have a vector.
+        pending: Rows that wait for the encoder service.
+        failed: Rows that could not be encoded; see `pgembed.failed`.
+        oldest_pending: How long the oldest job has been ready.
+        rows_per_second: What the running services encode together.
+        eta: Time until nothing is pending, at that rate.
+        backfill_state: `pending` until all rows of the table have been looked at.
+        index_state: `none`, `pending`, `building`, `valid` or `invalid`.
+        index_error: Why the index could not be built.
+        index_bytes: Size of the vector index.
+        side_table_bytes: Size of the side table with its indexes.
+        index_percent: Progress of the index while it is built.
+    """
+
+    name: str
+    source: str
+    model: str
+    dimensions: int
+    state: Literal["active", "paused", "broken"]
+    state_reason: str | None
+    rows: int | None
+    embedded: int | None
+    pending: int
+    failed: int
+    oldest_pending: timedelta | None
+    rows_per_second: float | None
+    eta: timedelta | None
+    backfill_state: Literal["pending", "done"]
+    index_state: Literal["none", "pending", "building", "valid", "invalid"]
+    index_error: str | None
+    index_bytes: int | None
+    side_table_bytes: int | None
+    index_percent: float | None
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether every row has been worked off."""
+        return self.pending == 0 and self.backfill_state == "done"
+
+
+STATUS_COLUMNS = tuple(column.name for column in fields(EmbeddingStatus))
+
+
+def hits_from_rows(
+    columns: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+    row_factory: Callable[..., RowT],
+) -> list[Hit[RowT]]:
+    """Build hits from `HIT_COLUMNS` and the source's columns after them."""
+    start = len(HIT_COLUMNS)
+    names = columns[start:]
+    return [
+        Hit(
+            doc=row_factory(**dict(zip(names, row[start:], strict=True))),
+            similarity=row[0],
+            distance=row[1],
+            chunk=row[2],
+            content=row[3],
+        )
+        for row in rows
+    ]
+
+
+def status_from_row(row: tuple[Any, ...]) -> EmbeddingStatus:
+    """Build a status from `STATUS_COLUMNS`."""
+    values = dict(zip(STATUS_COLUMNS, row, strict=True))
+    percent = values["index_percent"]
+    values["index_percent"] = None if percent is None else float(percent)
+    return EmbeddingStatus(**values)

@@ -1,0 +1,90 @@
+"""Carry out a flow on a synchronous connection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from pgembed._client.steps import (
+    Beside,
+    Flow,
+    IsIdle,
+    Rows,
+    Statement,
+    Step,
+    Work,
+    is_idle,
+    second_connection_arguments,
+    second_connection_error,
+    translate,
+)
+
+T = TypeVar("T")
+
+
+def run(conn: psycopg.Connection[Any], flow: Flow[T]) -> T:
+    """Carry out a flow and return its result."""
+    try:
+        step = next(flow)
+        while True:
+            step = flow.send(_perform(conn, step))
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+def _perform(conn: psycopg.Connection[Any], step: Step) -> object:
+    if isinstance(step, Statement):
+        if not step.alone:
+            return _execute(conn, step)
+        with _autocommit(conn):
+            return _execute(conn, step)
+    if isinstance(step, Beside):
+        return _execute_beside(conn, step)
+    if isinstance(step, IsIdle):
+        return is_idle(conn)
+    if isinstance(step, Work):
+        return step.call()
+    time.sleep(step.seconds)
+    return None
+
+
+def _execute(conn: psycopg.Connection[Any], statement: Statement) -> Rows:
+    # A plain cursor: the connection's own may have other placeholders or rows.
+    with psycopg.Cursor(conn, row_factory=tuple_row) as cursor:
+        try:
+            cursor.execute(statement.query, statement.parameters)
+            if cursor.description is None:
+                return Rows([], [])
+            return Rows([c.name for c in cursor.description], cursor.fetchall())
+        except psycopg.Error as exc:
+            error = translate(exc, statement)
+            if error is exc:
+                raise
+            raise error from exc
+
+
+def _execute_beside(conn: psycopg.Connection[Any], step: Beside) -> Rows:
+    try:
+        second = psycopg.connect(**second_connection_arguments(conn))
+    except psycopg.Error as exc:
+        raise second_connection_error(exc) from exc
+    with second:
+        return [_execute(second, statement) for statement in step.statements][-1]
+
+
+@contextmanager
+def _autocommit(conn: psycopg.Connection[Any]) -> Iterator[None]:
+    before = conn.autocommit
+    if not before:
+        conn.autocommit = True
+    try:
+        yield
+    finally:
+        if not before and not conn.closed:
+            conn.autocommit = False

@@ -1,0 +1,152 @@
+"""What a call asks its connection to do, one step at a time.
+
+A flow (see `pgembed._client.flows`) is a generator that yields steps and gets
+their results back; the synchronous and the asynchronous client differ only in
+how they carry a step out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import PipelineStatus, TransactionStatus
+
+from pgembed.errors import (
+    InsufficientPrivilege,
+    InvalidSource,
+    NoEncoderService,
+    UnsupportedEnvironment,
+    from_psycopg,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Run a statement; the result is `Rows`.
+
+    Attributes:
+        query: With named placeholders.
+        parameters: Their values.
+        alone: In a transaction of its own; the connection must be idle.
+        table: Source table, as the user gave it, for error messages.
+    """
+
+    query: sql.SQL | sql.Composed
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    alone: bool = False
+    table: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Run statements on a short-lived second connection, each in a transaction of
+    its own, because this connection is inside one; the result is the last's `Rows`.
+    """
+
+    statements: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A statement's result."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class IsIdle:
+    """Ask whether the connection is outside any transaction; the result is a bool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Run Python code that computes for a while; the result is what it returns."""
+
+    call: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait."""
+
+    seconds: float
+
+
+Step: TypeAlias = Statement | Beside | IsIdle | Work | Sleep
+Flow: TypeAlias = Generator[Step, Any, T]
+
+
+def is_idle(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Whether a statement on this connection could have a transaction of its own."""
+    pgconn = connection.pgconn
+    return (
+        pgconn.transaction_status == TransactionStatus.IDLE
+        and pgconn.pipeline_status == PipelineStatus.OFF
+    )
+
+
+def second_connection_arguments(
+    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
+) -> dict[str, Any]:
+    """How to reach the same database again, as the same login role."""
+    info = connection.info
+    return {
+        "conninfo": info.dsn,
+        "password": info.password or None,
+        "autocommit": True,
+    }
+
+
+def second_connection_error(exc: psycopg.Error) -> NoEncoderService:
+    """Explain why a query could not be encoded from inside a transaction."""
+    return NoEncoderService(
+        "the query's vector is not in the cache, and no second connection could be "
+        "opened to have it encoded while this one is inside a transaction",
+        detail=str(exc).strip(),
+        hint="Call pgembed.encode(conn, query) before the transaction begins, or pass "
+        "encoder=... to encode in this process.",
+    )
+
+
+def translate(exc: psycopg.Error, statement: Statement) -> Exception:
+    """Turn a driver's error into one of pgembed's where it has a clear meaning."""
+    mapped = from_psycopg(exc)
+    if mapped is not exc:
+        return mapped
+    message = exc.diag.message_primary or ""
+    about_pgembed = "pgembed" in message
+    if exc.sqlstate in ("3F000", "42P01", "42883") and about_pgembed:
+        return UnsupportedEnvironment(
+            "pgembed is not installed in this database, or in an older version",
+            detail=message,
+            hint="Run `pgembed install --dsn ...` or, to update, `pgembed upgrade`.",
+        )
+    if exc.sqlstate == "42501" and about_pgembed:
+        return InsufficientPrivilege(
+            message,
+            hint="Its owner can allow it: SELECT pgembed.grant_usage('<role>').",
+        )
+    if exc.sqlstate == "2D000":
+        return NoEncoderService(
+            "pgembed.encode() commits, so it cannot run inside a transaction block",
+            hint="Call it before the transaction begins, or pass encoder=... to encode "
+            "in this process.",
+        )
+    # NULL::article with no such table is an unknown type to the server; an error
+    # inside one of pgembed's functions has an internal query instead.
+    missing_type = exc.sqlstate in ("42704", "3F000") and not exc.diag.internal_query
+    if missing_type and statement.table is not None:
+        return InvalidSource(
+            f"there is no table {statement.table!r}",
+            detail=message,
+            hint="Unquoted names are folded to lower case, as in SQL; a tuple gives "
+            "exact names. Is its schema on the search_path?",
+        )
+    return exc

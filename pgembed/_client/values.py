@@ -1,0 +1,165 @@
+"""Arguments on their way to the server, checked and converted.
+
+They are checked here, where the message can say which argument it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from psycopg.types.json import Jsonb
+
+from pgembed.errors import InvalidFilter, InvalidParameter, InvalidQuery, PgembedError
+
+
+@runtime_checkable
+class FloatArray(Protocol):
+    """A NumPy array or anything else whose `tolist()` gives numbers."""
+
+    def tolist(self) -> Any: ...
+
+
+#: A query's vector: a sequence of numbers or a one-dimensional array.
+Vector: TypeAlias = Iterable[float] | FloatArray
+
+#: A filter on columns of the source: `{"category": "books", "price": {"$lt": 20}}`.
+Filter: TypeAlias = Mapping[str, Any]
+
+_INT4_MAX = 2**31 - 1
+
+
+def check_text(value: object, what: str, error: type[PgembedError]) -> str:
+    """Return `value` when PostgreSQL can store it as text.
+
+    Raises:
+        PgembedError: Of class `error`, naming the argument `what`.
+    """
+    if not isinstance(value, str):
+        raise error(f"{what} must be a str, not {type(value).__name__}: {value!r}")
+    if "\0" in value:
+        raise error(
+            f"{what} contains a NUL byte at position {value.index(chr(0))}",
+            hint="PostgreSQL's text cannot hold NUL: remove it.",
+        )
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise error(
+            f"{what} is not valid Unicode: a lone surrogate at position {exc.start}",
+            hint="Decode the bytes with the right encoding, or with errors='replace'.",
+        ) from exc
+    return value
+
+
+def check_query(query: str) -> str:
+    """Return a query's text when it has words.
+
+    Raises:
+        InvalidQuery: It is empty, has a NUL byte or is no valid Unicode.
+    """
+    text = check_text(query, "the query", InvalidQuery)
+    if not text.strip():
+        raise InvalidQuery(
+            "the query is empty", hint="Give some words, or query_embedding=..."
+        )
+    return text
+
+
+def check_int(value: object, what: str, minimum: int = 1) -> int:
+    """Return `value` when it is a whole number that fits an SQL integer.
+
+    Raises:
+        InvalidParameter: It is not, or is below `minimum`.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InvalidParameter(f"{what} must be a whole number, not {value!r}")
+    number = int(value.__index__())
+    if not minimum <= number <= _INT4_MAX:
+        raise InvalidParameter(
+            f"{what} must be at least {minimum}, not {number}"
+            if number < minimum
+            else f"{what} must be at most {_INT4_MAX}, not {number}"
+        )
+    return number
+
+
+def check_seconds(value: float, what: str) -> float:
+    """Return a time-out in seconds.
+
+    Raises:
+        InvalidParameter: It is not a number above zero.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise InvalidParameter(
+            f"{what} must be a number of seconds above 0, not {value!r}"
+        )
+    return float(value)
+
+
+def vector_text(vector: Vector) -> str:
+    """Write a vector as pgvector's text form.
+
+    Raises:
+        InvalidQuery: It is empty, not flat, or holds something that is no finite
+            number.
+    """
+    if isinstance(vector, (str, bytes)):
+        raise InvalidQuery(
+            f"query_embedding must be numbers, not {type(vector).__name__}",
+            hint="Pass the query's words as query.",
+        )
+    values = vector.tolist() if isinstance(vector, FloatArray) else list(vector)
+    hint = "Give a flat sequence of finite numbers, one a dimension."
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError) as exc:
+        raise InvalidQuery(
+            f"query_embedding is not a vector of numbers: {exc}", hint=hint
+        ) from exc
+    if not numbers:
+        raise InvalidQuery("query_embedding is empty", hint=hint)
+    for position, number in enumerate(numbers):
+        if not math.isfinite(number):
+            raise InvalidQuery(
+                f"query_embedding has {number} at position {position}", hint=hint
+            )
+    return f"[{','.join(map(repr, numbers))}]"
+
+
+def parse_vector(text: str) -> list[float]:
+    """Read pgvector's text form."""
+    return [float(part) for part in text[1:-1].split(",")]
+
+
+def filter_json(filter: Filter | None) -> Jsonb | None:
+    """Convert a filter, with dates, decimals and UUIDs as text.
+
+    Raises:
+        InvalidFilter: It is not a mapping, or JSON cannot hold a value in it.
+    """
+    if filter is None:
+        return None
+    if not isinstance(filter, Mapping):
+        raise InvalidFilter(
+            f"filter must be a mapping of columns to conditions, not {filter!r}",
+            hint='For example filter={"category": "books", "price": {"$lt": 20}}.',
+        )
+    try:
+        text = json.dumps(filter, allow_nan=False, default=_scalar_text)
+    except (TypeError, ValueError) as exc:
+        raise InvalidFilter(f"filter cannot be written as JSON: {exc}") from exc
+    if "\\u0000" in text.replace("\\\\", ""):
+        raise InvalidFilter(
+            "filter contains a NUL byte",
+            hint="PostgreSQL's text cannot hold NUL, so no row could match.",
+        )
+    return Jsonb(filter, dumps=lambda _: text)
+
+
+def _scalar_text(value: object) -> str:
+    if isinstance(value, (Mapping, Iterable)):
+        raise TypeError(f"{type(value).__name__} is no JSON value: {value!r}")
+    return str(value)

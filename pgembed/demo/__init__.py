@@ -1,0 +1,1 @@
+"""The demo: a real corpus, searched while it changes."""

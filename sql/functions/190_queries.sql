@@ -81,7 +81,10 @@ begin
         raise exception 'timeout must be more than 0 and at most 3600 seconds, not %',
             coalesce(timeout::text, 'NULL') using errcode = 'PE007', hint = 'The default is 10.';
     end if;
-    if now() <> statement_timestamp() then
+    -- Drivers that send parameters apart (extended protocol) begin the transaction a
+    -- moment before the statement, so a small difference means nothing. In a block
+    -- younger than a second it is COMMIT below that fails, with the server's own words.
+    if statement_timestamp() - now() > interval '1 second' then
         raise exception 'pgembed.encode() commits, so it cannot run inside a transaction block'
             using errcode = 'PE010',
             hint = 'Call it before BEGIN (the vector stays in the cache), or encode the query in '

@@ -1,0 +1,1 @@
+"""History of pgembed's own schema; each revision only names files of `sql/`."""

@@ -1,0 +1,78 @@
+"""Text embeddings that stay fresh by themselves, and semantic search, in PostgreSQL.
+
+    >>> import psycopg, pgembed
+    >>> with psycopg.connect("dbname=shop") as conn:  # doctest: +SKIP
+    ...     pgembed.create_embedding(conn, "article", "title || ' ' || body")
+
+The functions are those of `pgembed.client`, loaded when one is first used; their
+asynchronous twins are in `pgembed.aclient`. `pgembed.errors` has every error.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING
+
+from pgembed.errors import PgembedError
+
+if TYPE_CHECKING:
+    from pgembed.aclient import search as asearch
+    from pgembed.client import (
+        EmbeddingStatus,
+        Hit,
+        alter_embedding,
+        await_embedded,
+        create_embedding,
+        drop_embedding,
+        embed,
+        encode,
+        pause,
+        reembed,
+        register_model,
+        repair,
+        resume,
+        retry,
+        search,
+        similar,
+        status,
+    )
+
+__version__ = metadata.version("pgembed-kit")
+
+__all__ = [
+    "EmbeddingStatus",
+    "Hit",
+    "PgembedError",
+    "alter_embedding",
+    "asearch",
+    "await_embedded",
+    "create_embedding",
+    "drop_embedding",
+    "embed",
+    "encode",
+    "pause",
+    "reembed",
+    "register_model",
+    "repair",
+    "resume",
+    "retry",
+    "search",
+    "similar",
+    "status",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load the client when one of its names is first used."""
+    if name == "asearch":
+        found: object = import_module("pgembed.aclient").search
+    elif name in __all__:
+        found = getattr(import_module("pgembed.client"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

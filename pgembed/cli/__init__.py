@@ -1,0 +1,30 @@
+"""The `pgembed` command: where the parts are put together.
+
+Each module of this package adds its commands to the app in `register`, and imports
+what a command needs only when that command runs.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from pgembed.cli import schema
+from pgembed.cli.common import CleanErrors
+
+app = typer.Typer(
+    cls=CleanErrors,
+    name="pgembed",
+    help="Text embeddings that stay fresh, and semantic search, inside PostgreSQL.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _module in (schema,):
+    _module.register(app)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

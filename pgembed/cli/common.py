@@ -1,0 +1,54 @@
+"""What all commands share: the connection option, the console, clean errors."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import psycopg
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from pgembed.errors import PgembedError, from_psycopg
+
+if TYPE_CHECKING:
+    from click import Context
+
+Dsn = Annotated[
+    str,
+    typer.Option(
+        "--dsn",
+        envvar="PGEMBED_DSN",
+        help="Connection string (postgresql://… or key=value); without it libpq's "
+        "own variables count: PGHOST, PGDATABASE, …",
+        show_default=False,
+    ),
+]
+
+console = Console()
+"""For results: standard output."""
+errors = Console(stderr=True)
+"""For messages: standard error."""
+
+
+class CleanErrors(TyperGroup):
+    """Prints what pgembed or the database reports as a message, not a traceback.
+
+    The exit code is 1 then, and 2 for wrong usage. `PGEMBED_DEBUG=1` lets the
+    traceback through.
+    """
+
+    def invoke(self, ctx: Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except (PgembedError, psycopg.Error) as exc:
+            if os.environ.get("PGEMBED_DEBUG") == "1":
+                raise
+            known = from_psycopg(exc) if isinstance(exc, psycopg.Error) else exc
+            text = str(known).strip() or type(known).__name__
+            # Not as markup: a message may hold square brackets of its own.
+            errors.print("ERROR:", style="bold red", end=" ", highlight=False)
+            errors.print(text, markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from exc

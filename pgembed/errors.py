@@ -1,0 +1,236 @@
+"""Every error that pgembed raises.
+
+PgembedError
+├── SqlError                 reported by the database, SQLSTATE class PE
+│   ├── UnknownEmbedding       PE001
+│   ├── EmbeddingExists        PE002
+│   ├── InvalidSource          PE003
+│   ├── InvalidExpression      PE004
+│   ├── UnknownModel           PE005
+│   ├── DimensionMismatch      PE006
+│   ├── InvalidParameter       PE007
+│   ├── InvalidFilter          PE008
+│   ├── InvalidQuery           PE009
+│   ├── NoEncoderService       PE010
+│   ├── ModelMismatch          PE011
+│   ├── UnsupportedEnvironment PE012
+│   ├── InsufficientPrivilege  PE013
+│   ├── EncodingFailed         PE014
+│   ├── EmbeddingsExist        PE015
+│   └── BrokenEmbedding        PE016
+├── EncoderError
+│   ├── ModelNotFound
+│   ├── EncoderUnavailable     outage: the texts are fine, try again later
+│   └── TextError              this text cannot be encoded
+├── NotEmbeddedInTime
+├── SchemaVersionError
+└── MissingExtra
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import psycopg
+
+
+class PgembedError(Exception):
+    """Root of pgembed's errors.
+
+    Attributes:
+        message: What is wrong, with the value.
+        detail: Facts that help to find the cause.
+        hint: What to do.
+    """
+
+    sqlstate: ClassVar[str | None] = None
+
+    def __init__(
+        self, message: str, *, detail: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """Show message, detail and hint, a line each."""
+        lines = [self.message]
+        if self.detail:
+            lines.append(f"DETAIL: {self.detail}")
+        if self.hint:
+            lines.append(f"HINT: {self.hint}")
+        return "\n".join(lines)
+
+
+class SqlError(PgembedError):
+    """Reported by pgembed's SQL functions, or raised by the client in their name."""
+
+
+class UnknownEmbedding(SqlError):
+    """No embedding has that name."""
+
+    sqlstate = "PE001"
+
+
+class EmbeddingExists(SqlError):
+    """An embedding of that name is there already."""
+
+    sqlstate = "PE002"
+
+
+class InvalidSource(SqlError):
+    """The source is no table, or has no primary key."""
+
+    sqlstate = "PE003"
+
+
+class InvalidExpression(SqlError):
+    """The text expression is not one over the source's columns."""
+
+    sqlstate = "PE004"
+
+
+class UnknownModel(SqlError):
+    """No model has that name."""
+
+    sqlstate = "PE005"
+
+
+class DimensionMismatch(SqlError):
+    """A vector's length is not what was declared."""
+
+    sqlstate = "PE006"
+
+
+class InvalidParameter(SqlError):
+    """A parameter is out of its range."""
+
+    sqlstate = "PE007"
+
+
+class InvalidFilter(SqlError):
+    """A filter names an unknown column, or has a bad operator or type."""
+
+    sqlstate = "PE008"
+
+
+class InvalidQuery(SqlError):
+    """A query is empty, or its vector holds no numbers."""
+
+    sqlstate = "PE009"
+
+
+class NoEncoderService(SqlError):
+    """No encoder service answered in time."""
+
+    sqlstate = "PE010"
+
+
+class ModelMismatch(SqlError):
+    """Vectors of another model, or of other weights."""
+
+    sqlstate = "PE011"
+
+
+class UnsupportedEnvironment(SqlError):
+    """pgvector is missing or too old, or the server is too old."""
+
+    sqlstate = "PE012"
+
+
+class InsufficientPrivilege(SqlError):
+    """The role lacks a privilege."""
+
+    sqlstate = "PE013"
+
+
+class EncodingFailed(SqlError):
+    """The encoder reported an error for a query."""
+
+    sqlstate = "PE014"
+
+
+class EmbeddingsExist(SqlError):
+    """pgembed cannot be uninstalled while embeddings exist."""
+
+    sqlstate = "PE015"
+
+
+class BrokenEmbedding(SqlError):
+    """The embedding's source changed in a way that breaks it."""
+
+    sqlstate = "PE016"
+
+
+class EncoderError(PgembedError):
+    """Root of what goes wrong between text and vector."""
+
+
+class ModelNotFound(EncoderError):
+    """No place has the model, or what is there cannot be loaded."""
+
+
+class EncoderUnavailable(EncoderError):
+    """The encoder is out of order for now; the texts are not to blame.
+
+    Attributes:
+        retry_after: Seconds until it is worth trying again; None: not known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        retry_after: float | None = None,
+        *,
+        detail: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.retry_after = retry_after
+
+
+class TextError(EncoderError):
+    """This text cannot be encoded."""
+
+
+class NotEmbeddedInTime(PgembedError, TimeoutError):
+    """Waiting for the encoder service took longer than the caller allows."""
+
+
+class SchemaVersionError(PgembedError):
+    """The schema in the database is not the one this version works with."""
+
+
+class MissingExtra(PgembedError):
+    """An optional part of pgembed is not installed.
+
+    Attributes:
+        extra: Its name.
+    """
+
+    def __init__(self, extra: str) -> None:
+        super().__init__(
+            f"this needs the optional part {extra!r}",
+            hint=f"pip install 'pgembed-kit[{extra}]'",
+        )
+        self.extra = extra
+
+
+_BY_SQLSTATE: dict[str, type[SqlError]] = {
+    cls.sqlstate: cls for cls in SqlError.__subclasses__() if cls.sqlstate
+}
+
+
+def from_psycopg(exc: psycopg.Error) -> PgembedError | psycopg.Error:
+    """Turn a database error of class PE into pgembed's; give back any other."""
+    kind = _BY_SQLSTATE.get(exc.sqlstate or "")
+    if kind is None:
+        return exc
+    diag = exc.diag
+    return kind(
+        diag.message_primary or str(exc),
+        detail=diag.message_detail,
+        hint=diag.message_hint,
+    )

@@ -1,0 +1,103 @@
+"""Settings of a process, read from its environment.
+
+Endpoints and keys come from here and never from SQL, so that a role that may
+write to the database cannot redirect a service.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import types
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hints
+
+from pgembed.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a process that encodes may be told.
+
+    Attributes:
+        device: Where models run: `cuda`, `cuda:1`, `mps`, `cpu`; None chooses the
+            best there is.
+        half_precision: Whether a CUDA device computes in 16 bits.
+        batch_tokens: Most tokens in one batch, padding included; None: the
+            device's default.
+        hosted_models: Whether texts may be sent to hosted models.
+        request_timeout_seconds: Longest wait for a hosted model's answer.
+    """
+
+    device: str | None = None
+    half_precision: bool = True
+    batch_tokens: int | None = None
+    hosted_models: bool = False
+    request_timeout_seconds: float = 60.0
+
+    @classmethod
+    def from_env(
+        cls, prefix: str = "PGEMBED_", environ: Mapping[str, str] | None = None
+    ) -> Self:
+        """Read each field from the variable of its name in capitals after `prefix`.
+
+        A variable that is missing or empty leaves the default.
+
+        Args:
+            prefix: Put before each name.
+            environ: Where to look; None: the process's environment.
+
+        Raises:
+            InvalidParameter: A value is not of its field's type; names the variable.
+
+        Example:
+            >>> Settings.from_env(environ={"PGEMBED_DEVICE": "cpu"}).device
+            'cpu'
+        """
+        source = os.environ if environ is None else environ
+        kinds = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            variable = prefix + field.name.upper()
+            text = source.get(variable, "").strip()
+            if text:
+                values[field.name] = _parse(text, kinds[field.name], variable)
+        return cls(**values)
+
+
+def _parse(text: str, kind: Any, variable: str) -> str | bool | int | float:
+    if get_origin(kind) is types.UnionType:
+        kind = next(arm for arm in get_args(kind) if arm is not types.NoneType)
+    if kind is bool:
+        if text.lower() in _TRUE:
+            return True
+        if text.lower() in _FALSE:
+            return False
+        raise _invalid(variable, text, "Give true or false.")
+    if kind is int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = 0
+        if number < 1:
+            raise _invalid(variable, text, "Give a whole number above 0.")
+        return number
+    if kind is float:
+        try:
+            amount = float(text)
+        except ValueError:
+            amount = math.nan
+        if not (math.isfinite(amount) and amount > 0):
+            raise _invalid(variable, text, "Give a number above 0.")
+        return amount
+    return text
+
+
+def _invalid(variable: str, text: str, hint: str) -> InvalidParameter:
+    return InvalidParameter(f"{variable} is {text!r}", hint=hint)

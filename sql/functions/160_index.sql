@@ -2,7 +2,6 @@
 
 create or replace function pgembed._index_is_binary(p_embedding pgembed.embedding) returns boolean
 language sql immutable
-set search_path = pg_catalog, pg_temp
 as $$
     -- pgvector indexes up to 2,000 dimensions of vector and 4,000 of halfvec.
     select p_embedding.dimensions > case p_embedding.vector_type when 'vector' then 2000 else 4000 end

@@ -84,28 +84,6 @@ $$;
 comment on function pgembed._query_vector(pgembed.embedding, text, vector, text) is
     'The vector to search with: the given one, checked, or that of the query.';
 
-create or replace function pgembed._distance_sql(p_embedding pgembed.embedding, p_vector text, p_query text) returns text
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select format('%s operator(%s.%s) %s', p_vector, pgembed._vector_schema(),
-                  case p_embedding.distance when 'cosine' then '<=>'
-                                            when 'inner_product' then '<#>' else '<->' end, p_query)
-$$;
-comment on function pgembed._distance_sql(pgembed.embedding, text, text) is
-    'Distance between two vectors in pgvector''s terms (inner product: negated).';
-
-create or replace function pgembed._similarity_sql(p_embedding pgembed.embedding, p_distance text) returns text
-language sql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-    select format(case p_embedding.distance when 'cosine' then '1 - %1$s'
-                                            when 'inner_product' then '-(%1$s)'
-                                            else '1 / (1 + %1$s)' end, p_distance)
-$$;
-comment on function pgembed._similarity_sql(pgembed.embedding, text) is
-    'Similarity, larger is nearer: cosine similarity, inner product, or 1 / (1 + distance) for l2.';
-
 create or replace function pgembed._estimated_rows(p_query text) returns float8
 language plpgsql volatile    -- EXPLAIN is not allowed in a STABLE function
 as $$
@@ -132,103 +110,6 @@ end
 $$;
 comment on function pgembed._setting(text, text) is
     'Sets a configuration parameter for the transaction and returns what it was.';
-
-create or replace function pgembed._nearest(
-    p_embedding pgembed.embedding,
-    p_query vector,
-    p_k int,
-    p_condition text,
-    p_exact boolean,
-    p_skip_key text,
-    out keys text[],
-    out chunks int[],
-    out distances float8[]
-)
-language plpgsql stable
-as $$
-declare
-    e alias for p_embedding;
-    in_table constant boolean := e.storage = 'table';
-    side constant text := pgembed._table_sql(e.side_table);
-    source constant text := pgembed._table_sql(e.source);
-    vector_column constant text := case when in_table then 'embedding' else quote_ident(e.column_name) end;
-    query_sql constant text := format('$1::%s', pgembed._vector_column_type(e));
-    same_row constant text := case when in_table
-        then pgembed._key_sql(e.source, e.side_table, 's.%2$I = c.%3$I', ' and ')
-        else pgembed._key_sql(e.source, e.side_table, 's.%2$I = c.%2$I', ' and ') end;
-    key_columns constant text := case when in_table
-        then pgembed._key_sql(e.source, e.side_table, '%3$I', ', ')
-        else pgembed._key_sql(e.source, e.side_table, '%2$I', ', ') end;
-    filtered constant text := coalesce(nullif(p_condition, 'true'), 'true')
-        || case when p_skip_key is null then ''
-                else format(' and %s <> %L', pgembed._key_text_sql(e.source, 's'), p_skip_key) end;
-    -- A subquery of its own: in the condition, column names mean the source's.
-    row_columns constant text := pgembed._key_sql(e.source, e.side_table, 's.%2$I', ', ');
-    matching constant text := format('select %s as row_key, %s from %s as s where %s and (%s)',
-        pgembed._key_text_sql(e.source, 's'), row_columns, source, same_row, filtered);
-    best constant text := format(
-        'select array_agg(key order by distance, key), array_agg(chunk order by distance, key), '
-        'array_agg(distance order by distance, key) from (select * from (%%s) as b '
-        'order by distance, key limit %s) as best', p_k);
-    has_index boolean := coalesce((select indisvalid from pg_catalog.pg_index where indexrelid = pgembed._index_oid(e)), false);
-    exact boolean := p_exact or not has_index;
-    candidates bigint := p_k;
-    candidate_sql text;
-    share float8 := 1;    -- of rows that pass the condition, as the planner sees it
-    seen bigint;
-begin
-    -- A condition that few rows pass: ranking those exactly is faster than
-    -- walking the index for them, and misses none.
-    if not exact and filtered <> 'true' then
-        share := least(1, pgembed._estimated_rows(format('select from %s as s where %s', source, filtered))
-            / greatest(1, (select reltuples from pg_catalog.pg_class where oid = e.source)::float8));
-        exact := share < 0.02;
-        candidates := ceil(p_k / greatest(share, 0.02) * 1.3);
-    end if;
-
-    while not exact loop
-        candidate_sql := case when pgembed._index_is_binary(e) then format(
-            -- Signs find the candidates, whole vectors rank them.
-            'select %1$s, %2$s, %3$s as distance from (select * from %4$s order by '
-            '%5$s.binary_quantize(%6$s)::bit(%7$s) operator(%5$s.<~>) %5$s.binary_quantize(%8$s)::bit(%7$s) limit %9$s) as n',
-            key_columns, case when in_table then 'chunk' else '0 as chunk' end,
-            pgembed._distance_sql(e, vector_column, query_sql), case when in_table then side else source end,
-            pgembed._vector_schema(), vector_column, e.dimensions, query_sql, greatest(candidates * 4, 40))
-        else format(
-            'select %1$s, %2$s, %3$s as distance from %4$s order by %3$s limit %5$s',
-            key_columns, case when in_table then 'chunk' else '0 as chunk' end,
-            pgembed._distance_sql(e, vector_column, query_sql), case when in_table then side else source end,
-            candidates) end;
-        execute format('with c as materialized (%s) select (select count(*) from c where distance is not null), r.* from (%s) as r',
-            candidate_sql,
-            format(best, format(
-                'select distinct on (%1$s) row_key as key, c.chunk, c.distance from c cross join lateral (%2$s) as s '
-                'where c.distance is not null order by %1$s, c.distance', row_columns, matching)))
-        into seen, keys, chunks, distances using p_query;
-        if cardinality(keys) = p_k then
-            return;
-        end if;
-        -- The index may stop early (hnsw.max_scan_tuples), and chunks of one row
-        -- crowd out others: go on deeper, in the end without the index.
-        exact := seen < candidates or candidates > 10000;
-        candidates := candidates * 4;
-    end loop;
-
-    -- Adding zero keeps the planner from the approximate index.
-    execute format(best, case when in_table then format(
-        'select distinct on (%1$s) row_key as key, c.chunk, (%2$s) + 0 as distance from %3$s as c '
-        'cross join lateral (%4$s) as s order by %1$s, 3',
-        row_columns, pgembed._distance_sql(e, 'c.embedding', query_sql), side, matching)
-    else format(
-        'select %1$s as key, 0 as chunk, (%2$s) + 0 as distance from %3$s as s where s.%4$s is not null and (%5$s)',
-        pgembed._key_text_sql(e.source, 's'), pgembed._distance_sql(e, 's.' || vector_column, query_sql),
-        source, vector_column, filtered) end)
-    into keys, chunks, distances using p_query;
-end
-$$;
-comment on function pgembed._nearest(pgembed.embedding, vector, int, text, boolean, text) is
-    'Keys of the k nearest rows that meet a condition over the source (alias s), nearest first, each '
-    'with its best chunk.';
 
 create or replace function pgembed._search_condition(p_embedding pgembed.embedding, p_filter jsonb, p_where_sql text)
 returns text
@@ -268,51 +149,184 @@ end
 $$;
 comment on function pgembed._check_k(int) is 'PE007 for a k out of range.';
 
+create or replace function pgembed._search_names(
+    e pgembed.embedding,
+    out source text,
+    out vectors text,
+    out vector text,
+    out distance text,
+    out row_key text,
+    out chunk_columns text,
+    out chunk_values text,
+    out chunk_of_row text,
+    out binary_distance text,
+    out index_valid boolean
+)
+language plpgsql stable    -- whose plan is kept, where a SQL function's is made at every call
+as $$
+#variable_conflict use_column
+begin
+    -- One look into the catalog: a search should cost little more
+    -- than the statement it makes.
+    with key_column as materialized (
+        select k.position, a.attname as name, s.attname as side_name
+        from pg_catalog.pg_index as i
+        cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
+        join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
+        left join pg_catalog.pg_attribute as s on s.attrelid = e.side_table and s.attnum = k.position
+        where i.indrelid = e.source and i.indisprimary and k.position <= i.indnkeyatts
+    ), of_key as (
+        select string_agg(format('s.%I::text', name), ', ' order by position) as row_texts,
+               string_agg(format('%I', case e.storage when 'table' then side_name else name end), ', '
+                          order by position) as chunk_columns,
+               string_agg(format('s.%I = c.%I', name,
+                                 case e.storage when 'table' then side_name else name end), ' and ') as chunk_of_row,
+               count(*) as columns
+        from key_column
+    ), names as (
+        select format('%I.%I', sn.nspname, sc.relname) as source, format('%I.%I', cn.nspname, cc.relname) as side,
+               quote_ident(xn.nspname) as vector_schema,
+               quote_ident(coalesce(e.column_name, 'embedding')) as vector_column
+        from pg_catalog.pg_class as sc
+        join pg_catalog.pg_namespace as sn on sn.oid = sc.relnamespace
+        cross join pg_catalog.pg_class as cc
+        join pg_catalog.pg_namespace as cn on cn.oid = cc.relnamespace
+        cross join pg_catalog.pg_extension as x
+        join pg_catalog.pg_namespace as xn on xn.oid = x.extnamespace
+        where sc.oid = e.source and cc.oid = e.side_table and x.extname = 'vector'
+    ), operands as (
+        select format('$1::%s.%I(%s)', vector_schema, e.vector_type, e.dimensions) as query,
+               case e.distance when 'cosine' then '<=>' when 'inner_product' then '<#>' else '<->' end as operator
+        from names
+    )
+    select n.source, case e.storage when 'table' then n.side else n.source end, n.vector_column,
+           format('c.%s operator(%s.%s) %s', n.vector_column, n.vector_schema, o.operator, o.query),
+           case k.columns when 1 then k.row_texts else format('array[%s]::text', k.row_texts) end,
+           k.chunk_columns, case e.storage when 'table' then 'c.chunk, c.content' else '0 as chunk' end,
+           k.chunk_of_row,
+           case when pgembed._index_is_binary(e) then format(
+               '%1$s.binary_quantize(c.%2$s)::bit(%3$s) operator(%1$s.<~>) %1$s.binary_quantize(%4$s)::bit(%3$s)',
+               n.vector_schema, n.vector_column, e.dimensions, o.query) end,
+           coalesce((select x.indisvalid from pg_catalog.pg_class as i
+                     join pg_catalog.pg_index as x on x.indexrelid = i.oid
+                     where i.relname = pgembed._index_name(e)
+                       and x.indrelid = case e.storage when 'table' then e.side_table else e.source end), false)
+    into source, vectors, vector, distance, row_key, chunk_columns, chunk_values, chunk_of_row,
+         binary_distance, index_valid
+    from names as n, operands as o, of_key as k;
+end
+$$;
+comment on function pgembed._search_names(pgembed.embedding) is
+    'Names and conditions that the statement of a search is made of: rows are s, chunks are c, the '
+    'query vector is $1.';
+
 create or replace function pgembed._search(
-    source anyelement, p_embedding pgembed.embedding, p_query vector, p_k int, p_condition text,
-    p_ef_search int, p_exact boolean, p_skip_key text
+    source anyelement, docs anyarray, p_embedding pgembed.embedding, p_query vector, p_k int,
+    p_condition text, p_ef_search int, p_exact boolean, p_skip_key text
 )
 returns table (doc anyelement, similarity float8, distance float8, chunk int, content text)
 language plpgsql stable
 as $$
+#variable_conflict use_column
 declare
     e alias for p_embedding;
+    names record;
+    in_table constant boolean := p_embedding.storage = 'table';
+    condition text := p_condition;
+    candidate_sql text;
+    result_sql text;
+    exact boolean;
+    share float8;               -- of the rows that meet the condition, as the planner sees it
+    candidates bigint := p_k;
+    seen bigint;
+    chunks int[];
+    contents text[];
+    distances float8[];
     old_scan text;
     old_ef text;
-    nearest record;
+    ef_name constant text := case p_embedding.index_kind when 'ivfflat' then 'ivfflat.probes' else 'hnsw.ef_search' end;
 begin
-    -- An iterative scan goes on until enough rows have passed the filter.
-    old_scan := pgembed._setting(e.index_kind || '.iterative_scan',
-                                 case e.index_kind when 'hnsw' then 'strict_order' else 'relaxed_order' end);
-    if p_ef_search is not null then
-        old_ef := pgembed._setting(case e.index_kind when 'ivfflat' then 'ivfflat.probes' else 'hnsw.ef_search' end,
-                                   p_ef_search::text);
-    end if;
-    select * into nearest from pgembed._nearest(e, p_query, p_k, p_condition, p_exact, p_skip_key);
-    perform pgembed._setting(e.index_kind || '.iterative_scan', coalesce(old_scan, 'off'));
-    if p_ef_search is not null and old_ef is not null then
-        perform pgembed._setting(case e.index_kind when 'ivfflat' then 'ivfflat.probes' else 'hnsw.ef_search' end, old_ef);
+    select * into names from pgembed._search_names(e);
+    if p_skip_key is not null then
+        condition := format('%s and %s <> %L', condition, names.row_key, p_skip_key);
     end if;
 
-    return query execute format(
-        'select pgembed_source, (%1$s)::float8, n.distance, n.chunk, %2$s '
-        'from unnest($1, $2, $3) with ordinality as n(key, chunk, distance, position) '
-        'cross join lateral (select n.key) as pgembed_key '
-        'join %3$s as pgembed_source on %4$s %5$s order by n.position',
-        pgembed._similarity_sql(e, 'n.distance'),
-        case e.storage when 'table' then 'c.content'
-             else format('(select r.content from (%s) as r)',
-                         pgembed._source_rows_sql(e.source, e.canonical_expression)) end,
-        pgembed._table_sql(e.source),
-        pgembed._key_sql(e.source, e.side_table, 'pgembed_source.%2$I = %5$s::%4$s', ' and '),
-        case e.storage when 'table' then format('join %s as c on %s and c.chunk = n.chunk',
-            pgembed._table_sql(e.side_table),
-            pgembed._key_sql(e.source, e.side_table, 'c.%3$I = %5$s::%4$s', ' and ')) else '' end)
-    using nearest.keys, nearest.chunks, nearest.distances;
+    -- From candidates (chunks c, with their distance) to the k best rows, each by
+    -- its nearest chunk. The rows are in a subquery of their own, so that column
+    -- names in the condition mean the source's.
+    result_sql := format(
+        'select (select count(*) from c), array_agg(doc order by distance, row_key), '
+        'array_agg(chunk order by distance, row_key), array_agg(content order by distance, row_key), '
+        'array_agg(distance order by distance, row_key) '
+        'from (select * from (select distinct on (s.row_key) s.row_key, s.doc, c.chunk, %s as content, c.distance '
+        'from c cross join lateral (select %s as row_key, (s.*)::%s as doc%s from %s as s where %s and (%s)) as s '
+        'order by s.row_key, c.distance, c.chunk) as r order by distance, row_key limit %s) as best',
+        case when in_table then 'c.content' else 's.content' end, names.row_key, names.source,
+        case when in_table then '' else format(', (%s) as content', e.canonical_expression) end,
+        names.source, names.chunk_of_row, condition, p_k);
+
+    -- Where few rows meet the condition, ranking those exactly is faster than
+    -- walking the index for them, and misses none.
+    exact := p_exact or not names.index_valid;
+    if not exact and condition <> 'true' then
+        share := least(1, pgembed._estimated_rows(format('select from %s as s where %s', names.source, condition))
+            / greatest(1, (select reltuples from pg_catalog.pg_class where oid = e.source)::float8));
+        exact := share < 0.02;
+        candidates := ceil(p_k / greatest(share, 0.02) * 1.3);
+    end if;
+
+    if not exact then
+        -- An iterative scan goes on past ef_search when more candidates are wanted.
+        old_scan := pgembed._setting(e.index_kind || '.iterative_scan',
+                                     case e.index_kind when 'hnsw' then 'strict_order' else 'relaxed_order' end);
+        if p_ef_search is not null then
+            old_ef := pgembed._setting(ef_name, p_ef_search::text);
+        end if;
+        loop
+            candidate_sql := case when names.binary_distance is null
+                then format('select %s, %s, %s as distance from %s as c order by distance limit %s',
+                            names.chunk_columns, names.chunk_values, names.distance, names.vectors, candidates)
+                else format(    -- signs find the candidates, whole vectors rank them
+                            'select %s, %s, %s as distance from (select * from %s as c order by %s limit %s) as c',
+                            names.chunk_columns, names.chunk_values, names.distance, names.vectors,
+                            names.binary_distance, greatest(candidates * 4, 40)) end;
+            execute format('with c as materialized (%s) %s', candidate_sql, result_sql)
+            into seen, docs, chunks, contents, distances using p_query;
+            exit when cardinality(chunks) = p_k;
+            -- Rows that do not match, or several chunks of one row, took the places: go
+            -- deeper, and without the index where that gives no more
+            -- (hnsw.max_scan_tuples) or would have to give very many.
+            exact := seen < candidates or candidates > 10000;
+            exit when exact;
+            candidates := candidates * 4;
+        end loop;
+        perform pgembed._setting(e.index_kind || '.iterative_scan', coalesce(old_scan, 'off'));
+        if p_ef_search is not null then
+            perform pgembed._setting(ef_name, coalesce(old_ef, case e.index_kind when 'ivfflat' then '1' else '40' end));
+        end if;
+    end if;
+
+    if exact then
+        -- Adding zero keeps the planner from the approximate index. The subquery is
+        -- no barrier: the planner joins rows and chunks as it sees fit.
+        candidate_sql := format('select %s, %s, (%s) + 0 as distance from %s as c where c.%s is not null',
+                                names.chunk_columns, names.chunk_values, names.distance, names.vectors, names.vector);
+        execute format('with c as not materialized (%s) %s', candidate_sql,
+                       replace(result_sql, 'select (select count(*) from c),', 'select 0,'))
+        into seen, docs, chunks, contents, distances using p_query;
+    end if;
+
+    return query
+    select docs[i],
+           case e.distance when 'cosine' then 1 - distances[i] when 'inner_product' then -distances[i]
+                           else 1 / (1 + distances[i]) end,
+           distances[i], chunks[i], contents[i]
+    from generate_series(1, cardinality(chunks)) as i;
 end
 $$;
-comment on function pgembed._search(anyelement, pgembed.embedding, vector, int, text, int, boolean, text) is
-    'The k nearest rows with their best chunk.';
+comment on function pgembed._search(anyelement, anyarray, pgembed.embedding, vector, int, text, int, boolean, text) is
+    'The k rows nearest to a vector that meet a condition over the source (alias s), nearest first, '
+    'each with its best chunk. docs only lends its type to a variable: pass array[source].';
 
 create or replace function pgembed.vector_search(
     source anyelement,
@@ -341,7 +355,7 @@ begin
     end if;
     q := pgembed._query_vector(e, query, query_embedding, query_model);
     return query
-    select * from pgembed._search(source, e, q, k, pgembed._search_condition(e, filter, where_sql),
+    select * from pgembed._search(source, array[source], e, q, k, pgembed._search_condition(e, filter, where_sql),
                                   ef_search, coalesce(exact, false), null);
 end
 $$;
@@ -386,7 +400,7 @@ begin
             hint = 'The row does not exist, has no text, or has not been encoded yet.';
     end if;
     return query
-    select * from pgembed._search(source, e, q, k, pgembed._search_condition(e, filter, where_sql), null, false, key_text);
+    select * from pgembed._search(source, array[source], e, q, k, pgembed._search_condition(e, filter, where_sql), null, false, key_text);
 end
 $$;
 comment on function pgembed.similar(anyelement, anycompatible, int, jsonb, text, text) is

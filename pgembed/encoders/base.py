@@ -1,0 +1,160 @@
+"""What the encoder service and the client ask of an encoder, and shared checks.
+
+How the service keeps queries quick while it encodes many documents:
+
+    for batch in encoder.plan(texts):            # each is one short forward pass
+        vectors = encoder.encode_documents([texts[i] for i in batch])
+        ...                                      # answer waiting queries here
+
+`plan` orders and groups; each batch is encoded by itself, so a batch that fails
+does not take the others with it. `encode_documents(texts)` on many texts does the
+same walk in one call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from pgembed.errors import TextError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+class Encoder(Protocol):
+    """Text to vectors. One instance is used by one thread at a time.
+
+    Errors of `encode_documents`, `encode_queries`:
+        TextError: The text cannot be encoded. With several texts in the call it
+            is one of them: halve the batch to find it.
+        EncoderUnavailable: The encoder itself is out of order for now (rate limit,
+            outage, no memory on the device): nothing is wrong with the texts, try
+            them again after `retry_after` seconds.
+    """
+
+    @property
+    def name(self) -> str:
+        """The model's name as declared in `pgembed.model`."""
+
+    @property
+    def dimensions(self) -> int:
+        """Length of every vector."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Longest input in tokens, special tokens included; None: no limit known.
+
+        What is longer is truncated by the model, not refused.
+        """
+
+    @property
+    def normalized(self) -> bool:
+        """Whether every vector has unit length."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hexadecimal over the weights (or what stands for them)."""
+
+    @property
+    def query_prompt(self) -> str:
+        """What is put before every query."""
+
+    @property
+    def document_prompt(self) -> str:
+        """What is put before every document."""
+
+    def plan(self, texts: Sequence[str]) -> list[list[int]]:
+        """Group texts into batches of one forward pass each.
+
+        Returns:
+            Indices into `texts`, each exactly once, similar lengths together.
+
+        Raises:
+            TextError: A text is not valid Unicode.
+        """
+
+    def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode texts to store: shape (len(texts), dimensions), in their order."""
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode texts to search with: shape (len(texts), dimensions)."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Count tokens with special tokens and document prompt, untruncated."""
+
+    def tokenizer_json(self) -> str | None:
+        """Give the Hugging Face fast tokenizer as JSON, None where there is none.
+
+        Without truncation and padding, so that it counts what is really there.
+        """
+
+
+class EncoderSettings(Protocol):
+    """What encoders read from the service's settings."""
+
+    @property
+    def device(self) -> str | None:
+        """`cuda`, `cuda:1`, `mps`, `cpu`; None chooses the best there is."""
+
+    @property
+    def half_precision(self) -> bool:
+        """Whether a CUDA device computes in 16 bits."""
+
+    @property
+    def batch_tokens(self) -> int | None:
+        """Most padded tokens in a batch; None: the device's default."""
+
+    @property
+    def hosted_models(self) -> bool:
+        """Whether texts may be sent to hosted models (provider `litellm`)."""
+
+    @property
+    def request_timeout_seconds(self) -> float:
+        """Longest wait for a hosted model's answer."""
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse what cannot be written as UTF-8.
+
+    Raises:
+        TextError: A text holds a lone surrogate; names its index.
+    """
+    for index, text in enumerate(texts):
+        # isascii() is a flag lookup; encoding is what finds surrogates.
+        if text.isascii():
+            continue
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            raise TextError(
+                f"text {index} is not valid Unicode: a lone surrogate "
+                f"U+{ord(text[exc.start]):04X} at character {exc.start}",
+                hint="Decode the source as UTF-8 with errors='replace'.",
+            ) from exc
+
+
+def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale every row to length 1; a row of zeros stays as it is."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    norms[norms == 0] = 1
+    return np.asarray(vectors / norms, dtype=np.float32)
+
+
+def truncate_vectors(
+    vectors: NDArray[np.float32], dimensions: int, *, normalized: bool
+) -> NDArray[np.float32]:
+    """Keep the first `dimensions` of each vector (Matryoshka models).
+
+    Args:
+        vectors: Shape (n, at least `dimensions`).
+        dimensions: How many to keep.
+        normalized: Scale what is left to unit length again.
+    """
+    if vectors.shape[1] == dimensions:
+        return vectors
+    kept = np.ascontiguousarray(vectors[:, :dimensions])
+    return unit_length(kept) if normalized else kept

@@ -1,0 +1,75 @@
+"""From a model's name and provider to a loaded encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pgembed.encoders.hashing import DEFAULT_DIMENSIONS, HashingEncoder
+from pgembed.errors import ModelNotFound
+
+if TYPE_CHECKING:
+    from pgembed.encoders.base import Encoder, EncoderSettings
+
+PROVIDERS: Final = ("sentence-transformers", "hashing", "litellm")
+
+
+def load_encoder(
+    name: str,
+    provider: str = "sentence-transformers",
+    *,
+    dimensions: int | None = None,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
+    settings: EncoderSettings | None = None,
+) -> Encoder:
+    """Load a model; imports its provider's libraries only now.
+
+    Args:
+        name: The model's name as declared.
+        provider: One of `PROVIDERS`.
+        dimensions: Length of the vectors; None: as many as the model has.
+        query_prompt: Put before queries; None: the model's own, '': none.
+        document_prompt: Put before documents; None: the model's own, '': none.
+        settings: Device, precision, hosted models allowed; None: the defaults.
+
+    Raises:
+        ModelNotFound: No such provider or model, or it cannot be loaded here.
+        MissingExtra: The provider's libraries are not installed.
+        DimensionMismatch: The model cannot give vectors of that length.
+        EncoderUnavailable: A hosted model does not answer now.
+
+    Example:
+        >>> load_encoder("test", "hashing", dimensions=8).encode_queries(["hi"]).shape
+        (1, 8)
+    """
+    if provider == "hashing":
+        return HashingEncoder(
+            name,
+            DEFAULT_DIMENSIONS if dimensions is None else dimensions,
+            query_prompt=query_prompt or "",
+            document_prompt=document_prompt or "",
+        )
+    if provider == "sentence-transformers":
+        from pgembed.encoders.sentence_transformers import SentenceTransformersEncoder
+
+        return SentenceTransformersEncoder(
+            name,
+            dimensions=dimensions,
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
+            settings=settings,
+        )
+    if provider == "litellm":
+        from pgembed.encoders.litellm import LitellmEncoder
+
+        return LitellmEncoder(
+            name,
+            dimensions=dimensions,
+            query_prompt=query_prompt or "",
+            document_prompt=document_prompt or "",
+            settings=settings,
+        )
+    raise ModelNotFound(
+        f"model {name!r} has the unknown provider {provider!r}",
+        hint=f"Register it with one of: {', '.join(PROVIDERS)}.",
+    )

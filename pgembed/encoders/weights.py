@@ -1,0 +1,82 @@
+"""Which files hold a model's weights, and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Final
+
+from pgembed.errors import ModelNotFound
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_BLOCK_BYTES: Final = 1 << 20
+_PATTERNS: Final = ("*.safetensors", "*.bin")  # the first that is there is loaded
+_NOT_WEIGHTS: Final = frozenset({"training_args.bin", "optimizer.bin", "scheduler.bin"})
+
+_known: dict[tuple[tuple[str, int, int], ...], str] = {}
+
+
+def is_model_folder(path: Path) -> bool:
+    """Tell whether a directory looks like a saved model."""
+    return any((path / name).is_file() for name in ("modules.json", "config.json"))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the files that a model's weights are loaded from, sorted by name.
+
+    The folder itself and the folders of its modules are looked into; exports for
+    other runtimes (`onnx/`, `openvino/`) are not what is loaded and do not count.
+    """
+    found: list[Path] = []
+    for part in sorted({folder, *_module_folders(folder)}):
+        for pattern in _PATTERNS:
+            files = [f for f in part.glob(pattern) if f.name not in _NOT_WEIGHTS]
+            if files:
+                found += files
+                break
+    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
+
+
+def fingerprint(folder: Path) -> str:
+    """Compute the SHA-256 over a model's weight files, one after the other.
+
+    With one file, as most models have, this is that file's own checksum, which can
+    be compared with what the model's publisher states. Files whose size and time of
+    change are the same as before are not read again in this process.
+
+    Raises:
+        ModelNotFound: The folder holds no weights.
+    """
+    files = weight_files(folder)
+    if not files:
+        raise ModelNotFound(
+            f"{folder} holds no model weights (*.safetensors or *.bin)",
+            hint="Copy the whole model there, weights included; files that are only "
+            "pointers into Git LFS are no weights.",
+        )
+    stats = [(file, file.stat()) for file in files]
+    key = tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
+    if key not in _known:
+        digest = hashlib.sha256()
+        for file in files:
+            with file.open("rb") as stream:
+                while block := stream.read(_BLOCK_BYTES):
+                    digest.update(block)
+        _known[key] = digest.hexdigest()
+    return _known[key]
+
+
+def _module_folders(folder: Path) -> list[Path]:
+    """Give the subfolders that `modules.json` loads modules from."""
+    listing = folder / "modules.json"
+    if not listing.is_file():
+        return []
+    try:
+        paths = [str(module["path"]) for module in json.loads(listing.read_bytes())]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ModelNotFound(
+            f"{listing} is damaged: {exc}", hint="Copy the model there again."
+        ) from exc
+    return [folder / path for path in paths if path]

@@ -11,20 +11,22 @@ Names, arguments, results and errors are the same. Encoding in this process
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, overload
 
 import psycopg
-from psycopg.rows import DictRow
 
 from pgembed._client import manage
 from pgembed._client import search as searching
 from pgembed._client.arun import arun
-from pgembed._client.names import Table
-from pgembed._client.results import EmbeddingStatus, Hit, RowT
-from pgembed._client.values import Filter, Vector
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from psycopg.rows import DictRow
+
+    from pgembed._client.names import Table
+    from pgembed._client.results import EmbeddingStatus, Hit, RowT
+    from pgembed._client.values import Filter, Vector
     from pgembed.encoders.base import Encoder
 
 __all__ = [

@@ -24,11 +24,9 @@ statement to the next commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, overload
 
 import psycopg
-from psycopg.rows import DictRow
 
 from pgembed._client import manage
 from pgembed._client import search as searching
@@ -38,6 +36,10 @@ from pgembed._client.run import run
 from pgembed._client.values import Filter, Vector
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from psycopg.rows import DictRow
+
     from pgembed.encoders.base import Encoder
 
 __all__ = [

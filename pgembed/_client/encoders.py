@@ -39,6 +39,7 @@ def load(model: ModelRow) -> Encoder:
         if encoder is None:
             # Here, not above: a client that never encodes need not load NumPy.
             from pgembed.encoders.registry import load_encoder
+            from pgembed.settings import Settings
 
             encoder = _loaded[model] = load_encoder(
                 model.name,
@@ -46,6 +47,7 @@ def load(model: ModelRow) -> Encoder:
                 dimensions=model.dimensions,
                 query_prompt=model.query_prompt,
                 document_prompt=model.document_prompt,
+                settings=Settings.from_env(),
             )
         return encoder
 

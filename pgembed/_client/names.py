@@ -33,12 +33,17 @@ def table_parts(table: Table) -> tuple[str, ...]:
     Raises:
         InvalidSource: The name is not one, has a NUL byte or too many parts.
     """
-    parts = _parse(table) if isinstance(table, str) else tuple(table)
-    if not 1 <= len(parts) <= 2 or not all(
-        isinstance(part, str) and part and "\0" not in part for part in parts
+    parts: tuple[object, ...] = (
+        _parse(table) if isinstance(table, str) else tuple(table)
+    )
+    names = tuple(part for part in parts if isinstance(part, str))
+    if (
+        not 1 <= len(parts) <= 2
+        or len(names) < len(parts)
+        or not all(name and "\0" not in name for name in names)
     ):
         raise InvalidSource(f"{table!r} is not a table name", hint=_HINT)
-    return parts
+    return names
 
 
 def table_identifier(table: Table) -> sql.Identifier:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypedDict
 
@@ -26,6 +25,8 @@ from pgembed._client.values import (
 from pgembed.errors import InvalidParameter, InvalidQuery
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from pgembed.encoders.base import Encoder
 
 _MODEL = sql.SQL(

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-import psycopg
-from psycopg import sql
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from pgembed.errors import (
@@ -22,6 +20,10 @@ from pgembed.errors import (
     UnsupportedEnvironment,
     from_psycopg,
 )
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg import sql
 
 T = TypeVar("T")
 
@@ -45,8 +47,9 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Run statements on a short-lived second connection, each in a transaction of
-    its own, because this connection is inside one; the result is the last's `Rows`.
+    """Run statements on a short-lived second connection; the result is the last's.
+
+    Each in a transaction of its own, because this connection is inside one.
     """
 
     statements: tuple[Statement, ...]

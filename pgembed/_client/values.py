@@ -92,7 +92,12 @@ def check_seconds(value: float, what: str) -> float:
     Raises:
         InvalidParameter: It is not a number above zero.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    number: object = value  # the annotation is a wish, callers may not be typed
+    if (
+        isinstance(number, bool)
+        or not isinstance(number, (int, float))
+        or not value > 0
+    ):
         raise InvalidParameter(
             f"{what} must be a number of seconds above 0, not {value!r}"
         )

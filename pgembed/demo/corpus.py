@@ -10,11 +10,13 @@ import ast
 import gc
 import os
 import sysconfig
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["TEXT_LIMIT", "Kind", "Row", "corpus"]
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pgembed.demo.corpus import TEXT_LIMIT, Row, corpus
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SOURCE = '''
 """Tools for tea."""

@@ -1,0 +1,143 @@
+"""`pgembed status`."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import psycopg
+import typer
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pgembed.cli.common import Dsn, console
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pgembed.client import EmbeddingStatus
+
+_REFRESH_S = 1.0
+_BYTES_A_STEP = 1024
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(rich_help_panel="Running")(status)
+
+
+def status(
+    *,
+    dsn: Dsn = "",
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Refresh each second until Ctrl-C.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show how each embedding stands: rows, embedded, pending, failed, pace, index."""
+    from pgembed import client
+
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        if as_json:
+            statuses = [_plain(one) for one in client.status(conn)]
+            typer.echo(json.dumps(statuses, indent=2))
+        elif watch:
+            _watch(conn)
+        else:
+            console.print(_table(client.status(conn), _service_count(conn)))
+
+
+def _watch(conn: psycopg.Connection[Any]) -> None:
+    from pgembed import client
+
+    try:
+        with Live(console=console, auto_refresh=False) as live:
+            while True:
+                live.update(
+                    _table(client.status(conn), _service_count(conn)), refresh=True
+                )
+                time.sleep(_REFRESH_S)
+    except KeyboardInterrupt:
+        return
+
+
+def _service_count(conn: psycopg.Connection[Any]) -> int:
+    row = conn.execute("select count(*) from pgembed.workers where alive").fetchone()
+    return int(row[0]) if row else 0
+
+
+def _table(statuses: Sequence[EmbeddingStatus], services: int) -> Table:
+    caption = f"{services} encoder service{'' if services == 1 else 's'} running"
+    if not services:
+        caption += ": start one with `pgembed serve`"
+    table = Table(caption=Text(caption), caption_justify="left")
+    table.add_column("embedding", overflow="fold")
+    table.add_column("state")
+    for name in ("rows", "embedded", "pending", "failed", "oldest", "rows/s", "ETA"):
+        table.add_column(name, justify="right")
+    table.add_column("index")
+    table.add_column("size", justify="right")
+    for one in statuses:
+        table.add_row(
+            Text(f"{one.name}\n{one.source}"),
+            _state(one),
+            _number(one.rows),
+            _number(one.embedded),
+            _number(one.pending),
+            Text(_number(one.failed), style="red" if one.failed else ""),
+            _duration(one.oldest_pending),
+            "" if one.rows_per_second is None else f"{one.rows_per_second:.0f}",
+            _duration(one.eta) if one.pending else "",
+            _index(one),
+            _size((one.index_bytes or 0) + (one.side_table_bytes or 0)),
+        )
+        reason = one.state_reason or one.index_error
+        if reason:
+            table.add_section()
+            table.add_row(Text(reason, style="red"))
+    return table
+
+
+def _state(one: EmbeddingStatus) -> Text:
+    style = {"active": "green", "paused": "yellow", "broken": "bold red"}[one.state]
+    return Text(one.state, style=style)
+
+
+def _index(one: EmbeddingStatus) -> Text:
+    text: str = one.index_state
+    if one.index_percent is not None:
+        text += f" {one.index_percent:.0f} %"
+    return Text(text, style="red" if one.index_state == "invalid" else "")
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _duration(value: timedelta | None) -> str:
+    if value is None:
+        return ""
+    if value < timedelta(seconds=1):
+        return f"{1000 * value.total_seconds():.0f} ms"
+    return str(timedelta(seconds=round(value.total_seconds())))
+
+
+def _size(value: float) -> str:
+    for unit in ("B", "kiB", "MiB", "GiB"):
+        if value < _BYTES_A_STEP:
+            return f"{value:.0f} {unit}"
+        value /= _BYTES_A_STEP
+    return f"{value:.1f} TiB"
+
+
+def _plain(one: EmbeddingStatus) -> dict[str, object]:
+    """Durations as seconds: what JSON can hold."""
+    values = asdict(one)
+    for name in ("oldest_pending", "eta"):
+        value = values.pop(name)
+        values[f"{name}_seconds"] = None if value is None else value.total_seconds()
+    return values

@@ -1,0 +1,200 @@
+"""Connections of the service: opened, prepared, and opened again when lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeAlias
+
+import psycopg
+import structlog
+from pgvector.psycopg import register_vector_async
+from psycopg import AsyncConnection, sql
+
+from pgembed.errors import UnsupportedEnvironment, from_psycopg
+from pgembed.service.faults import ConnectionLost, StatementFailed
+from pgembed.sqlfiles import queries
+
+Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
+
+log = structlog.get_logger("pgembed.service")
+
+# A user's ALTER TABLE may hold a lock for long; other tables go on meanwhile.
+LOCK_TIMEOUT_SECONDS = 10.0
+FIRST_RETRY_SECONDS = 0.1
+LAST_RETRY_SECONDS = 10.0
+
+# A peer that vanished without a word (power, firewall) is noticed within about
+# half a minute instead of the kernel's two hours.
+KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+    "connect_timeout": 10,
+}
+
+# As bytes: psycopg takes those for statements that are not literals in the code.
+QUERIES = {name: text.encode() for name, text in queries().items()}
+
+
+@contextmanager
+def wrapped_errors(connection: Connection) -> Iterator[None]:
+    """Turn driver errors into the service's own.
+
+    Raises:
+        ConnectionLost: The connection is closed or broken.
+        PgembedError: An error of pgembed's SQL (class PE), by its own class.
+        StatementFailed: Any other refusal.
+    """
+    try:
+        yield
+    except psycopg.Error as exc:
+        # 57P01-57P03: the server is shutting down and ends this connection.
+        if connection.closed or connection.broken or exc.sqlstate is None:
+            raise ConnectionLost(f"connection to PostgreSQL lost: {exc}") from exc
+        mapped = from_psycopg(exc)
+        if isinstance(mapped, psycopg.Error):
+            raise StatementFailed(mapped) from exc
+        raise mapped from exc
+
+
+async def connect(
+    dsn: str, *, lock_timeout_seconds: float, pooled: bool = False
+) -> Connection:
+    """Open one autocommit connection and prepare its session.
+
+    Args:
+        dsn: Connection string.
+        lock_timeout_seconds: 0 waits for ever.
+        pooled: Behind a transaction pooler: no prepared statements.
+
+    Raises:
+        ConnectionLost: PostgreSQL cannot be reached.
+        UnsupportedEnvironment: The pgvector extension is missing.
+    """
+    try:
+        connection = await AsyncConnection.connect(
+            dsn,
+            autocommit=True,
+            prepare_threshold=None if pooled else 5,
+            **KEEPALIVE,
+        )
+    except psycopg.OperationalError as exc:
+        raise ConnectionLost(f"cannot connect to PostgreSQL: {exc}") from exc
+    try:
+        with wrapped_errors(connection):
+            cursor = await connection.execute(QUERIES["vector_schema"])
+            found = await cursor.fetchone()
+            if found is None:
+                raise UnsupportedEnvironment(
+                    "the extension pgvector is not installed in database "
+                    f"{connection.info.dbname!r}",
+                    hint="Run: pgembed install --dsn ...",
+                )
+            await connection.execute(
+                QUERIES["prepare_session"],
+                {
+                    "search_path": sql.Identifier(found[0]).as_string(),
+                    "lock_timeout": f"{int(lock_timeout_seconds * 1000)}ms",
+                },
+            )
+            await register_vector_async(connection)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+class Link:
+    """One connection, used by one task at a time, opened again when it is lost."""
+
+    def __init__(
+        self,
+        dsn: str,
+        purpose: str,
+        *,
+        lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+    ) -> None:
+        self.purpose = purpose
+        self.pooled = False
+        self.reconnects = 0
+        self._dsn = dsn
+        self._lock_timeout = lock_timeout_seconds
+        self._lock = asyncio.Lock()
+        self._connection: Connection | None = None
+        self._retry_seconds = FIRST_RETRY_SECONDS
+        self._not_before = 0.0
+        self._opened_once = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection was alive when it was last used."""
+        return self._connection is not None and not self._connection.closed
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[Connection]:
+        """Lend the connection, opening it first where needed.
+
+        Raises:
+            ConnectionLost: It cannot be opened, or broke while it was lent. The
+                next call tries again, after a pause that doubles.
+        """
+        async with self._lock:
+            connection = await self._opened()
+            try:
+                with wrapped_errors(connection):
+                    yield connection
+            except ConnectionLost:
+                await self._drop()
+                raise
+            except asyncio.CancelledError:
+                # psycopg has cancelled the statement; what state the pipeline is
+                # in is not worth finding out.
+                if connection.info.transaction_status != 0:
+                    await self._drop()
+                raise
+
+    async def close(self) -> None:
+        """Close for good, or until the next use."""
+        await self._drop()
+
+    async def _opened(self) -> Connection:
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        pause = self._not_before - time.monotonic()
+        if pause > 0:
+            await asyncio.sleep(pause)
+        try:
+            self._connection = await connect(
+                self._dsn,
+                lock_timeout_seconds=self._lock_timeout,
+                pooled=self.pooled,
+            )
+        except Exception as exc:
+            # Jitter: many services must not come back at the same moment.
+            pause = self._retry_seconds * random.uniform(0.5, 1.5)
+            self._not_before = time.monotonic() + pause
+            self._retry_seconds = min(self._retry_seconds * 2, LAST_RETRY_SECONDS)
+            log.warning(
+                "connection.failed",
+                purpose=self.purpose,
+                retry_seconds=round(pause, 2),
+                error=str(exc).splitlines()[0],
+            )
+            raise
+        if self._opened_once:
+            self.reconnects += 1
+            log.info("connection.restored", purpose=self.purpose)
+        self._opened_once = True
+        self._retry_seconds = FIRST_RETRY_SECONDS
+        self._not_before = 0.0
+        return self._connection
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()

@@ -1,0 +1,99 @@
+"""Builds vector indexes once the first fill of an embedding is done."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from pgembed.errors import PgembedError
+from pgembed.service.connection import Link
+from pgembed.service.faults import Blame, ConnectionLost, StatementFailed
+from pgembed.service.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = structlog.get_logger("pgembed.service")
+
+LOOK_SECONDS = 5.0
+LOCK_ATTEMPTS = 3
+
+
+class Indexer:
+    """Runs CREATE INDEX CONCURRENTLY, one at a time, over a connection of its own.
+
+    The connection is opened for the look and stays while an index is built: the
+    advisory lock that keeps other services from building the same one belongs to
+    its session.
+    """
+
+    def __init__(self, dsn: str, worth_a_look: Callable[[], bool]) -> None:
+        """Prepare.
+
+        Args:
+            dsn: Connection string.
+            worth_a_look: Whether any embedding's backfill is done.
+        """
+        # No lock timeout: CONCURRENTLY waits for long transactions by design.
+        self._store = Store(Link(dsn, "index", lock_timeout_seconds=0))
+        self._worth_a_look = worth_a_look
+
+    async def run(self) -> None:
+        """Build until cancelled."""
+        while True:
+            if self._worth_a_look():
+                try:
+                    await self.build_all()
+                except (ConnectionLost, StatementFailed) as exc:
+                    log.warning("index.interrupted", error=str(exc))
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def build_all(self) -> int:
+        """Build every index that is due; returns how many were built.
+
+        Raises:
+            ConnectionLost: No connection.
+        """
+        built = 0
+        try:
+            while (due := await self._store.next_index()) is not None:
+                built += await self._build(*due)
+        finally:
+            await self._store.link.close()
+        return built
+
+    async def _build(self, embedding_id: int, statements: list[str]) -> bool:
+        started = time.monotonic()
+        log.info("index.building", embedding_id=embedding_id, ddl=statements[-1])
+        error: str | None = None
+        try:
+            for statement in statements:
+                await self._run(statement)
+        except ConnectionLost:
+            raise
+        except PgembedError as exc:
+            error = str(exc)
+            log.error("index.failed", embedding_id=embedding_id, error=error)
+        else:
+            log.info(
+                "index.built",
+                embedding_id=embedding_id,
+                seconds=round(time.monotonic() - started, 1),
+            )
+        await self._store.index_done(embedding_id, error)
+        return error is None
+
+    async def _run(self, statement: str) -> None:
+        """Run a statement; deadlocks with other DDL are tried again."""
+        for attempt in range(1, LOCK_ATTEMPTS + 1):
+            try:
+                await self._store.run_ddl(statement)
+            except StatementFailed as exc:
+                if exc.blame is not Blame.MOMENT or attempt == LOCK_ATTEMPTS:
+                    raise
+                await asyncio.sleep(attempt)
+            else:
+                return

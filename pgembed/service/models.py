@@ -1,0 +1,349 @@
+"""Models of this process: loaded when first needed, set aside when out of order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import structlog
+
+from pgembed.encoders.registry import load_encoder
+from pgembed.errors import EncoderUnavailable, MissingExtra, PgembedError
+from pgembed.service.encoding import EncodeThread, Priority
+from pgembed.service.faults import ConnectionLost, StatementFailed
+from pgembed.service.records import Embedding, Model
+from pgembed.service.store import Store
+
+if TYPE_CHECKING:
+    from pgembed.chunking import Chunker
+    from pgembed.encoders.base import Encoder
+    from pgembed.service.options import ServiceSettings
+
+log = structlog.get_logger("pgembed.service")
+
+RETRY_LOAD_SECONDS = 60.0
+FIRST_OUTAGE_SECONDS = 1.0
+LAST_OUTAGE_SECONDS = 60.0
+
+
+class ModelOutOfOrder(PgembedError):
+    """The model cannot be used now; its jobs stay in the queue."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What this process knows of one model."""
+
+    model: Model
+    state: Literal["loading", "ready", "failed", "outage"] = "loading"
+    encoder: Encoder | None = None
+    reason: str = ""
+    retry_at: float = 0.0  # time.monotonic()
+    outages: int = 0
+    told_at: float = 0.0  # time.monotonic()
+    loaded: asyncio.Event = field(default_factory=asyncio.Event)
+    chunkers: dict[tuple[str, int | None, int | None], Chunker] = field(
+        default_factory=dict
+    )
+
+
+class Models:
+    """Loads models in the encode thread and keeps their state.
+
+    A model that is not there, has other weights or is not allowed is tried again
+    each minute; one whose encoder reports an outage after a pause that doubles.
+    Neither stops the others.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        thread: EncodeThread,
+        settings: ServiceSettings,
+        *,
+        preloaded: Mapping[str, Encoder] | None = None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Keep no model yet.
+
+        Args:
+            store: For telling the database what was loaded.
+            thread: Where models are loaded and run.
+            settings: For encoders, and which models to serve.
+            preloaded: Encoders by model name, used instead of loading.
+            changed: Called when a model becomes usable, or unusable.
+        """
+        self._store = store
+        self._thread = thread
+        self._settings = settings
+        self._preloaded = dict(preloaded or {})
+        self._changed = changed
+        self._slots: dict[int, _Slot] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def usable(self, model: Model) -> bool:
+        """Whether a model can encode now; begins to load it when it is new."""
+        slot = self._slots.get(model.model_id)
+        if slot is None or _differs(slot.model, model):
+            self._begin(model)
+            return False
+        if slot.state in ("failed", "outage") and time.monotonic() >= slot.retry_at:
+            if slot.encoder is None:
+                self._begin(model)
+                return False
+            slot.state = "ready"
+        if slot.state != "ready" or slot.encoder is None:
+            return False
+        if model.fingerprint != slot.encoder.fingerprint:
+            self._tell_again(slot)
+            # Another service may have stored vectors of other weights meanwhile.
+            return model.fingerprint is None
+        return True
+
+    def encoder(self, model_id: int) -> Encoder:
+        """Give a usable model's encoder.
+
+        Raises:
+            ModelOutOfOrder: It is not usable.
+        """
+        slot = self._slots.get(model_id)
+        if slot is None or slot.encoder is None:
+            raise ModelOutOfOrder("the model is not loaded")
+        return slot.encoder
+
+    async def wait(self, model: Model) -> Encoder:
+        """Give a model's encoder, after loading it where needed.
+
+        Raises:
+            ModelOutOfOrder: It cannot be loaded, or is out of order.
+        """
+        if not self.usable(model):
+            await self._slots[model.model_id].loaded.wait()
+        slot = self._slots[model.model_id]
+        if slot.encoder is None or slot.state == "outage":
+            raise ModelOutOfOrder(slot.reason)
+        return slot.encoder
+
+    async def settled(self) -> None:
+        """Wait until no model is being loaded."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def loading(self) -> bool:
+        """Whether a model is being loaded."""
+        return bool(self._tasks)
+
+    def loaded_names(self) -> list[str]:
+        """Names of the models that are usable."""
+        return sorted(s.model.model for s in self._slots.values() if s.state == "ready")
+
+    def problems(self) -> dict[str, str]:
+        """Reasons, by name, of the models that are out of order."""
+        return {
+            s.model.model: s.reason
+            for s in self._slots.values()
+            if s.state in ("failed", "outage")
+        }
+
+    def next_retry_seconds(self, model_ids: Iterable[int]) -> float | None:
+        """Seconds until one of these models may be tried again; None: none waits."""
+        waits = [
+            slot.retry_at - time.monotonic()
+            for model_id in model_ids
+            if (slot := self._slots.get(model_id)) and slot.state in ("failed", "outage")
+        ]
+        return max(0.0, min(waits)) if waits else None
+
+    def outage(self, model_id: int, error: EncoderUnavailable) -> float:
+        """Set a model aside for a while: back-pressure, nobody's failure.
+
+        Returns:
+            Seconds until it will be tried again.
+        """
+        slot = self._slots[model_id]
+        if slot.state == "outage":  # another window of the same outage
+            return max(0.0, slot.retry_at - time.monotonic())
+        pause = FIRST_OUTAGE_SECONDS * 2**slot.outages
+        pause = min(pause, LAST_OUTAGE_SECONDS) * random.uniform(0.8, 1.2)
+        if error.retry_after is not None:
+            pause = max(error.retry_after, FIRST_OUTAGE_SECONDS / 10)
+        slot.outages += 1
+        slot.state = "outage"
+        slot.reason = str(error)
+        slot.retry_at = time.monotonic() + pause
+        log.warning(
+            "model.outage",
+            model=slot.model.model,
+            retry_seconds=round(pause, 2),
+            error=str(error),
+        )
+        self._changed()
+        return pause
+
+    def worked(self, model_id: int) -> None:
+        """Note that a model has encoded something: its outages are over."""
+        slot = self._slots.get(model_id)
+        if slot is not None and slot.state == "ready":
+            slot.outages = 0
+
+    def chunker(self, embedding: Embedding) -> Chunker:
+        """Give the chunker of an embedding.
+
+        Raises:
+            ModelOutOfOrder: Its model is not loaded.
+            InvalidParameter: The chunk size does not fit the model.
+        """
+        slot = self._slots.get(embedding.model_id)
+        if slot is None or slot.encoder is None:
+            raise ModelOutOfOrder("the model is not loaded")
+        key = (embedding.chunking, embedding.chunk_size, embedding.chunk_overlap)
+        if key not in slot.chunkers:
+            slot.chunkers[key] = _chunker_class().for_encoder(
+                slot.encoder,
+                "none" if embedding.chunking == "none" else "sentences",
+                embedding.chunk_size,
+                embedding.chunk_overlap,
+            )
+        return slot.chunkers[key]
+
+    async def close(self) -> None:
+        """Stop loading."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self, model: Model) -> None:
+        old = self._slots.get(model.model_id)
+        if old is not None and old.state == "loading":
+            return
+        slot = self._slots[model.model_id] = _Slot(model)
+        self._start(self._load(slot))
+
+    def _tell_again(self, slot: _Slot) -> None:
+        """Have the database compare the weights once more, at most each second.
+
+        After pgembed.accept_weights() it knows none; else it knows others.
+        """
+        if time.monotonic() < slot.told_at + 1 or slot.encoder is None:
+            return
+        slot.told_at = time.monotonic()
+        self._start(self._tell(slot, slot.encoder))
+
+    async def _tell(self, slot: _Slot, encoder: Encoder) -> None:
+        try:
+            await self._seen(slot.model.model_id, encoder)
+        except (ConnectionLost, StatementFailed) as exc:
+            log.warning("model.not_told", model=slot.model.model, error=str(exc))
+        except PgembedError as exc:
+            slot.encoder = None
+            self._failed(slot, str(exc), RETRY_LOAD_SECONDS)
+        self._changed()
+
+    async def _seen(self, model_id: int, encoder: Encoder) -> None:
+        await self._store.model_seen(
+            model_id,
+            dimensions=encoder.dimensions,
+            max_tokens=encoder.max_tokens,
+            normalized=encoder.normalized,
+            fingerprint=encoder.fingerprint,
+        )
+
+    def _failed(self, slot: _Slot, reason: str, retry: float) -> None:
+        slot.state = "failed"
+        slot.reason = reason
+        slot.retry_at = time.monotonic() + retry
+        log.error(
+            "model.unavailable",
+            model=slot.model.model,
+            error=reason,
+            retry_seconds=retry,
+        )
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _load(self, slot: _Slot) -> None:
+        model = slot.model
+        started = time.monotonic()
+        retry = RETRY_LOAD_SECONDS
+        try:
+            if not self._settings.serves(model.model):
+                raise ModelOutOfOrder(
+                    f"model {model.model!r} is not among those this service serves"
+                )
+            encoder = self._preloaded.get(model.model)
+            if encoder is None:
+                encoder = await self._thread.submit(
+                    Priority.FRESH, -1, partial(_load_encoder, model, self._settings)
+                )
+            await self._seen(model.model_id, encoder)
+        except (ConnectionLost, StatementFailed) as exc:
+            self._failed(slot, str(exc), 1.0)
+        except PgembedError as exc:
+            if isinstance(exc, EncoderUnavailable):
+                retry = exc.retry_after or FIRST_OUTAGE_SECONDS
+            self._failed(slot, str(exc), retry)
+        # A provider's library may raise anything; the other models go on.
+        except Exception as exc:
+            log.exception("model.crashed", model=model.model)
+            self._failed(slot, f"{type(exc).__name__}: {exc}", retry)
+        else:
+            slot.encoder = encoder
+            slot.state = "ready"
+            log.info(
+                "model.ready",
+                model=model.model,
+                seconds=round(time.monotonic() - started, 2),
+                device=getattr(encoder, "device", None),
+            )
+        slot.loaded.set()
+        self._changed()
+
+
+def _chunker_class() -> type[Chunker]:
+    """Import the splitter only where texts are cut: it is no part of the core."""
+    try:
+        from pgembed.chunking import Chunker
+    except ImportError as exc:
+        raise MissingExtra("encoder") from exc
+    return Chunker
+
+
+def _load_encoder(model: Model, settings: ServiceSettings) -> Encoder:
+    return load_encoder(
+        model.model,
+        model.provider,
+        dimensions=model.dimensions,
+        query_prompt=model.query_prompt,
+        document_prompt=model.document_prompt,
+        settings=settings,
+    )
+
+
+def _differs(loaded: Model, wanted: Model) -> bool:
+    """Whether a model must be loaded anew: the fingerprint alone does not count.
+
+    (It changes from NULL to ours when we tell it, and from another to NULL when
+    somebody accepts new weights; a slot that failed is tried again anyway.)
+    """
+    return (
+        loaded.model,
+        loaded.provider,
+        loaded.dimensions,
+        loaded.query_prompt,
+        loaded.document_prompt,
+    ) != (
+        wanted.model,
+        wanted.provider,
+        wanted.dimensions,
+        wanted.query_prompt,
+        wanted.document_prompt,
+    )

@@ -1,0 +1,40 @@
+"""Settings of the encoder service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgembed.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings(Settings):
+    """What `pgembed serve` may be told, besides what encoders are.
+
+    Attributes:
+        models: Names of the models to serve, separated by commas; None: all.
+        batch_size: Most rows claimed at once. Large enough to sort by length over
+            many texts; shrunk by itself where rows are slow.
+        lease_seconds: How long a claimed row stays with a service that died.
+        poll_seconds: Longest sleep: what a lost notification costs at most.
+        grace_seconds: How long a stop waits for work in hand before it is given
+            back.
+        health_host: Where the health server listens.
+        health_port: Its port; None: no health server. 0 chooses a free one.
+        max_read_megabytes: Most text read at once, in MiB; the rest waits.
+    """
+
+    models: str | None = None
+    batch_size: int = 512
+    lease_seconds: float = 60.0
+    poll_seconds: float = 5.0
+    grace_seconds: float = 3.0
+    health_host: str = "127.0.0.1"
+    health_port: int | None = None
+    max_read_megabytes: int = 32
+
+    def serves(self, model: str) -> bool:
+        """Whether this service works for a model."""
+        if self.models is None:
+            return True
+        return model in {name.strip() for name in self.models.split(",")}

@@ -1,0 +1,443 @@
+"""One window of jobs: read, cut, encode, write. Several windows overlap.
+
+No transaction is open while the model runs. While the encode thread works on one
+window, the next is read and the one before is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import structlog
+
+from pgembed.encoders.base import truncate_vectors
+from pgembed.errors import EncoderUnavailable, PgembedError
+from pgembed.service.encoding import EncodeThread, Priority
+from pgembed.service.faults import Blame, ConnectionLost, StatementFailed
+from pgembed.service.metrics import Metrics, Rates
+from pgembed.service.models import ModelOutOfOrder, Models
+from pgembed.service.records import Embedding, Job, Row, Vector
+from pgembed.service.store import Store
+from pgembed.service.window import (
+    Document,
+    Plan,
+    by_key,
+    is_control,
+    retry_delay,
+    write_batch,
+)
+
+if TYPE_CHECKING:
+    from pgembed.chunking import Chunker
+    from pgembed.encoders.base import Encoder
+    from pgembed.service.options import ServiceSettings
+
+log = structlog.get_logger("pgembed.service")
+
+MOMENT_DELAY_SECONDS = 2.0
+"""How long jobs rest after a lock or load problem that was nobody's fault."""
+
+WRITE_ATTEMPTS = 5
+"""How often a write is tried over new connections before its vectors are dropped."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the work of a service since it started.
+
+    Attributes:
+        written: Rows written.
+        stale: Results dropped because the row had changed meanwhile.
+        retried: Failed attempts that will be repeated.
+        dead: Jobs that became dead letters.
+    """
+
+    written: int = 0
+    stale: int = 0
+    retried: int = 0
+    dead: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Window:
+    """Claimed jobs of one embedding, on their way.
+
+    Attributes:
+        alone: Whether nothing else may be under way meanwhile.
+        held: Jobs whose leases are ours still: what a stop has to give back.
+    """
+
+    embedding: Embedding
+    priority: Priority
+    jobs: list[Job]
+    store: Store
+    alone: bool = False
+    held: dict[int, Job] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.held = {job.seq: job for job in self.jobs}
+
+    def let_go(self, jobs: Sequence[Job]) -> None:
+        """Note that jobs are finished, failed or given back."""
+        for job in jobs:
+            self.held.pop(job.seq, None)
+
+
+class Pipeline:
+    """Works windows off."""
+
+    def __init__(
+        self,
+        models: Models,
+        thread: EncodeThread,
+        settings: ServiceSettings,
+        metrics: Metrics,
+    ) -> None:
+        self.outcome = Outcome()
+        self.rates = Rates()
+        self._models = models
+        self._thread = thread
+        self._metrics = metrics
+        self._max_bytes = settings.max_read_megabytes << 20
+
+    async def work(self, window: Window) -> None:
+        """Work a window off; whatever happens, no lease is left behind.
+
+        A lost connection is the exception: then leases run out by themselves.
+        """
+        try:
+            await self._work(window)
+        except ConnectionLost as exc:
+            log.warning(
+                "window.lost",
+                embedding=window.embedding.name,
+                jobs=len(window.held),
+                error=str(exc),
+            )
+        except EncoderUnavailable as exc:
+            pause = self._models.outage(window.embedding.model_id, exc)
+            await self._give_back(window, pause)
+        except ModelOutOfOrder:
+            await self._give_back(window, MOMENT_DELAY_SECONDS)
+        except StatementFailed as exc:
+            await self._statement_failed(window, exc)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._give_back(window, 0.0))
+            raise
+        except Exception as exc:
+            # Not one text's fault, as far as we know: the attempt counts, so that
+            # this cannot go on for ever.
+            log.exception("window.failed", embedding=window.embedding.name)
+            await self._fail(window, list(window.held.values()), _describe(exc))
+
+    async def _work(self, window: Window) -> None:
+        for job in [job for job in window.jobs if is_control(job)]:
+            await window.store.control(job)
+            window.let_go([job])
+            log.info("control.done", embedding=window.embedding.name, op=job.op)
+        jobs = by_key(window.jobs)
+        if not jobs:
+            return
+        rows, existing = await self._read(window, list(jobs), jobs)
+        deferred = [job for row in rows if row.deferred for job in jobs[row.key]]
+        if deferred:
+            await window.store.release(deferred)
+            window.let_go(deferred)
+        finished = [
+            job
+            for row in rows
+            if row.current and not row.deferred
+            for job in jobs[row.key]
+        ]
+        documents = [
+            Document(row, jobs[row.key])
+            for row in rows
+            if not (row.current or row.deferred)
+        ]
+        plan = Plan(documents)
+        plan.reuse(existing)
+        await self._chunk(window, plan)
+        await self._encode(window, plan)
+        for document, error in plan.failed():
+            await self._fail(window, document.jobs, error)
+        await self._write(window, plan, plan.done(), finished)
+
+    async def _read(
+        self, window: Window, keys: list[str], jobs: dict[str, list[Job]]
+    ) -> tuple[list[Row], list[tuple[str, str, Vector]]]:
+        """Read rows; where one row's expression fails, the others are still read."""
+        embedding_id = window.embedding.embedding_id
+        try:
+            return await window.store.read(embedding_id, keys, self._max_bytes)
+        except StatementFailed as exc:
+            if exc.blame is Blame.MOMENT:
+                raise
+            if exc.blame is Blame.DECLARATION and await self._is_broken(window):
+                raise
+            if len(keys) == 1:
+                await self._fail(window, jobs[keys[0]], str(exc))
+                return [], []
+        half = len(keys) // 2
+        rows, existing = await self._read(window, keys[:half], jobs)
+        more_rows, more_existing = await self._read(window, keys[half:], jobs)
+        return rows + more_rows, existing + more_existing
+
+    async def _is_broken(self, window: Window) -> bool:
+        """Whether the statement fails without any row, so no row is to blame."""
+        try:
+            await window.store.read(window.embedding.embedding_id, [], 1)
+        except StatementFailed as exc:
+            return exc.blame is Blame.DECLARATION
+        return False
+
+    async def _chunk(self, window: Window, plan: Plan) -> None:
+        texts = [document for document in plan.documents if document.row.content]
+        if not texts:
+            return
+        chunker = await self._thread.submit(
+            window.priority,
+            window.embedding.embedding_id,
+            partial(self._models.chunker, window.embedding),
+        )
+        # Cutting leaves the interpreter to others, but a long text takes a while.
+        if sum(len(d.row.content or "") for d in texts) < 10_000:
+            _cut(chunker, texts, plan)
+        else:
+            await asyncio.to_thread(_cut, chunker, texts, plan)
+
+    async def _encode(self, window: Window, plan: Plan) -> None:
+        texts = plan.to_encode()
+        if not texts:
+            return
+        encoder = self._models.encoder(window.embedding.model_id)
+        lane = window.embedding.embedding_id
+        batches: list[list[int]]
+        if len(texts) == 1:
+            batches = [[0]]
+        else:
+            try:
+                batches = await self._thread.submit(
+                    window.priority, lane, partial(encoder.plan, texts)
+                )
+            except EncoderUnavailable:
+                raise
+            except PgembedError:
+                batches = [[index] for index in range(len(texts))]
+        # All at once: the thread takes them in turn with other windows' batches.
+        async with _all_or_none() as group:
+            for batch in batches:
+                group.create_task(
+                    self._encode_batch(window, plan, encoder, [texts[i] for i in batch])
+                )
+        self._models.worked(window.embedding.model_id)
+
+    async def _encode_batch(
+        self, window: Window, plan: Plan, encoder: Encoder, texts: list[str]
+    ) -> None:
+        """Encode one small batch; halve it until a bad text is alone."""
+        try:
+            vectors = await self._thread.submit(
+                window.priority,
+                window.embedding.embedding_id,
+                partial(self._run, encoder, texts),
+            )
+        except EncoderUnavailable:
+            raise
+        except Exception as exc:  # a model may raise anything over a text
+            if len(texts) == 1:
+                plan.errors[texts[0]] = _describe(exc)
+                return
+            half = len(texts) // 2
+            await self._encode_batch(window, plan, encoder, texts[:half])
+            await self._encode_batch(window, plan, encoder, texts[half:])
+            return
+        kept = truncate_vectors(
+            vectors,
+            window.embedding.dimensions,
+            normalized=encoder.normalized,
+        )
+        finite = np.isfinite(kept).all(axis=1)
+        for text, vector, good in zip(texts, kept, finite, strict=True):
+            if good:
+                plan.vectors[text] = vector
+            else:
+                plan.errors[text] = "the model gave a vector that is not finite"
+
+    def _run(self, encoder: Encoder, texts: list[str]) -> Vector:
+        """Run the model (in the encode thread)."""
+        started = time.perf_counter()
+        vectors = encoder.encode_documents(texts)
+        seconds = time.perf_counter() - started
+        self._metrics.encode_seconds.labels("documents").observe(seconds)
+        self._metrics.batch_texts.labels("documents").observe(len(texts))
+        if vectors.shape != (len(texts), encoder.dimensions):
+            raise EncoderUnavailable(
+                f"model {encoder.name!r} gave vectors of shape {vectors.shape} "
+                f"for {len(texts)} texts of {encoder.dimensions} dimensions"
+            )
+        return vectors
+
+    async def _write(
+        self,
+        window: Window,
+        plan: Plan,
+        documents: list[Document],
+        finished: list[Job],
+    ) -> None:
+        """Write rows; where the table refuses one, the others are still written."""
+        if not documents and not finished:
+            return
+        batch = write_batch(documents, plan.vectors, finished)
+        embedding = window.embedding
+        for attempt in range(1, WRITE_ATTEMPTS + 1):
+            try:
+                written, stale = await window.store.write(
+                    embedding.embedding_id, embedding.revision, batch
+                )
+            except ConnectionLost:
+                # The vectors are dear and a late write is harmless: try again.
+                if attempt == WRITE_ATTEMPTS:
+                    raise
+            except StatementFailed as exc:
+                if exc.blame is not Blame.ROW:
+                    raise
+                await self._write_halves(window, plan, documents, finished, exc)
+                return
+            else:
+                break
+        window.let_go(batch.jobs)
+        self.outcome.written += written
+        self.outcome.stale += stale
+        self.rates.add(embedding.embedding_id, written)
+        self._metrics.rows.labels(embedding.name).inc(written)
+        self._metrics.stale.labels(embedding.name).inc(stale)
+        log.debug(
+            "window.written",
+            embedding=embedding.name,
+            rows=written,
+            stale=stale,
+            current=len(finished),
+            chunks=len(batch.chunks),
+        )
+
+    async def _write_halves(
+        self,
+        window: Window,
+        plan: Plan,
+        documents: list[Document],
+        finished: list[Job],
+        error: StatementFailed,
+    ) -> None:
+        if len(documents) <= 1:
+            if documents:
+                await self._fail(window, documents[0].jobs, str(error))
+                await self._write(window, plan, [], finished)
+                return
+            raise error
+        half = len(documents) // 2
+        await self._write(window, plan, documents[:half], finished)
+        await self._write(window, plan, documents[half:], [])
+
+    async def _fail(self, window: Window, jobs: Sequence[Job], error: str) -> None:
+        """Record failures, each in a transaction of its own."""
+        for job in jobs:
+            delay = retry_delay(job.attempts)
+            outcome = await window.store.fail(job, error, delay)
+            window.let_go([job])
+            if outcome == "dead":
+                self.outcome.dead += 1
+            else:
+                self.outcome.retried += 1
+            self._metrics.failures.labels(window.embedding.name, outcome).inc()
+            log.warning(
+                "row.failed",
+                embedding=window.embedding.name,
+                key=job.key,
+                attempt=job.attempts,
+                outcome=outcome,
+                retry_seconds=None if outcome == "dead" else delay,
+                error=error,
+            )
+
+    async def exhausted(self, window: Window, jobs: Sequence[Job]) -> None:
+        """Bury jobs that were claimed too often without an outcome."""
+        await self._fail(
+            window,
+            jobs,
+            "claimed again and again without an outcome: each time the service died "
+            "over it, or its lease ran out",
+        )
+
+    async def _statement_failed(self, window: Window, exc: StatementFailed) -> None:
+        try:
+            if exc.blame is Blame.DECLARATION:
+                log.error(
+                    "embedding.broken",
+                    embedding=window.embedding.name,
+                    error=str(exc),
+                )
+                await window.store.broken(
+                    window.embedding.embedding_id,
+                    f"The encoder service cannot work with it: {exc}",
+                )
+                await self._give_back(window, 0.0)
+            elif exc.blame is Blame.MOMENT:
+                log.warning(
+                    "window.postponed",
+                    embedding=window.embedding.name,
+                    error=str(exc),
+                )
+                await self._give_back(window, MOMENT_DELAY_SECONDS)
+            else:
+                await self._fail(window, list(window.held.values()), str(exc))
+        except (ConnectionLost, StatementFailed) as again:
+            log.warning(
+                "window.lost",
+                embedding=window.embedding.name,
+                jobs=len(window.held),
+                error=str(again),
+            )
+
+    async def _give_back(self, window: Window, delay: float) -> None:
+        jobs = list(window.held.values())
+        if not jobs:
+            return
+        try:
+            await window.store.release(jobs, delay)
+        except (ConnectionLost, StatementFailed) as exc:
+            log.warning("release.failed", jobs=len(jobs), error=str(exc))
+        else:
+            window.let_go(jobs)
+
+
+class _all_or_none(asyncio.TaskGroup):  # noqa: N801 (used like a function)
+    """A task group whose first error comes out as itself, not in a group."""
+
+    async def __aexit__(self, *args: object) -> None:
+        try:
+            await super().__aexit__(*args)  # type: ignore[arg-type] # passed through
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+
+def _cut(chunker: Chunker, documents: list[Document], plan: Plan) -> None:
+    for document in documents:
+        try:
+            document.chunks = chunker.chunk(document.row.content or "")
+        except PgembedError as exc:
+            # The whole text stands for its chunks, as the one that has the error.
+            text = document.row.content or ""
+            document.chunks = [text]
+            plan.errors[text] = str(exc)
+
+
+def _describe(exc: BaseException) -> str:
+    if isinstance(exc, PgembedError):
+        return str(exc)
+    return f"{type(exc).__name__}: {exc}"

@@ -1,0 +1,139 @@
+"""Rows of the `_x_v1` functions, as the service passes them around."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model as registered in the database."""
+
+    model_id: int
+    model: str
+    provider: str
+    dimensions: int
+    query_prompt: str | None
+    document_prompt: str | None
+    fingerprint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """An active embedding, as of its `revision`."""
+
+    embedding_id: int
+    name: str
+    source: str
+    state: str
+    model_id: int
+    model: str
+    provider: str
+    model_dimensions: int
+    dimensions: int
+    normalized: bool
+    query_prompt: str | None
+    document_prompt: str | None
+    max_tokens: int | None
+    fingerprint: str | None
+    chunking: str
+    chunk_size: int | None
+    chunk_overlap: int | None
+    storage: str
+    max_attempts: int
+    backfill_state: str
+    revision: int
+
+    def its_model(self) -> Model:
+        """The model's part of this row."""
+        return Model(
+            self.model_id,
+            self.model,
+            self.provider,
+            self.model_dimensions,
+            self.query_prompt,
+            self.document_prompt,
+            self.fingerprint,
+        )
+
+
+class Job(NamedTuple):
+    """A claimed job. (seq, attempts) is its fence: a later claim has more attempts."""
+
+    embedding_id: int
+    seq: int
+    key: str | None
+    op: str
+    attempts: int
+    priority: int
+
+
+class Row(NamedTuple):
+    """What `_read_v1` says of one key."""
+
+    key: str
+    found: bool
+    deferred: bool
+    current: bool
+    content: str | None
+    hash: UUID | None
+
+
+class Query(NamedTuple):
+    """A query that waits for its vector."""
+
+    model_id: int
+    model: str
+    provider: str
+    query_hash: UUID
+    query: str
+
+
+class Depth(NamedTuple):
+    """Queue depth of an embedding."""
+
+    embedding_id: int
+    name: str
+    depth: int
+    oldest_seconds: float | None
+
+
+class Readiness(NamedTuple):
+    """Whether anything can be claimed now, else in how many seconds (None: never)."""
+
+    ready: bool
+    wait_seconds: float | None
+
+
+@dataclass(slots=True)
+class WriteBatch:
+    """Arguments of `_write_v1`: keys with their new chunks, and jobs to remove.
+
+    `chunk_rows` are 1-based positions in `keys`; a key without chunks loses the
+    ones it has. `hashes` are those of the texts that were encoded.
+    """
+
+    jobs: list[Job]
+    keys: list[str]
+    hashes: list[UUID | None]
+    chunk_rows: list[int]
+    chunks: list[int]
+    contents: list[str]
+    embeddings: list[Vector]
+
+
+def fences(jobs: Iterable[Job]) -> dict[str, list[int]]:
+    """Parameters that name jobs: `seqs` and `attempts`."""
+    listed = list(jobs)
+    return {
+        "seqs": [job.seq for job in listed],
+        "attempts": [job.attempts for job in listed],
+    }

@@ -1,0 +1,381 @@
+"""The only place that executes SQL: one method a statement of queries.sql."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import numpy as np
+from psycopg.rows import args_row, class_row, dict_row
+from psycopg.types.json import Jsonb
+
+from pgembed.service.connection import QUERIES, Connection, Link
+from pgembed.service.records import (
+    Depth,
+    Embedding,
+    Job,
+    Model,
+    Query,
+    Readiness,
+    Row,
+    Vector,
+    WriteBatch,
+    fences,
+)
+
+T = TypeVar("T")
+
+# Functions of the schema that this version calls; one missing means that the
+# schema is older than the service.
+NEEDED_FUNCTIONS = (
+    "_embeddings_v1 _models_v1 _ready_v1 _claim_v1 _claim_fresh_v1 _backfill_v1 "
+    "_read_v1 _chunks_v1 _write_v1 _release_v1 _extend_v1 _fail_v1 _control_v1 "
+    "_broken_v1 _model_seen_v1 _heartbeat_v1 _goodbye_v1 _reconcile_v1 "
+    "_queue_depth_v1 _query_claim_v1 _query_answer_v1 _index_next_v1 _index_done_v1"
+).split()
+
+
+class Store:
+    """Statements over one link. Each is a short transaction of its own.
+
+    Every method raises `ConnectionLost`, `StatementFailed`, or pgembed's own error
+    of an SQLSTATE of class PE.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+    async def missing_functions(self) -> list[str]:
+        """Names of functions that this version needs and the schema lacks."""
+        rows = await self._rows(
+            "installed_functions", tuple, {"names": list(NEEDED_FUNCTIONS)}
+        )
+        return sorted(set(NEEDED_FUNCTIONS) - {row[0] for row in rows})
+
+    async def embeddings(self) -> list[Embedding]:
+        """Active embeddings."""
+        async with self.link.use() as connection:
+            return await _embeddings(connection)
+
+    async def models(self, model_ids: Sequence[int]) -> list[Model]:
+        """Models by id."""
+        async with self.link.use() as connection:
+            cursor = connection.cursor(row_factory=class_row(Model))
+            await cursor.execute(QUERIES["models"], {"model_ids": list(model_ids)})
+            return await cursor.fetchall()
+
+    async def ready(self, skip: Sequence[int] = ()) -> Readiness:
+        """Whether anything can be claimed, embeddings in `skip` left out."""
+        rows = await self._rows("ready", Readiness, {"skip": list(skip)})
+        return rows[0]
+
+    async def fall_asleep(self, skip: Sequence[int]) -> tuple[bool, Readiness]:
+        """Take the sleep lock, and look again while holding it.
+
+        In that order and as two statements with a snapshot each: whoever wrote
+        without notifying had committed before the lock was granted.
+
+        Returns:
+            Whether the lock is held, and what the second look saw.
+        """
+        async with self.link.use() as connection:
+            if self.link.pooled:
+                return False, await _ready(connection, skip)
+            async with connection.pipeline():
+                lock = await connection.execute(QUERIES["try_sleep_lock"])
+                look = connection.cursor(row_factory=args_row(Readiness))
+                await look.execute(QUERIES["ready"], {"skip": list(skip)})
+                locked = await lock.fetchone()
+                seen = await look.fetchone()
+            assert locked is not None
+            assert seen is not None
+            return bool(locked[0]), seen
+
+    async def wake_up(self) -> None:
+        """Release the sleep lock: writers need not notify any more."""
+        await self._execute("release_sleep_lock", {})
+
+    async def other_service_sleeps(self) -> bool:
+        """Whether it is another service that holds the sleep lock."""
+        return bool(await self._value("sleep_lock_holder", {}))
+
+    async def claim_fresh(
+        self,
+        embedding_ids: Sequence[int],
+        batch: int,
+        lease: float,
+        *,
+        awake: bool,
+    ) -> tuple[list[Job], list[Embedding]]:
+        """Lease fresh changes, and list the active embeddings, in one round trip.
+
+        Args:
+            embedding_ids: Whose changes.
+            batch: Most jobs of each embedding.
+            lease: Seconds.
+            awake: False releases the sleep lock as well.
+
+        Returns:
+            The jobs, and all active embeddings as they are after the claim.
+        """
+        async with self.link.use() as connection, connection.pipeline():
+            if not awake:
+                await connection.execute(QUERIES["release_sleep_lock"])
+            jobs = connection.cursor(row_factory=args_row(Job))
+            await jobs.execute(
+                QUERIES["claim_fresh"],
+                {
+                    "embedding_ids": list(embedding_ids),
+                    "batch": batch,
+                    "lease": lease,
+                },
+            )
+            embeddings = connection.cursor(row_factory=class_row(Embedding))
+            await embeddings.execute(QUERIES["embeddings"])
+            return await jobs.fetchall(), await embeddings.fetchall()
+
+    async def claim(self, embedding_id: int, batch: int, lease: float) -> list[Job]:
+        """Lease jobs of one embedding, most urgent first; `lease` in seconds."""
+        return await self._rows(
+            "claim",
+            Job,
+            {"embedding_id": embedding_id, "batch": batch, "lease": lease},
+        )
+
+    async def backfill(self, embedding_id: int, batch: int) -> int | None:
+        """Queue the next page of a backfill: how many, None when it is finished."""
+        queued = await self._value(
+            "backfill", {"embedding_id": embedding_id, "batch": batch}
+        )
+        return None if queued is None else int(queued)
+
+    async def read(
+        self, embedding_id: int, keys: Sequence[str], max_bytes: int
+    ) -> tuple[list[Row], list[tuple[str, str, Vector]]]:
+        """Composed texts of rows, and the chunks (key, text, vector) they have now."""
+        named = {"embedding_id": embedding_id, "keys": list(keys)}
+        async with self.link.use() as connection, connection.pipeline():
+            rows = connection.cursor(row_factory=args_row(Row))
+            await rows.execute(QUERIES["read"], {**named, "max_bytes": max_bytes})
+            chunks = connection.cursor(binary=True)
+            await chunks.execute(QUERIES["chunks"], named)
+            return await rows.fetchall(), [
+                (key, content, vector.to_numpy())
+                for key, content, vector in await chunks.fetchall()
+                if content is not None and vector is not None
+            ]
+
+    async def write(
+        self, embedding_id: int, revision: int, batch: WriteBatch
+    ) -> tuple[int, int]:
+        """Write chunks and remove jobs: numbers of rows written, and stale."""
+        rows = await self._rows(
+            "write",
+            tuple,
+            {
+                "embedding_id": embedding_id,
+                "revision": revision,
+                **fences(batch.jobs),
+                "keys": batch.keys,
+                "hashes": batch.hashes,
+                "chunk_rows": batch.chunk_rows,
+                "chunks": batch.chunks,
+                "contents": batch.contents,
+                "embeddings": [
+                    np.ascontiguousarray(vector) for vector in batch.embeddings
+                ],
+            },
+        )
+        written, stale = rows[0]
+        return written, stale
+
+    async def release(
+        self, jobs: Sequence[Job], delay: float = 0.0, *, refund: bool = True
+    ) -> None:
+        """Give jobs back, claimable after `delay` seconds.
+
+        Args:
+            jobs: What was claimed.
+            delay: Seconds.
+            refund: Do not count the attempt: the jobs were not to blame.
+        """
+        await self._execute(
+            "release", {**fences(jobs), "delay": delay, "refund": refund}
+        )
+
+    async def extend(self, jobs: Sequence[Job], lease: float) -> int:
+        """Renew leases for `lease` seconds; returns how many are still held."""
+        return int(await self._value("extend", {**fences(jobs), "lease": lease}))
+
+    async def fail(self, job: Job, error: str, delay: float) -> str:
+        """Record a failure: 'retry' (after `delay` seconds) or 'dead'."""
+        outcome = await self._value(
+            "fail",
+            {
+                "embedding_id": job.embedding_id,
+                "seq": job.seq,
+                "attempts": job.attempts,
+                # PostgreSQL has no NUL in text; an error may quote one.
+                "error": error.replace("\0", "\\0"),
+                "delay": delay,
+            },
+        )
+        return str(outcome)
+
+    async def control(self, job: Job) -> None:
+        """Perform a job that concerns the whole table."""
+        await self._execute(
+            "control",
+            {
+                "embedding_id": job.embedding_id,
+                "seq": job.seq,
+                "attempts": job.attempts,
+                "op": job.op,
+            },
+        )
+
+    async def broken(self, embedding_id: int, reason: str) -> None:
+        """Take an embedding out of service."""
+        await self._execute(
+            "broken", {"embedding_id": embedding_id, "reason": reason}
+        )
+
+    async def model_seen(
+        self,
+        model_id: int,
+        *,
+        dimensions: int,
+        max_tokens: int | None,
+        normalized: bool,
+        fingerprint: str,
+    ) -> None:
+        """Tell what has been loaded.
+
+        Raises:
+            ModelMismatch: The weights differ from those of the stored vectors.
+            DimensionMismatch: The model is registered with other dimensions.
+        """
+        await self._execute(
+            "model_seen",
+            {
+                "model_id": model_id,
+                "dimensions": dimensions,
+                "max_tokens": max_tokens,
+                "normalized": normalized,
+                "fingerprint": fingerprint,
+            },
+        )
+
+    async def heartbeat(
+        self,
+        worker_id: UUID,
+        *,
+        hostname: str,
+        pid: int,
+        version: str,
+        models: Sequence[str],
+        rates: dict[str, float],
+    ) -> None:
+        """Say that this service is alive; `rates` are rows a second by embedding."""
+        await self._execute(
+            "heartbeat",
+            {
+                "worker_id": worker_id,
+                "hostname": hostname,
+                "pid": pid,
+                "version": version,
+                "models": list(models),
+                "rates": Jsonb(rates),
+            },
+        )
+
+    async def goodbye(self, worker_id: UUID) -> None:
+        """Say that this service stops."""
+        await self._execute("goodbye", {"worker_id": worker_id})
+
+    async def reconcile(self) -> None:
+        """Find what has changed behind pgembed's back."""
+        await self._execute("reconcile", {})
+
+    async def queue_depth(self, limit: int) -> list[Depth]:
+        """Depth and age of each embedding's queue, counted up to `limit`."""
+        return await self._rows("queue_depth", Depth, {"limit": limit})
+
+    async def claim_queries(self, n: int, lease: float) -> list[Query]:
+        """Lease up to `n` queries for `lease` seconds."""
+        return await self._rows("query_claim", Query, {"n": n, "lease": lease})
+
+    async def answer_query(
+        self,
+        model_id: int,
+        query_hash: UUID,
+        *,
+        embedding: Vector | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Answer a query with its vector, or with an error."""
+        await self._execute(
+            "query_answer",
+            {
+                "model_id": model_id,
+                "query_hash": query_hash,
+                "embedding": embedding,
+                "error": error,
+            },
+        )
+
+    async def next_index(self) -> tuple[int, list[str]] | None:
+        """Give the next index to build, with its statements; locks it for us."""
+        async with self.link.use() as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            await cursor.execute(QUERIES["index_next"])
+            row = await cursor.fetchone()
+        if row is None or row["embedding_id"] is None:
+            return None
+        return row["embedding_id"], row["ddl"]
+
+    async def run_ddl(self, statement: str) -> None:
+        """Run a statement that `next_index` gave."""
+        async with self.link.use() as connection:
+            await connection.execute(statement.encode())
+
+    async def index_done(self, embedding_id: int, error: str | None) -> None:
+        """End what `next_index` began."""
+        await self._execute("index_done", {"embedding_id": embedding_id, "error": error})
+
+    async def _execute(self, name: str, parameters: dict[str, Any]) -> None:
+        async with self.link.use() as connection:
+            await connection.execute(QUERIES[name], parameters)
+
+    async def _value(self, name: str, parameters: dict[str, Any]) -> Any:
+        async with self.link.use() as connection:
+            cursor = await connection.execute(QUERIES[name], parameters)
+            row = await cursor.fetchone()
+        assert row is not None
+        return row[0]
+
+    async def _rows(
+        self, name: str, kind: type[T], parameters: dict[str, Any]
+    ) -> list[T]:
+        async with self.link.use() as connection:
+            if kind is tuple:
+                plain = await connection.execute(QUERIES[name], parameters)
+                return await plain.fetchall()  # type: ignore[return-value] # kind is tuple
+            cursor = connection.cursor(row_factory=args_row(kind))
+            await cursor.execute(QUERIES[name], parameters)
+            return await cursor.fetchall()
+
+
+async def _embeddings(connection: Connection) -> list[Embedding]:
+    cursor = connection.cursor(row_factory=class_row(Embedding))
+    await cursor.execute(QUERIES["embeddings"])
+    return await cursor.fetchall()
+
+
+async def _ready(connection: Connection, skip: Sequence[int]) -> Readiness:
+    cursor = connection.cursor(row_factory=args_row(Readiness))
+    await cursor.execute(QUERIES["ready"], {"skip": list(skip)})
+    row = await cursor.fetchone()
+    assert row is not None
+    return row

@@ -1,0 +1,140 @@
+"""What is done with a window of claimed jobs, as plain data: no database, no model.
+
+A window is what one claim gave for one embedding. Its jobs are grouped by key
+(several changes of a row are one piece of work), its rows are cut into chunks, and
+equal texts among all chunks are one text to encode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pgembed.service.records import Job, Row, Vector, WriteBatch
+
+SUSPECT_ATTEMPTS = 3
+"""From this attempt on a job is processed alone: it may be what crashes the service."""
+
+FIRST_DELAY_SECONDS = 2.0
+LAST_DELAY_SECONDS = 600.0
+
+
+def retry_delay(attempts: int) -> float:
+    """Seconds until a failed job is tried again: doubles with each attempt."""
+    return min(FIRST_DELAY_SECONDS * 2.0 ** (attempts - 1), LAST_DELAY_SECONDS)
+
+
+def is_control(job: Job) -> bool:
+    """Whether a job concerns the whole table (truncated, to be scanned again)."""
+    return job.op in ("T", "R")
+
+
+def by_key(jobs: Iterable[Job]) -> dict[str, list[Job]]:
+    """Group the jobs of rows by key, in the order of the jobs."""
+    grouped: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.key is not None and not is_control(job):
+            grouped.setdefault(job.key, []).append(job)
+    return grouped
+
+
+def split_suspects(
+    jobs: Sequence[Job], max_attempts: int
+) -> tuple[list[Job], list[Job], list[Job]]:
+    """Part a claim into ordinary jobs, suspects, and those claimed too often.
+
+    Returns:
+        (ordinary, suspects, exhausted). An exhausted job has been claimed more
+        often than it may fail: each time the service died over it, or its lease
+        ran out.
+    """
+    ordinary: list[Job] = []
+    suspects: list[Job] = []
+    exhausted: list[Job] = []
+    for job in jobs:
+        if job.attempts > max_attempts:
+            exhausted.append(job)
+        elif job.attempts >= SUSPECT_ATTEMPTS:
+            suspects.append(job)
+        else:
+            ordinary.append(job)
+    return ordinary, suspects, exhausted
+
+
+@dataclass(slots=True)
+class Document:
+    """A row with its new chunks."""
+
+    row: Row
+    jobs: list[Job]
+    chunks: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Plan:
+    """Chunks of a window's documents, and what is still to be encoded for them.
+
+    Attributes:
+        documents: Rows to write, those without text included.
+        vectors: Vector by chunk text, filled while the encoder works.
+        errors: Error by chunk text, of texts that cannot be encoded.
+    """
+
+    documents: list[Document]
+    vectors: dict[str, Vector] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def reuse(self, existing: Iterable[tuple[str, str, Vector]]) -> None:
+        """Take vectors (key, text, vector) that are stored for equal texts."""
+        for _, text, vector in existing:
+            self.vectors[text] = vector
+
+    def to_encode(self) -> list[str]:
+        """Texts without a vector, each once."""
+        texts = dict.fromkeys(
+            chunk for document in self.documents for chunk in document.chunks
+        )
+        return [text for text in texts if text not in self.vectors]
+
+    def failed(self) -> list[tuple[Document, str]]:
+        """Documents with a chunk that cannot be encoded, with the first error."""
+        failures = []
+        for document in self.documents:
+            for chunk in document.chunks:
+                if chunk in self.errors:
+                    failures.append((document, self.errors[chunk]))
+                    break
+        return failures
+
+    def done(self) -> list[Document]:
+        """Documents all of whose chunks have a vector."""
+        return [
+            document
+            for document in self.documents
+            if all(chunk in self.vectors for chunk in document.chunks)
+        ]
+
+
+def write_batch(
+    documents: Sequence[Document],
+    vectors: Mapping[str, Vector],
+    finished: Sequence[Job] = (),
+) -> WriteBatch:
+    """Make the arguments of one write.
+
+    Args:
+        documents: Rows whose chunks all have a vector.
+        vectors: Vector by chunk text.
+        finished: Jobs that need no write, only their removal.
+    """
+    batch = WriteBatch(list(finished), [], [], [], [], [], [])
+    for position, document in enumerate(documents, start=1):
+        batch.jobs += document.jobs
+        batch.keys.append(document.row.key)
+        batch.hashes.append(document.row.hash if document.row.found else None)
+        for number, chunk in enumerate(document.chunks):
+            batch.chunk_rows.append(position)
+            batch.chunks.append(number)
+            batch.contents.append(chunk)
+            batch.embeddings.append(vectors[chunk])
+    return batch

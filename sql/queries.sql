@@ -1,0 +1,127 @@
+-- Every statement of the encoder service. Logic is in the functions; these are
+-- calls. A statement's parameters are psycopg's named ones; %(name)b is sent in
+-- binary.
+
+-- vector_schema --
+-- Schema of the pgvector extension, unquoted; no row when it is not installed.
+select n.nspname from pg_catalog.pg_extension as e join pg_catalog.pg_namespace as n on n.oid = e.extnamespace where e.extname = 'vector'
+
+-- installed_functions --
+-- Which of the functions that the service calls exist.
+select p.proname from pg_catalog.pg_proc as p where p.pronamespace = to_regnamespace('pgembed') and p.proname = any (%(names)s::text[])
+
+-- prepare_session --
+-- Settings of each connection: row security must raise, not hide rows (a hidden row looks deleted).
+select set_config('search_path', %(search_path)s, false), set_config('row_security', 'off', false), set_config('default_transaction_isolation', 'read committed', false), set_config('default_transaction_read_only', 'off', false), set_config('lock_timeout', %(lock_timeout)s, false), set_config('statement_timeout', '0', false), set_config('idle_session_timeout', '0', false), set_config('jit', 'off', false), set_config('application_name', 'pgembed service', false)
+
+-- backend_pid --
+-- Backend that runs this statement; behind a pooler another than the one that answered the connection request.
+select pg_backend_pid()
+
+-- listen_probe --
+-- A notification on a private channel: arrives only where LISTEN belongs to this session.
+select pg_notify(%(channel)s, '')
+
+-- try_sleep_lock --
+-- While it is held, writers notify. See the wake-up protocol in scheduler.py.
+select pg_try_advisory_lock(1885824365, 1)
+
+-- release_sleep_lock --
+-- Awake: writers need not notify.
+select pg_advisory_unlock(1885824365, 1)
+
+-- sleep_lock_holder --
+-- Whether another service sleeps with the lock (else a writer's transaction is open).
+select exists (select from pg_catalog.pg_locks where locktype = 'advisory' and classid = 1885824365 and objid = 1 and objsubid = 2 and mode = 'ExclusiveLock' and granted and database = (select oid from pg_catalog.pg_database where datname = current_database()))
+
+-- embeddings --
+-- Active embeddings.
+select * from pgembed._embeddings_v1()
+
+-- models --
+-- Models by id.
+select * from pgembed._models_v1(%(model_ids)s::int[])
+
+-- ready --
+-- Whether anything can be claimed now; else seconds (of the server's clock) until the next can.
+select ready, extract(epoch from next_at - clock_timestamp())::float8 as wait_seconds from pgembed._ready_v1(%(skip)s::int[])
+
+-- claim_fresh --
+-- Leases fresh changes of several embeddings.
+select embedding_id, seq, key, op, attempts, priority from pgembed._claim_fresh_v1(%(embedding_ids)s::int[], %(batch)s, make_interval(secs => %(lease)s))
+
+-- claim --
+-- Leases jobs of one embedding, by priority.
+select %(embedding_id)s::int as embedding_id, seq, key, op, attempts, priority from pgembed._claim_v1(%(embedding_id)s, %(batch)s, make_interval(secs => %(lease)s))
+
+-- backfill --
+-- Queues the next page of a backfill.
+select pgembed._backfill_v1(%(embedding_id)s, %(batch)s)
+
+-- read --
+-- Composed texts of rows.
+select key, found, deferred, current, content, hash from pgembed._read_v1(%(embedding_id)s, %(keys)s::text[], %(max_bytes)s)
+
+-- chunks --
+-- Chunks and vectors that rows have now.
+select key, content, embedding from pgembed._chunks_v1(%(embedding_id)s, %(keys)s::text[])
+
+-- write --
+-- Writes chunks, removes jobs.
+select written, stale from pgembed._write_v1(%(embedding_id)s, %(revision)s, %(seqs)s::bigint[], %(attempts)s::smallint[], %(keys)s::text[], %(hashes)s::uuid[], %(chunk_rows)s::int[], %(chunks)s::int[], %(contents)s::text[], %(embeddings)b::vector[])
+
+-- release --
+-- Gives jobs back.
+select pgembed._release_v1(%(seqs)s::bigint[], %(attempts)s::smallint[], make_interval(secs => %(delay)s), %(refund)s)
+
+-- extend --
+-- Renews leases.
+select pgembed._extend_v1(%(seqs)s::bigint[], %(attempts)s::smallint[], make_interval(secs => %(lease)s))
+
+-- fail --
+-- Records a failure of one job.
+select pgembed._fail_v1(%(embedding_id)s, %(seq)s, %(attempts)s::smallint, %(error)s, make_interval(secs => %(delay)s))
+
+-- control --
+-- Performs a job on the whole table.
+select pgembed._control_v1(%(embedding_id)s, %(seq)s, %(attempts)s::smallint, %(op)s::"char")
+
+-- broken --
+-- Takes an embedding out of service.
+select pgembed._broken_v1(%(embedding_id)s, %(reason)s)
+
+-- model_seen --
+-- Tells what has been loaded.
+select pgembed._model_seen_v1(%(model_id)s, %(dimensions)s, %(max_tokens)s, %(normalized)s, %(fingerprint)s)
+
+-- heartbeat --
+-- Says that this service is alive.
+select pgembed._heartbeat_v1(%(worker_id)s, %(hostname)s, %(pid)s, %(version)s, %(models)s::text[], %(rates)s::jsonb)
+
+-- goodbye --
+-- Says that it stops.
+select pgembed._goodbye_v1(%(worker_id)s)
+
+-- reconcile --
+-- Finds what has changed behind pgembed's back.
+select pgembed._reconcile_v1()
+
+-- queue_depth --
+-- Depth and age of the queue, for metrics.
+select embedding_id, name, depth, oldest_seconds from pgembed._queue_depth_v1(%(limit)s)
+
+-- query_claim --
+-- Leases queries.
+select model_id, model, provider, query_hash, query from pgembed._query_claim_v1(%(n)s, make_interval(secs => %(lease)s))
+
+-- query_answer --
+-- Answers a query.
+select pgembed._query_answer_v1(%(model_id)s, %(query_hash)s, %(embedding)s, %(error)s)
+
+-- index_next --
+-- The next index to build.
+select embedding_id, ddl from pgembed._index_next_v1()
+
+-- index_done --
+-- Ends an index build.
+select pgembed._index_done_v1(%(embedding_id)s, %(error)s)

@@ -1,0 +1,57 @@
+"""`pgembed doctor`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import psycopg
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from pgembed.cli.common import Dsn, console
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pgembed.doctor import Finding
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(rich_help_panel="Running")(doctor)
+
+
+def doctor(
+    *,
+    dsn: Dsn = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look for what is wrong and say what to do. Exit code 1 when there are errors."""
+    from pgembed.doctor import examine
+
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        findings = examine(conn)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    elif findings:
+        console.print(_table(findings))
+    else:
+        console.print("Nothing found: triggers, indexes, models, privileges, services.")
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _table(findings: Sequence[Finding]) -> Table:
+    table = Table("", "embedding", "problem", "what to do", show_lines=True)
+    for finding in findings:
+        style = "bold red" if finding.severity == "error" else "yellow"
+        table.add_row(
+            Text(finding.severity, style=style),
+            Text(finding.embedding or ""),
+            Text(finding.problem),
+            Text(finding.advice),
+        )
+    return table

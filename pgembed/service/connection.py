@@ -29,7 +29,7 @@ LAST_RETRY_SECONDS = 10.0
 
 # A peer that vanished without a word (power, firewall) is noticed within about
 # half a minute instead of the kernel's two hours.
-KEEPALIVE = {
+KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,

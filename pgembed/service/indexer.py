@@ -76,7 +76,9 @@ class Indexer:
             raise
         except PgembedError as exc:
             error = str(exc)
-            log.error("index.failed", embedding_id=embedding_id, error=error)
+            log.error(  # noqa: TRY400 (PostgreSQL's message says it; no traceback)
+                "index.failed", embedding_id=embedding_id, error=error
+            )
         else:
             log.info(
                 "index.built",

@@ -37,11 +37,11 @@ class Maintenance:
         self,
         store: Store,
         dsn: str,
+        *,
         scheduler: Scheduler,
         models: Models,
         pipeline: Pipeline,
         metrics: Metrics,
-        *,
         lease_seconds: float,
     ) -> None:
         """Prepare.

@@ -66,7 +66,9 @@ class Metrics:
             "pgembed_rows_per_second", "Rows written.", ["embedding"], registry=own
         )
         self.reconnects = Gauge(
-            "pgembed_reconnects", "Connections that had to be opened again.", registry=own
+            "pgembed_reconnects",
+            "Connections that had to be opened again.",
+            registry=own,
         )
         self.model_ready = Gauge(
             "pgembed_model_ready",

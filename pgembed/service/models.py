@@ -153,10 +153,11 @@ class Models:
 
     def next_retry_seconds(self, model_ids: Iterable[int]) -> float | None:
         """Seconds until one of these models may be tried again; None: none waits."""
+        slots = filter(None, map(self._slots.get, model_ids))
         waits = [
             slot.retry_at - time.monotonic()
-            for model_id in model_ids
-            if (slot := self._slots.get(model_id)) and slot.state in ("failed", "outage")
+            for slot in slots
+            if slot.state in ("failed", "outage")
         ]
         return max(0.0, min(waits)) if waits else None
 
@@ -169,7 +170,7 @@ class Models:
         slot = self._slots[model_id]
         if slot.state == "outage":  # another window of the same outage
             return max(0.0, slot.retry_at - time.monotonic())
-        pause = FIRST_OUTAGE_SECONDS * 2**slot.outages
+        pause = FIRST_OUTAGE_SECONDS * 2.0 ** min(slot.outages, 10)
         pause = min(pause, LAST_OUTAGE_SECONDS) * random.uniform(0.8, 1.2)
         if error.retry_after is not None:
             pause = max(error.retry_after, FIRST_OUTAGE_SECONDS / 10)

@@ -262,9 +262,8 @@ class Pipeline:
             window.embedding.dimensions,
             normalized=encoder.normalized,
         )
-        finite = np.isfinite(kept).all(axis=1)
-        for text, vector, good in zip(texts, kept, finite, strict=True):
-            if good:
+        for text, vector in zip(texts, kept, strict=True):
+            if np.isfinite(vector).all():
                 plan.vectors[text] = vector
             else:
                 plan.errors[text] = "the model gave a vector that is not finite"

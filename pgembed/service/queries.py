@@ -89,16 +89,16 @@ class QueryLane:
             except PgembedError as exc:
                 vectors = [exc] * len(queries)
             for query, vector in zip(queries, vectors, strict=True):
-                failed = isinstance(vector, PgembedError)
+                error = str(vector) if isinstance(vector, PgembedError) else None
                 await self._store.answer_query(
                     query.model_id,
                     query.query_hash,
-                    embedding=None if failed else vector,
-                    error=str(vector) if failed else None,
+                    embedding=None if isinstance(vector, PgembedError) else vector,
+                    error=error,
                 )
+                if error is not None:
+                    log.warning("query.failed", model=model.model, error=error)
                 self._metrics.query_seconds.observe(time.perf_counter() - started)
-                if failed:
-                    log.warning("query.failed", model=model.model, error=str(vector))
         except (ConnectionLost, StatementFailed) as exc:
             log.warning("query.lost", model=model.model, error=str(exc))
 

@@ -361,5 +361,3 @@ class Scheduler:
             fitting = int(WINDOW_SECONDS * BULK_WINDOWS / seconds)
             size = min(size, max(SMALLEST_WINDOW, fitting))
         return max(1, min(size, self._narrow.get(embedding.embedding_id, size)))
-
-

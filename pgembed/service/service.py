@@ -100,10 +100,10 @@ class EncoderService:
         self._maintenance = Maintenance(
             self._stores["maintenance"],
             dsn,
-            self._scheduler,
-            self._models,
-            self._pipeline,
-            self.metrics,
+            scheduler=self._scheduler,
+            models=self._models,
+            pipeline=self._pipeline,
+            metrics=self.metrics,
             lease_seconds=self.settings.lease_seconds,
         )
         self._tick = time.monotonic()

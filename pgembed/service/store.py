@@ -29,11 +29,30 @@ T = TypeVar("T")
 # Functions of the schema that this version calls; one missing means that the
 # schema is older than the service.
 NEEDED_FUNCTIONS = (
-    "_embeddings_v1 _models_v1 _ready_v1 _claim_v1 _claim_fresh_v1 _backfill_v1 "
-    "_read_v1 _chunks_v1 _write_v1 _release_v1 _extend_v1 _fail_v1 _control_v1 "
-    "_broken_v1 _model_seen_v1 _heartbeat_v1 _goodbye_v1 _reconcile_v1 "
-    "_queue_depth_v1 _query_claim_v1 _query_answer_v1 _index_next_v1 _index_done_v1"
-).split()
+    "_backfill_v1",
+    "_broken_v1",
+    "_chunks_v1",
+    "_claim_fresh_v1",
+    "_claim_v1",
+    "_control_v1",
+    "_embeddings_v1",
+    "_extend_v1",
+    "_fail_v1",
+    "_goodbye_v1",
+    "_heartbeat_v1",
+    "_index_done_v1",
+    "_index_next_v1",
+    "_model_seen_v1",
+    "_models_v1",
+    "_query_answer_v1",
+    "_query_claim_v1",
+    "_queue_depth_v1",
+    "_read_v1",
+    "_ready_v1",
+    "_reconcile_v1",
+    "_release_v1",
+    "_write_v1",
+)
 
 
 class Store:
@@ -237,9 +256,7 @@ class Store:
 
     async def broken(self, embedding_id: int, reason: str) -> None:
         """Take an embedding out of service."""
-        await self._execute(
-            "broken", {"embedding_id": embedding_id, "reason": reason}
-        )
+        await self._execute("broken", {"embedding_id": embedding_id, "reason": reason})
 
     async def model_seen(
         self,
@@ -342,7 +359,9 @@ class Store:
 
     async def index_done(self, embedding_id: int, error: str | None) -> None:
         """End what `next_index` began."""
-        await self._execute("index_done", {"embedding_id": embedding_id, "error": error})
+        await self._execute(
+            "index_done", {"embedding_id": embedding_id, "error": error}
+        )
 
     async def _execute(self, name: str, parameters: dict[str, Any]) -> None:
         async with self.link.use() as connection:

@@ -1,0 +1,235 @@
+"""`pgembed serve`: the encoder service as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pgembed.cli.common import Dsn, errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from pgembed.service import EncoderService
+
+EXIT_ROWS_FAILED = 3
+EXIT_MODEL_UNAVAILABLE = 4
+
+_OPTIONS = ("PGEMBED_HEALTH_PORT",)  # may be 0 here
+
+
+class LogFormat(StrEnum):
+    """How the log is written."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class Provider(StrEnum):
+    """Providers of models that are off unless allowed."""
+
+    LITELLM = "litellm"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(rich_help_panel="Service")(serve)
+
+
+def serve(
+    dsn: Dsn = "",
+    once: Annotated[
+        bool,
+        typer.Option(
+            "--once",
+            envvar="PGEMBED_ONCE",
+            help="Work off what can be claimed now, backfills included, build due "
+            "indexes, and end. Exit code 3: rows failed; 4: a model is out of order.",
+        ),
+    ] = False,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PGEMBED_MODELS",
+            help="Serve only these models (names separated by commas).",
+            show_default="all",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            envvar="PGEMBED_BATCH_SIZE",
+            min=1,
+            max=10_000,
+            help="Most rows claimed at once.",
+        ),
+    ] = 512,
+    lease: Annotated[
+        float,
+        typer.Option(
+            envvar="PGEMBED_LEASE",
+            min=1.0,
+            help="Seconds after which the rows of a dead service are taken over.",
+        ),
+    ] = 60.0,
+    poll: Annotated[
+        float,
+        typer.Option(
+            envvar="PGEMBED_POLL",
+            min=0.05,
+            help="Longest sleep in seconds: what a lost notification costs.",
+        ),
+    ] = 5.0,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="PGEMBED_HEALTH_PORT",
+            min=0,
+            max=65535,
+            help="Serve /healthz, /readyz and /metrics on this port (0: a free one).",
+            show_default="off",
+        ),
+    ] = None,
+    health_host: Annotated[
+        str,
+        typer.Option(
+            envvar="PGEMBED_HEALTH_HOST",
+            help="Address for that; 0.0.0.0 in a container.",
+        ),
+    ] = "127.0.0.1",
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar="PGEMBED_LOG_FORMAT", help="Log format.")
+    ] = LogFormat.CONSOLE,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", envvar="PGEMBED_VERBOSE", help="Log each batch as well."
+        ),
+    ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PGEMBED_DEVICE",
+            help="cuda, cuda:1, mps or cpu.",
+            show_default="the best there is",
+        ),
+    ] = None,
+    allow_provider: Annotated[
+        list[Provider] | None,
+        typer.Option(
+            envvar="PGEMBED_ALLOW_PROVIDER",
+            help="Allow texts to be sent to hosted models through this provider.",
+            show_default="none",
+        ),
+    ] = None,
+) -> None:
+    """Run the encoder service: it embeds what changes, and answers queries.
+
+    Stops on SIGTERM or Ctrl-C: work in hand is finished or given back, within a few
+    seconds. A second signal ends it at once; nothing is lost then either, leases run
+    out by themselves. Several services may run side by side.
+
+    With --once, rows that wait for a retry are left in the queue and reported; so
+    are rows that another service has leased.
+    """
+    from dataclasses import replace
+
+    from pgembed.service import EncoderService, ServiceSettings
+    from pgembed.service.logs import configure_logging
+
+    configure_logging(log_format.value, "debug" if verbose else "info")
+    settings = replace(
+        # Options have read their variables themselves.
+        ServiceSettings.from_env(
+            environ={k: v for k, v in os.environ.items() if k not in _OPTIONS}
+        ),
+        models=models,
+        batch_size=batch_size,
+        lease_seconds=lease,
+        poll_seconds=poll,
+        health_port=health_port,
+        health_host=health_host,
+        device=device,
+    )
+    if allow_provider:
+        settings = replace(settings, hosted_models=True)
+    if once:
+        code = _run(lambda: _once(EncoderService(dsn, settings)))
+    else:
+        code = _run(lambda: _serve(EncoderService(dsn, settings)))
+    if any(thread.name == "pgembed-encode" for thread in threading.enumerate()):
+        # Ending the interpreter under a model that still runs crashes in its
+        # library. All is given back and said: leave.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise typer.Exit(code)
+
+
+async def _serve(service: EncoderService) -> int:
+    _stop_on_signals(service)
+    await service.run()
+    return 0
+
+
+async def _once(service: EncoderService) -> int:
+    _stop_on_signals(service)
+    waits = await service.drain()
+    outcome = service.outcome
+    errors.print(
+        f"{outcome.written} rows embedded, {outcome.retried} to be tried again, "
+        f"{outcome.dead} given up.",
+        highlight=False,
+    )
+    if service.problems:
+        for name, reason in service.problems.items():
+            errors.print(
+                f"Model {name} is out of order: {reason}", markup=False, highlight=False
+            )
+        return EXIT_MODEL_UNAVAILABLE
+    if outcome.dead or outcome.retried:
+        errors.print(
+            "Some rows failed: SELECT * FROM pgembed.failed; then pgembed retry."
+        )
+        return EXIT_ROWS_FAILED
+    if waits is not None:
+        errors.print(
+            f"The queue is not empty: the next row may be claimed in {waits:.0f} s.",
+            highlight=False,
+        )
+    return 0
+
+
+def _stop_on_signals(service: EncoderService) -> None:
+    """Stop cleanly on the first SIGTERM or SIGINT, at once on the second."""
+    loop = asyncio.get_running_loop()
+    received = 0
+
+    def handle(number: int) -> None:
+        nonlocal received
+        received += 1
+        if received > 1:
+            os._exit(128 + number)
+        service.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, handle, number)
+        except NotImplementedError:  # Windows
+            signal.signal(
+                number, lambda n, _: loop.call_soon_threadsafe(handle, int(n))
+            )
+
+
+def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    # psycopg does not work with the Proactor loop, which is the default on Windows;
+    # elsewhere this is the default anyway.
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        return runner.run(main())

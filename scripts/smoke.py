@@ -1,0 +1,64 @@
+"""Use an installed pgembed: every module, the command, the schema, one search."""
+
+from __future__ import annotations
+
+import importlib.util
+import pkgutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psycopg
+
+import pgembed
+from pgembed import errors, schema, sqlfiles
+from pgembed.embedded import THROWAWAY_SETTINGS, EmbeddedServer
+
+
+def import_all() -> int:
+    """Import every module; return how many."""
+    names = [
+        module.name
+        for module in pkgutil.walk_packages(pgembed.__path__, "pgembed.")
+        if module.name != "pgembed.__main__"
+    ]
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except errors.MissingExtra as exc:
+            print(f"{name}: {exc.message}")
+    return len(names)
+
+
+def main() -> None:
+    """Fail loudly on the first thing that does not work."""
+    where = Path(pgembed.__file__).resolve()
+    assert where.is_relative_to(Path(sys.prefix).resolve()), where
+    assert importlib.util.find_spec("torch") is None
+    count = import_all()
+    command = Path(sys.prefix, "bin", "pgembed")
+    subprocess.run([command, "version"], check=True)
+    assert sqlfiles.queries()
+    with (
+        tempfile.TemporaryDirectory(prefix="pgembed-") as folder,
+        EmbeddedServer(
+            Path(folder, "data"), settings=THROWAWAY_SETTINGS, delete=True
+        ) as server,
+    ):
+        dsn = server.create_database("smoke")
+        subprocess.run([command, "install", "--dsn", dsn], check=True)
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute("create table note (id int primary key, body text)")
+            conn.execute("insert into note values (1, 'a note')")
+            conn.execute("select pgembed.create_embedding('note', 'body')")
+            assert conn.execute("select name from pgembed.status").fetchall() == [
+                ("note_embedding",)
+            ]
+        subprocess.run([command, "uninstall", "--force", "--dsn", dsn], check=True)
+        assert schema.version(dsn) is None
+    print(f"{count} modules imported; the wheel works.")
+
+
+if __name__ == "__main__":
+    main()

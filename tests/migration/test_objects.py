@@ -1,0 +1,110 @@
+"""Rules that every object of the schema keeps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pgembed import schema, sqlfiles
+
+if TYPE_CHECKING:
+    import psycopg
+
+
+def names(conn: psycopg.Connection, query: str) -> list[str]:
+    return [name for (name,) in conn.execute(query.encode())]
+
+
+def test_every_function_has_a_comment(conn: psycopg.Connection) -> None:
+    assert not names(
+        conn,
+        "select oid::regprocedure::text from pg_proc where pronamespace = "
+        "'pgembed'::regnamespace and obj_description(oid, 'pg_proc') is null",
+    )
+
+
+def test_every_table_and_view_has_a_comment(conn: psycopg.Connection) -> None:
+    assert not names(
+        conn,
+        "select relname from pg_class where relnamespace = 'pgembed'::regnamespace "
+        "and relkind in ('r', 'v', 'm', 'p') "
+        "and obj_description(oid, 'pg_class') is null",
+    )
+
+
+def test_security_definer_functions_pin_their_search_path(
+    conn: psycopg.Connection,
+) -> None:
+    conn.execute("create table note (id int primary key, body text)")
+    conn.execute("select pgembed.create_embedding('note', 'body')")
+    definer = names(
+        conn,
+        "select oid::regprocedure::text from pg_proc where prosecdef "
+        "and pronamespace = 'pgembed'::regnamespace",
+    )
+    assert definer, "the rule has something to look at"
+    assert not names(
+        conn,
+        "select oid::regprocedure::text from pg_proc where prosecdef "
+        "and pronamespace = 'pgembed'::regnamespace and not exists ("
+        "select from unnest(proconfig) as setting "
+        "where setting like 'search\\_path=pg_catalog, %pg_temp')",
+    )
+
+
+def test_security_definer_functions_are_closed_to_public(
+    conn: psycopg.Connection,
+) -> None:
+    conn.execute("create table note (id int primary key, body text)")
+    conn.execute("select pgembed.create_embedding('note', 'body')")
+    assert not names(
+        conn,
+        "select p.oid::regprocedure::text from pg_proc as p where p.prosecdef "
+        "and p.pronamespace = 'pgembed'::regnamespace and exists ("
+        "select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a "
+        "where a.grantee = 0)",
+    )
+
+
+def test_public_may_read_no_table(conn: psycopg.Connection) -> None:
+    assert not names(
+        conn,
+        "select c.relname from pg_class as c "
+        "cross join lateral aclexplode(c.relacl) as a "
+        "where c.relnamespace = 'pgembed'::regnamespace and a.grantee = 0",
+    )
+
+
+def test_internal_functions_that_services_call_have_a_version() -> None:
+    """A service calls versioned functions only: it may be older than the schema."""
+    called = {
+        word.split("(")[0]
+        for statement in sqlfiles.queries().values()
+        for word in statement.split("pgembed.")[1:]
+        if word.startswith("_")
+    }
+    assert called
+    assert not {name for name in called if not name.rstrip("0123456789").endswith("_v")}
+
+
+def test_frozen_files_did_not_change() -> None:
+    """A released file never changes; before that, scripts/freeze writes the hashes."""
+    actual = {file.name: file.sha256 for file in sqlfiles.folder("tables")}
+    assert sqlfiles.frozen() == actual
+
+
+def test_every_run_once_file_is_named_by_exactly_one_revision() -> None:
+    script = schema.script()
+    for file in sqlfiles.folder("tables"):
+        assert script.count(f"-- {file.name}\n") == 1
+
+
+def test_script_has_every_file_byte_for_byte() -> None:
+    script = schema.script()
+    for file in (*sqlfiles.folder("tables"), *sqlfiles.folder("functions")):
+        assert file.text.rstrip().removesuffix(";") in script
+        assert "\t" not in file.text, f"{file.name}: the script would show spaces"
+
+
+def test_privileges_are_given_last() -> None:
+    """What comes after would be left with the server's default: open to PUBLIC."""
+    assert sqlfiles.folder("functions")[-1].name.endswith("_privileges.sql")

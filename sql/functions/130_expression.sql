@@ -116,3 +116,29 @@ $function$;
 comment on function pgembed._analyze_expression(regclass, text) is
     'Checks a text expression against a table: its canonical form, the columns it reads, and '
     'whether the update trigger may evaluate it; PE004 says what is wrong.';
+
+create or replace function pgembed._row_expression(p_source regclass, p_canonical text, p_row text) returns text
+language plpgsql
+as $$
+declare
+    old_path text := current_setting('search_path');
+    view_text text;
+begin
+    -- The server prints columns with the name of their table when there are two
+    -- tables; called old or new, that is how a trigger function names them.
+    execute format('create temporary view pgembed_row_probe as select %s as pgembed_text '
+                   'from %s as %I cross join (select 1) as pgembed_other(pgembed_one)',
+                   p_canonical, pgembed._table_sql(p_source), p_row);
+    perform set_config('search_path', 'pg_catalog', true);
+    view_text := pg_catalog.pg_get_viewdef('pg_temp.pgembed_row_probe'::regclass);
+    perform set_config('search_path', old_path, true);
+    drop view pg_temp.pgembed_row_probe;
+    return substring(view_text from '^\s*SELECT (.*) AS pgembed_text\s+FROM ');
+exception when undefined_table or undefined_column then
+    -- The expression names its table (to_jsonb(article)): lend the row that name.
+    return format('(select %s from (select %s.*) as %I)', p_canonical, p_row,
+                  (select relname from pg_catalog.pg_class where oid = p_source));
+end
+$$;
+comment on function pgembed._row_expression(regclass, text, text) is
+    'A canonical expression over a trigger''s row, old or new.';

@@ -63,27 +63,34 @@ declare
     id int := p_embedding.embedding_id;
     wake text := pgembed._wake_sql(p_embedding.wake);
     rescan text := pgembed._rescan_sql(p_embedding.embedding_id);
-    by_row boolean := pgembed._is_partitioned(p_embedding.source);
+    by_row boolean := pgembed._captures_by_row(p_embedding.source);
     settings text := '';
+    -- The block that may fail writes nothing: so it takes no transaction id. It
+    -- finds out whether this is a bulk statement and, on the way, whether the key
+    -- is still called so.
     statement_body constant text :=
 $body$    begin
+        bulk := exists (select %2$s from changed_rows as r offset 1000);
+    exception when others then
+        %4$s
+    end;
+    if bulk is not null then
         insert into pgembed.queue (embedding_id, key, op, priority)
-        select %1$s, %2$s, %3$L,
-               case when (select count(*) from (select from changed_rows limit 1001) as many) > 1000
-                    then 1 else 0 end
+        select %1$s, %2$s, %3$L, bulk::int
         from changed_rows as r;
         if not found then
             return null;
         end if;
-    exception when others then
-        %4$s
-    end;%5$s$body$;
+    end if;%5$s$body$;
     row_body constant text :=
 $body$    begin
-        insert into pgembed.queue (embedding_id, key, op) values (%1$s, %2$s, %3$L);
+        row_key := %2$s;
     exception when others then
         %4$s
-    end;%5$s$body$;
+    end;
+    if row_key is not null then
+        insert into pgembed.queue (embedding_id, key, op) values (%1$s, row_key, %3$L);
+    end if;%5$s$body$;
     compare text;
 begin
     -- Text forms of these types depend on settings of the session that writes.
@@ -92,21 +99,21 @@ begin
                  on a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[])
                join pg_catalog.pg_type as t on t.oid = a.atttypid
                where i.indrelid = p_embedding.source and i.indisprimary
-                 and (t.typcategory in ('D', 'T', 'R') or t.typtype = 'd'
+                 and (t.typcategory in ('A', 'C', 'D', 'R', 'T') or t.typtype = 'd'
                       or t.oid in ('float4'::regtype, 'float8'::regtype, 'bytea'::regtype))) then
         settings := 'set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' '
                     'set extra_float_digits = 1 set bytea_output = ''hex''';
     end if;
 
     if by_row then
-        perform pgembed._capture_function(id, 'insert', '', format(row_body, id,
+        perform pgembed._capture_function(id, 'insert', E'declare\n    row_key text;', format(row_body, id,
             pgembed._key_text_sql(p_embedding.source, 'new'), 'U', rescan, wake), settings);
-        perform pgembed._capture_function(id, 'delete', '', format(row_body, id,
+        perform pgembed._capture_function(id, 'delete', E'declare\n    row_key text;', format(row_body, id,
             pgembed._key_text_sql(p_embedding.source, 'old'), 'D', rescan, wake), settings);
     else
-        perform pgembed._capture_function(id, 'insert', '', format(statement_body, id,
+        perform pgembed._capture_function(id, 'insert', E'declare\n    bulk boolean;', format(statement_body, id,
             pgembed._key_text_sql(p_embedding.source, 'r'), 'U', rescan, wake), settings);
-        perform pgembed._capture_function(id, 'delete', '', format(statement_body, id,
+        perform pgembed._capture_function(id, 'delete', E'declare\n    bulk boolean;', format(statement_body, id,
             pgembed._key_text_sql(p_embedding.source, 'r'), 'D', rescan, wake), settings);
     end if;
 
@@ -116,29 +123,29 @@ begin
     -- queued, and the service reports the error.
     compare := case when p_embedding.compare_in_trigger then format(
 $body$
-        begin
-            if new_key = old_key and
-               (select %1$s from (select old.*) as %2$I) is not distinct from
-               (select %1$s from (select new.*) as %2$I) then
-                return null;
-            end if;
-        exception when others then
-            null;
-        end;$body$, p_embedding.canonical_expression,
-            (select relname from pg_catalog.pg_class where oid = p_embedding.source))
+        if new_key = old_key and
+           (%s)::text collate "C" is not distinct from
+           (%s)::text collate "C" then
+            return null;
+        end if;$body$,
+            pgembed._row_expression(p_embedding.source, p_embedding.canonical_expression, 'new'),
+            pgembed._row_expression(p_embedding.source, p_embedding.canonical_expression, 'old'))
         else '' end;
-    perform pgembed._capture_function(id, 'update', E'#variable_conflict use_column\ndeclare\n    new_key text;\n    old_key text;',
+    perform pgembed._capture_function(id, 'update', E'declare\n    new_key text;\n    old_key text;',
         format(
 $body$    begin
         new_key := %2$s;
         old_key := %3$s;%4$s
-        if new_key <> old_key then
-            insert into pgembed.queue (embedding_id, key, op) values (%1$s, old_key, 'D');
-        end if;
-        insert into pgembed.queue (embedding_id, key, op) values (%1$s, new_key, 'U');
     exception when others then
+        if old_key is null then
         %5$s
-    end;%6$s$body$, id,
+        end if;
+    end;
+    if new_key <> old_key then
+        insert into pgembed.queue (embedding_id, key, op) values (%1$s, old_key, 'D'), (%1$s, new_key, 'U');
+    elsif new_key = old_key then
+        insert into pgembed.queue (embedding_id, key, op) values (%1$s, new_key, 'U');
+    end if;%6$s$body$, id,
             pgembed._key_text_sql(p_embedding.source, 'new'),
             pgembed._key_text_sql(p_embedding.source, 'old'), compare, rescan, wake), settings);
 
@@ -157,23 +164,27 @@ as $$
 $$;
 comment on function pgembed._is_partitioned(oid) is 'Whether a table is a partitioned parent.';
 
+create or replace function pgembed._captures_by_row(p_table oid) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- A write to a partition does not fire the statement triggers of its parent,
+    -- nor a write to the parent those of the partition.
+    select relkind = 'p' or relispartition from pg_class where oid = p_table
+$$;
+comment on function pgembed._captures_by_row(oid) is
+    'Whether inserts and deletes of a table must be captured by row.';
+
 create or replace function pgembed._update_guard_sql(p_embedding pgembed.embedding) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- json, xml and the like have no equality: compare those as text.
-    select string_agg(
-        case when exists (select from pg_opclass as o
-                          join pg_am as m on m.oid = o.opcmethod and m.amname in ('btree', 'hash')
-                          where o.opcdefault
-                            and (o.opcintype = b.base
-                                 or t.typcategory in ('S', 'E') or t.typtype = 'r'))
-             then format('old.%1$I is distinct from new.%1$I', a.attname)
-             else format('old.%1$I::text is distinct from new.%1$I::text', a.attname) end,
-        ' or ' order by a.attnum)
+    -- Compared by image, not by value: 1.0 and 1.00 are equal but have other texts,
+    -- and json and xml know no equality at all.
+    select format('record_image_ne(row(%s), row(%s))',
+                  string_agg(format('old.%I', a.attname), ', ' order by a.attnum),
+                  string_agg(format('new.%I', a.attname), ', ' order by a.attnum))
     from pg_attribute as a
-    join pg_type as t on t.oid = a.atttypid
-    cross join lateral (select case when t.typtype = 'd' then t.typbasetype else t.oid end as base) as b
     where a.attrelid = p_embedding.source and not a.attisdropped
       and (a.attname = any (p_embedding.source_columns)
            or a.attnum = any (array(select unnest(i.indkey::int2[]) from pg_index as i
@@ -190,12 +201,27 @@ as $$
 $$;
 comment on function pgembed._trigger_name(int, text) is 'Name of a capture trigger.';
 
+create or replace function pgembed._install_partition_capture(p_embedding pgembed.embedding, p_partition regclass)
+returns void
+language plpgsql
+as $$
+begin
+    execute format('create or replace trigger %I after truncate on %s for each statement '
+                   'execute function pgembed.%I()',
+        pgembed._trigger_name(p_embedding.embedding_id, 'truncate'),
+        pgembed._table_sql(p_partition),
+        format('_capture_%s_truncate', p_embedding.embedding_id));
+end
+$$;
+comment on function pgembed._install_partition_capture(pgembed.embedding, regclass) is
+    'Gives a partition the one trigger that it does not inherit.';
+
 create or replace function pgembed._install_capture(p_embedding pgembed.embedding) returns void
 language plpgsql
 as $$
 declare
     source text := pgembed._table_sql(p_embedding.source);
-    by_row boolean := pgembed._is_partitioned(p_embedding.source);
+    by_row boolean := pgembed._captures_by_row(p_embedding.source);
     event text;
     part regclass;
 begin
@@ -215,11 +241,7 @@ begin
     end loop;
     if by_row then    -- TRUNCATE of one partition fires that partition's triggers only
         for part in select relid from pg_catalog.pg_partition_tree(p_embedding.source) where level > 0 loop
-            execute format('create or replace trigger %I after truncate on %s for each statement '
-                           'execute function pgembed.%I()',
-                pgembed._trigger_name(p_embedding.embedding_id, 'truncate'),
-                pgembed._table_sql(part),
-                format('_capture_%s_truncate', p_embedding.embedding_id));
+            perform pgembed._install_partition_capture(p_embedding, part);
         end loop;
     end if;
 end

@@ -209,14 +209,17 @@ begin
         execute format('grant select on %s to %s', side, grantee);
     end loop;
 
-    execute format('drop policy if exists pgembed_source on %s', side);
+    if exists (select from pg_catalog.pg_policy
+               where polrelid = p_embedding.side_table and polname = 'pgembed_source') then
+        execute format('drop policy pgembed_source on %s', side);
+    end if;
     if (select relrowsecurity from pg_catalog.pg_class where oid = p_embedding.source) then
         execute format('alter table %s enable row level security', side);
         execute format('create policy pgembed_source on %1$s for select using '
                        '(exists (select from %2$s as pgembed_source where %3$s))',
             side, pgembed._table_sql(p_embedding.source),
             pgembed._key_sql(p_embedding.source, p_embedding.side_table,
-                             format('pgembed_source.%%2$I = %s.%%3$I', side), ' and '));
+                             format('pgembed_source.%%2$I = %s.%%3$I', replace(side, '%', '%%')), ' and '));
     else
         execute format('alter table %s disable row level security', side);
     end if;

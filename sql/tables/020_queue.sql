@@ -7,7 +7,7 @@ create table pgembed.queue (
     seq          bigint generated always as identity primary key,
     embedding_id int not null,
     key          text,
-    op           "char" not null check (op in ('U', 'D', 'T', 'R')),
+    op           "char" not null,    -- no CHECK: it would double the cost of an insert
     priority     smallint not null default 0,
     not_before   timestamptz not null default now(),
     attempts     smallint not null default 0

@@ -61,9 +61,11 @@ async def _execute(conn: psycopg.AsyncConnection[Any], statement: Statement) -> 
     async with psycopg.AsyncCursor(conn, row_factory=tuple_row) as cursor:
         try:
             await cursor.execute(statement.query, statement.parameters)
-            if cursor.description is None:
+            if not statement.returns_rows:
                 return Rows([], [])
-            return Rows([c.name for c in cursor.description], await cursor.fetchall())
+            # In pipeline mode the columns are known after the rows.
+            rows = await cursor.fetchall()
+            return Rows([c.name for c in cursor.description or ()], rows)
         except psycopg.Error as exc:
             error = translate(exc, statement)
             if error is exc:

@@ -231,9 +231,7 @@ def _encode_by_service(
         return {"query": query}
     model: str = found.rows[0][0]
     if idle:
-        yield Statement(
-            _ENCODE, _encode_parameters(query, model, timeout_s), alone=True
-        )
+        yield from encode(query, model, timeout_s)
         return {"query": query}
     # This transaction's snapshot may be older than the answer: carry it over.
     vector = yield from embed(query, model, timeout_s)
@@ -254,7 +252,9 @@ def _encode_parameters(query: str, model: str, timeout_s: float) -> dict[str, ob
 
 def encode(query: str, model: str, timeout_s: float) -> Flow[None]:
     """Have a service encode a query, so that its vector is in the cache."""
-    statement = Statement(_ENCODE, _encode_parameters(query, model, timeout_s))
+    statement = Statement(
+        _ENCODE, _encode_parameters(query, model, timeout_s), returns_rows=False
+    )
     if (yield IsIdle()):
         yield replace(statement, alone=True)
     else:
@@ -264,12 +264,12 @@ def encode(query: str, model: str, timeout_s: float) -> Flow[None]:
 def embed(query: str, model: str, timeout_s: float) -> Flow[list[float]]:
     """Have a service encode a query, and return the vector."""
     parameters = _encode_parameters(query, model, timeout_s)
+    ask = Statement(_ENCODE, parameters, returns_rows=False)
+    read = Statement(_EMBED, {"query": query, "model": model})
     rows: Rows
     if (yield IsIdle()):
-        yield Statement(_ENCODE, parameters, alone=True)
-        rows = yield Statement(_EMBED, parameters, alone=True)
+        yield replace(ask, alone=True)
+        rows = yield replace(read, alone=True)
     else:
-        rows = yield Beside(
-            (Statement(_ENCODE, parameters), Statement(_EMBED, parameters))
-        )
+        rows = yield Beside((ask, read))
     return parse_vector(rows.rows[0][0])

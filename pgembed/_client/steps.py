@@ -36,12 +36,14 @@ class Statement:
         query: With named placeholders.
         parameters: Their values.
         alone: In a transaction of its own; the connection must be idle.
+        returns_rows: Whether it has a result.
         table: Source table, as the user gave it, for error messages.
     """
 
     query: sql.SQL | sql.Composed
     parameters: Mapping[str, object] = field(default_factory=dict)
     alone: bool = False
+    returns_rows: bool = True
     table: object = None
 
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from datetime import date
+from datetime import time as dt_time
+from decimal import Decimal
 from typing import Any, Protocol, TypeAlias, runtime_checkable
+from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
@@ -20,6 +24,13 @@ class FloatArray(Protocol):
     """A NumPy array or anything else whose `tolist()` gives numbers."""
 
     def tolist(self) -> Any: ...
+
+
+@runtime_checkable
+class SupportsItem(Protocol):
+    """A NumPy scalar: `item()` gives Python's own number."""
+
+    def item(self) -> Any: ...
 
 
 #: A query's vector: a sequence of numbers or a one-dimensional array.
@@ -153,7 +164,7 @@ def filter_json(filter: Filter | None) -> Jsonb | None:
             hint='For example filter={"category": "books", "price": {"$lt": 20}}.',
         )
     try:
-        text = json.dumps(filter, allow_nan=False, default=_scalar_text)
+        text = json.dumps(filter, allow_nan=False, default=_scalar)
     except (TypeError, ValueError) as exc:
         raise InvalidFilter(f"filter cannot be written as JSON: {exc}") from exc
     if "\\u0000" in text.replace("\\\\", ""):
@@ -164,7 +175,9 @@ def filter_json(filter: Filter | None) -> Jsonb | None:
     return Jsonb(filter, dumps=lambda _: text)
 
 
-def _scalar_text(value: object) -> str:
-    if isinstance(value, (Mapping, Iterable)):
-        raise TypeError(f"{type(value).__name__} is no JSON value: {value!r}")
-    return str(value)
+def _scalar(value: object) -> object:
+    if isinstance(value, (date, dt_time, Decimal, UUID)):
+        return str(value)
+    if isinstance(value, SupportsItem):  # a number of NumPy's
+        return value.item()
+    raise TypeError(f"{value!r} has no JSON form")

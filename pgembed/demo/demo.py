@@ -85,7 +85,8 @@ def run_demo(options: DemoOptions, console: Console) -> None:
 def _prepare(
     screen: Screen, conn: psycopg.Connection[Any], options: DemoOptions
 ) -> int:
-    if not options.fresh and table.is_loaded(conn, options.rows, MODEL):
+    loaded = table.is_loaded(conn, options.rows, MODEL)
+    if loaded and not options.fresh:
         screen.title("The corpus is there from an earlier run")
         conn.execute(f"delete from {table.TABLE} where module = %s", [table.OWN_MODULE])
     else:
@@ -127,7 +128,7 @@ def _fill(
         while not service.is_alive(conn):
             if time.monotonic() - started > _START_WITHIN_S:
                 raise NotEmbeddedInTime(
-                    f"the encoder service is not up after {_START_WITHIN_S:.0f} seconds",
+                    f"no sign of the encoder service in {_START_WITHIN_S:.0f} seconds",
                     hint=f"Its log: {service.log_path}",
                 )
             time.sleep(_POLL_S)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.syntax import Syntax
-from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,13 +47,15 @@ class Screen:
 
     def hits(self, rows: Iterable[tuple[float, str, str]]) -> None:
         """Print hits: similarity, name, first line of the text."""
-        table = Table.grid(padding=(0, 2))
-        table.add_column(justify="right", style="cyan")
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(style="dim", no_wrap=True, overflow="ellipsis")
-        for similarity, name, text in rows:
-            table.add_row(f"  {similarity:.3f}", name, first_line(text))
-        self.console.print(table, highlight=False, markup=False)
+        found = list(rows)
+        widest = max((len(name) for _, name, _ in found), default=0)
+        for similarity, name, text in found:
+            line = Text("  ")
+            line.append(f"{similarity:.3f}", style="cyan")
+            line.append(f"  {name.ljust(widest)}", style="bold")
+            line.append(f"  {first_line(text)}", style="dim")
+            line.truncate(self.console.width, overflow="ellipsis")
+            self.console.print(line, soft_wrap=True)
 
     def fill(self, total: int) -> Fill:
         """Show how a table fills."""
@@ -67,7 +69,7 @@ class Fill:
         self._console = console
         self._total = total
         self._started = time.monotonic()
-        self._first: int | None = None
+        self._first = 0
         self._printed = self._started
         self._progress = Progress(
             TextColumn("encoding"),
@@ -89,7 +91,8 @@ class Fill:
     def update(self, done: int) -> None:
         """Show that `done` rows have their vector."""
         now = time.monotonic()
-        if self._first is None:
+        # The pace counts from the first rows that are done, not from the wait before.
+        if not self._first:
             self._first, self._started = done, now
         rate = (done - self._first) / max(now - self._started, 1e-9)
         pace = ""
@@ -97,7 +100,8 @@ class Fill:
             remaining = timedelta(seconds=round((self._total - done) / rate))
             pace = f"{rate:.0f} rows/s  ETA {remaining}"
         self._progress.update(self._task, completed=done, pace=pace)
-        if not self._console.is_terminal and now - self._printed >= _LINE_EVERY_S:
+        due = now - self._printed >= _LINE_EVERY_S
+        if done and due and not self._console.is_terminal:
             self._printed = now
             self._console.print(
                 f"encoding {done}/{self._total}  {pace}", highlight=False, markup=False

@@ -32,14 +32,16 @@ class ServiceProcess:
     def __init__(self, dsn: str, log_dir: Path) -> None:
         """Start the service; it is not ready yet."""
         self.log_path = log_dir / "service.log"
-        self.command_line = "pgembed serve"
+        # Smaller batches than a service's own: the progress bar moves more often.
+        options = ["serve", "--batch-size", "128"]
+        self.command_line = " ".join(["pgembed", *options])
         self._kept = False
         # The connection string goes through the environment: other users of the
         # machine can read command lines, and it may hold a password.
         environment = {**os.environ, "PGEMBED_DSN": dsn}
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "pgembed", "serve"],
+            self._process = subprocess.Popen(  # noqa: S603 - this program itself
+                [sys.executable, "-m", "pgembed", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,0 +1,83 @@
+"""A small shop whose articles are embedded by the hashing model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+import pgembed
+from pgembed.encoders.hashing import HashingEncoder
+from pgembed.service import EncoderService
+from pgembed.testing import process_all
+
+MODEL = "hashing"
+DIMENSIONS = 64
+
+ARTICLES = [
+    (1, "red fox", "animal", 3),
+    (2, "blue fox", "animal", 4),
+    (3, "green tea", "drink", 5),
+    (4, "black tea with milk", "drink", 6),
+]
+
+
+@pytest.fixture
+def encoder() -> HashingEncoder:
+    return HashingEncoder(MODEL, DIMENSIONS)
+
+
+@pytest.fixture
+def shop(conn: psycopg.Connection, dsn: str) -> psycopg.Connection:
+    """Embedded articles; no service is running."""
+    pgembed.register_model(conn, MODEL, DIMENSIONS, provider="hashing")
+    conn.execute(
+        "create table article"
+        " (id int primary key, title text, category text, price int)"
+    )
+    with conn.cursor() as cursor:
+        cursor.executemany("insert into article values (%s, %s, %s, %s)", ARTICLES)
+    pgembed.create_embedding(conn, "article", "title", model=MODEL)
+    process_all(dsn)
+    return conn
+
+
+@contextmanager
+def running_service(dsn: str) -> Iterator[EncoderService]:
+    """Run a real service in a thread until the end of the block."""
+    started = threading.Event()
+    services: list[EncoderService] = []
+
+    async def serve() -> None:
+        service = EncoderService(dsn)
+        services.append(service)
+        started.set()
+        await service.run()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    started.wait(10)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        deadline = time.monotonic() + 20
+        while (
+            conn.execute("select 1 from pgembed.workers where alive").fetchone() is None
+        ):
+            assert time.monotonic() < deadline, "the service did not come up"
+            time.sleep(0.02)
+    try:
+        yield services[0]
+    finally:
+        services[0].stop()
+        thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def service(shop: psycopg.Connection, dsn: str) -> Iterator[EncoderService]:
+    with running_service(dsn) as running:
+        yield running

@@ -1,0 +1,65 @@
+"""User code that must type-check under mypy --strict; it is never run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_type
+
+import numpy as np
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+import pgembed
+from pgembed import aclient
+from pgembed.encoders import Encoder, load_encoder
+
+
+@dataclass
+class Article:
+    id: int
+    title: str
+
+
+def search(conn: psycopg.Connection) -> None:
+    hits = pgembed.search(conn, "article", "cheap flights", k=5)
+    assert_type(hits, list[pgembed.Hit[DictRow]])
+    assert_type(hits[0].similarity, float)
+    assert_type(hits[0].chunk, int | None)
+    assert_type(hits[0].content, str | None)
+
+    encoder: Encoder = load_encoder("hashing", "hashing", dimensions=64)
+    pgembed.search(conn, ("shop", "article"), "x", encoder=encoder, filter={"a": 1})
+    pgembed.search(conn, "article", query_embedding=[0.1, 0.2], exact=True)
+    pgembed.search(conn, "article", query_embedding=np.zeros(3, np.float32))
+
+    articles = pgembed.search(conn, "article", "x", row_factory=Article, k=1)
+    assert_type(articles, list[pgembed.Hit[Article]])
+    assert_type(articles[0].doc.title, str)
+
+    assert_type(
+        pgembed.similar(conn, "article", 1, row_factory=Article),
+        list[pgembed.Hit[Article]],
+    )
+    assert_type(pgembed.embed(conn, "x"), list[float])
+
+
+def any_row_type(dsn: str) -> None:
+    with psycopg.connect(dsn, row_factory=dict_row) as conn:
+        assert_type(pgembed.status(conn), list[pgembed.EmbeddingStatus])
+        assert_type(pgembed.create_embedding(conn, "article", "title"), str)
+        assert_type(pgembed.retry(conn), int)
+
+
+async def asynchronous(conn: psycopg.AsyncConnection) -> None:
+    assert_type(await aclient.search(conn, "article", "x"), list[pgembed.Hit[DictRow]])
+    assert_type(
+        await pgembed.asearch(conn, "article", "x", row_factory=Article),
+        list[pgembed.Hit[Article]],
+    )
+    await aclient.await_embedded(conn, "article_embedding", timeout_s=5)
+
+
+def wrong(conn: psycopg.Connection) -> None:
+    pgembed.search(conn, "article", "x", k="ten")  # type: ignore[call-overload]
+    pgembed.search(conn, "article", "x", nosuch=1)  # type: ignore[call-overload]
+    pgembed.search("dsn", "article", "x")  # type: ignore[call-overload]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import pkgutil
 import subprocess
@@ -21,7 +22,8 @@ def import_all() -> int:
     names = [
         module.name
         for module in pkgutil.walk_packages(pgembed.__path__, "pgembed.")
-        if module.name != "pgembed.__main__"
+        # Alembic runs these, within a migration.
+        if not module.name.startswith(("pgembed.__main__", "pgembed.migrations."))
     ]
     for name in names:
         try:

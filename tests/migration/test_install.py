@@ -24,7 +24,7 @@ from pgembed.errors import (
 from tests.migration.catalog import catalog_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.fixtures.postgres import Server
 
@@ -67,8 +67,9 @@ def test_install_twice_changes_nothing(dsn: str) -> None:
     def rows() -> list[tuple[object, ...]]:
         with psycopg.connect(dsn) as conn:
             return conn.execute(
-                "select oid, xmin from pg_proc where pronamespace = 'pgembed'::regnamespace"
-                " union all select oid, xmin from pg_class "
+                "select oid, xmin from pg_proc "
+                "where pronamespace = 'pgembed'::regnamespace "
+                "union all select oid, xmin from pg_class "
                 "where relnamespace = 'pgembed'::regnamespace order by 1"
             ).fetchall()
 
@@ -161,7 +162,7 @@ def test_installs_of_several_threads_at_once_do_not_collide(empty_dsn: str) -> N
     def install() -> None:
         try:
             results.append(schema.install(empty_dsn))
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the test shows it
+        except Exception as exc:
             results.append(exc)
 
     threads = [threading.Thread(target=install) for _ in range(4)]
@@ -262,8 +263,9 @@ def test_check_passes_a_current_schema(conn: psycopg.Connection) -> None:
 
 
 @pytest.mark.parametrize("call", [schema.upgrade, schema.uninstall])
-def test_commands_without_an_installation_say_so(empty_dsn: str, call: object) -> None:
-    assert callable(call)
+def test_commands_without_an_installation_say_so(
+    empty_dsn: str, call: Callable[[str], object]
+) -> None:
     with pytest.raises(UnsupportedEnvironment, match="not installed") as caught:
         call(empty_dsn)
     assert "pgembed install" in str(caught.value)

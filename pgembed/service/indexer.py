@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("pgembed.service")
 
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 60.0
+PAUSE_SECONDS = 1.0  # between looks, however often a look may be worth it
 LOCK_ATTEMPTS = 3
 
 
@@ -30,26 +31,36 @@ class Indexer:
     its session.
     """
 
-    def __init__(self, dsn: str, worth_a_look: Callable[[], bool]) -> None:
+    def __init__(
+        self, dsn: str, may_be_due: asyncio.Event, any_filled: Callable[[], bool]
+    ) -> None:
         """Prepare.
 
         Args:
             dsn: Connection string.
-            worth_a_look: Whether any embedding's backfill is done.
+            may_be_due: Set when a declaration or the state of a fill has changed.
+            any_filled: Whether any embedding's first fill is done.
         """
         # No lock timeout: CONCURRENTLY waits for long transactions by design.
         self._store = Store(Link(dsn, "index", lock_timeout_seconds=0))
-        self._worth_a_look = worth_a_look
+        self._may_be_due = may_be_due
+        self._any_filled = any_filled
 
     async def run(self) -> None:
         """Build until cancelled."""
         while True:
-            if self._worth_a_look():
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._may_be_due.wait()
+            except TimeoutError:
+                pass
+            self._may_be_due.clear()
+            if self._any_filled():
                 try:
                     await self.build_all()
                 except (ConnectionLost, StatementFailed) as exc:
                     log.warning("index.interrupted", error=str(exc))
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def build_all(self) -> int:
         """Build every index that is due; returns how many were built.

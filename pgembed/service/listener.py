@@ -16,13 +16,14 @@ from psycopg import sql
 
 from pgembed.errors import PgembedError
 from pgembed.service.connection import QUERIES, Connection, Link
-from pgembed.service.faults import ConnectionLost
+from pgembed.service.faults import ConnectionLost, StatementFailed
 
 log = structlog.get_logger("pgembed.service")
 
 CHANNEL = "pgembed"
 ALIVE_CHECK_SECONDS = 15.0
 PROBE_SECONDS = 1.0
+REFUSED_SECONDS = 5.0
 
 
 class Listener:
@@ -56,6 +57,8 @@ class Listener:
             except PgembedError as exc:
                 if self.listening.is_set():
                     log.warning("listener.lost", error=str(exc))
+                if isinstance(exc, StatementFailed):  # a standby refuses LISTEN
+                    await asyncio.sleep(REFUSED_SECONDS)
             finally:
                 self.listening.clear()
 

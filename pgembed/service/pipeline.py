@@ -26,6 +26,7 @@ from pgembed.service.records import Embedding, Job, Row, Vector
 from pgembed.service.store import Store
 from pgembed.service.window import (
     Document,
+    Fault,
     Plan,
     by_key,
     is_control,
@@ -134,7 +135,7 @@ class Pipeline:
             # Not one text's fault, as far as we know: the attempt counts, so that
             # this cannot go on for ever.
             log.exception("window.failed", embedding=window.embedding.name)
-            await self._fail(window, list(window.held.values()), _describe(exc))
+            await self._fail(window, list(window.held.values()), Fault.of(exc))
 
     async def _work(self, window: Window) -> None:
         for job in [job for job in window.jobs if is_control(job)]:
@@ -181,7 +182,7 @@ class Pipeline:
             if exc.blame is Blame.DECLARATION and await self._is_broken(window):
                 raise
             if len(keys) == 1:
-                await self._fail(window, jobs[keys[0]], str(exc))
+                await self._fail(window, jobs[keys[0]], Fault.of(exc))
                 return [], []
         half = len(keys) // 2
         rows, existing = await self._read(window, keys[:half], jobs)
@@ -251,7 +252,7 @@ class Pipeline:
             raise
         except Exception as exc:  # a model may raise anything over a text
             if len(texts) == 1:
-                plan.errors[texts[0]] = _describe(exc)
+                plan.errors[texts[0]] = Fault.of(exc)
                 return
             half = len(texts) // 2
             await self._encode_batch(window, plan, encoder, texts[:half])
@@ -266,7 +267,9 @@ class Pipeline:
             if np.isfinite(vector).all():
                 plan.vectors[text] = vector
             else:
-                plan.errors[text] = "the model gave a vector that is not finite"
+                plan.errors[text] = Fault(
+                    "the model gave a vector that is not finite", "NotFinite"
+                )
 
     def _run(self, encoder: Encoder, texts: list[str]) -> Vector:
         """Run the model (in the encode thread)."""
@@ -335,7 +338,7 @@ class Pipeline:
     ) -> None:
         if len(documents) <= 1:
             if documents:
-                await self._fail(window, documents[0].jobs, str(error))
+                await self._fail(window, documents[0].jobs, Fault.of(error))
                 await self._write(window, plan, [], finished)
                 return
             raise error
@@ -343,11 +346,11 @@ class Pipeline:
         await self._write(window, plan, documents[:half], finished)
         await self._write(window, plan, documents[half:], [])
 
-    async def _fail(self, window: Window, jobs: Sequence[Job], error: str) -> None:
+    async def _fail(self, window: Window, jobs: Sequence[Job], fault: Fault) -> None:
         """Record failures, each in a transaction of its own."""
         for job in jobs:
             delay = retry_delay(job.attempts)
-            outcome = await window.store.fail(job, error, delay)
+            outcome = await window.store.fail(job, fault.message, delay)
             window.let_go([job])
             if outcome == "dead":
                 self.outcome.dead += 1
@@ -361,7 +364,7 @@ class Pipeline:
                 attempt=job.attempts,
                 outcome=outcome,
                 retry_seconds=None if outcome == "dead" else delay,
-                error=error,
+                error=fault.kind,
             )
 
     async def exhausted(self, window: Window, jobs: Sequence[Job]) -> None:
@@ -369,8 +372,11 @@ class Pipeline:
         await self._fail(
             window,
             jobs,
-            "claimed again and again without an outcome: each time the service died "
-            "over it, or its lease ran out",
+            Fault(
+                "claimed again and again without an outcome: each time the service "
+                "died over it, or its lease ran out",
+                "Exhausted",
+            ),
         )
 
     async def _statement_failed(self, window: Window, exc: StatementFailed) -> None:
@@ -394,7 +400,7 @@ class Pipeline:
                 )
                 await self._give_back(window, MOMENT_DELAY_SECONDS)
             else:
-                await self._fail(window, list(window.held.values()), str(exc))
+                await self._fail(window, list(window.held.values()), Fault.of(exc))
         except (ConnectionLost, StatementFailed) as again:
             log.warning(
                 "window.lost",
@@ -433,10 +439,4 @@ def _cut(chunker: Chunker, documents: list[Document], plan: Plan) -> None:
             # The whole text stands for its chunks, as the one that has the error.
             text = document.row.content or ""
             document.chunks = [text]
-            plan.errors[text] = str(exc)
-
-
-def _describe(exc: BaseException) -> str:
-    if isinstance(exc, PgembedError):
-        return str(exc)
-    return f"{type(exc).__name__}: {exc}"
+            plan.errors[text] = Fault.of(exc)

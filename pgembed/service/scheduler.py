@@ -73,6 +73,7 @@ class Scheduler:
         """
         self.wake = asyncio.Event()
         self.catalog: list[Embedding] | None = None
+        self.index_may_be_due = asyncio.Event()
         self._fast = fast
         self._bulk = bulk
         self._models = models
@@ -274,6 +275,8 @@ class Scheduler:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         window = self._windows.pop(task)
+        if window.priority is Priority.BACKFILL:
+            self.index_may_be_due.set()
         self._catalog_at = 0.0  # it may have ended because of a new revision
         self.wake.set()
         if not task.cancelled() and (error := task.exception()):
@@ -327,6 +330,8 @@ class Scheduler:
         self._learn(await self._fast.embeddings())
 
     def _learn(self, catalog: list[Embedding]) -> None:
+        if catalog != self.catalog:
+            self.index_may_be_due.set()
         self.catalog = catalog
         self._catalog_at = time.monotonic()
 

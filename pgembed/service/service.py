@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from pgembed.errors import PgembedError, SchemaVersionError
+from pgembed.errors import InsufficientPrivilege, PgembedError, SchemaVersionError
 from pgembed.service.connection import Link
 from pgembed.service.encoding import EncodeThread
 from pgembed.service.faults import ConnectionLost, StatementFailed
@@ -96,7 +96,7 @@ class EncoderService:
             on_jobs=self._wake_scheduler,
             on_query=self._queries.wake.set,
         )
-        self._indexer = Indexer(dsn, self._index_may_be_due)
+        self._indexer = Indexer(dsn, self._scheduler.index_may_be_due, self._any_filled)
         self._maintenance = Maintenance(
             self._stores["maintenance"],
             dsn,
@@ -134,6 +134,7 @@ class EncoderService:
         Raises:
             SchemaVersionError: pgembed is not installed, or is older than this
                 version.
+            InsufficientPrivilege: The role does not own pgembed.
             PgembedError: The environment is not one the service can work in.
         """
         if self.settings.health_port is not None:
@@ -209,6 +210,16 @@ class EncoderService:
                 detail=f"Missing: {', '.join(missing)}.",
                 hint="Run: pgembed install --dsn ...",
             )
+        try:
+            await self._stores["fast"].embeddings()
+        except StatementFailed as exc:
+            if exc.code != "42501":
+                raise
+            raise InsufficientPrivilege(
+                f"the service's role may not use pgembed's functions: {exc}",
+                hint="Run the service as the role that owns the schema pgembed, or "
+                "as a member of it.",
+            ) from exc
         self._schema_checked = True
 
     async def _serve(self) -> None:
@@ -266,7 +277,7 @@ class EncoderService:
     def _wake_scheduler(self) -> None:
         self._scheduler.wake.set()
 
-    def _index_may_be_due(self) -> bool:
+    def _any_filled(self) -> bool:
         return any(e.backfill_state == "done" for e in self._scheduler.catalog or ())
 
     def _healthy(self) -> tuple[bool, str]:

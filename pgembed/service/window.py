@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from pgembed.errors import PgembedError
+from pgembed.service.faults import StatementFailed
 from pgembed.service.records import Job, Row, Vector, WriteBatch
 
 SUSPECT_ATTEMPTS = 3
@@ -61,6 +64,28 @@ def split_suspects(
     return ordinary, suspects, exhausted
 
 
+class Fault(NamedTuple):
+    """An error of one row.
+
+    Attributes:
+        message: For the dead letter; may quote the text, like PostgreSQL's messages.
+        kind: For the log, which must not.
+    """
+
+    message: str
+    kind: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Fault:
+        """Describe an exception."""
+        name = type(error).__name__
+        if isinstance(error, StatementFailed):
+            return cls(str(error), f"SQLSTATE {error.code}")
+        if isinstance(error, PgembedError):
+            return cls(str(error), name)
+        return cls(f"{name}: {error}", name)
+
+
 @dataclass(slots=True)
 class Document:
     """A row with its new chunks."""
@@ -82,7 +107,7 @@ class Plan:
 
     documents: list[Document]
     vectors: dict[str, Vector] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, Fault] = field(default_factory=dict)
 
     def reuse(self, existing: Iterable[tuple[str, str, Vector]]) -> None:
         """Take vectors (key, text, vector) that are stored for equal texts."""
@@ -96,7 +121,7 @@ class Plan:
         )
         return [text for text in texts if text not in self.vectors]
 
-    def failed(self) -> list[tuple[Document, str]]:
+    def failed(self) -> list[tuple[Document, Fault]]:
         """Documents with a chunk that cannot be encoded, with the first error."""
         failures = []
         for document in self.documents:

@@ -24,9 +24,7 @@ def settings() -> ServiceSettings:
 @pytest.fixture
 def article(conn: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
     """Give a connection to a database with an embedding on an empty table."""
-    conn.execute(
-        "select pgembed.register_model('test', %s, 'hashing')", [DIMENSIONS]
-    )
+    conn.execute("select pgembed.register_model('test', %s, 'hashing')", [DIMENSIONS])
     conn.execute("create table article (id int primary key, body text)")
     conn.execute("select pgembed.create_embedding('article', 'body', model => 'test')")
     return conn

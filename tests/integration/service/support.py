@@ -117,7 +117,9 @@ def contents(
     conn: psycopg.Connection[Any], table: str = "article_embedding"
 ) -> list[str]:
     """Texts of the chunks that are stored, in key order."""
-    return [r[0] for r in conn.execute(f"select content from {table} order by id, chunk")]
+    return [
+        r[0] for r in conn.execute(f"select content from {table} order by id, chunk")
+    ]
 
 
 def queued(conn: psycopg.Connection[Any]) -> int:

@@ -78,7 +78,9 @@ async def test_vectors_travel_in_binary(
 async def test_truncate_empties_the_side_table(
     dsn: str, article: Conn, encoder: FaultyEncoder
 ) -> None:
-    article.execute("insert into article select i, 'x' || i from generate_series(1, 9) i")
+    article.execute(
+        "insert into article select i, 'x' || i from generate_series(1, 9) i"
+    )
     await drain(dsn, encoders={"test": encoder})
     article.execute("truncate article")
     article.execute("insert into article values (100, 'after')")
@@ -91,9 +93,13 @@ async def test_existing_rows_are_filled_and_indexed(
 ) -> None:
     conn.execute("select pgembed.register_model('test', %s, 'hashing')", [DIMENSIONS])
     conn.execute("create table doc (id int primary key, body text)")
-    conn.execute("insert into doc select i, 'text ' || i from generate_series(1, 1300) i")
+    conn.execute(
+        "insert into doc select i, 'text ' || i from generate_series(1, 1300) i"
+    )
     conn.execute("select pgembed.create_embedding('doc', 'body', model => 'test')")
-    outcome = await drain(dsn, ServiceSettings(batch_size=500), encoders={"test": encoder})
+    outcome = await drain(
+        dsn, ServiceSettings(batch_size=500), encoders={"test": encoder}
+    )
     assert outcome.written == 1300
     assert value(conn, "select count(*) from doc_embedding") == 1300
     assert value(conn, "select backfill_state from pgembed.status") == "done"
@@ -103,7 +109,9 @@ async def test_existing_rows_are_filled_and_indexed(
 async def test_equal_texts_are_encoded_once(
     dsn: str, article: Conn, encoder: FaultyEncoder
 ) -> None:
-    article.execute("insert into article select i, 'same' from generate_series(1, 50) i")
+    article.execute(
+        "insert into article select i, 'same' from generate_series(1, 50) i"
+    )
     await drain(dsn, encoders={"test": encoder})
     assert encoder.encoded == ["same"]
     assert len(contents(article)) == 50
@@ -148,7 +156,8 @@ async def test_dimensions_are_truncated_and_scaled_to_unit_length(
     conn.execute("select pgembed.register_model('test', %s, 'hashing')", [DIMENSIONS])
     conn.execute("create table doc (id int primary key, body text)")
     conn.execute(
-        "select pgembed.create_embedding('doc', 'body', model => 'test', dimensions => 8)"
+        "select pgembed.create_embedding('doc', 'body', model => 'test',"
+        " dimensions => 8)"
     )
     conn.execute("insert into doc values (1, 'some words that fill all dimensions')")
     await drain(dsn, encoders={"test": encoder})
@@ -169,9 +178,10 @@ async def test_bad_text_hurts_only_itself(
     outcome = await drain(dsn, encoders={"test": encoder})
     assert (outcome.written, outcome.retried) == (98, 2)
     assert len(contents(article)) == 98
-    assert article.execute(
-        "select key from pgembed.queue order by seq"
-    ).fetchall() == [("37",), ("70",)]
+    assert article.execute("select key from pgembed.queue order by seq").fetchall() == [
+        ("37",),
+        ("70",),
+    ]
 
 
 async def test_bad_text_becomes_a_dead_letter_after_its_attempts(
@@ -231,7 +241,9 @@ async def test_dropped_column_breaks_the_embedding_with_the_reason(
 async def test_outage_of_a_model_is_nobodys_failure(
     dsn: str, article: Conn, encoder: FaultyEncoder
 ) -> None:
-    article.execute("insert into article select i, 'x' || i from generate_series(1, 9) i")
+    article.execute(
+        "insert into article select i, 'x' || i from generate_series(1, 9) i"
+    )
     encoder.outage.set()
     with pytest.raises(PgembedError, match="out of order"):
         await drain(dsn, encoders={"test": encoder})
@@ -290,8 +302,12 @@ async def test_job_that_was_claimed_too_often_is_given_up(
 async def test_suspects_are_encoded_alone(
     dsn: str, article: Conn, encoder: FaultyEncoder
 ) -> None:
-    article.execute("insert into article select i, 'x' || i from generate_series(1, 30) i")
-    article.execute("update pgembed.queue set attempts = 2 where key in ('7', '8', '9')")
+    article.execute(
+        "insert into article select i, 'x' || i from generate_series(1, 30) i"
+    )
+    article.execute(
+        "update pgembed.queue set attempts = 2 where key in ('7', '8', '9')"
+    )
     outcome = await drain(dsn, encoders={"test": encoder})
     assert outcome.written == 30
     for text in ("x7", "x8", "x9"):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -246,9 +247,9 @@ def test_a_newer_schema_is_refused_with_both_versions(dsn: str) -> None:
     execute(dsn, "update pgembed.alembic_version set version_num = '9999'")
     with psycopg.connect(dsn) as conn:
         for call in (
-            lambda: schema.check(conn),
-            lambda: schema.install(dsn),
-            lambda: schema.upgrade(dsn),
+            partial(schema.check, conn),
+            partial(schema.install, dsn),
+            partial(schema.upgrade, dsn),
         ):
             with pytest.raises(SchemaVersionError) as caught:
                 call()

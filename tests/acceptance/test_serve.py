@@ -1,0 +1,207 @@
+"""`pgembed serve` as a process: signals, crashes, exit codes, the real model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+Conn = psycopg.Connection[Any]
+
+
+class Service:
+    """A `pgembed serve` process with its log."""
+
+    def __init__(self, dsn: str, log: Path, *options: str) -> None:
+        self.log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pgembed", "serve", *options],
+                env={**os.environ, "PGEMBED_DSN": dsn, "PGEMBED_LOG_FORMAT": "json"},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def events(self) -> list[dict[str, Any]]:
+        """What it has logged."""
+        lines = self.log.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def event(self, name: str, seconds: float = 60.0) -> dict[str, Any]:
+        """Wait for an event of that name."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for event in self.events():
+                if event.get("event") == name:
+                    return event
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.02)
+        raise AssertionError(f"no event {name}: {self.log.read_text()}")
+
+    def stop(self, number: int = signal.SIGTERM, seconds: float = 10.0) -> int:
+        """Send a signal; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+@pytest.fixture
+def serve(dsn: str, tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    services: list[Service] = []
+
+    def start(*options: str) -> Service:
+        log = tmp_path / f"{len(services)}.log"
+        services.append(Service(dsn, log, *options))
+        return services[-1]
+
+    yield start
+    for service in services:
+        if service.process.poll() is None:
+            service.process.kill()
+            service.process.wait()
+
+
+def value(conn: Conn, statement: str) -> Any:
+    row = conn.execute(statement).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def article(conn: Conn) -> Conn:
+    conn.execute("select pgembed.register_model('test', 32, 'hashing')")
+    conn.execute("create table article (id int primary key, body text)")
+    conn.execute("select pgembed.create_embedding('article', 'body', model => 'test')")
+    return conn
+
+
+EMBEDDED = "select count(distinct id) from article_embedding"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stops_cleanly(
+    serve: Callable[..., Service], article: Conn, number: int
+) -> None:
+    service = serve()
+    service.event("service.started")
+    article.execute("insert into article values (1, 'one')")
+    wait_until(lambda: value(article, EMBEDDED) == 1)
+    started = time.monotonic()
+    assert service.stop(number) == 0
+    assert time.monotonic() - started < 5
+    assert service.events()[-1]["event"] == "service.stopped"
+    assert value(article, "select count(*) from pgembed.worker") == 0
+
+
+def test_killed_service_loses_nothing(
+    serve: Callable[..., Service], article: Conn
+) -> None:
+    article.execute(
+        "insert into article select i, repeat('word' || i || ' ', 2000)"
+        " from generate_series(1, 3000) i"
+    )
+    first = serve("--lease", "3", "--batch-size", "200")
+    wait_until(lambda: value(article, EMBEDDED) > 0)
+    assert first.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert value(article, EMBEDDED) < 3000
+    serve("--lease", "3")
+    # Nobody announces that leases have run out: the sleep is bounded by them.
+    wait_until(lambda: value(article, "select count(*) from pgembed.queue") == 0, 60)
+    assert value(article, EMBEDDED) == 3000
+
+
+def test_once_works_off_the_queue_and_ends(
+    serve: Callable[..., Service], article: Conn
+) -> None:
+    article.execute("insert into article select i, 'x' from generate_series(1, 100) i")
+    service = serve("--once")
+    assert service.process.wait(60) == 0, service.log.read_text()
+    assert value(article, EMBEDDED) == 100
+    assert "100 rows embedded" in service.log.read_text()
+
+
+def test_once_tells_by_its_exit_code_that_rows_failed(
+    serve: Callable[..., Service], conn: Conn
+) -> None:
+    conn.execute("select pgembed.register_model('test', 32, 'hashing')")
+    conn.execute("create table doc (id int primary key, n int)")
+    conn.execute(
+        "select pgembed.create_embedding('doc', $$'about ' || (1 / n)::text$$,"
+        " model => 'test', max_attempts => 1)"
+    )
+    conn.execute("insert into doc values (1, 1), (2, 0)")
+    service = serve("--once")
+    assert service.process.wait(60) == 3, service.log.read_text()
+    assert value(conn, "select key from pgembed.failed") == "2"
+
+
+def test_once_tells_by_its_exit_code_that_a_model_is_missing(
+    serve: Callable[..., Service], conn: Conn
+) -> None:
+    conn.execute("select pgembed.register_model('hosted', 8, 'litellm')")
+    conn.execute("create table doc (id int primary key, body text)")
+    conn.execute("select pgembed.create_embedding('doc', 'body', model => 'hosted')")
+    conn.execute("insert into doc values (1, 'x')")
+    service = serve("--once")
+    assert service.process.wait(60) == 4, service.log.read_text()
+    assert "hosted" in service.log.read_text()
+
+
+def test_missing_schema_is_told_with_the_remedy(
+    serve: Callable[..., Service], conn: Conn
+) -> None:
+    conn.execute("drop schema pgembed cascade")
+    service = serve()
+    assert service.process.wait(60) == 1
+    assert "pgembed install" in service.log.read_text()
+
+
+def test_probes_answer(serve: Callable[..., Service], article: Conn) -> None:
+    service = serve("--health-port", "0")
+    port = service.event("health.listening")["port"]
+    service.event("service.started")
+
+    def get(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
+            return str(answer.read().decode())
+
+    assert get("/healthz") == "alive\n"
+    assert re.search(r"^pgembed_reconnects 0\.0$", get("/metrics"), re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_real_model_embeds_and_answers(
+    serve: Callable[..., Service], conn: Conn
+) -> None:
+    conn.execute("create table note (id int primary key, body text)")
+    conn.execute(
+        "insert into note values (1, 'Parse an INI file of settings'),"
+        " (2, 'Compress data with gzip'), (3, 'Draw a circle on a canvas')"
+    )
+    conn.execute("select pgembed.create_embedding('note', 'body')")
+    service = serve()
+    wait_until(lambda: value(conn, "select count(*) from note_embedding") == 3, 90)
+    conn.execute("call pgembed.encode('read the configuration')")
+    hits = conn.execute(
+        "select (doc).id from pgembed.vector_search(null::note,"
+        " 'read the configuration', k => 1)"
+    ).fetchall()
+    assert hits == [(1,)]
+    assert service.stop() == 0

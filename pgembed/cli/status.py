@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import psycopg
 import typer
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -48,7 +49,7 @@ def status(
         elif watch:
             _watch(conn)
         else:
-            console.print(_table(client.status(conn), _service_count(conn)))
+            console.print(_view(client.status(conn), _service_count(conn)))
 
 
 def _watch(conn: psycopg.Connection[Any]) -> None:
@@ -58,7 +59,7 @@ def _watch(conn: psycopg.Connection[Any]) -> None:
         with Live(console=console, auto_refresh=False) as live:
             while True:
                 live.update(
-                    _table(client.status(conn), _service_count(conn)), refresh=True
+                    _view(client.status(conn), _service_count(conn)), refresh=True
                 )
                 time.sleep(_REFRESH_S)
     except KeyboardInterrupt:
@@ -70,7 +71,7 @@ def _service_count(conn: psycopg.Connection[Any]) -> int:
     return int(row[0]) if row else 0
 
 
-def _table(statuses: Sequence[EmbeddingStatus], services: int) -> Table:
+def _view(statuses: Sequence[EmbeddingStatus], services: int) -> Group:
     caption = f"{services} encoder service{'' if services == 1 else 's'} running"
     if not services:
         caption += ": start one with `pgembed serve`"
@@ -95,11 +96,12 @@ def _table(statuses: Sequence[EmbeddingStatus], services: int) -> Table:
             _index(one),
             _size((one.index_bytes or 0) + (one.side_table_bytes or 0)),
         )
-        reason = one.state_reason or one.index_error
-        if reason:
-            table.add_section()
-            table.add_row(Text(reason, style="red"))
-    return table
+    reasons = [
+        Text(f"{one.name}: {reason}", style="red")
+        for one in statuses
+        if (reason := one.state_reason or one.index_error)
+    ]
+    return Group(table, *reasons)
 
 
 def _state(one: EmbeddingStatus) -> Text:

@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pgembed import schema
 from pgembed.demo.service import stop_pid
 from pgembed.embedded import EmbeddedServer, default_data_folder
-from pgembed.errors import UnsupportedEnvironment
+from pgembed.errors import SchemaVersionError, UnsupportedEnvironment
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -59,7 +59,7 @@ class DemoDatabase:
                 self._server.drop_database(DATABASE)
             self.dsn = self._server.create_database(DATABASE, exist_ok=True)
         try:
-            version = schema.install(self.dsn)
+            version = self._install()
             with psycopg.connect(self.dsn) as conn:
                 self.description = (
                     f"{'Embedded ' if self._server else ''}"
@@ -81,6 +81,18 @@ class DemoDatabase:
     ) -> None:
         if self._server is not None:
             self._server.stop()
+
+    def _install(self) -> schema.SchemaVersion:
+        current = schema.version(self.dsn)
+        if current is None or current.is_current or self._server is None:
+            return schema.install(self.dsn)
+        # An earlier pgembed's demo: its database is ours to upgrade.
+        try:
+            return schema.upgrade(self.dsn)
+        except SchemaVersionError as exc:
+            raise SchemaVersionError(
+                exc.message, detail=exc.detail, hint="Start anew: pgembed demo --fresh"
+            ) from exc
 
     @property
     def is_embedded(self) -> bool:

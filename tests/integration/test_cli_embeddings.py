@@ -84,7 +84,7 @@ def test_status_as_table_and_as_json(embedded: psycopg.Connection, dsn: str) -> 
     )
     done = run("status", dsn=dsn)
     assert done.exit_code == 0, done.output
-    for words in ("article_embedding", "broken", "the reason", "no", "pgembed serve"):
+    for words in ("broken", "article_embedding: the reason", "0 encoder services"):
         assert words in done.output
     (one,) = json.loads(run("status", "--json", dsn=dsn).output)
     assert (one["rows"], one["embedded"], one["pending"]) == (3, 2, 1)

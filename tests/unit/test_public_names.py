@@ -1,0 +1,58 @@
+"""What users may import, and what importing costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pgembed
+from pgembed import aclient, client
+
+FUNCTIONS = {
+    "alter_embedding",
+    "await_embedded",
+    "create_embedding",
+    "drop_embedding",
+    "embed",
+    "encode",
+    "pause",
+    "reembed",
+    "register_model",
+    "repair",
+    "resume",
+    "retry",
+    "search",
+    "similar",
+    "status",
+}
+
+
+def test_public_names_are_pinned() -> None:
+    types = {"EmbeddingStatus", "Filter", "Hit", "Table", "Vector"}
+    assert set(client.__all__) == FUNCTIONS | types
+    assert set(aclient.__all__) == FUNCTIONS
+    assert set(pgembed.__all__) == FUNCTIONS | {
+        "EmbeddingStatus",
+        "Hit",
+        "PgembedError",
+        "asearch",
+    }
+
+
+def test_the_package_exports_the_clients_functions() -> None:
+    for name in FUNCTIONS:
+        assert getattr(pgembed, name) is getattr(client, name)
+    assert pgembed.asearch is aclient.search
+
+
+def test_importing_the_client_loads_no_heavy_library() -> None:
+    script = (
+        "import sys, pgembed, pgembed.aclient; pgembed.search;"
+        "heavy = {'torch', 'sentence_transformers', 'sqlalchemy', 'alembic', 'numpy',"
+        " 'rich', 'typer', 'structlog'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

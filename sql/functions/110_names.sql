@@ -78,11 +78,11 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     -- The empty string means what NULL means: there is no text.
-    select format('select nullif(%s, '''') as content from %s where %s',
+    select format('select nullif((%s)::text, '''') as content from %s where %s',
                   p_expression,
                   pgembed._table_sql(p_source),
                   pgembed._key_sql(p_source, null,
-                                   format('%I', c.relname) || '.%2$I = %5$s::%4$s', ' and '))
+                                   replace(format('%I', c.relname), '%', '%%') || '.%2$I = %5$s::%4$s', ' and '))
     from pg_class as c
     where c.oid = p_source
 $$;
@@ -115,7 +115,10 @@ set search_path = pg_catalog, pg_temp
 as $$
     -- 63 bytes at most; a long name keeps its head and a hash of the whole.
     select (case when octet_length(n) <= 63 then n
-                 else convert_from(substring(convert_to(p_embedding.name, 'SQL_ASCII') for 40), 'SQL_ASCII')
+                 else (select left(p_embedding.name, characters)
+                       from generate_series(40, 1, -1) as characters
+                       where octet_length(left(p_embedding.name, characters)) <= 40
+                       limit 1)
                       || '_' || left(md5(n), 8) || '_' || p_embedding.index_kind end)::name
     from (values (p_embedding.name || '_' || p_embedding.index_kind)) as v(n)
 $$;

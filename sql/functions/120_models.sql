@@ -91,11 +91,16 @@ as $$
 #variable_conflict use_column
 declare
     m pgembed.model := pgembed._model(accept_weights.name);
+    e pgembed.embedding;
 begin
     perform pgembed._require_owner();
     update pgembed.model set fingerprint = null where model_id = m.model_id;
     delete from pgembed.query_embedding where model_id = m.model_id;
-    perform pgembed.reembed(e.name) from pgembed.embedding as e where e.model_id = m.model_id;
+    for e in select * from pgembed.embedding where model_id = m.model_id order by embedding_id loop
+        perform pgembed._drop_index(e);
+        perform pgembed._clear_vectors(e);
+        perform pgembed.reembed(e.name);
+    end loop;
 end
 $$;
 comment on function pgembed.accept_weights(text) is

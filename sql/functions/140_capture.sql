@@ -180,10 +180,13 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     -- Compared by image, not by value: 1.0 and 1.00 are equal but have other texts,
-    -- and json and xml know no equality at all.
-    select format('record_image_ne(row(%s), row(%s))',
-                  string_agg(format('old.%I', a.attname), ', ' order by a.attnum),
-                  string_agg(format('new.%I', a.attname), ', ' order by a.attnum))
+    -- and json and xml know no equality at all. An expression over the whole row
+    -- (to_jsonb(article.*)) reads columns, too, that are added later.
+    select case when p_embedding.canonical_expression ~ '\.\*'
+                then 'record_image_ne(old.*, new.*)'
+                else format('record_image_ne(row(%s), row(%s))',
+                            string_agg(format('old.%I', a.attname), ', ' order by a.attnum),
+                            string_agg(format('new.%I', a.attname), ', ' order by a.attnum)) end
     from pg_attribute as a
     where a.attrelid = p_embedding.source and not a.attisdropped
       and (a.attname = any (p_embedding.source_columns)

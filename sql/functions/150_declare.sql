@@ -27,6 +27,16 @@ begin
         raise exception '% is a temporary table', found_oid using errcode = 'PE003',
             hint = 'The encoder service, another session, could not see it.';
     end if;
+    if found_oid < 16384 or exists (
+        select from pg_catalog.pg_class
+        where oid = found_oid and relnamespace in ('pgembed'::regnamespace, 'information_schema'::regnamespace)) then
+        raise exception '% is a system table', found_oid using errcode = 'PE003',
+            hint = 'Embeddings are declared on tables of your own.';
+    end if;
+    if kind = 'r' and exists (select from pg_catalog.pg_inherits where inhparent = found_oid) then
+        raise exception 'other tables inherit from %', found_oid using errcode = 'PE003',
+            hint = 'Writes to those would not be seen. Declare an embedding on each, or partition the table.';
+    end if;
     if not exists (select from pg_catalog.pg_index where indrelid = found_oid and indisprimary) then
         raise exception 'table % has no primary key', found_oid using errcode = 'PE003',
             hint = 'Vectors are tied to their rows by the primary key: '
@@ -36,6 +46,62 @@ begin
 end
 $$;
 comment on function pgembed._source_table(text) is 'A table that may have an embedding, or PE003.';
+
+create or replace function pgembed._check_attempts(p_max_attempts int) returns smallint
+language plpgsql immutable
+as $$
+begin
+    if p_max_attempts not between 1 and 1000 then
+        raise exception 'max_attempts must be between 1 and 1000, not %', p_max_attempts
+            using errcode = 'PE007', hint = 'It counts the first attempt too.';
+    end if;
+    return p_max_attempts;
+end
+$$;
+comment on function pgembed._check_attempts(int) is 'max_attempts in its range, or PE007.';
+
+create or replace function pgembed._require_tables(p_embedding pgembed.embedding) returns void
+language plpgsql stable
+as $$
+declare
+    problem text := case
+        when pgembed._table_sql(p_embedding.source) is null then 'table of embedding "%s" has been dropped'
+        when pgembed._table_sql(p_embedding.side_table) is null then 'side table of embedding "%s" has been dropped'
+        when not pgembed._key_fits(p_embedding) then 'table of embedding "%s" has another primary key now'
+    end;
+begin
+    if problem is not null then
+        raise exception 'the %', format(problem, p_embedding.name) using errcode = 'PE003',
+            hint = format('SELECT pgembed.drop_embedding(%L), and declare it anew.', p_embedding.name);
+    end if;
+end
+$$;
+comment on function pgembed._require_tables(pgembed.embedding) is
+    'PE003 for an embedding whose tables are past repair.';
+
+create or replace function pgembed._sync_key_columns(p_embedding pgembed.embedding) returns void
+language plpgsql
+as $$
+declare
+    changes text;
+begin
+    -- int that has become bigint, while capture was off.
+    select string_agg(format('alter column %1$I type %2$s using %1$I::%2$s', s.attname, t.type), ', ')
+    into changes
+    from pg_catalog.pg_index as i
+    cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
+    join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
+    join pg_catalog.pg_attribute as s on s.attrelid = p_embedding.side_table and s.attnum = k.position
+    cross join lateral (select format_type(a.atttypid, a.atttypmod)) as t(type)
+    where i.indrelid = p_embedding.source and i.indisprimary and k.position <= i.indnkeyatts
+      and (a.atttypid, a.atttypmod) is distinct from (s.atttypid, s.atttypmod);
+    if changes is not null then
+        execute format('alter table %s %s', pgembed._table_sql(p_embedding.side_table), changes);
+    end if;
+end
+$$;
+comment on function pgembed._sync_key_columns(pgembed.embedding) is
+    'Gives the key columns of the side table the types that the source''s have.';
 
 create or replace function pgembed._check_declaration(e pgembed.embedding) returns void
 language plpgsql stable
@@ -92,10 +158,6 @@ begin
         raise exception 'unknown wake "%"', e.wake using errcode = 'PE007',
             hint = 'Wake is ''notify'', or ''poll'' for applications that use two-phase commit.';
     end if;
-    if e.max_attempts < 1 then
-        raise exception 'max_attempts must be at least 1, not %', e.max_attempts using errcode = 'PE007',
-            hint = 'It counts the first attempt too.';
-    end if;
     if e.index_kind not in ('hnsw', 'ivfflat', 'none') then
         raise exception 'unknown index "%"', e.index_kind using errcode = 'PE007',
             hint = 'Indexes are hnsw, ivfflat and none (exact search).';
@@ -137,6 +199,20 @@ end
 $$;
 comment on function pgembed._check_declaration(pgembed.embedding) is
     'PE006 or PE007 for a declaration whose options are wrong or do not go together.';
+
+create or replace function pgembed._check_not_own_column(p_embedding pgembed.embedding) returns void
+language plpgsql immutable
+as $$
+begin
+    if p_embedding.column_name = any (p_embedding.source_columns) then
+        raise exception 'the text expression reads column "%", the vector that it is to make', p_embedding.column_name
+            using errcode = 'PE004', detail = format('Expression: %s', p_embedding.text_expression),
+            hint = 'Name the columns instead of the whole row, or use storage => ''table''.';
+    end if;
+end
+$$;
+comment on function pgembed._check_not_own_column(pgembed.embedding) is
+    'PE004 for a text that would be made of its own vector.';
 
 create or replace function pgembed._vector_column_type(p_embedding pgembed.embedding) returns text
 language sql stable
@@ -291,17 +367,17 @@ begin
     e.text_expression := create_embedding.text_expression;
     e.dimensions := coalesce(create_embedding.dimensions, m.dimensions);
     e.distance := coalesce(create_embedding.distance, m.distance);
-    e.storage := create_embedding.storage;
+    e.storage := coalesce(create_embedding.storage, 'table');
     e.column_name := case when e.storage = 'column' then coalesce(create_embedding.column_name, 'embedding') end;
     e.chunking := coalesce(create_embedding.chunking, case e.storage when 'column' then 'none' else 'sentences' end);
     e.chunk_size := create_embedding.chunk_size;
     e.chunk_overlap := create_embedding.chunk_overlap;
     e.vector_type := coalesce(create_embedding.vector_type,
                               case when e.dimensions <= 2000 then 'vector' else 'halfvec' end);
-    e.index_kind := create_embedding.index;
+    e.index_kind := coalesce(create_embedding.index, 'hnsw');
     e.index_options := coalesce(create_embedding.index_options, '{}');
-    e.wake := create_embedding.wake;
-    e.max_attempts := create_embedding.max_attempts;
+    e.wake := coalesce(create_embedding.wake, 'notify');
+    e.max_attempts := pgembed._check_attempts(coalesce(create_embedding.max_attempts, 5));
     perform pgembed._check_declaration(e);
     select a.canonical, a.source_columns, a.compare_in_trigger
     into e.canonical_expression, e.source_columns, e.compare_in_trigger
@@ -317,11 +393,8 @@ begin
                        e.column_name, pgembed._vector_column_type(e));
         execute format('alter table %s alter column %I set storage external',
                        pgembed._table_sql(e.source), e.column_name);
-        if e.column_name = any ((pgembed._analyze_expression(e.source, e.canonical_expression)).source_columns) then
-            raise exception 'the text expression reads the whole row, and with it the vector it is to make'
-                using errcode = 'PE004', detail = format('Expression: %s', e.text_expression),
-                hint = 'Name the columns, or use storage => ''table''.';
-        end if;
+        e.source_columns := (pgembed._analyze_expression(e.source, e.canonical_expression)).source_columns;
+        perform pgembed._check_not_own_column(e);
     end if;
     e.side_table := pgembed._create_side_table(e, side);
 
@@ -422,10 +495,7 @@ declare
     new_chunks boolean;
 begin
     perform pgembed._require_owner();
-    if pgembed._table_sql(was.source) is null then
-        raise exception 'the table of embedding "%" has been dropped', was.name using errcode = 'PE003',
-            hint = format('SELECT pgembed.drop_embedding(%L), and declare it anew.', was.name);
-    end if;
+    perform pgembed._require_tables(was);
     select * into was from pgembed.embedding where embedding_id = was.embedding_id for update;
     e := was;
     if alter_embedding.model is null then
@@ -449,11 +519,12 @@ begin
     e.index_options := coalesce(alter_embedding.index_options,
         case when e.index_kind = was.index_kind then was.index_options else '{}' end);
     e.wake := coalesce(alter_embedding.wake, was.wake);
-    e.max_attempts := coalesce(alter_embedding.max_attempts, was.max_attempts);
+    e.max_attempts := pgembed._check_attempts(coalesce(alter_embedding.max_attempts, was.max_attempts));
     perform pgembed._check_declaration(e);
     select a.canonical, a.source_columns, a.compare_in_trigger
     into e.canonical_expression, e.source_columns, e.compare_in_trigger
     from pgembed._analyze_expression(e.source, e.text_expression) as a;
+    perform pgembed._check_not_own_column(e);
 
     new_vectors := (e.model_id, e.dimensions, e.vector_type)
                    is distinct from (was.model_id, was.dimensions, was.vector_type);
@@ -571,10 +642,7 @@ declare
     e pgembed.embedding := pgembed._embedding(repair.name);
 begin
     perform pgembed._require_owner();
-    if pgembed._table_sql(e.source) is null then
-        raise exception 'the table of embedding "%" has been dropped', e.name using errcode = 'PE003',
-            hint = format('SELECT pgembed.drop_embedding(%L), and declare it anew.', e.name);
-    end if;
+    perform pgembed._require_tables(e);
     -- The canonical form reads the same under every search_path.
     select a.canonical, a.source_columns, a.compare_in_trigger
     into e.canonical_expression, e.source_columns, e.compare_in_trigger
@@ -585,6 +653,7 @@ begin
         capture = true, index_error = null, revision = revision + 1
     where embedding_id = e.embedding_id
     returning * into e;
+    perform pgembed._sync_key_columns(e);
     perform pgembed._install_capture(e);
     perform pgembed._sync_privileges(e);
     perform pgembed._restart_backfill(e.embedding_id);

@@ -94,12 +94,17 @@ begin
         cross join lateral (
             select case when c.hash is null then s.chunk is null
                         else coalesce(s.text_hash = c.hash and s.model_id = $3
-                                      and s.embedded_at >= $4, false) end) as up_to_date("is")
+                                      and s.embedded_at >= $4, false) end and %4$s) as up_to_date("is")
         order by c.position
         $sql$,
         pgembed._source_rows_sql(e.source, e.canonical_expression),
         pgembed._table_sql(e.side_table),
-        pgembed._key_sql(e.source, e.side_table, 's.%3$I = %5$s::%4$s', ' and '))
+        pgembed._key_sql(e.source, e.side_table, 's.%3$I = %5$s::%4$s', ' and '),
+        -- A row that was deleted and inserted again has the text, but no vector.
+        case e.storage when 'table' then 'true' else format(
+            'not exists (select from %s as v where %s and (v.%I is null) = (c.hash is not null))',
+            pgembed._table_sql(e.source),
+            pgembed._key_sql(e.source, null, 'v.%2$I = %5$s::%4$s', ' and '), e.column_name) end)
     using p_keys, p_max_bytes, e.model_id, e.valid_from;
 end
 $$;
@@ -150,6 +155,7 @@ declare
     rows_sql text;
     key_match text;
     key_list text;
+    busy text[] := '{}';
     still_true boolean[];
 begin
     -- FOR SHARE: a change of the declaration waits for this write, or this write
@@ -178,19 +184,35 @@ begin
     perform pg_advisory_xact_lock(1885824366, h)
     from (select distinct hashtext(p_embedding_id || ':' || k) as h from unnest(p_keys) as k order by 1) as locks;
 
+    -- Vectors in the source itself mean row locks there. A service never waits
+    -- for one, lest it and an application wait for each other: what someone is
+    -- writing now comes again a moment later.
+    if e.storage = 'column' then
+        execute format(
+            $sql$
+            select coalesce(array_agg(pgembed_key.key), '{}')
+            from unnest($1) as pgembed_key(key)
+            where exists (select from %1$s as pgembed_source where %2$s)
+              and not exists (select from %1$s as pgembed_source where %2$s for no key update skip locked)
+            $sql$, source,
+            pgembed._key_sql(e.source, null, 'pgembed_source.%2$I = %5$s::%4$s', ' and '))
+        into busy using p_keys;
+    end if;
+
     -- This statement's snapshot is younger than the locks: whoever wrote one of
     -- these rows before has committed. A result counts only if the row's text is
     -- still the one that was encoded.
     execute format(
         $sql$
-        select array_agg(case when k.hash is null then r.content is null
+        select array_agg(case when k.key = any ($3) then false
+                              when k.hash is null then r.content is null
                               else coalesce(md5(r.content)::uuid = k.hash, false) end
                          order by k.position)
         from unnest($1, $2) with ordinality as k(key, hash, position)
         left join lateral (
             select s.content from (select k.key) as pgembed_key cross join lateral (%s) as s) as r on true
         $sql$, rows_sql)
-    into still_true using p_keys, p_hashes;
+    into still_true using p_keys, p_hashes, busy;
     written := coalesce((select count(*) from unnest(still_true) as t where t), 0);
     stale := cardinality(p_keys) - written;
 
@@ -238,6 +260,10 @@ begin
         using p_keys, still_true, p_chunk_rows, p_embeddings;
     end if;
 
+    update pgembed.queue as q
+    set not_before = clock_timestamp() + interval '100 ms', attempts = q.attempts - 1
+    from unnest(p_seqs, p_attempts) as j(seq, attempts)
+    where q.seq = j.seq and q.attempts = j.attempts and q.key = any (busy);
     -- A stale result needs no second try: the change that made it stale has
     -- queued a job of its own.
     delete from pgembed.queue as q
@@ -362,6 +388,8 @@ comment on function pgembed._control_v1(int, bigint, smallint, "char") is
 
 create or replace function pgembed._backfill_v1(p_embedding_id int, p_batch int) returns int
 language plpgsql
+-- Keys are written as the capture functions write them.
+set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set extra_float_digits = 1 set bytea_output = 'hex'
 as $$
 #variable_conflict use_column
 declare

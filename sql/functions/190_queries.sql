@@ -66,6 +66,17 @@ comment on function pgembed._request_query(text, text) is
     'Asks the services for the vector of a query; NULL when it is in the cache already. Takes '
     'effect at commit.';
 
+create or replace procedure pgembed._encode_cannot_run_inside_a_transaction_block()
+language plpgsql
+as $$
+begin
+    commit;
+end
+$$;
+comment on procedure pgembed._encode_cannot_run_inside_a_transaction_block() is
+    'Commits. Inside a transaction block the server refuses that with "invalid transaction '
+    'termination" and names the function: the name is the explanation.';
+
 create or replace procedure pgembed.encode(
     query text, model text default 'all-MiniLM-L6-v2', timeout float8 default 10
 )
@@ -81,10 +92,12 @@ begin
         raise exception 'timeout must be more than 0 and at most 3600 seconds, not %',
             coalesce(timeout::text, 'NULL') using errcode = 'PE007', hint = 'The default is 10.';
     end if;
-    -- Drivers that send parameters apart (extended protocol) begin the transaction a
-    -- moment before the statement, so a small difference means nothing. In a block
-    -- younger than a second it is COMMIT below that fails, with the server's own words.
-    if statement_timestamp() - now() > interval '1 second' then
+    -- Nothing says for sure whether this is a transaction block. One that has written
+    -- has a transaction id; one that is older than its statement is a block too, but
+    -- drivers that send parameters apart (extended protocol) begin the transaction a
+    -- moment before the statement. In all other blocks the first COMMIT below fails.
+    if pg_current_xact_id_if_assigned() is not null
+       or statement_timestamp() - now() > interval '1 second' then
         raise exception 'pgembed.encode() commits, so it cannot run inside a transaction block'
             using errcode = 'PE010',
             hint = 'Call it before BEGIN (the vector stays in the cache), or encode the query in '
@@ -94,8 +107,9 @@ begin
     if wanted_model is null then
         return;
     end if;
+    call pgembed._encode_cannot_run_inside_a_transaction_block();    -- the request goes out
     loop
-        commit;    -- the request goes out; each look below has a new snapshot
+        commit;    -- each look has a new snapshot
         select * into answer from pgembed._cached_query(query, wanted_model);
         if answer.embedding is not null then
             return;
@@ -144,7 +158,7 @@ begin
                        format('call pgembed.encode(%L, %L)', query, m.name));
         execute format('select v from %s.dblink(%L, %L) as t(v text)', dblink_schema, 'pgembed_loopback',
                        format('select pgembed.embed(%L, %L)', query, m.name)) into encoded;
-        return encoded::vector;
+        return encoded;
     end if;
     raise exception 'the vector of this query is not at hand'
         using errcode = 'PE010',

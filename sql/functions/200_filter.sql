@@ -3,7 +3,9 @@
 -- Column names are looked up in the table, values become literals of the
 -- column's own type; nothing of the filter reaches the statement unquoted.
 
-create or replace function pgembed._filter_literal(p_value jsonb, p_type text, p_column text) returns text
+create or replace function pgembed._filter_literal(
+    p_value jsonb, p_type text, p_column text, p_operator text default '='
+) returns text
 language plpgsql stable
 as $$
 declare
@@ -18,16 +20,21 @@ begin
             using errcode = 'PE008', hint = 'Give a string, number or boolean; for several, {"$in": [...]}.';
     end if;
     begin
-        execute format('select %L::%s', literal, p_type);
-    exception when data_exception or syntax_error then
-        raise exception 'filter on %: % is not a value of type %', p_column, p_value, p_type
-            using errcode = 'PE008', detail = sqlerrm, hint = 'Give a value of the column''s type.';
+        -- The value is read, and compared with itself, as the search will do it.
+        execute format('select %1$L::%2$s %3$s %1$L::%2$s', literal, p_type, p_operator);
+    exception
+        when data_exception or check_violation then
+            raise exception 'filter on %: % is not a value of type %', p_column, p_value, p_type
+                using errcode = 'PE008', detail = sqlerrm, hint = 'Give a value of the column''s type.';
+        when undefined_function then
+            raise exception 'filter on %: values of type % cannot be compared', p_column, p_type
+                using errcode = 'PE008', detail = sqlerrm, hint = 'Use $exists here, or where_sql.';
     end;
     return format('%L::%s', literal, p_type);
 end
 $$;
-comment on function pgembed._filter_literal(jsonb, text, text) is
-    'A JSON value as a literal of a column''s type, or PE008.';
+comment on function pgembed._filter_literal(jsonb, text, text, text) is
+    'A JSON value as a literal of a column''s type that has the operator, or PE008.';
 
 create or replace function pgembed._filter_condition(
     p_column text, p_type text, p_operator text, p_operand jsonb
@@ -37,6 +44,7 @@ as $$
 declare
     label constant text := regexp_replace(p_column, '^s\.', '');    -- for messages
     symbol text;
+    condition text;
     literals text;
     scalar_type text := case p_type when 'json' then 'jsonb' else p_type end;
     operand_column text := p_column || case p_type when 'json' then '::jsonb' else '' end;
@@ -48,9 +56,9 @@ begin
         when '$lte' then '<=' when '$gt' then '>' when '$gte' then '>=' end;
     if symbol is not null then
         return case p_operator when '$ne' then format('(%1$s is null or %1$s %2$s %3$s)', operand_column, symbol,
-                                                      pgembed._filter_literal(p_operand, scalar_type, label))
+                                                      pgembed._filter_literal(p_operand, scalar_type, label, symbol))
             else format('%s %s %s', operand_column, symbol,
-                        pgembed._filter_literal(p_operand, scalar_type, label)) end;
+                        pgembed._filter_literal(p_operand, scalar_type, label, symbol)) end;
     end if;
     if p_operator in ('$in', '$nin') then
         if jsonb_typeof(p_operand) <> 'array' then
@@ -59,14 +67,21 @@ begin
         end if;
         select string_agg(pgembed._filter_literal(v, scalar_type, label), ', ') into literals
         from jsonb_array_elements(p_operand) as v where jsonb_typeof(v) <> 'null';
-        return case p_operator
-            when '$in' then coalesce(format('%s in (%s)', operand_column, literals), 'false')
-            else coalesce(format('(%1$s is null or %1$s not in (%2$s))', operand_column, literals), 'true') end;
+        -- NULL is a value here as it is for $eq and $ne, and every condition true or false.
+        condition := format('(%s%s%s)',
+            coalesce(format('%1$s is not null and %1$s in (%2$s)', operand_column, literals), 'false'),
+            case when p_operand @> 'null' then ' or ' end,
+            case when p_operand @> 'null' then p_column || ' is null' end);
+        return case p_operator when '$in' then condition else 'not ' || condition end;
     end if;
     if p_operator in ('$like', '$ilike') then
         if jsonb_typeof(p_operand) <> 'string' then
             raise exception 'filter on %: % takes a string, not %', label, p_operator, p_operand
                 using errcode = 'PE008', hint = 'For example {"title": {"$ilike": "%flight%"}}.';
+        end if;
+        if replace(p_operand #>> '{}', '\\', '') ~ '\\$' then
+            raise exception 'filter on %: the pattern % ends with a backslash', label, p_operand
+                using errcode = 'PE008', hint = 'A backslash takes the next character literally; double it.';
         end if;
         return format('%s::text %s %L', p_column, case p_operator when '$like' then 'like' else 'ilike' end,
                       p_operand #>> '{}');
@@ -76,11 +91,14 @@ begin
             raise exception 'filter on %: $contains needs a jsonb or array column, not %', label, p_type
                 using errcode = 'PE008', hint = 'For text use {"$ilike": "%...%"}.';
         end if;
-        return case when p_type in ('json', 'jsonb')
-            then format('%s @> %L::jsonb', operand_column, p_operand)
-            else format('%s @> array(select jsonb_array_elements_text(%L::jsonb))::%s', p_column,
-                        case jsonb_typeof(p_operand) when 'array' then p_operand else jsonb_build_array(p_operand) end,
-                        p_type) end;
+        if p_type in ('json', 'jsonb') then
+            return format('%s @> %L::jsonb', operand_column, p_operand);
+        end if;
+        select array_agg(v)::text into literals
+        from jsonb_array_elements_text(case jsonb_typeof(p_operand) when 'array' then p_operand
+                                            else jsonb_build_array(p_operand) end) as v;
+        return format('%s @> %s', p_column, pgembed._filter_literal(
+            to_jsonb(coalesce(literals, '{}')), p_type, label, '@>'));
     end if;
     if p_operator = '$exists' then
         if jsonb_typeof(p_operand) <> 'boolean' then
@@ -132,7 +150,7 @@ begin
             conditions := conditions || format('(%s) is not true', pgembed._filter_sql(p_source, operand, p_alias));
             continue;
         end if;
-        select format('%s.%I', p_alias, attname), format_type(atttypid, null)
+        select format('%s.%I', p_alias, attname), format_type(atttypid, -1)    -- null: character(1)
         into column_sql, column_type
         from pg_catalog.pg_attribute
         where attrelid = p_source and attname = field and attnum > 0 and not attisdropped;

@@ -16,8 +16,7 @@ declare
     row_type regtype := pg_typeof(source);
     source_oid oid := (select typrelid from pg_catalog.pg_type where oid = row_type);
     e pgembed.embedding;
-    names text;
-    many int;
+    many int := 0;
 begin
     if coalesce(source_oid, 0) = 0 then
         raise exception 'the first argument says which table is searched, but % is not the row type of one', row_type
@@ -30,15 +29,17 @@ begin
                 using errcode = 'PE001', hint = format('Write NULL::%s.', e.source);
         end if;
     else
-        select count(*), string_agg(name, ', ' order by name) into many, names
-        from pgembed.embedding where source = source_oid;
+        for e in select * from pgembed.embedding where source = source_oid order by name loop
+            many := many + 1;
+        end loop;
         if many <> 1 then
             raise exception 'table % has % embeddings', source_oid::regclass, many
-                using errcode = 'PE001', detail = coalesce('Its embeddings: ' || names || '.', ''),
+                using errcode = 'PE001',
+                detail = coalesce((select 'Its embeddings: ' || string_agg(name, ', ' order by name) || '.'
+                                   from pgembed.embedding where source = source_oid), ''),
                 hint = case many when 0 then 'Declare one with pgembed.create_embedding.'
                                  else 'Say which: embedding => ''...''.' end;
         end if;
-        select * into e from pgembed.embedding where source = source_oid;
     end if;
     return e;
 end
@@ -53,7 +54,7 @@ language plpgsql stable
 as $$
 declare
     m pgembed.model;
-    q vector := p_query_embedding;
+    q p_query_embedding%type := p_query_embedding;    -- pgvector may be off the caller's search_path
 begin
     select * into m from pgembed.model where model_id = p_embedding.model_id;
     if q is null then
@@ -78,6 +79,11 @@ begin
             pg_catalog.array_length(q::real[], 1), p_embedding.name, p_embedding.dimensions
             using errcode = 'PE006', hint = format('Encode the query with model "%s".', m.name);
     end if;
+    if p_embedding.distance = 'cosine' and 0 = all (q::real[]) then
+        raise exception 'the query vector is zero, which has no direction to compare' using errcode = 'PE009',
+            hint = 'Cosine distance needs a vector that is not zero: does the query have words that the '
+                   'model knows?';
+    end if;
     return q;
 end
 $$;
@@ -95,6 +101,23 @@ begin
 end
 $$;
 comment on function pgembed._estimated_rows(text) is 'Rows that the planner expects of a query.';
+
+create or replace function pgembed._estimated_share(p_source regclass, p_condition text) returns float8
+language plpgsql stable
+as $$
+declare
+    -- -1: not analyzed yet, as most partitioned tables.
+    everything float8 := (select reltuples from pg_catalog.pg_class where oid = p_source);
+begin
+    if everything <= 0 then
+        everything := pgembed._estimated_rows(format('select from %s', p_source));
+    end if;
+    return least(1, pgembed._estimated_rows(format('select from %s as s where %s', p_source, p_condition))
+                    / greatest(1, everything));
+end
+$$;
+comment on function pgembed._estimated_share(regclass, text) is
+    'Share of the rows of a table (alias s) that meet a condition, as the planner sees it.';
 
 create or replace function pgembed._setting(p_name text, p_value text) returns text
 language plpgsql
@@ -151,69 +174,63 @@ comment on function pgembed._check_k(int) is 'PE007 for a k out of range.';
 
 create or replace function pgembed._search_names(
     e pgembed.embedding,
-    out source text,
     out vectors text,
     out vector text,
     out distance text,
-    out row_key text,
-    out chunk_columns text,
+    out keys text,
+    out chunk_keys text,
     out chunk_values text,
     out chunk_of_row text,
     out binary_distance text,
-    out index_valid boolean
+    out index_valid boolean,
+    out lists int
 )
-language plpgsql stable    -- whose plan is kept, where a SQL function's is made at every call
+language plpgsql stable    -- whose plans are kept, where a SQL function's are made at every call
 as $$
 #variable_conflict use_column
+declare
+    in_table constant boolean := e.storage = 'table';
+    vector_table constant regclass := case when in_table then e.side_table else e.source end;
+    vector_schema text;
+    query text;
 begin
-    -- One look into the catalog: a search should cost little more
-    -- than the statement it makes.
-    with key_column as materialized (
-        select k.position, a.attname as name, s.attname as side_name
-        from pg_catalog.pg_index as i
-        cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
-        join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
-        left join pg_catalog.pg_attribute as s on s.attrelid = e.side_table and s.attnum = k.position
-        where i.indrelid = e.source and i.indisprimary and k.position <= i.indnkeyatts
-    ), of_key as (
-        select string_agg(format('s.%I::text', name), ', ' order by position) as row_texts,
-               string_agg(format('%I', case e.storage when 'table' then side_name else name end), ', '
-                          order by position) as chunk_columns,
-               string_agg(format('s.%I = c.%I', name,
-                                 case e.storage when 'table' then side_name else name end), ' and ') as chunk_of_row,
-               count(*) as columns
-        from key_column
-    ), names as (
-        select format('%I.%I', sn.nspname, sc.relname) as source, format('%I.%I', cn.nspname, cc.relname) as side,
-               quote_ident(xn.nspname) as vector_schema,
-               quote_ident(coalesce(e.column_name, 'embedding')) as vector_column
-        from pg_catalog.pg_class as sc
-        join pg_catalog.pg_namespace as sn on sn.oid = sc.relnamespace
-        cross join pg_catalog.pg_class as cc
-        join pg_catalog.pg_namespace as cn on cn.oid = cc.relnamespace
-        cross join pg_catalog.pg_extension as x
-        join pg_catalog.pg_namespace as xn on xn.oid = x.extnamespace
-        where sc.oid = e.source and cc.oid = e.side_table and x.extname = 'vector'
-    ), operands as (
-        select format('$1::%s.%I(%s)', vector_schema, e.vector_type, e.dimensions) as query,
-               case e.distance when 'cosine' then '<=>' when 'inner_product' then '<#>' else '<->' end as operator
-        from names
-    )
-    select n.source, case e.storage when 'table' then n.side else n.source end, n.vector_column,
-           format('c.%s operator(%s.%s) %s', n.vector_column, n.vector_schema, o.operator, o.query),
-           case k.columns when 1 then k.row_texts else format('array[%s]::text', k.row_texts) end,
-           k.chunk_columns, case e.storage when 'table' then 'c.chunk, c.content' else '0 as chunk' end,
-           k.chunk_of_row,
-           case when pgembed._index_is_binary(e) then format(
-               '%1$s.binary_quantize(c.%2$s)::bit(%3$s) operator(%1$s.<~>) %1$s.binary_quantize(%4$s)::bit(%3$s)',
-               n.vector_schema, n.vector_column, e.dimensions, o.query) end,
-           coalesce((select x.indisvalid from pg_catalog.pg_class as i
-                     join pg_catalog.pg_index as x on x.indexrelid = i.oid
-                     where i.relname = pgembed._index_name(e)
-                       and x.indrelid = case e.storage when 'table' then e.side_table else e.source end), false)
-    into source, vectors, vector, distance, row_key, chunk_columns, chunk_values, chunk_of_row,
-         binary_distance, index_valid
-    from names as n, operands as o, of_key as k;
+    -- A search should cost little more than the statement it makes, so this looks
+    -- into the catalog by its indexes only.
+    select quote_ident(n.nspname) into vector_schema
+    from pg_catalog.pg_extension as x
+    join pg_catalog.pg_namespace as n on n.oid = x.extnamespace
+    where x.extname = 'vector';
+
+    -- Chunks carry their keys as k1, k2 ...: no name of the table can be in the way.
+    select string_agg('k' || k.position, ', ' order by k.position),
+           string_agg(format('c.%I as k%s', case when in_table then c.attname else r.attname end, k.position), ', '
+                      order by k.position),
+           string_agg(format('s.%I = c.k%s', r.attname, k.position), ' and ')
+    into keys, chunk_keys, chunk_of_row
+    from pg_catalog.pg_index as i
+    cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
+    join pg_catalog.pg_attribute as r on r.attrelid = i.indrelid and r.attnum = k.attnum
+    join pg_catalog.pg_attribute as c on c.attrelid = e.side_table and c.attnum = k.position
+    where i.indrelid = e.source and i.indisprimary and k.position <= i.indnkeyatts;
+    chunk_values := case when in_table then 'c.chunk, c.content' else '0 as chunk' end;
+
+    vectors := vector_table::text;
+    vector := quote_ident(coalesce(e.column_name, 'embedding'));
+    query := format('$1::%s.%I(%s)', vector_schema, e.vector_type, e.dimensions);
+    distance := format('c.%s operator(%s.%s) %s', vector, vector_schema,
+        case e.distance when 'cosine' then '<=>' when 'inner_product' then '<#>' else '<->' end, query);
+    if pgembed._index_is_binary(e) then
+        binary_distance := format(
+            '%1$s.binary_quantize(c.%2$s)::bit(%3$s) operator(%1$s.<~>) %1$s.binary_quantize(%4$s)::bit(%3$s)',
+            vector_schema, vector, e.dimensions, query);
+    end if;
+    select x.indisvalid,
+           case when e.index_kind = 'ivfflat' then substring(i.reloptions::text from 'lists=(\d+)')::int end
+    into index_valid, lists
+    from pg_catalog.pg_index as x
+    join pg_catalog.pg_class as i on i.oid = x.indexrelid
+    where x.indrelid = vector_table and i.relname = pgembed._index_name(e);
+    index_valid := coalesce(index_valid, false);
 end
 $$;
 comment on function pgembed._search_names(pgembed.embedding) is
@@ -222,7 +239,7 @@ comment on function pgembed._search_names(pgembed.embedding) is
 
 create or replace function pgembed._search(
     source anyelement, docs anyarray, p_embedding pgembed.embedding, p_query vector, p_k int,
-    p_condition text, p_ef_search int, p_exact boolean, p_skip_key text
+    p_condition text, p_skip text, p_ef_search int, p_exact boolean
 )
 returns table (doc anyelement, similarity float8, distance float8, chunk int, content text)
 language plpgsql stable
@@ -232,63 +249,68 @@ declare
     e alias for p_embedding;
     names record;
     in_table constant boolean := p_embedding.storage = 'table';
-    condition text := p_condition;
     candidate_sql text;
     result_sql text;
     exact boolean;
     share float8;               -- of the rows that meet the condition, as the planner sees it
-    candidates bigint := p_k;
+    candidates bigint := p_k + case when p_skip is null then 0 else 1 end;
     seen bigint;
     chunks int[];
     contents text[];
     distances float8[];
+    iterating boolean;
     old_scan text;
-    old_ef text;
-    ef_name constant text := case p_embedding.index_kind when 'ivfflat' then 'ivfflat.probes' else 'hnsw.ef_search' end;
+    old_effort text;
+    effort_name constant text := case p_embedding.index_kind when 'ivfflat' then 'ivfflat.probes' else 'hnsw.ef_search' end;
+    effort int := p_ef_search;
 begin
     select * into names from pgembed._search_names(e);
-    if p_skip_key is not null then
-        condition := format('%s and %s <> %L', condition, names.row_key, p_skip_key);
-    end if;
 
     -- From candidates (chunks c, with their distance) to the k best rows, each by
     -- its nearest chunk. The rows are in a subquery of their own, so that column
-    -- names in the condition mean the source's.
+    -- names in the condition mean the source's. The aggregates keep the order of
+    -- their input.
     result_sql := format(
-        'select (select count(*) from c), array_agg(doc order by distance, row_key), '
-        'array_agg(chunk order by distance, row_key), array_agg(content order by distance, row_key), '
-        'array_agg(distance order by distance, row_key) '
-        'from (select * from (select distinct on (s.row_key) s.row_key, s.doc, c.chunk, %s as content, c.distance '
-        'from c cross join lateral (select %s as row_key, (s.*)::%s as doc%s from %s as s where %s and (%s)) as s '
-        'order by s.row_key, c.distance, c.chunk) as r order by distance, row_key limit %s) as best',
-        case when in_table then 'c.content' else 's.content' end, names.row_key, names.source,
+        'select (select count(*) from c), array_agg(doc), array_agg(chunk), array_agg(content), array_agg(distance) '
+        'from (select * from (select distinct on (%1$s) %1$s, s.doc, c.chunk, %2$s as content, c.distance '
+        'from c cross join lateral (select (s.*)::%3$s as doc%4$s from %5$s as s where %6$s and (%7$s) and %8$s) as s '
+        'order by %1$s, c.distance, c.chunk) as r order by distance, %1$s limit %9$s) as best',
+        names.keys, case when in_table then 'c.content' else 's.content' end, pg_typeof(source),
         case when in_table then '' else format(', (%s) as content', e.canonical_expression) end,
-        names.source, names.chunk_of_row, condition, p_k);
+        e.source, names.chunk_of_row, p_condition, coalesce(p_skip, 'true'), p_k);
 
     -- Where few rows meet the condition, ranking those exactly is faster than
     -- walking the index for them, and misses none.
     exact := p_exact or not names.index_valid;
-    if not exact and condition <> 'true' then
-        share := least(1, pgembed._estimated_rows(format('select from %s as s where %s', names.source, condition))
-            / greatest(1, (select reltuples from pg_catalog.pg_class where oid = e.source)::float8));
+    if not exact and (p_condition <> 'true' or row_security_active(e.source)) then
+        share := pgembed._estimated_share(e.source, p_condition);
         exact := share < 0.02;
-        candidates := ceil(p_k / greatest(share, 0.02) * 1.3);
+        candidates := ceil(candidates / greatest(share, 0.02) * 1.3);
     end if;
 
     if not exact then
-        -- An iterative scan goes on past ef_search when more candidates are wanted.
-        old_scan := pgembed._setting(e.index_kind || '.iterative_scan',
-                                     case e.index_kind when 'hnsw' then 'strict_order' else 'relaxed_order' end);
-        if p_ef_search is not null then
-            old_ef := pgembed._setting(ef_name, p_ef_search::text);
+        -- One list of many, pgvector's default, would miss most neighbours.
+        if effort is null and e.index_kind = 'ivfflat' then
+            effort := greatest(ceil(sqrt(names.lists)), current_setting(effort_name, true)::int);
         end if;
+        if effort is not null then
+            old_effort := pgembed._setting(effort_name, effort::text);
+        end if;
+        -- An iterative scan goes on past ef_search when more candidates are wanted; it
+        -- costs a little more from the start.
+        iterating := e.index_kind = 'ivfflat' or candidates > coalesce(current_setting(effort_name, true)::int, 40);
         loop
+            if iterating and old_scan is null then
+                old_scan := coalesce(pgembed._setting(
+                    e.index_kind || '.iterative_scan',
+                    case e.index_kind when 'hnsw' then 'strict_order' else 'relaxed_order' end), 'off');
+            end if;
             candidate_sql := case when names.binary_distance is null
                 then format('select %s, %s, %s as distance from %s as c order by distance limit %s',
-                            names.chunk_columns, names.chunk_values, names.distance, names.vectors, candidates)
+                            names.chunk_keys, names.chunk_values, names.distance, names.vectors, candidates)
                 else format(    -- signs find the candidates, whole vectors rank them
                             'select %s, %s, %s as distance from (select * from %s as c order by %s limit %s) as c',
-                            names.chunk_columns, names.chunk_values, names.distance, names.vectors,
+                            names.chunk_keys, names.chunk_values, names.distance, names.vectors,
                             names.binary_distance, greatest(candidates * 4, 40)) end;
             execute format('with c as materialized (%s) %s', candidate_sql, result_sql)
             into seen, docs, chunks, contents, distances using p_query;
@@ -296,13 +318,16 @@ begin
             -- Rows that do not match, or several chunks of one row, took the places: go
             -- deeper, and without the index where that gives no more
             -- (hnsw.max_scan_tuples) or would have to give very many.
-            exact := seen < candidates or candidates > 10000;
+            exact := (iterating and seen < candidates) or candidates > 10000;
             exit when exact;
+            iterating := true;
             candidates := candidates * 4;
         end loop;
-        perform pgembed._setting(e.index_kind || '.iterative_scan', coalesce(old_scan, 'off'));
-        if p_ef_search is not null then
-            perform pgembed._setting(ef_name, coalesce(old_ef, case e.index_kind when 'ivfflat' then '1' else '40' end));
+        if old_scan is not null then
+            perform pgembed._setting(e.index_kind || '.iterative_scan', old_scan);
+        end if;
+        if effort is not null then
+            perform pgembed._setting(effort_name, coalesce(old_effort, case e.index_kind when 'ivfflat' then '1' else '40' end));
         end if;
     end if;
 
@@ -310,7 +335,7 @@ begin
         -- Adding zero keeps the planner from the approximate index. The subquery is
         -- no barrier: the planner joins rows and chunks as it sees fit.
         candidate_sql := format('select %s, %s, (%s) + 0 as distance from %s as c where c.%s is not null',
-                                names.chunk_columns, names.chunk_values, names.distance, names.vectors, names.vector);
+                                names.chunk_keys, names.chunk_values, names.distance, names.vectors, names.vector);
         execute format('with c as not materialized (%s) %s', candidate_sql,
                        replace(result_sql, 'select (select count(*) from c),', 'select 0,'))
         into seen, docs, chunks, contents, distances using p_query;
@@ -324,9 +349,9 @@ begin
     from generate_series(1, cardinality(chunks)) as i;
 end
 $$;
-comment on function pgembed._search(anyelement, anyarray, pgembed.embedding, vector, int, text, int, boolean, text) is
+comment on function pgembed._search(anyelement, anyarray, pgembed.embedding, vector, int, text, text, int, boolean) is
     'The k rows nearest to a vector that meet a condition over the source (alias s), nearest first, '
-    'each with its best chunk. docs only lends its type to a variable: pass array[source].';
+    'each with its best chunk; rows for which the condition p_skip fails are left out. docs only lends its type to a variable: pass array[source].';
 
 create or replace function pgembed.vector_search(
     source anyelement,
@@ -346,7 +371,7 @@ as $$
 #variable_conflict use_variable
 declare
     e pgembed.embedding := pgembed._search_target(source, embedding);
-    q vector;
+    q query_embedding%type;
 begin
     perform pgembed._check_k(k);
     if ef_search < 1 or ef_search > (case e.index_kind when 'hnsw' then 1000 else 32768 end) then
@@ -356,7 +381,7 @@ begin
     q := pgembed._query_vector(e, query, query_embedding, query_model);
     return query
     select * from pgembed._search(source, array[source], e, q, k, pgembed._search_condition(e, filter, where_sql),
-                                  ef_search, coalesce(exact, false), null);
+                                  null, ef_search, coalesce(exact, false));
 end
 $$;
 comment on function pgembed.vector_search(anyelement, text, int, jsonb, text, text, vector, text, int, boolean) is
@@ -380,7 +405,7 @@ as $$
 declare
     e pgembed.embedding := pgembed._search_target(source, embedding);
     key_text text := key::text;
-    q vector;
+    q pgembed.query_embedding.embedding%type;
 begin
     perform pgembed._check_k(k);
     -- The direction of the row: the mean of its chunks' vectors.
@@ -400,7 +425,10 @@ begin
             hint = 'The row does not exist, has no text, or has not been encoded yet.';
     end if;
     return query
-    select * from pgembed._search(source, array[source], e, q, k, pgembed._search_condition(e, filter, where_sql), null, false, key_text);
+    select * from pgembed._search(
+        source, array[source], e, q, k, pgembed._search_condition(e, filter, where_sql),
+        format('not (%s)', replace(pgembed._key_sql(e.source, null, 's.%2$I = %5$s::%4$s', ' and '),
+                                   'pgembed_key.key', quote_literal(key_text))), null, false);
 end
 $$;
 comment on function pgembed.similar(anyelement, anycompatible, int, jsonb, text, text) is

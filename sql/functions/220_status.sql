@@ -4,17 +4,19 @@ create or replace function pgembed._row_count(p_table oid, p_condition text defa
 language plpgsql stable
 as $$
 declare
-    estimate float8 := (select sum(c.reltuples) from pg_catalog.pg_class as c
+    estimate float8 := (select sum(greatest(c.reltuples, 0)) from pg_catalog.pg_class as c
                         where c.oid in (select p_table union
-                                        select relid from pg_catalog.pg_partition_tree(p_table) where isleaf));
+                                        select relid from pg_catalog.pg_partition_tree(p_table) where isleaf)
+                          and c.relkind = 'r');
     counted bigint;
 begin
     if pgembed._table_sql(p_table) is null then
         return null;
     end if;
     -- Counting a large table for a status line would be rude.
-    if estimate > 200000 and p_condition = 'true' then
-        return estimate;
+    if estimate > 200000 then
+        return case p_condition when 'true' then estimate
+            else pgembed._estimated_rows(format('select from %s where %s', pgembed._table_sql(p_table), p_condition)) end;
     end if;
     execute format('select count(*) from %s where %s', pgembed._table_sql(p_table), p_condition) into counted;
     return counted;

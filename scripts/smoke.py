@@ -30,6 +30,10 @@ def import_all() -> int:
             importlib.import_module(name)
         except errors.MissingExtra as exc:
             print(f"{name}: {exc.message}")
+        except ModuleNotFoundError as exc:
+            # For tests that run under pytest, and only for these.
+            if (name, exc.name) != ("pgembed.testing", "pytest"):
+                raise
     return len(names)
 
 
@@ -53,10 +57,13 @@ def main() -> None:
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute("create table note (id int primary key, body text)")
             conn.execute("insert into note values (1, 'a note')")
-            conn.execute("select pgembed.create_embedding('note', 'body')")
-            assert conn.execute("select name from pgembed.status").fetchall() == [
-                ("note_embedding",)
-            ]
+            conn.execute("select pgembed.register_model('toy', 64, 'hashing')")
+            conn.execute(
+                "select pgembed.create_embedding('note', 'body', model => 'toy')"
+            )
+            subprocess.run([command, "serve", "--once", "--dsn", dsn], check=True)
+            hits = pgembed.search(conn, "note", "a note", encoder="toy")
+            assert [hit.doc["id"] for hit in hits] == [1], hits
         subprocess.run([command, "uninstall", "--force", "--dsn", dsn], check=True)
         assert schema.version(dsn) is None
     print(f"{count} modules imported; the wheel works.")

@@ -15,7 +15,7 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if coalesce(p_query, '') !~ '\S' then
+    if coalesce(p_query, '') !~ '[^[:space:]]' then
         raise exception 'the query is empty' using errcode = 'PE009',
             hint = 'Give some words, or a vector: query_embedding => ...';
     end if;

@@ -42,7 +42,7 @@ create or replace function pgembed._filter_condition(
 language plpgsql stable
 as $$
 declare
-    label constant text := regexp_replace(p_column, '^s\.', '');    -- for messages
+    label constant text := regexp_replace(p_column, '^s[.]', '');    -- for messages
     symbol text;
     condition text;
     literals text;
@@ -69,7 +69,8 @@ begin
         from jsonb_array_elements(p_operand) as v where jsonb_typeof(v) <> 'null';
         -- NULL is a value here as it is for $eq and $ne, and every condition true or false.
         condition := format('(%s%s%s)',
-            coalesce(format('%1$s is not null and %1$s in (%2$s)', operand_column, literals), 'false'),
+            case when literals is null then 'false'
+                 else format('%1$s is not null and %1$s in (%2$s)', operand_column, literals) end,
             case when p_operand @> 'null' then ' or ' end,
             case when p_operand @> 'null' then p_column || ' is null' end);
         return case p_operator when '$in' then condition else 'not ' || condition end;
@@ -79,7 +80,7 @@ begin
             raise exception 'filter on %: % takes a string, not %', label, p_operator, p_operand
                 using errcode = 'PE008', hint = 'For example {"title": {"$ilike": "%flight%"}}.';
         end if;
-        if replace(p_operand #>> '{}', '\\', '') ~ '\\$' then
+        if length(p_operand #>> '{}') % 2 <> length(rtrim(p_operand #>> '{}', chr(92))) % 2 then    -- an odd number
             raise exception 'filter on %: the pattern % ends with a backslash', label, p_operand
                 using errcode = 'PE008', hint = 'A backslash takes the next character literally; double it.';
         end if;
@@ -87,7 +88,7 @@ begin
                       p_operand #>> '{}');
     end if;
     if p_operator = '$contains' then
-        if p_type not in ('json', 'jsonb') and p_type !~ '\[\]$' then
+        if p_type not in ('json', 'jsonb') and right(p_type, 2) <> '[]' then
             raise exception 'filter on %: $contains needs a jsonb or array column, not %', label, p_type
                 using errcode = 'PE008', hint = 'For text use {"$ilike": "%...%"}.';
         end if;

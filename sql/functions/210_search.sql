@@ -225,7 +225,7 @@ begin
             vector_schema, vector, e.dimensions, query);
     end if;
     select x.indisvalid,
-           case when e.index_kind = 'ivfflat' then substring(i.reloptions::text from 'lists=(\d+)')::int end
+           case when e.index_kind = 'ivfflat' then substring(i.reloptions::text from 'lists=([0-9]+)')::int end
     into index_valid, lists
     from pg_catalog.pg_index as x
     join pg_catalog.pg_class as i on i.oid = x.indexrelid

@@ -59,7 +59,7 @@ def make_documents(
 def refused(conn: Connection, sqlstate: str, query: str, *values: Any) -> str:
     """Run a statement that must fail with that SQLSTATE; return all it says."""
     with pytest.raises(psycopg.Error) as caught:
-        conn.execute(query, values)  # type: ignore[arg-type]
+        conn.execute(query, values)
     diag = caught.value.diag
     assert (caught.value.sqlstate, bool(diag.message_hint)) == (sqlstate, True)
     return f"{diag.message_primary}\n{diag.message_detail}\n{diag.message_hint}"
@@ -102,7 +102,8 @@ def test_a_search_equals_the_query_written_by_hand(
 def test_the_row_comes_whole_and_typed(conn: Connection) -> None:
     vectors = make_documents(conn)
     row = conn.execute(
-        "select (doc).id, (doc).body, (doc).price, round(similarity::numeric, 4), chunk, content"
+        "select (doc).id, (doc).body, (doc).price, round(similarity::numeric, 4),"
+        " chunk, content"
         " from pgembed.vector_search(null::doc, query_embedding => %s, k => 1)",
         [as_text(vectors[7])],
     ).fetchone()
@@ -134,7 +135,8 @@ def test_many_dimensions_are_found_by_their_signs(conn: Connection) -> None:
         scores = vectors @ query / np.linalg.norm(vectors, axis=1)
         rows = {int(i) // 3 + 1: None for i in np.argsort(-scores)}
         found = conn.execute(
-            "select (doc).id from pgembed.vector_search(null::doc, query_embedding => %s)",
+            "select (doc).id from pgembed.vector_search(null::doc, query_embedding =>"
+            " %s)",
             [as_text(query)],
         ).fetchall()
         assert len(found) == 10
@@ -192,7 +194,8 @@ def test_column_storage(conn: Connection) -> None:
         ).fetchone()
         assert row == (42, -42, 0, "TITLE 42-42", True)
     count = conn.execute(
-        "select count(*) from pgembed.vector_search(null::doc, query_embedding => %s, k => 1000)",
+        "select count(*) from pgembed.vector_search(null::doc, query_embedding => %s,"
+        " k => 1000)",
         [as_text(vectors[0])],
     ).fetchone()
     assert count == (295,)
@@ -200,10 +203,14 @@ def test_column_storage(conn: Connection) -> None:
 
 def test_a_partitioned_table_with_a_composite_key(conn: Connection) -> None:
     conn.execute(
-        "create table event (day date, id int, kind text, primary key (day, id)) partition by range (day);"
-        "create table event_1 partition of event for values from ('2024-01-01') to ('2025-01-01');"
-        "create table event_2 partition of event for values from ('2025-01-01') to ('2026-01-01');"
-        "insert into event select date '2024-12-01' + i, i % 7, 'k' || i % 2 from generate_series(0, 99) as i"
+        "create table event (day date, id int, kind text, primary key (day, id))"
+        " partition by range (day);"
+        "create table event_1 partition of event for values from ('2024-01-01') to"
+        " ('2025-01-01');"
+        "create table event_2 partition of event for values from ('2025-01-01') to"
+        " ('2026-01-01');"
+        "insert into event select date '2024-12-01' + i, i % 7, 'k' || i % 2 from"
+        " generate_series(0, 99) as i"
     )
     declare(conn, "event", "kind", dimensions=8)
     keys = conn.execute("select day, id from event order by day, id").fetchall()
@@ -222,7 +229,8 @@ def test_a_partitioned_table_with_a_composite_key(conn: Connection) -> None:
     assert len(set(found)) == 30
     assert {row[2] for row in found} == {"k1"}
     best = conn.execute(
-        "select (doc).day, (doc).id from pgembed.similar(null::event, %s::text[], k => 99)",
+        "select (doc).day, (doc).id from pgembed.similar(null::event, %s::text[], k =>"
+        " 99)",
         [[str(value) for value in keys[60]]],
     ).fetchall()
     assert sorted(best) == sorted(key for key in keys if key != keys[60])
@@ -241,7 +249,8 @@ def test_names_that_need_care(conn: Connection) -> None:
             'create schema "My ""shop"""; create table {table}'
             ' (id int, {columns}, primary key (chunk, "distance", k1));'
             " insert into {table} (id, chunk, distance, k1, s, filter, {quoted})"
-            "  select i, 'a' || i, 'b', 'c', 's' || i % 2, 'f', 'x' from generate_series(1, 200) as i"
+            "  select i, 'a' || i, 'b', 'c', 's' || i % 2, 'f', 'x' from"
+            " generate_series(1, 200) as i"
         ).format(table=table, columns=columns, quoted=sql.Identifier('q"u'))
     )
     name = declare(
@@ -269,7 +278,8 @@ def test_names_that_need_care(conn: Connection) -> None:
             row = conn.execute(
                 sql.SQL(
                     "select (doc).id, (doc).s, content, similarity > 0.999"
-                    " from pgembed.vector_search(null::{}, query_embedding => %s, k => 1{})"
+                    " from pgembed.vector_search(null::{}, query_embedding => %s, k =>"
+                    " 1{})"
                 ).format(table, sql.SQL(rest)),
                 [as_text(vector)],
             ).fetchone()
@@ -305,7 +315,8 @@ def test_pgvector_in_a_schema_off_the_search_path(server: Any, empty_dsn: str) -
         assert "PE010" in refused_state(conn, "select pgembed.embed('words', 'test-8')")
     with psycopg.connect(empty_dsn, autocommit=True) as conn:
         conn.execute(
-            "insert into pgembed.query_embedding (model_id, query_hash, embedding, answered_at)"
+            "insert into pgembed.query_embedding (model_id, query_hash, embedding,"
+            " answered_at)"
             " select model_id, md5('words')::uuid, %s::ext.vector, now()"
             " from pgembed.model where name = 'test-8'",
             [as_text(vectors[50])],
@@ -320,7 +331,7 @@ def test_pgvector_in_a_schema_off_the_search_path(server: Any, empty_dsn: str) -
 def refused_state(conn: Connection, query: str) -> str:
     """Run a statement that must fail; return its SQLSTATE."""
     with pytest.raises(psycopg.Error) as caught:
-        conn.execute(query)  # type: ignore[arg-type]
+        conn.execute(query)
     return str(caught.value.sqlstate)
 
 
@@ -353,7 +364,10 @@ def test_several_embeddings_on_a_table(conn: Connection) -> None:
     vectors = make_documents(conn)
     declare(conn, "doc", "body", dimensions=4, name="second", distance="l2")
     put_chunks(conn, "second", [((5,), 0, "five", [1, 2, 3, 4])])
-    call = "select (doc).id from pgembed.vector_search(null::doc, query_embedding => %s, k => 1"
+    call = (
+        "select (doc).id from pgembed.vector_search(null::doc, k => 1,"
+        " query_embedding => %s"
+    )
     said = refused(conn, "PE001", call + ")", as_text(vectors[0]))
     assert "doc_embedding, second" in said
     row = conn.execute(call + ", embedding => 'second')", ["[1,2,3,4]"]).fetchone()
@@ -378,7 +392,8 @@ def test_an_empty_table_has_no_hits(conn: Connection) -> None:
     declare(conn, "doc", "body", dimensions=3)
     for exact in (True, False):
         rows = conn.execute(
-            "select * from pgembed.vector_search(null::doc, query_embedding => '[1,2,3]', exact => %s)",
+            "select * from pgembed.vector_search(null::doc, query_embedding =>"
+            " '[1,2,3]', exact => %s)",
             [exact],
         ).fetchall()
         assert rows == []
@@ -418,7 +433,8 @@ def test_the_right_model_is_accepted(conn: Connection, model: str) -> None:
     make_documents(conn, dimensions=2, rows=3)
     conn.execute("update pgembed.model set fingerprint = 'a0' where name = 'test-2'")
     rows = conn.execute(
-        "select from pgembed.vector_search(null::doc, query_embedding => '[1,1]', query_model => %s)",
+        "select from pgembed.vector_search(null::doc, query_embedding => '[1,1]',"
+        " query_model => %s)",
         [model],
     ).fetchall()
     assert len(rows) == 3
@@ -485,7 +501,7 @@ def test_similar_rows(
     with conn.cursor() as cursor:
         cursor.executemany("insert into doc values (%s, 'x')", [(v,) for v in values])
     declare(conn, "doc", "body", dimensions=2)
-    vectors = [[1, 0], [1, 0.1], [0, 1]]
+    vectors: list[list[float]] = [[1, 0], [1, 0.1], [0, 1]]
     put_chunks(
         conn,
         "doc_embedding",
@@ -504,7 +520,7 @@ def test_similar_leaves_out_the_row_however_its_key_is_written(
     make_documents(conn, rows=5)
     for key in ("3", "'3'", "'003'", "3::smallint", "3.0::numeric(3,0)"):
         rows = conn.execute(
-            f"select (doc).id from pgembed.similar(null::doc, {key})"  # type: ignore[arg-type]
+            f"select (doc).id from pgembed.similar(null::doc, {key})"
         ).fetchall()
         assert sorted(row[0] for row in rows) == [1, 2, 4, 5]
 
@@ -518,14 +534,16 @@ def test_similar_goes_by_all_chunks_and_takes_filters(conn: Connection) -> None:
     )
     conn.execute("delete from doc_embedding where chunk < 3")
     conn.execute(
-        "insert into doc_embedding select 1, 8, 'y', '[1,0.5]', text_hash, model_id, now() from doc_embedding limit 1"
+        "insert into doc_embedding select 1, 8, 'y', '[1,0.5]', text_hash, model_id,"
+        " now() from doc_embedding limit 1"
     )
     rows = conn.execute(
         "select (doc).id, similarity from pgembed.similar(null::doc, 1)"
     ).fetchall()
     assert rows == [(3, pytest.approx(0.8)), (2, pytest.approx(0.6))]
     rows = conn.execute(
-        "select (doc).id from pgembed.similar(null::doc, 1, filter => %s, where_sql => 'true or id = 1')",
+        "select (doc).id from pgembed.similar(null::doc, 1, filter => %s, where_sql =>"
+        " 'true or id = 1')",
         [Jsonb({"price": {"$lt": 3}})],
     ).fetchall()
     assert rows == [(2,)]

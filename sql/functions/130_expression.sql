@@ -30,9 +30,7 @@ begin
     begin
         -- A cursor takes one statement: "title) from article; drop ..." ends here,
         -- unexecuted. The line breaks keep a trailing comment from eating what follows.
-        open probe for execute format(E'select (
-%s
-) from %s', p_expression, pgembed._table_sql(p_source));
+        open probe for execute format(E'select (\n%s\n) from %s', p_expression, pgembed._table_sql(p_source));
         close probe;
         execute format(E'create temporary view pgembed_expression_probe as select (\n%s\n) as pgembed_text from %s',
                        p_expression, pgembed._table_sql(p_source));

@@ -155,7 +155,8 @@ declare
     rows_sql text;
     key_match text;
     key_list text;
-    busy text[] := '{}';
+    unwritten text[];
+    later text[] := '{}';
     still_true boolean[];
 begin
     -- FOR SHARE: a change of the declaration waits for this write, or this write
@@ -179,10 +180,23 @@ begin
     key_match := pgembed._key_sql(e.source, e.side_table, 's.%3$I = %5$s::%4$s', ' and ');
     key_list := pgembed._key_sql(e.source, e.side_table, '%3$I', ', ');
 
+    -- Jobs that come without a result: their rows were up to date when read.
+    select coalesce(array_agg(distinct q.key), '{}') into unwritten
+    from unnest(p_seqs, p_attempts) as j(seq, attempts)
+    join pgembed.queue as q on q.seq = j.seq and q.attempts = j.attempts
+    where q.key is not null and not exists (select from unnest(p_keys) as k(key) where k.key = q.key);
+
     -- One writer a row at a time. Only services take these locks; applications
     -- never do. In key order, so that two services do not wait for each other.
     perform pg_advisory_xact_lock(1885824366, h)
-    from (select distinct hashtext(p_embedding_id || ':' || k) as h from unnest(p_keys) as k order by 1) as locks;
+    from (select distinct hashtext(p_embedding_id || ':' || k) as h
+          from unnest(p_keys || unwritten) as k order by 1) as locks;
+
+    -- Another service may have been writing an earlier text of theirs since.
+    if unwritten <> '{}' then
+        select coalesce(array_agg(r.key), '{}') into later
+        from pgembed._read_v1(p_embedding_id, unwritten, 0) as r where not r.current;
+    end if;
 
     -- Vectors in the source itself mean row locks there. A service never waits
     -- for one, lest it and an application wait for each other: what someone is
@@ -190,13 +204,13 @@ begin
     if e.storage = 'column' then
         execute format(
             $sql$
-            select coalesce(array_agg(pgembed_key.key), '{}')
+            select $2 || coalesce(array_agg(pgembed_key.key), '{}')
             from unnest($1) as pgembed_key(key)
             where exists (select from %1$s as pgembed_source where %2$s)
               and not exists (select from %1$s as pgembed_source where %2$s for no key update skip locked)
             $sql$, source,
             pgembed._key_sql(e.source, null, 'pgembed_source.%2$I = %5$s::%4$s', ' and '))
-        into busy using p_keys;
+        into later using p_keys, later;
     end if;
 
     -- This statement's snapshot is younger than the locks: whoever wrote one of
@@ -212,7 +226,7 @@ begin
         left join lateral (
             select s.content from (select k.key) as pgembed_key cross join lateral (%s) as s) as r on true
         $sql$, rows_sql)
-    into still_true using p_keys, p_hashes, busy;
+    into still_true using p_keys, p_hashes, later;
     written := coalesce((select count(*) from unnest(still_true) as t where t), 0);
     stale := cardinality(p_keys) - written;
 
@@ -263,15 +277,19 @@ begin
     update pgembed.queue as q
     set not_before = clock_timestamp() + interval '100 ms', attempts = q.attempts - 1
     from unnest(p_seqs, p_attempts) as j(seq, attempts)
-    where q.seq = j.seq and q.attempts = j.attempts and q.key = any (busy);
+    where q.seq = j.seq and q.attempts = j.attempts and q.key = any (later);
     -- A stale result needs no second try: the change that made it stale has
     -- queued a job of its own.
-    delete from pgembed.queue as q
-    using unnest(p_seqs, p_attempts) as j(seq, attempts)
-    where q.seq = j.seq and q.attempts = j.attempts;
+    with done as (
+        delete from pgembed.queue as q
+        using unnest(p_seqs, p_attempts) as j(seq, attempts)
+        where q.seq = j.seq and q.attempts = j.attempts
+        returning q.key)
     delete from pgembed.dead_letter as d
-    using unnest(p_keys, still_true) as k(key, still_true)
-    where d.embedding_id = p_embedding_id and d.key = k.key and k.still_true;
+    where d.embedding_id = p_embedding_id
+      and d.key in (select key from done
+                    union all
+                    select k.key from unnest(p_keys, still_true) as k(key, still_true) where k.still_true);
 end
 $$;
 comment on function pgembed._write_v1(int, int, bigint[], smallint[], text[], uuid[], int[], int[], text[], vector[]) is

@@ -64,7 +64,7 @@ select key, found, deferred, current, content, hash from pgembed._read_v1(%(embe
 
 -- chunks --
 -- Chunks and vectors that rows have now.
-select key, content, embedding from pgembed._chunks_v1(%(embedding_id)s, %(keys)s::text[])
+select content, embedding from pgembed._chunks_v1(%(embedding_id)s, %(keys)s::text[])
 
 -- write --
 -- Writes chunks, removes jobs.

@@ -193,8 +193,13 @@ class Models:
         if slot is not None and slot.state == "ready":
             slot.outages = 0
 
+    def known_chunker(self, embedding: Embedding) -> Chunker | None:
+        """Give the chunker of an embedding if it has been made."""
+        slot = self._slots.get(embedding.model_id)
+        return slot.chunkers.get(_chunker_key(embedding)) if slot else None
+
     def chunker(self, embedding: Embedding) -> Chunker:
-        """Give the chunker of an embedding.
+        """Make the chunker of an embedding; call it in the encode thread.
 
         Raises:
             ModelOutOfOrder: Its model is not loaded.
@@ -203,7 +208,7 @@ class Models:
         slot = self._slots.get(embedding.model_id)
         if slot is None or slot.encoder is None:
             raise ModelOutOfOrder("the model is not loaded")
-        key = (embedding.chunking, embedding.chunk_size, embedding.chunk_overlap)
+        key = _chunker_key(embedding)
         if key not in slot.chunkers:
             slot.chunkers[key] = _chunker_class().for_encoder(
                 slot.encoder,
@@ -307,6 +312,10 @@ class Models:
             )
         slot.loaded.set()
         self._changed()
+
+
+def _chunker_key(embedding: Embedding) -> tuple[str, int | None, int | None]:
+    return (embedding.chunking, embedding.chunk_size, embedding.chunk_overlap)
 
 
 def _chunker_class() -> type[Chunker]:

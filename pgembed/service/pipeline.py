@@ -72,6 +72,7 @@ class Window:
     Attributes:
         alone: Whether nothing else may be under way meanwhile.
         held: Jobs whose leases are ours still: what a stop has to give back.
+        stale: Results that were dropped; the declaration may have changed.
     """
 
     embedding: Embedding
@@ -80,6 +81,7 @@ class Window:
     store: Store
     alone: bool = False
     held: dict[int, Job] = field(default_factory=dict)
+    stale: int = 0
 
     def __post_init__(self) -> None:
         self.held = {job.seq: job for job in self.jobs}
@@ -145,7 +147,7 @@ class Pipeline:
         jobs = by_key(window.jobs)
         if not jobs:
             return
-        rows, existing = await self._read(window, list(jobs), jobs)
+        rows = await self._read(window, list(jobs), jobs)
         deferred = [job for row in rows if row.deferred for job in jobs[row.key]]
         if deferred:
             await window.store.release(deferred)
@@ -162,8 +164,9 @@ class Pipeline:
             if not (row.current or row.deferred)
         ]
         plan = Plan(documents)
-        plan.reuse(existing)
         await self._chunk(window, plan)
+        if known := plan.partly_known():
+            plan.reuse(await window.store.chunks(window.embedding.embedding_id, known))
         await self._encode(window, plan)
         for document, error in plan.failed():
             await self._fail(window, document.jobs, error)
@@ -171,7 +174,7 @@ class Pipeline:
 
     async def _read(
         self, window: Window, keys: list[str], jobs: dict[str, list[Job]]
-    ) -> tuple[list[Row], list[tuple[str, str, Vector]]]:
+    ) -> list[Row]:
         """Read rows; where one row's expression fails, the others are still read."""
         embedding_id = window.embedding.embedding_id
         try:
@@ -183,11 +186,10 @@ class Pipeline:
                 raise
             if len(keys) == 1:
                 await self._fail(window, jobs[keys[0]], Fault.of(exc))
-                return [], []
+                return []
         half = len(keys) // 2
-        rows, existing = await self._read(window, keys[:half], jobs)
-        more_rows, more_existing = await self._read(window, keys[half:], jobs)
-        return rows + more_rows, existing + more_existing
+        rows = await self._read(window, keys[:half], jobs)
+        return rows + await self._read(window, keys[half:], jobs)
 
     async def _is_broken(self, window: Window) -> bool:
         """Whether the statement fails without any row, so no row is to blame."""
@@ -201,11 +203,13 @@ class Pipeline:
         texts = [document for document in plan.documents if document.row.content]
         if not texts:
             return
-        chunker = await self._thread.submit(
-            window.priority,
-            window.embedding.embedding_id,
-            partial(self._models.chunker, window.embedding),
-        )
+        chunker = self._models.known_chunker(window.embedding)
+        if chunker is None:
+            chunker = await self._thread.submit(
+                window.priority,
+                window.embedding.embedding_id,
+                partial(self._models.chunker, window.embedding),
+            )
         # Cutting leaves the interpreter to others, but a long text takes a while.
         if sum(len(d.row.content or "") for d in texts) < 10_000:
             _cut(chunker, texts, plan)
@@ -316,6 +320,7 @@ class Pipeline:
         window.let_go(batch.jobs)
         self.outcome.written += written
         self.outcome.stale += stale
+        window.stale += stale
         self.rates.add(embedding.embedding_id, written)
         self._metrics.rows.labels(embedding.name).inc(written)
         self._metrics.stale.labels(embedding.name).inc(stale)

@@ -20,6 +20,7 @@ cannot take the sleep lock shared, that is, only if a service holds it and sleep
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -41,11 +42,12 @@ log = structlog.get_logger("pgembed.service")
 
 BULK_WINDOWS = 3  # one read, one encoded, one written
 FRESH_WINDOWS = 2  # of one embedding
+CATALOG_SECONDS = 1.0  # how old the list of embeddings may be while busy
 BUSY_POLL_SECONDS = 0.03  # for fresh changes, while awake: then nobody notifies
 DROWSY_SECONDS = (0.02, 0.05)
 LIGHT_SLEEP_SECONDS = 1.0  # another service holds the sleep lock; it may die
 POOLED_POLL_SECONDS = (0.1, 1.0)
-CATALOG_SECONDS = 1.0  # how old the list of embeddings may be while busy
+HEAD_START_SECONDS = 0.02  # in which a fresh change has database and CPU for itself
 WINDOW_SECONDS = 6.0  # of encoding: a window is no larger, so that turns are short
 SMALLEST_WINDOW = 16
 PRIORITIES = {0: Priority.FRESH, 1: Priority.BULK, 2: Priority.BACKFILL}
@@ -82,10 +84,11 @@ class Scheduler:
         self._windows: dict[asyncio.Task[None], Window] = {}
         self._asleep = False  # whether we hold the sleep lock
         self._stopping = False
-        self._catalog_at = 0.0
         self._turn = 0
         self._drowsy = DROWSY_SECONDS[0]
         self._pooled_poll = POOLED_POLL_SECONDS[0]
+        self._catalog_until = 0.0  # time.monotonic() when it has to be read again
+        self._bulk_ready = True  # whether a bulk claim may find something
         self._fruitless = 0  # looks that saw work of which we got none
         self._suspects: list[Window] = []
         self._narrow: dict[int, int] = {}  # claim fewer while suspects come up
@@ -122,6 +125,7 @@ class Scheduler:
         while not self._stopping:
             self.wake.clear()
             await self._refresh()
+            self._bulk_ready = True
             if await self._claim():
                 continue
             if self._windows or self._suspects or self._models.loading:
@@ -151,7 +155,7 @@ class Scheduler:
 
     async def _pass(self) -> None:
         self.wake.clear()
-        if self.catalog is None or self._catalog_age() > CATALOG_SECONDS:
+        if time.monotonic() > self._catalog_until:
             await self._refresh()
         if await self._claim():
             self._pooled_poll = POOLED_POLL_SECONDS[0]
@@ -171,13 +175,13 @@ class Scheduler:
                 self._asleep = False
                 await self._fast.wake_up()
             return False
-        if await self._claim_fresh():
-            return True
-        if self._bulk_windows() >= BULK_WINDOWS:
-            return False
-        if not (await self._fast.ready(self._skipped())).ready:
-            return False
-        return await self._claim_bulk()
+        fresh = await self._claim_fresh()
+        if fresh:
+            await self._rest(HEAD_START_SECONDS)
+        if self._bulk_windows() >= BULK_WINDOWS or not self._bulk_ready:
+            return fresh
+        self._bulk_ready = await self._claim_bulk()
+        return fresh or self._bulk_ready
 
     async def _claim_fresh(self) -> bool:
         busy = Counter(
@@ -191,25 +195,22 @@ class Scheduler:
             if busy[embedding.embedding_id] < FRESH_WINDOWS
         ]
         awake, self._asleep = not self._asleep, False
-        jobs, catalog = await self._fast.claim_fresh(
+        if not awake:
+            self._catalog_until = self._soon()
+        jobs = await self._fast.claim_fresh(
             [embedding.embedding_id for embedding in room],
             min((self._window_size(e) for e in room), default=1),
             self._settings.lease_seconds,
             awake=awake,
         )
-        self._learn(catalog)
         by_embedding: dict[int, list[Job]] = {}
         for job in jobs:
             by_embedding.setdefault(job.embedding_id, []).append(job)
-        # Their declaration may have changed since the last claim: take the new one.
-        current = {embedding.embedding_id: embedding for embedding in catalog}
-        for embedding_id, of_one in by_embedding.items():
-            if embedding_id in current:
-                await self._admit(
-                    current[embedding_id], of_one, Priority.FRESH, self._fast
-                )
-            else:  # paused or dropped this moment
-                await self._fast.release(of_one)
+        # A declaration that has changed meanwhile does no harm: the write compares
+        # revisions, frees the jobs, and we read the new one.
+        for embedding in room:
+            if of_one := by_embedding.get(embedding.embedding_id):
+                await self._admit(embedding, of_one, Priority.FRESH, self._fast)
         return bool(jobs)
 
     async def _claim_bulk(self) -> bool:
@@ -226,8 +227,6 @@ class Scheduler:
                 )
                 if queued:
                     jobs = await self._bulk_claim(embedding, size)
-                else:
-                    self._catalog_at = 0.0
             if jobs:
                 urgent = min(job.priority for job in jobs)
                 await self._admit(embedding, jobs, PRIORITIES[urgent], self._bulk)
@@ -275,9 +274,10 @@ class Scheduler:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         window = self._windows.pop(task)
+        if window.stale:
+            self._catalog_until = 0.0
         if window.priority is Priority.BACKFILL:
             self.index_may_be_due.set()
-        self._catalog_at = 0.0  # it may have ended because of a new revision
         self.wake.set()
         if not task.cancelled() and (error := task.exception()):
             log.error(
@@ -285,13 +285,16 @@ class Scheduler:
             )
 
     async def _sleep(self) -> None:
-        locked, readiness = await self._fast.fall_asleep(self._skipped())
+        locked, readiness, catalog = await self._fast.fall_asleep(self._skipped())
         self._asleep = locked
         wait = self._settings.poll_seconds
-        if readiness.ready:
+        if self._learn(catalog):
+            wait = 0.0
+        elif readiness.ready:
             # The next claim releases the lock. What is ready now and was not a
             # moment ago is for us; what stays ready and is not is another's (its
             # page of a backfill): no hurry.
+            self._bulk_ready = True
             self._fruitless += 1
             wait = 0.0 if self._fruitless <= 1 else BUSY_POLL_SECONDS
         elif self._fast.link.pooled:
@@ -329,14 +332,18 @@ class Scheduler:
     async def _refresh(self) -> None:
         self._learn(await self._fast.embeddings())
 
-    def _learn(self, catalog: list[Embedding]) -> None:
-        if catalog != self.catalog:
+    def _learn(self, catalog: list[Embedding]) -> bool:
+        """Take a new list of embeddings; whether it differs."""
+        differs = catalog != self.catalog
+        if differs:
             self.index_may_be_due.set()
+            self._bulk_ready = True  # a new embedding may have rows to fill
         self.catalog = catalog
-        self._catalog_at = time.monotonic()
+        self._catalog_until = math.inf if self._asleep else self._soon()
+        return differs
 
-    def _catalog_age(self) -> float:
-        return time.monotonic() - self._catalog_at
+    def _soon(self) -> float:
+        return time.monotonic() + CATALOG_SECONDS
 
     def _alone(self) -> bool:
         return any(window.alone for window in self._windows.values())

@@ -89,27 +89,29 @@ class Store:
         rows = await self._rows("ready", Readiness, {"skip": list(skip)})
         return rows[0]
 
-    async def fall_asleep(self, skip: Sequence[int]) -> tuple[bool, Readiness]:
+    async def fall_asleep(
+        self, skip: Sequence[int]
+    ) -> tuple[bool, Readiness, list[Embedding]]:
         """Take the sleep lock, and look again while holding it.
 
-        In that order and as two statements with a snapshot each: whoever wrote
-        without notifying had committed before the lock was granted.
+        In that order and as statements with a snapshot each: whoever wrote without
+        notifying had committed before the lock was granted.
 
         Returns:
-            Whether the lock is held, and what the second look saw.
+            Whether the lock is held, what the second look saw, and the active
+            embeddings. Behind a pooler the lock is not taken.
         """
-        async with self.link.use() as connection:
-            if self.link.pooled:
-                return False, await _ready(connection, skip)
-            async with connection.pipeline():
+        async with self.link.use() as connection, connection.pipeline():
+            if not self.link.pooled:
                 lock = await connection.execute(QUERIES["try_sleep_lock"])
-                look = connection.cursor(row_factory=args_row(Readiness))
-                await look.execute(QUERIES["ready"], {"skip": list(skip)})
-                locked = await lock.fetchone()
-                seen = await look.fetchone()
-            assert locked is not None
+            look = connection.cursor(row_factory=args_row(Readiness))
+            await look.execute(QUERIES["ready"], {"skip": list(skip)})
+            catalog = connection.cursor(row_factory=class_row(Embedding))
+            await catalog.execute(QUERIES["embeddings"])
+            locked = None if self.link.pooled else await lock.fetchone()
+            seen = await look.fetchone()
             assert seen is not None
-            return bool(locked[0]), seen
+            return bool(locked and locked[0]), seen, await catalog.fetchall()
 
     async def wake_up(self) -> None:
         """Release the sleep lock: writers need not notify any more."""
@@ -126,23 +128,20 @@ class Store:
         lease: float,
         *,
         awake: bool,
-    ) -> tuple[list[Job], list[Embedding]]:
-        """Lease fresh changes, and list the active embeddings, in one round trip.
+    ) -> list[Job]:
+        """Lease fresh changes of several embeddings.
 
         Args:
             embedding_ids: Whose changes.
             batch: Most jobs of each embedding.
             lease: Seconds.
-            awake: False releases the sleep lock as well.
-
-        Returns:
-            The jobs, and all active embeddings as they are after the claim.
+            awake: False releases the sleep lock in the same round trip.
         """
         async with self.link.use() as connection, connection.pipeline():
             if not awake:
                 await connection.execute(QUERIES["release_sleep_lock"])
-            jobs = connection.cursor(row_factory=args_row(Job))
-            await jobs.execute(
+            cursor = connection.cursor(row_factory=args_row(Job))
+            await cursor.execute(
                 QUERIES["claim_fresh"],
                 {
                     "embedding_ids": list(embedding_ids),
@@ -150,9 +149,7 @@ class Store:
                     "lease": lease,
                 },
             )
-            embeddings = connection.cursor(row_factory=class_row(Embedding))
-            await embeddings.execute(QUERIES["embeddings"])
-            return await jobs.fetchall(), await embeddings.fetchall()
+            return await cursor.fetchall()
 
     async def claim(self, embedding_id: int, batch: int, lease: float) -> list[Job]:
         """Lease jobs of one embedding, most urgent first; `lease` in seconds."""
@@ -171,17 +168,31 @@ class Store:
 
     async def read(
         self, embedding_id: int, keys: Sequence[str], max_bytes: int
-    ) -> tuple[list[Row], list[tuple[str, str, Vector]]]:
-        """Composed texts of rows, and the chunks (key, text, vector) they have now."""
-        named = {"embedding_id": embedding_id, "keys": list(keys)}
-        async with self.link.use() as connection, connection.pipeline():
-            rows = connection.cursor(row_factory=args_row(Row))
-            await rows.execute(QUERIES["read"], {**named, "max_bytes": max_bytes})
-            chunks = connection.cursor(binary=True)
-            await chunks.execute(QUERIES["chunks"], named)
-            return await rows.fetchall(), [
-                (key, content, vector.to_numpy())
-                for key, content, vector in await chunks.fetchall()
+    ) -> list[Row]:
+        """Composed texts of rows, up to a number of bytes."""
+        return await self._rows(
+            "read",
+            Row,
+            {
+                "embedding_id": embedding_id,
+                "keys": list(keys),
+                "max_bytes": max_bytes,
+            },
+        )
+
+    async def chunks(
+        self, embedding_id: int, keys: Sequence[str]
+    ) -> list[tuple[str, Vector]]:
+        """Texts and vectors of the chunks that rows have now."""
+        async with self.link.use() as connection:
+            cursor = connection.cursor(binary=True)
+            await cursor.execute(
+                QUERIES["chunks"],
+                {"embedding_id": embedding_id, "keys": list(keys)},
+            )
+            return [
+                (content, vector.to_numpy())
+                for content, vector in await cursor.fetchall()
                 if content is not None and vector is not None
             ]
 
@@ -390,11 +401,3 @@ async def _embeddings(connection: Connection) -> list[Embedding]:
     cursor = connection.cursor(row_factory=class_row(Embedding))
     await cursor.execute(QUERIES["embeddings"])
     return await cursor.fetchall()
-
-
-async def _ready(connection: Connection, skip: Sequence[int]) -> Readiness:
-    cursor = connection.cursor(row_factory=args_row(Readiness))
-    await cursor.execute(QUERIES["ready"], {"skip": list(skip)})
-    row = await cursor.fetchone()
-    assert row is not None
-    return row

@@ -109,10 +109,17 @@ class Plan:
     vectors: dict[str, Vector] = field(default_factory=dict)
     errors: dict[str, Fault] = field(default_factory=dict)
 
-    def reuse(self, existing: Iterable[tuple[str, str, Vector]]) -> None:
-        """Take vectors (key, text, vector) that are stored for equal texts."""
-        for _, text, vector in existing:
-            self.vectors[text] = vector
+    def reuse(self, existing: Iterable[tuple[str, Vector]]) -> None:
+        """Take the vectors that are stored for equal texts."""
+        self.vectors.update(existing)
+
+    def partly_known(self) -> list[str]:
+        """Keys of rows some of whose chunks may be stored already.
+
+        A row of one chunk is not among them: had it the same text, it would be
+        up to date.
+        """
+        return [d.row.key for d in self.documents if len(d.chunks) > 1]
 
     def to_encode(self) -> list[str]:
         """Texts without a vector, each once."""

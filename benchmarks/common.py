@@ -66,7 +66,9 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -
 
 def percentile(values: Sequence[float], share: float) -> float:
     """Return the value below which `share` (0 to 1) of the values lie."""
-    return statistics.quantiles(values, n=100, method="inclusive")[round(share * 100) - 1]
+    return statistics.quantiles(values, n=100, method="inclusive")[
+        round(share * 100) - 1
+    ]
 
 
 def server_version(dsn: str) -> str:

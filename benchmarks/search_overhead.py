@@ -60,7 +60,9 @@ def load(conn: psycopg.Connection, rows: int) -> np.ndarray:
         " from stdin with (format binary)"
     )
     with conn.cursor().copy(copy_in) as copy:
-        copy.set_types(["int8", "int4", "text", "vector", "uuid", "int4", "timestamptz"])
+        copy.set_types(
+            ["int8", "int4", "text", "vector", "uuid", "int4", "timestamptz"]
+        )
         for start in range(0, rows, 1000):
             vectors = rng.normal(size=(1000, 32)) @ basis
             vectors += 0.3 * rng.normal(size=vectors.shape)
@@ -90,12 +92,19 @@ def main() -> None:
             register_vector(conn)
             basis = load(conn, options.rows)
             rng = np.random.default_rng(1)
-            queries = (rng.normal(size=(options.queries, 32)) @ basis).astype(np.float32)
+            queries = (rng.normal(size=(options.queries, 32)) @ basis).astype(
+                np.float32
+            )
             statements: dict[str, tuple[str, dict[str, str]]] = {
                 "by hand": (BY_HAND, {}),
                 "vector_search": (PGEMBED, {}),
             }
-            for share, bound in (("50 %", 500), ("10 %", 100), ("1 %", 10), ("0.1 %", 1)):
+            for share, bound in (
+                ("50 %", 500),
+                ("10 %", 100),
+                ("1 %", 10),
+                ("0.1 %", 1),
+            ):
                 statements[f"vector_search, filter {share}"] = (
                     FILTERED,
                     {"filter": f'{{"bucket": {{"$lt": {bound}}}}}'},

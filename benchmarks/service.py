@@ -19,7 +19,6 @@ import time
 
 import psycopg
 from common import new_database, percentile, server, server_version, show
-
 from sentence_transformers import SentenceTransformer
 
 from pgembed.demo.corpus import corpus
@@ -30,7 +29,9 @@ from pgembed.service import ServiceSettings, drain
 MODEL = "all-MiniLM-L6-v2"
 
 
-def throughput(running_dsn: str, rows: int, rounds: int) -> tuple[list[float], list[float]]:
+def throughput(
+    running_dsn: str, rows: int, rounds: int
+) -> tuple[list[float], list[float]]:
     """Time both ways over the same texts, in seconds."""
     texts = [row.text[:1000] for row in corpus(limit=rows)]
     encoder = load_encoder(MODEL)
@@ -54,7 +55,9 @@ def throughput(running_dsn: str, rows: int, rounds: int) -> tuple[list[float], l
             conn.execute("truncate doc_embedding")
             conn.execute("select pgembed.reembed('doc_embedding')")
             began = time.perf_counter()
-            asyncio.run(drain(running_dsn, ServiceSettings(), encoders={MODEL: encoder}))
+            asyncio.run(
+                drain(running_dsn, ServiceSettings(), encoders={MODEL: encoder})
+            )
             service.append(time.perf_counter() - began)
             row = conn.execute("select count(*) from doc_embedding").fetchone()
             assert row is not None
@@ -141,7 +144,12 @@ def main() -> None:
             "Latency, ms",
             ("what", "p50", "p95", "p50 minus one encode"),
             [
-                (name, statistics.median(v), percentile(v, 0.95), statistics.median(v) - statistics.median(encodes))
+                (
+                    name,
+                    statistics.median(v),
+                    percentile(v, 0.95),
+                    statistics.median(v) - statistics.median(encodes),
+                )
                 for name, v in (
                     ("one bare encode", encodes),
                     ("commit to searchable, idle service", searchable),

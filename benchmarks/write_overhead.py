@@ -55,8 +55,21 @@ def transactions_per_second(
 ) -> float:
     """Run one pgbench and read its figure."""
     done = subprocess.run(
-        [pgbench, "-n", "-M", "prepared", "-f", script, "-c", str(clients)]
-        + ["-j", str(min(clients, 2)), "-T", str(seconds), dsn],
+        [
+            pgbench,
+            "-n",
+            "-M",
+            "prepared",
+            "-f",
+            script,
+            "-c",
+            str(clients),
+            "-j",
+            str(min(clients, 2)),
+            "-T",
+            str(seconds),
+            dsn,
+        ],
         check=True,
         capture_output=True,
         text=True,
@@ -99,7 +112,9 @@ def main() -> None:
                             )
                         )
                     sleeper.execute("delete from pgembed.queue")
-                ratios = [e / p for e, p in zip(tps["embedded"], tps["plain"], strict=True)]
+                ratios = [
+                    e / p for e, p in zip(tps["embedded"], tps["plain"], strict=True)
+                ]
                 rows.append(
                     (
                         name,
@@ -113,7 +128,15 @@ def main() -> None:
                 )
         show(
             f"Writes with an embedding, {server_version(dsn)}",
-            ("statement", "clients", "tps plain", "tps embedded", "ratio", "min", "max"),
+            (
+                "statement",
+                "clients",
+                "tps plain",
+                "tps embedded",
+                "ratio",
+                "min",
+                "max",
+            ),
             rows,
         )
 

@@ -50,33 +50,6 @@ SCHEMA_COMMENT = (
 _migrating = threading.Lock()
 _COMMENT = re.compile(r"pgembed (?P<library>\S+), functions (?P<functions>[0-9a-f]+)$")
 
-_NEW_GUARD = """\
--- This script makes a new schema.
-do $guard$
-begin
-    if to_regclass('pgembed.alembic_version') is not null then
-        raise exception 'pgembed is installed in this database already'
-            using errcode = 'PE012',
-                  hint = 'To upgrade: pgembed upgrade, or pgembed sql --from REVISION.';
-    end if;
-end
-$guard$;
-"""
-
-_FROM_GUARD = """\
--- This script begins at one revision.
-do $guard$
-declare
-    actual text := (select version_num from pgembed.alembic_version);
-begin
-    if actual is distinct from 'REVISION' then
-        raise exception 'pgembed''s schema is at revision %, not REVISION', actual
-            using errcode = 'PE012', hint = format('pgembed sql --from %s', actual);
-    end if;
-end
-$guard$;
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class SchemaVersion:
@@ -210,9 +183,10 @@ def script(from_revision: str | None = None) -> str:
     """
     output = io.StringIO()
     if from_revision is None:
-        guard, span = _NEW_GUARD, "head"
+        guard, span = sqlfiles.load("guard_new.sql").text, "head"
     elif from_revision in known_revisions():
-        guard = _FROM_GUARD.replace("REVISION", from_revision)
+        guard = sqlfiles.load("guard_from.sql").text
+        guard = guard.replace("REVISION", from_revision)
         span = f"{from_revision}:head"
     else:
         raise InvalidParameter(

@@ -20,9 +20,7 @@ def healthy(conn: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
     """A database with one embedding, its index, two rows with vectors and a service."""
     conn.execute("create table article (id int primary key, title text)")
     conn.execute("select pgembed.register_model('tiny', 3, 'hashing')")
-    conn.execute(
-        "select pgembed.create_embedding('article', 'title', model => 'tiny')"
-    )
+    conn.execute("select pgembed.create_embedding('article', 'title', model => 'tiny')")
     conn.execute("insert into article values (1, 'one'), (2, 'two')")
     conn.execute("delete from pgembed.queue")
     conn.execute(

@@ -179,15 +179,30 @@ create or replace function pgembed._update_guard_sql(p_embedding pgembed.embeddi
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- Compared by image, not by value: 1.0 and 1.00 are equal but have other texts,
-    -- and json and xml know no equality at all. An expression over the whole row
-    -- (to_jsonb(article.*)) reads columns, too, that are added later.
+    -- Where equal values have equal texts, columns are compared by value, which is
+    -- cheapest. The others by image: 1.0 and 1.00 are equal numbers with different
+    -- texts, and json and xml know no equality at all. An expression over the whole
+    -- row (to_jsonb(article.*)) reads columns, too, that are added later.
     select case when p_embedding.canonical_expression ~ '\.\*'
                 then 'record_image_ne(old.*, new.*)'
-                else format('record_image_ne(row(%s), row(%s))',
-                            string_agg(format('old.%I', a.attname), ', ' order by a.attnum),
-                            string_agg(format('new.%I', a.attname), ', ' order by a.attnum)) end
+                else concat_ws(' or ',
+                    string_agg(format('old.%1$I is distinct from new.%1$I', a.attname), ' or ' order by a.attnum)
+                        filter (where plain.by_value),
+                    'record_image_ne(row('
+                    || string_agg(format('old.%I', a.attname), ', ' order by a.attnum)
+                           filter (where not plain.by_value)
+                    || '), row('
+                    || string_agg(format('new.%I', a.attname), ', ' order by a.attnum)
+                           filter (where not plain.by_value)
+                    || '))') end
     from pg_attribute as a
+    join pg_type as t on t.oid = a.atttypid
+    left join pg_collation as c on c.oid = a.attcollation
+    cross join lateral (
+        select t.typtype = 'e' or (
+            t.oid = any (array['text', 'varchar', 'bool', 'int2', 'int4', 'int8', 'uuid', 'date',
+                               'timestamp', 'timestamptz', 'oid', 'name']::regtype[])
+            and coalesce(c.collisdeterministic, true)) as by_value) as plain
     where a.attrelid = p_embedding.source and not a.attisdropped
       and (a.attname = any (p_embedding.source_columns)
            or a.attnum = any (array(select unnest(i.indkey::int2[]) from pg_index as i

@@ -60,6 +60,10 @@ begin
             using errcode = 'PE007',
             hint = 'Distances are cosine, inner_product and l2.';
     end if;
+    if register_model.max_tokens < 1 then
+        raise exception 'max_tokens must be at least 1, not %', register_model.max_tokens using errcode = 'PE007',
+            hint = 'Leave it out: a service that loads the model tells it.';
+    end if;
     if exists (select from pgembed.model as m
                join pgembed.embedding as e using (model_id)
                where m.name = register_model.name

@@ -41,6 +41,7 @@ begin
         when syntax_error_or_access_rule_violation or data_exception or feature_not_supported
              or invalid_schema_name then
             get stacked diagnostics message = message_text;
+            message := case sqlstate when '42P11' then 'it must be one value of one row' else message end;
             raise exception 'the text expression does not fit table %: %', p_source, message
                 using errcode = 'PE004',
                 detail = format('Expression: %s', p_expression),

@@ -379,6 +379,12 @@ begin
     e.wake := coalesce(create_embedding.wake, 'notify');
     e.max_attempts := pgembed._check_attempts(coalesce(create_embedding.max_attempts, 5));
     perform pgembed._check_declaration(e);
+    if e.index_kind <> 'none'
+       and to_regclass(format('%I.%I', schema_name, pgembed._index_name(e))) is not null then
+        raise exception 'there is a relation % already', format('%I.%I', schema_name, pgembed._index_name(e))
+            using errcode = 'PE002', detail = 'The index of the embedding would have this name.',
+            hint = 'Give the embedding another name: name => ''...''.';
+    end if;
     select a.canonical, a.source_columns, a.compare_in_trigger
     into e.canonical_expression, e.source_columns, e.compare_in_trigger
     from pgembed._analyze_expression(e.source, e.text_expression) as a;
@@ -604,7 +610,8 @@ declare
 begin
     perform pgembed._require_owner();
     update pgembed.embedding
-    set state = 'paused', capture = pause.capture and capture, revision = revision + 1
+    set state = case state when 'broken' then state else 'paused' end,
+        capture = pause.capture and capture, revision = revision + 1
     where embedding_id = e.embedding_id;
     if not pause.capture then
         perform pgembed._remove_capture(e);
@@ -624,8 +631,8 @@ declare
     e pgembed.embedding := pgembed._embedding(resume.name);
 begin
     perform pgembed._require_owner();
-    if e.capture then
-        update pgembed.embedding set state = 'active', state_reason = null where embedding_id = e.embedding_id;
+    if e.capture and e.state <> 'broken' then
+        update pgembed.embedding set state = 'active' where embedding_id = e.embedding_id;
         perform pg_notify('pgembed', '');
     else
         perform pgembed.repair(e.name);

@@ -159,7 +159,8 @@ class Link:
                 raise
 
     async def close(self) -> None:
-        """Close for good, or until the next use."""
+        """Close on purpose; the next use opens it again, and that is no news."""
+        self._opened_once = False
         await self._drop()
 
     async def _opened(self) -> Connection:

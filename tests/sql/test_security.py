@@ -354,7 +354,7 @@ def test_a_function_of_another_role_never_runs_in_a_trigger(
         "create table doc (id int primary key, body text);"
         "create table calls (who text); grant insert on calls to public;"
         "create function note() returns void language plpgsql as"
-        " $$ begin insert into calls values (current_user); end $$;"
+        " $$ begin insert into public.calls values (current_user); end $$;"
         "create function trick(text) returns text language plpgsql stable as"
         " $$ begin perform public.note(); return $1; end $$"
     )

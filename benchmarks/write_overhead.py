@@ -85,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--asleep", action="store_true")
     options = parser.parse_args()
     rows = []
@@ -100,7 +101,7 @@ def main() -> None:
             for table in ("plain", "embedded"):
                 scripts[table] = Path(folder) / f"{table}.sql"
                 scripts[table].write_text(template.format(table=table, rows=ROWS))
-            for clients in (1, 4, 16):
+            for clients in options.clients:
                 tps: dict[str, list[float]] = {"plain": [], "embedded": []}
                 for turn in range(options.rounds):
                     order = ("plain", "embedded") if turn % 2 else ("embedded", "plain")

@@ -55,6 +55,23 @@ $$;
 comment on function pgembed._capture_function(int, text, text, text, text) is
     'Makes one capture function of an embedding.';
 
+create or replace function pgembed._key_known_sql(p_source oid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Named, not by oid: an oid does not survive a restore. Both functions answer
+    -- NULL, not an error, when the index is gone or renamed.
+    select string_agg(format('pg_get_indexdef(to_regclass(%L), %s, true) is not distinct from %L',
+                             pgembed._table_sql(i.indexrelid), position,
+                             pg_get_indexdef(i.indexrelid, position, true)),
+                      ' and ' order by position)
+    from pg_index as i
+    cross join generate_series(1, i.indnkeyatts) as position
+    where i.indrelid = p_source and i.indisprimary
+$$;
+comment on function pgembed._key_known_sql(oid) is
+    'Condition that the key columns of a source are still called as they are now; it cannot fail.';
+
 create or replace function pgembed._install_capture_functions(p_embedding pgembed.embedding)
 returns void
 language plpgsql
@@ -64,23 +81,20 @@ declare
     wake text := pgembed._wake_sql(p_embedding.wake);
     rescan text := pgembed._rescan_sql(p_embedding.embedding_id);
     by_row boolean := pgembed._captures_by_row(p_embedding.source);
+    key_known text := pgembed._key_known_sql(p_embedding.source);
     settings text := '';
-    -- The block that may fail writes nothing: so it takes no transaction id. It
-    -- finds out whether this is a bulk statement and, on the way, whether the key
-    -- is still called so.
+    -- That the key is still called so is looked up first: an exception block would
+    -- cost more, and with the insert inside it a transaction id for every write.
     statement_body constant text :=
-$body$    begin
-        bulk := exists (select %2$s from changed_rows as r offset 1000);
-    exception when others then
-        %4$s
-    end;
-    if bulk is not null then
+$body$    if %6$s then
         insert into pgembed.queue (embedding_id, key, op, priority)
-        select %1$s, %2$s, %3$L, bulk::int
+        select %1$s, %2$s, %3$L, (exists (select from changed_rows offset 1000))::int    -- 1: bulk
         from changed_rows as r;
         if not found then
             return null;
         end if;
+    else
+        %4$s
     end if;%5$s$body$;
     row_body constant text :=
 $body$    begin
@@ -111,10 +125,10 @@ begin
         perform pgembed._capture_function(id, 'delete', E'declare\n    row_key text;', format(row_body, id,
             pgembed._key_text_sql(p_embedding.source, 'old'), 'D', rescan, wake), settings);
     else
-        perform pgembed._capture_function(id, 'insert', E'declare\n    bulk boolean;', format(statement_body, id,
-            pgembed._key_text_sql(p_embedding.source, 'r'), 'U', rescan, wake), settings);
-        perform pgembed._capture_function(id, 'delete', E'declare\n    bulk boolean;', format(statement_body, id,
-            pgembed._key_text_sql(p_embedding.source, 'r'), 'D', rescan, wake), settings);
+        perform pgembed._capture_function(id, 'insert', '', format(statement_body, id,
+            pgembed._key_text_sql(p_embedding.source, 'r'), 'U', rescan, wake, key_known), settings);
+        perform pgembed._capture_function(id, 'delete', '', format(statement_body, id,
+            pgembed._key_text_sql(p_embedding.source, 'r'), 'D', rescan, wake, key_known), settings);
     end if;
 
     -- WHEN lets a change of any column through that the expression reads; here the

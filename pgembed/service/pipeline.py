@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from pgembed.service.encoding import EncodeThread, Priority
 from pgembed.service.faults import Blame, ConnectionLost, StatementFailed
 from pgembed.service.metrics import Metrics, Rates
 from pgembed.service.models import ModelOutOfOrder, Models
+from pgembed.service.pace import Pace
 from pgembed.service.records import Embedding, Job, Row, Vector
 from pgembed.service.store import Store
 from pgembed.service.window import (
@@ -107,6 +108,7 @@ class Pipeline:
         self._models = models
         self._thread = thread
         self._metrics = metrics
+        self._pace = Pace()
         self._max_bytes = settings.max_read_megabytes << 20
 
     async def work(self, window: Window) -> None:
@@ -235,22 +237,29 @@ class Pipeline:
             except PgembedError:
                 batches = [[index] for index in range(len(texts))]
         # All at once: the thread takes them in turn with other windows' batches.
+        pieces, batches = self._pace.cut(window.embedding, batches)
+        run = partial(self._run, window.embedding, encoder, pieces)
         async with _all_or_none() as group:
             for batch in batches:
                 group.create_task(
-                    self._encode_batch(window, plan, encoder, [texts[i] for i in batch])
+                    self._encode_batch(
+                        window, plan, encoder, run, [texts[i] for i in batch]
+                    )
                 )
         self._models.worked(window.embedding.model_id)
 
     async def _encode_batch(
-        self, window: Window, plan: Plan, encoder: Encoder, texts: list[str]
+        self,
+        window: Window,
+        plan: Plan,
+        encoder: Encoder,
+        run: Callable[[list[str]], Vector],
+        texts: list[str],
     ) -> None:
         """Encode one small batch; halve it until a bad text is alone."""
         try:
             vectors = await self._thread.submit(
-                window.priority,
-                window.embedding.embedding_id,
-                partial(self._run, encoder, texts),
+                window.priority, window.embedding.embedding_id, partial(run, texts)
             )
         except EncoderUnavailable:
             raise
@@ -259,8 +268,8 @@ class Pipeline:
                 plan.errors[texts[0]] = Fault.of(exc)
                 return
             half = len(texts) // 2
-            await self._encode_batch(window, plan, encoder, texts[:half])
-            await self._encode_batch(window, plan, encoder, texts[half:])
+            await self._encode_batch(window, plan, encoder, run, texts[:half])
+            await self._encode_batch(window, plan, encoder, run, texts[half:])
             return
         kept = truncate_vectors(
             vectors,
@@ -275,11 +284,15 @@ class Pipeline:
                     "the model gave a vector that is not finite", "NotFinite"
                 )
 
-    def _run(self, encoder: Encoder, texts: list[str]) -> Vector:
+    def _run(
+        self, embedding: Embedding, encoder: Encoder, pieces: int, texts: list[str]
+    ) -> Vector:
         """Run the model (in the encode thread)."""
         started = time.perf_counter()
         vectors = encoder.encode_documents(texts)
         seconds = time.perf_counter() - started
+        if len(texts) > 1:  # a text cannot be cut
+            self._pace.note(embedding, seconds, pieces)
         self._metrics.encode_seconds.labels("documents").observe(seconds)
         self._metrics.batch_texts.labels("documents").observe(len(texts))
         if vectors.shape != (len(texts), encoder.dimensions):

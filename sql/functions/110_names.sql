@@ -110,17 +110,22 @@ $$;
 comment on function pgembed._embedding(text) is 'The catalog row of an embedding, or PE001.';
 
 create or replace function pgembed._index_name(p_embedding pgembed.embedding) returns name
-language sql immutable
+language plpgsql immutable    -- searches ask: its plan is kept
 set search_path = pg_catalog, pg_temp
 as $$
-    -- 63 bytes at most; a long name keeps its head and a hash of the whole.
-    select (case when octet_length(n) <= 63 then n
-                 else (select left(p_embedding.name, characters)
-                       from generate_series(40, 1, -1) as characters
-                       where octet_length(left(p_embedding.name, characters)) <= 40
-                       limit 1)
-                      || '_' || left(md5(n), 8) || '_' || p_embedding.index_kind end)::name
-    from (values (p_embedding.name || '_' || p_embedding.index_kind)) as v(n)
+declare
+    head text := p_embedding.name;
+    full_name constant text := head || '_' || p_embedding.index_kind;
+begin
+    if octet_length(full_name) <= 63 then
+        return full_name;
+    end if;
+    -- A long name keeps its head, of whole characters, and a hash of the whole.
+    while octet_length(head) > 40 loop
+        head := left(head, -1);
+    end loop;
+    return head || '_' || left(md5(full_name), 8) || '_' || p_embedding.index_kind;
+end
 $$;
 comment on function pgembed._index_name(pgembed.embedding) is
     'Name of the vector index of an embedding.';

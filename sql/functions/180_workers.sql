@@ -72,6 +72,15 @@ begin
                 'SELECT pgembed.alter_embedding(%L, text_expression => ...) repairs it.', sqlerrm, e.name));
             continue;
         end;
+        -- Row security that was switched on after the declaration.
+        if (select count(distinct relrowsecurity) from pg_catalog.pg_class
+            where oid in (e.source, e.side_table)) > 1 then
+            begin
+                perform pgembed._sync_privileges(e);
+            exception when lock_not_available or insufficient_privilege then
+                null;    -- the next minute; the doctor tells meanwhile
+            end;
+        end if;
         if not pgembed._key_fits(e) then
             perform pgembed._broken_v1(e.embedding_id, format(
                 'The primary key of the table is no longer what it was. Restore it, or '
@@ -94,7 +103,8 @@ begin
 end
 $$;
 comment on function pgembed._reconcile_v1() is
-    'Finds embeddings whose table or columns have been dropped or renamed, and clears away dead '
+    'Finds embeddings whose table or columns have been dropped or renamed, has side tables follow the '
+    'row security of their source, and clears away dead '
     'services and old queries. A service calls it each minute.';
 
 create or replace function pgembed._key_fits(p_embedding pgembed.embedding) returns boolean

@@ -126,6 +126,22 @@ def test_a_tenant_reads_its_own_chunks_only(roles: str, conn: Connection) -> Non
                 app.execute(change.encode())
 
 
+def test_row_security_switched_on_later_reaches_the_side_table(
+    roles: str, conn: Connection
+) -> None:
+    """The service looks each minute; what it calls closes the side table."""
+    make_tenants(conn)
+    conn.execute("alter table doc disable row level security")
+    conn.execute("select pgembed.repair('doc_embedding')")
+    conn.execute("alter table doc enable row level security")
+    with acting_as(roles, APP) as app:
+        app.execute("set app.tenant = '1'")
+        count = "select count(*) from doc_embedding"
+        assert app.execute(count).fetchone() == (ROWS,)
+        conn.execute("select pgembed._reconcile_v1()")
+        assert app.execute(count).fetchone() == (20,)
+
+
 def test_a_condition_cannot_spy_on_other_rows(roles: str, conn: Connection) -> None:
     """A cheap function that tells what it was called with sees own rows only."""
     make_tenants(conn)

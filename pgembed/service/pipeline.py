@@ -32,6 +32,7 @@ from pgembed.service.window import (
     by_key,
     is_control,
     retry_delay,
+    slices_by_length,
     write_batch,
 )
 
@@ -223,30 +224,35 @@ class Pipeline:
         if not texts:
             return
         encoder = self._models.encoder(window.embedding.model_id)
-        lane = window.embedding.embedding_id
-        batches: list[list[int]]
-        if len(texts) == 1:
-            batches = [[0]]
-        else:
-            try:
-                batches = await self._thread.submit(
-                    window.priority, lane, partial(encoder.plan, texts)
-                )
-            except EncoderUnavailable:
-                raise
-            except PgembedError:
-                batches = [[index] for index in range(len(texts))]
-        # All at once: the thread takes them in turn with other windows' batches.
-        pieces, batches = self._pace.cut(window.embedding, batches)
-        run = partial(self._run, window.embedding, encoder, pieces)
+        # All batches at once: the thread takes them in turn with other windows'.
         async with _all_or_none() as group:
-            for batch in batches:
-                group.create_task(
-                    self._encode_batch(
-                        window, plan, encoder, run, [texts[i] for i in batch]
+            for some in slices_by_length(texts):
+                batches = await self._plan(window, encoder, some)
+                pieces, batches = self._pace.cut(window.embedding, batches)
+                run = partial(self._run, window.embedding, encoder, pieces)
+                for batch in batches:
+                    group.create_task(
+                        self._encode_batch(
+                            window, plan, encoder, run, [some[i] for i in batch]
+                        )
                     )
-                )
         self._models.worked(window.embedding.model_id)
+
+    async def _plan(
+        self, window: Window, encoder: Encoder, texts: list[str]
+    ) -> list[list[int]]:
+        if len(texts) == 1:
+            return [[0]]
+        try:
+            return await self._thread.submit(
+                window.priority,
+                window.embedding.embedding_id,
+                partial(encoder.plan, texts),
+            )
+        except EncoderUnavailable:
+            raise
+        except PgembedError:  # one text cannot even be counted: alone, each is told
+            return [[index] for index in range(len(texts))]
 
     async def _encode_batch(
         self,

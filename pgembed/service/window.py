@@ -18,6 +18,9 @@ from pgembed.service.records import Job, Row, Vector, WriteBatch
 SUSPECT_ATTEMPTS = 3
 """From this attempt on a job is processed alone: it may be what crashes the service."""
 
+PLAN_CHARACTERS = 100_000
+"""Characters in a slice of a window: about ten batches, counted in some 50 ms."""
+
 FIRST_DELAY_SECONDS = 2.0
 LAST_DELAY_SECONDS = 600.0
 
@@ -84,6 +87,22 @@ class Fault(NamedTuple):
         if isinstance(error, PgembedError):
             return cls(str(error), name)
         return cls(f"{name}: {error}", name)
+
+
+def slices_by_length(texts: Sequence[str]) -> list[list[str]]:
+    """Part texts into slices that are quickly counted, similar lengths together.
+
+    Counting the tokens of a whole window can take longer than a query should wait.
+    """
+    slices: list[list[str]] = []
+    characters = PLAN_CHARACTERS
+    for text in sorted(texts, key=len, reverse=True):
+        if characters + len(text) > PLAN_CHARACTERS:
+            slices.append([])
+            characters = 0
+        slices[-1].append(text)
+        characters += len(text)
+    return slices
 
 
 @dataclass(slots=True)

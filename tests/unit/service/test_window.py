@@ -15,6 +15,7 @@ from pgembed.service.window import (
     Plan,
     by_key,
     retry_delay,
+    slices_by_length,
     split_suspects,
     write_batch,
 )
@@ -106,6 +107,17 @@ def test_write_names_rows_by_position_from_one() -> None:
 )
 def test_blame_goes_by_sqlstate(code: str, blame: Blame) -> None:
     assert _blame(code) is blame
+
+
+def test_slices_are_bounded_and_hold_similar_lengths() -> None:
+    texts = ["x" * n for n in (5, 60_000, 50_000, 300_000, 7, 45_000)]
+    slices = slices_by_length(texts)
+    assert [[len(text) for text in some] for some in slices] == [
+        [300_000],
+        [60_000],
+        [50_000, 45_000, 7, 5],
+    ]
+    assert slices_by_length([]) == []
 
 
 def test_log_kind_never_quotes_the_message() -> None:

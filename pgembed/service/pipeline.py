@@ -7,23 +7,25 @@ window, the next is read and the one before is written.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import structlog
 
-from pgembed.encoders.base import truncate_vectors
-from pgembed.errors import EncoderUnavailable, PgembedError
+from pgembed.errors import (
+    EncoderUnavailable,
+    InvalidExpression,
+    InvalidParameter,
+    InvalidSource,
+    PgembedError,
+)
+from pgembed.service.documents import DocumentEncoder
 from pgembed.service.encoding import EncodeThread, Priority
 from pgembed.service.faults import Blame, ConnectionLost, StatementFailed
 from pgembed.service.metrics import Metrics, Rates
 from pgembed.service.models import ModelOutOfOrder, Models
-from pgembed.service.pace import Pace
-from pgembed.service.records import Embedding, Job, Row, Vector
+from pgembed.service.records import Embedding, Job, Row
 from pgembed.service.store import Store
 from pgembed.service.window import (
     Document,
@@ -32,13 +34,10 @@ from pgembed.service.window import (
     by_key,
     is_control,
     retry_delay,
-    slices_by_length,
     write_batch,
 )
 
 if TYPE_CHECKING:
-    from pgembed.chunking import Chunker
-    from pgembed.encoders.base import Encoder
     from pgembed.service.options import ServiceSettings
 
 log = structlog.get_logger("pgembed.service")
@@ -109,7 +108,7 @@ class Pipeline:
         self._models = models
         self._thread = thread
         self._metrics = metrics
-        self._pace = Pace()
+        self._documents = DocumentEncoder(models, thread, metrics)
         self._max_bytes = settings.max_read_megabytes << 20
 
     async def work(self, window: Window) -> None:
@@ -133,6 +132,9 @@ class Pipeline:
             await self._give_back(window, MOMENT_DELAY_SECONDS)
         except StatementFailed as exc:
             await self._statement_failed(window, exc)
+        except (InvalidExpression, InvalidParameter, InvalidSource) as exc:
+            # Found by a rescan, or only once the model was loaded (chunk size).
+            await self._broken(window, exc)
         except asyncio.CancelledError:
             await asyncio.shield(self._give_back(window, 0.0))
             raise
@@ -167,10 +169,10 @@ class Pipeline:
             if not (row.current or row.deferred)
         ]
         plan = Plan(documents)
-        await self._chunk(window, plan)
+        await self._documents.cut(window.embedding, window.priority, plan)
         if known := plan.partly_known():
             plan.reuse(await window.store.chunks(window.embedding.embedding_id, known))
-        await self._encode(window, plan)
+        await self._documents.encode(window.embedding, window.priority, plan)
         for document, error in plan.failed():
             await self._fail(window, document.jobs, error)
         await self._write(window, plan, plan.done(), finished)
@@ -201,112 +203,6 @@ class Pipeline:
         except StatementFailed as exc:
             return exc.blame is Blame.DECLARATION
         return False
-
-    async def _chunk(self, window: Window, plan: Plan) -> None:
-        texts = [document for document in plan.documents if document.row.content]
-        if not texts:
-            return
-        chunker = self._models.known_chunker(window.embedding)
-        if chunker is None:
-            chunker = await self._thread.submit(
-                window.priority,
-                window.embedding.embedding_id,
-                partial(self._models.chunker, window.embedding),
-            )
-        # Cutting leaves the interpreter to others, but a long text takes a while.
-        if sum(len(d.row.content or "") for d in texts) < 10_000:
-            _cut(chunker, texts, plan)
-        else:
-            await asyncio.to_thread(_cut, chunker, texts, plan)
-
-    async def _encode(self, window: Window, plan: Plan) -> None:
-        texts = plan.to_encode()
-        if not texts:
-            return
-        encoder = self._models.encoder(window.embedding.model_id)
-        # All batches at once: the thread takes them in turn with other windows'.
-        async with _all_or_none() as group:
-            for some in slices_by_length(texts):
-                batches = await self._plan(window, encoder, some)
-                pieces, batches = self._pace.cut(window.embedding, batches)
-                run = partial(self._run, window.embedding, encoder, pieces)
-                for batch in batches:
-                    group.create_task(
-                        self._encode_batch(
-                            window, plan, encoder, run, [some[i] for i in batch]
-                        )
-                    )
-        self._models.worked(window.embedding.model_id)
-
-    async def _plan(
-        self, window: Window, encoder: Encoder, texts: list[str]
-    ) -> list[list[int]]:
-        if len(texts) == 1:
-            return [[0]]
-        try:
-            return await self._thread.submit(
-                window.priority,
-                window.embedding.embedding_id,
-                partial(encoder.plan, texts),
-            )
-        except EncoderUnavailable:
-            raise
-        except PgembedError:  # one text cannot even be counted: alone, each is told
-            return [[index] for index in range(len(texts))]
-
-    async def _encode_batch(
-        self,
-        window: Window,
-        plan: Plan,
-        encoder: Encoder,
-        run: Callable[[list[str]], Vector],
-        texts: list[str],
-    ) -> None:
-        """Encode one small batch; halve it until a bad text is alone."""
-        try:
-            vectors = await self._thread.submit(
-                window.priority, window.embedding.embedding_id, partial(run, texts)
-            )
-        except EncoderUnavailable:
-            raise
-        except Exception as exc:  # a model may raise anything over a text
-            if len(texts) == 1:
-                plan.errors[texts[0]] = Fault.of(exc)
-                return
-            half = len(texts) // 2
-            await self._encode_batch(window, plan, encoder, run, texts[:half])
-            await self._encode_batch(window, plan, encoder, run, texts[half:])
-            return
-        kept = truncate_vectors(
-            vectors,
-            window.embedding.dimensions,
-            normalized=encoder.normalized,
-        )
-        for text, vector in zip(texts, kept, strict=True):
-            if np.isfinite(vector).all():
-                plan.vectors[text] = vector
-            else:
-                plan.errors[text] = Fault(
-                    "the model gave a vector that is not finite", "NotFinite"
-                )
-
-    def _run(
-        self, embedding: Embedding, encoder: Encoder, pieces: int, texts: list[str]
-    ) -> Vector:
-        """Run the model (in the encode thread)."""
-        started = time.perf_counter()
-        vectors = encoder.encode_documents(texts)
-        seconds = time.perf_counter() - started
-        if len(texts) > 1:  # a text cannot be cut
-            self._pace.note(embedding, seconds, pieces)
-        self._metrics.encode_seconds.labels("documents").observe(seconds)
-        self._metrics.batch_texts.labels("documents").observe(len(texts))
-        if vectors.shape != (len(texts), encoder.dimensions):
-            raise EncoderUnavailable(
-                f"model {encoder.name!r} gave vectors of shape {vectors.shape} "
-                f"for {len(texts)} texts of {encoder.dimensions} dimensions"
-            )
-        return vectors
 
     async def _write(
         self,
@@ -406,16 +302,7 @@ class Pipeline:
     async def _statement_failed(self, window: Window, exc: StatementFailed) -> None:
         try:
             if exc.blame is Blame.DECLARATION:
-                log.error(
-                    "embedding.broken",
-                    embedding=window.embedding.name,
-                    error=str(exc),
-                )
-                await window.store.broken(
-                    window.embedding.embedding_id,
-                    f"The encoder service cannot work with it: {exc}",
-                )
-                await self._give_back(window, 0.0)
+                await self._broken(window, exc)
             elif exc.blame is Blame.MOMENT:
                 log.warning(
                     "window.postponed",
@@ -433,6 +320,17 @@ class Pipeline:
                 error=str(again),
             )
 
+    async def _broken(self, window: Window, reason: PgembedError) -> None:
+        """Take the embedding out of service until somebody repairs it."""
+        log.error(
+            "embedding.broken", embedding=window.embedding.name, error=str(reason)
+        )
+        await window.store.broken(
+            window.embedding.embedding_id,
+            f"The encoder service cannot work with it: {reason}",
+        )
+        await self._give_back(window, 0.0)
+
     async def _give_back(self, window: Window, delay: float) -> None:
         jobs = list(window.held.values())
         if not jobs:
@@ -443,24 +341,3 @@ class Pipeline:
             log.warning("release.failed", jobs=len(jobs), error=str(exc))
         else:
             window.let_go(jobs)
-
-
-class _all_or_none(asyncio.TaskGroup):  # noqa: N801 (used like a function)
-    """A task group whose first error comes out as itself, not in a group."""
-
-    async def __aexit__(self, *args: object) -> None:
-        try:
-            await super().__aexit__(*args)  # type: ignore[arg-type] # passed through
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
-
-
-def _cut(chunker: Chunker, documents: list[Document], plan: Plan) -> None:
-    for document in documents:
-        try:
-            document.chunks = chunker.chunk(document.row.content or "")
-        except PgembedError as exc:
-            # The whole text stands for its chunks, as the one that has the error.
-            text = document.row.content or ""
-            document.chunks = [text]
-            plan.errors[text] = Fault.of(exc)

@@ -238,6 +238,27 @@ async def test_dropped_column_breaks_the_embedding_with_the_reason(
     assert "body" in reason
 
 
+async def test_chunk_size_that_the_model_cannot_take_breaks_the_embedding(
+    dsn: str, conn: Conn, encoder: FaultyEncoder
+) -> None:
+    """Known only once the model is loaded; every row would fail."""
+    encoder.max_tokens = 16
+    conn.execute("select pgembed.register_model('test', %s, 'hashing')", [DIMENSIONS])
+    conn.execute("create table doc (id int primary key, body text)")
+    conn.execute(
+        "select pgembed.create_embedding('doc', 'body', model => 'test',"
+        " chunk_size => 100)"
+    )
+    conn.execute("insert into doc values (1, 'one')")
+    await drain(dsn, encoders={"test": encoder})
+    state, reason = conn.execute(
+        "select state, state_reason from pgembed.status"
+    ).fetchone() or ("", "")
+    assert state == "broken"
+    assert "chunk_size 100" in reason
+    assert value(conn, "select attempts from pgembed.queue") == 0
+
+
 async def test_outage_of_a_model_is_nobodys_failure(
     dsn: str, article: Conn, encoder: FaultyEncoder
 ) -> None:

@@ -522,14 +522,35 @@ def test_role_with_insert_only(conn: psycopg.Connection, dsn: str) -> None:
             writer.execute("delete from public.article where id = 1")
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 writer.execute("select * from pgembed.queue")
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                writer.execute(
-                    f"select pgembed._capture_{service.embedding_id}_insert()"
-                )
+        # Nor may it hang the functions on a table of its own.
+        functions = conn.execute(
+            "select has_function_privilege(%s, oid, 'execute') from pg_proc "
+            "where proname like '\\_capture\\_%%' and prorettype = 'trigger'::regtype",
+            [role],
+        ).fetchall()
+        assert functions == [(False,)] * 4
     finally:
         conn.execute(f"drop owned by {role}")
         conn.execute(f"drop role {role}")
     assert service.jobs() == [("U", "1"), ("U", "1"), ("D", "1")]
+
+
+def test_operators_of_the_writers_own_are_not_run(filled: Service) -> None:
+    """They would run with the rights of pgembed's owner."""
+    conn = filled.conn
+    conn.execute(
+        "create schema evil;"
+        "create function evil.eq(text, text) returns boolean language plpgsql as "
+        "$$ begin perform set_config('evil.ran', 'yes', false); return true; end $$;"
+        "create operator evil.= (leftarg = text, rightarg = text, function = evil.eq)"
+    )
+    conn.execute("set search_path = evil, pg_catalog, public")
+    assert value(conn, "select 'a'::text = 'b'::text")
+    conn.execute("set evil.ran = 'no'")
+    conn.execute("update article set body = 'x'")
+    conn.execute("insert into article (id, title) values (9, 'x')")
+    conn.execute("delete from article where id = 9")
+    assert value(conn, "show evil.ran") == "no"
 
 
 def test_before_trigger_that_changes_the_text(conn: psycopg.Connection) -> None:

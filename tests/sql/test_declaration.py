@@ -717,6 +717,33 @@ def test_renamed_key_column_heals_by_itself(filled: Service) -> None:
     assert filled.column("state") == "active"
 
 
+def test_renamed_key_column_of_a_partitioned_table(conn: psycopg.Connection) -> None:
+    conn.execute(
+        "create table article (id int primary key, body text) partition by range (id);"
+        "create table low partition of article for values from (0) to (10)"
+    )
+    service = declare(conn)
+    conn.execute("insert into article values (1, 'a'), (2, 'b'), (3, 'c')")
+    service.drain()
+    conn.execute("alter table article rename column id to number")
+    conn.execute("insert into article values (7, 'new')")
+    conn.execute("update article set body = 'changed' where number = 1")
+    conn.execute("delete from article where number = 2")
+    service.drain()
+    assert service.embedded() == {"1": "changed", "3": "c", "7": "new"}
+
+
+def test_renamed_key_index_heals_by_itself(filled: Service) -> None:
+    conn = filled.conn
+    conn.execute("alter index article_pkey rename to another")
+    conn.execute("insert into article (id, body) values (7, 'a')")
+    conn.execute("delete from article where id = 2")
+    filled.drain()
+    assert filled.embedded() == {"1": "body 1", "3": "body 3", "7": "a"}
+    conn.execute("insert into article (id, body) values (8, 'b')")
+    assert filled.jobs() == [("U", "8")]
+
+
 @pytest.mark.parametrize(
     "change",
     [

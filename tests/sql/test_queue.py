@@ -24,6 +24,7 @@ def service(conn: psycopg.Connection) -> Service:
 def other(dsn: str) -> Iterator[psycopg.Connection]:
     """Open a second connection."""
     with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("set lock_timeout = '5s'")
         yield connection
 
 

@@ -9,7 +9,10 @@ from pgembed.service.records import Embedding
 GOAL_SECONDS = 0.3
 """No call of a local model should take longer: a query may be waiting for it."""
 
-WEIGHT = 0.2  # of the latest call in the average
+FIRST_GUESS_SECONDS = 1.2
+"""What a planned batch is taken for until one has been timed: better too slow."""
+
+WEIGHT = 0.3  # of the latest call in the average
 MOST_PIECES = 16
 
 
@@ -41,7 +44,7 @@ class Pace:
 
     def pieces(self, embedding: Embedding) -> int:
         """Into how many pieces to cut a planned batch."""
-        seconds = self._batch_seconds.get(embedding.model_id, 0.0)
+        seconds = self._batch_seconds.get(embedding.model_id, FIRST_GUESS_SECONDS)
         if embedding.provider == "litellm":
             return 1
         return min(MOST_PIECES, max(1, math.ceil(seconds / GOAL_SECONDS)))

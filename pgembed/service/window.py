@@ -18,8 +18,8 @@ from pgembed.service.records import Job, Row, Vector, WriteBatch
 SUSPECT_ATTEMPTS = 3
 """From this attempt on a job is processed alone: it may be what crashes the service."""
 
-PLAN_CHARACTERS = 100_000
-"""Characters in a slice of a window: about ten batches, counted in some 50 ms."""
+PLAN_CHARACTERS = 50_000
+"""Characters in a slice of a window: some batches, counted in well under 50 ms."""
 
 FIRST_DELAY_SECONDS = 2.0
 LAST_DELAY_SECONDS = 600.0

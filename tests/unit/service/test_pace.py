@@ -31,6 +31,13 @@ def test_batches_are_cut_on_a_slow_machine_and_stay_cut() -> None:
     assert pace.pieces(embedding()) == 4
 
 
+def test_batches_are_cut_until_one_has_been_timed() -> None:
+    pace = Pace()
+    assert pace.pieces(embedding()) == 4
+    pace.note(embedding(), 0.02, 4)
+    assert pace.pieces(embedding()) == 1
+
+
 def test_hosted_models_get_whole_batches() -> None:
     pace = Pace()
     pace.note(embedding("litellm"), 5.0, 1)

@@ -78,7 +78,6 @@ def latencies(dsn: str, writes: int) -> tuple[list[float], list[float], list[flo
         process = subprocess.Popen(
             [sys.executable, "-m", "pgembed", "serve", "--dsn", dsn],
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
         )
         try:
             conn.execute("insert into doc values (-1, 'warm up')")
@@ -110,7 +109,7 @@ def latencies(dsn: str, writes: int) -> tuple[list[float], list[float], list[flo
 def _wait(conn: psycopg.Connection, key: int, seconds: float) -> None:
     until = time.monotonic() + seconds
     while not conn.execute(
-        "select from doc_embedding where id = %s", (key,)
+        "select 1 from doc_embedding where id = %s", (key,)
     ).fetchone():
         assert time.monotonic() < until, f"row {key} was not encoded in {seconds} s"
         time.sleep(0.001)

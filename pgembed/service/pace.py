@@ -7,10 +7,8 @@ import math
 from pgembed.service.records import Embedding
 
 GOAL_SECONDS = 0.3
-"""No call of a local model should take longer: a query may be waiting for it."""
-
-FIRST_GUESS_SECONDS = 1.2
-"""What a planned batch is taken for until one has been timed: better too slow."""
+"""No call of a local model should take longer: a query may be waiting for it. What a
+planned batch is taken for until one has been timed: smaller ones cost throughput."""
 
 WEIGHT = 0.3  # of the latest call in the average
 MOST_PIECES = 16
@@ -44,7 +42,7 @@ class Pace:
 
     def pieces(self, embedding: Embedding) -> int:
         """Into how many pieces to cut a planned batch."""
-        seconds = self._batch_seconds.get(embedding.model_id, FIRST_GUESS_SECONDS)
+        seconds = self._batch_seconds.get(embedding.model_id, GOAL_SECONDS)
         if embedding.provider == "litellm":
             return 1
         return min(MOST_PIECES, max(1, math.ceil(seconds / GOAL_SECONDS)))

@@ -66,7 +66,7 @@ begin
         end if;
         begin
             execute pgembed._expression_probe_sql(e);
-        exception when others then
+        exception when syntax_error_or_access_rule_violation then    -- class 42, not a lock's timeout
             perform pgembed._broken_v1(e.embedding_id, format(
                 'The text expression no longer fits the table: %s. '
                 'SELECT pgembed.alter_embedding(%L, text_expression => ...) repairs it.', sqlerrm, e.name));

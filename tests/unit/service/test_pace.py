@@ -31,11 +31,11 @@ def test_batches_are_cut_on_a_slow_machine_and_stay_cut() -> None:
     assert pace.pieces(embedding()) == 4
 
 
-def test_batches_are_cut_until_one_has_been_timed() -> None:
+def test_batches_stay_whole_until_one_has_been_timed() -> None:
     pace = Pace()
-    assert pace.pieces(embedding()) == 4
-    pace.note(embedding(), 0.02, 4)
     assert pace.pieces(embedding()) == 1
+    pace.note(embedding(), 1.0, 1)
+    assert pace.pieces(embedding()) == 4
 
 
 def test_hosted_models_get_whole_batches() -> None:

@@ -111,7 +111,8 @@ comment on column pgembed.embedding.compare_in_trigger is
 comment on column pgembed.embedding.chunk_size is
     'Longest chunk in tokens; NULL: as long as the model allows.';
 comment on column pgembed.embedding.chunk_overlap is
-    'Tokens that a chunk repeats of the one before it; NULL: a tenth of the chunk size.';
+    'Most tokens that a chunk repeats of the one before it, in whole sentences; NULL: an eighth of '
+    'the chunk size.';
 comment on column pgembed.embedding.state_reason is
     'Why the embedding is broken, and what to do.';
 comment on column pgembed.embedding.capture is

@@ -1,0 +1,191 @@
+-- What a declaration must be: the table, the options, and how they go together.
+
+create or replace function pgembed._source_table(p_source text) returns regclass
+language plpgsql stable
+as $$
+declare
+    found_oid regclass;
+    kind "char";
+begin
+    begin
+        found_oid := to_regclass(p_source);
+    exception when invalid_name or syntax_error or feature_not_supported then
+        found_oid := null;
+    end;
+    if found_oid is null then
+        raise exception 'there is no table %', coalesce(p_source, 'NULL') using errcode = 'PE003',
+            hint = 'Write the name as in a query, quoted where needed: ''shop.article'', '
+                   '''"My Table"''. The search_path is ' || current_setting('search_path') || '.';
+    end if;
+    select relkind into kind from pg_catalog.pg_class where oid = found_oid;
+    if kind not in ('r', 'p') then
+        raise exception '% is not a table', found_oid using errcode = 'PE003',
+            hint = 'Embeddings are declared on ordinary and partitioned tables: name the table '
+                   'under the view.';
+    end if;
+    if (select relnamespace = pg_my_temp_schema() from pg_catalog.pg_class where oid = found_oid) then
+        raise exception '% is a temporary table', found_oid using errcode = 'PE003',
+            hint = 'The encoder service, another session, could not see it.';
+    end if;
+    if found_oid < 16384 or exists (
+        select from pg_catalog.pg_class
+        where oid = found_oid and relnamespace in ('pgembed'::regnamespace, 'information_schema'::regnamespace)) then
+        raise exception '% is a system table', found_oid using errcode = 'PE003',
+            hint = 'Embeddings are declared on tables of your own.';
+    end if;
+    if kind = 'r' and exists (select from pg_catalog.pg_inherits where inhparent = found_oid) then
+        raise exception 'other tables inherit from %', found_oid using errcode = 'PE003',
+            hint = 'Writes to those would not be seen. Declare an embedding on each, or partition the table.';
+    end if;
+    if not exists (select from pg_catalog.pg_index where indrelid = found_oid and indisprimary) then
+        raise exception 'table % has no primary key', found_oid using errcode = 'PE003',
+            hint = 'Vectors are tied to their rows by the primary key: '
+                   'ALTER TABLE ... ADD PRIMARY KEY (...).';
+    end if;
+    return found_oid;
+end
+$$;
+comment on function pgembed._source_table(text) is 'A table that may have an embedding, or PE003.';
+
+create or replace function pgembed._check_attempts(p_max_attempts int) returns smallint
+language plpgsql immutable
+as $$
+begin
+    if p_max_attempts not between 1 and 1000 then
+        raise exception 'max_attempts must be between 1 and 1000, not %', p_max_attempts
+            using errcode = 'PE007', hint = 'It counts the first attempt too.';
+    end if;
+    return p_max_attempts;
+end
+$$;
+comment on function pgembed._check_attempts(int) is 'max_attempts in its range, or PE007.';
+
+create or replace function pgembed._require_tables(p_embedding pgembed.embedding) returns void
+language plpgsql stable
+as $$
+declare
+    problem text := case
+        when pgembed._table_sql(p_embedding.source) is null then 'table of embedding "%s" has been dropped'
+        when pgembed._table_sql(p_embedding.side_table) is null then 'side table of embedding "%s" has been dropped'
+        when not pgembed._key_fits(p_embedding) then 'table of embedding "%s" has another primary key now'
+    end;
+begin
+    if problem is not null then
+        raise exception 'the %', format(problem, p_embedding.name) using errcode = 'PE003',
+            hint = format('SELECT pgembed.drop_embedding(%L), and declare it anew.', p_embedding.name);
+    end if;
+end
+$$;
+comment on function pgembed._require_tables(pgembed.embedding) is
+    'PE003 for an embedding whose tables are past repair.';
+
+create or replace function pgembed._check_declaration(e pgembed.embedding) returns void
+language plpgsql stable
+as $$
+declare
+    model pgembed.model;
+    option text;
+    value jsonb;
+begin
+    select * into model from pgembed.model where model_id = e.model_id;
+    if e.dimensions > model.dimensions or e.dimensions < 1 then
+        raise exception 'model "%" has % dimensions, so % are not possible',
+            model.name, model.dimensions, e.dimensions using errcode = 'PE006',
+            hint = 'Fewer than the model''s are possible for Matryoshka models; leave dimensions '
+                   'out to keep all.';
+    end if;
+    if e.distance is null or e.distance not in ('cosine', 'inner_product', 'l2') then
+        raise exception 'unknown distance "%"', e.distance using errcode = 'PE007',
+            hint = 'Distances are cosine, inner_product and l2.';
+    end if;
+    if e.storage not in ('table', 'column') then
+        raise exception 'unknown storage "%"', e.storage using errcode = 'PE007',
+            hint = 'Storage is ''table'' (a side table, the default) or ''column''.';
+    end if;
+    if e.vector_type not in ('vector', 'halfvec') then
+        raise exception 'unknown vector_type "%"', e.vector_type using errcode = 'PE007',
+            hint = 'Vector types are vector (4 bytes a dimension) and halfvec (2 bytes).';
+    end if;
+    if e.chunking not in ('sentences', 'none') then
+        raise exception 'unknown chunking "%"', e.chunking using errcode = 'PE007',
+            hint = 'Chunking is ''sentences'' or ''none'' (one vector a row; the model cuts long texts).';
+    end if;
+    if e.storage = 'column' and e.chunking <> 'none' then
+        raise exception 'column storage holds one vector a row, so it cannot chunk'
+            using errcode = 'PE007',
+            hint = 'Use chunking => ''none'', or storage => ''table''.';
+    end if;
+    if e.storage = 'column' and pgembed._is_partitioned(e.source) then
+        raise exception 'column storage is not possible on the partitioned table %', e.source
+            using errcode = 'PE007',
+            hint = 'Use storage => ''table'': an index cannot be built CONCURRENTLY on a '
+                   'partitioned table.';
+    end if;
+    if e.chunk_size <= 0 or e.chunk_size > model.max_tokens then
+        raise exception 'chunk_size % is not possible with model "%"', e.chunk_size, model.name
+            using errcode = 'PE007',
+            hint = format('It must be between 1 and %s tokens.', coalesce(model.max_tokens::text, 'the model''s maximum'));
+    end if;
+    if e.chunk_overlap < 0 or e.chunk_overlap >= coalesce(e.chunk_size, model.max_tokens, e.chunk_overlap + 1) then
+        raise exception 'chunk_overlap % is not possible', e.chunk_overlap using errcode = 'PE007',
+            hint = 'It must be at least 0 and less than chunk_size, in tokens.';
+    end if;
+    if e.wake not in ('notify', 'poll') then
+        raise exception 'unknown wake "%"', e.wake using errcode = 'PE007',
+            hint = 'Wake is ''notify'', or ''poll'' for applications that use two-phase commit.';
+    end if;
+    if e.index_kind not in ('hnsw', 'ivfflat', 'none') then
+        raise exception 'unknown index "%"', e.index_kind using errcode = 'PE007',
+            hint = 'Indexes are hnsw, ivfflat and none (exact search).';
+    end if;
+    if e.index_kind <> 'none' and e.distance = 'l2' and pgembed._index_is_binary(e) then
+        raise exception 'index % on % of % dimensions does not support distance l2',
+            e.index_kind, e.vector_type, e.dimensions using errcode = 'PE007',
+            detail = 'So many dimensions are indexed by their signs (binary quantisation), which '
+                     'tell of angles, not of lengths.',
+            hint = 'Use distance cosine or inner_product, fewer dimensions (up to 2,000 as vector, '
+                   '4,000 as halfvec), or index => ''none''.';
+    end if;
+    if jsonb_typeof(e.index_options) <> 'object' then
+        raise exception 'index_options must be a JSON object, not %', e.index_options
+            using errcode = 'PE007', hint = 'For example {"m": 16, "ef_construction": 64}.';
+    end if;
+    for option, value in select * from jsonb_each(e.index_options) loop
+        if not ((e.index_kind = 'hnsw' and option in ('m', 'ef_construction'))
+                or (e.index_kind = 'ivfflat' and option = 'lists')) then
+            raise exception 'index % has no option "%"', e.index_kind, option using errcode = 'PE007',
+                hint = 'hnsw takes m and ef_construction, ivfflat takes lists.';
+        end if;
+        if jsonb_typeof(value) <> 'number' or value::text !~ '^\d{1,6}$'
+           or not (value::int <@ (case option when 'm' then int4range(2, 100, '[]')
+                                              when 'ef_construction' then int4range(4, 1000, '[]')
+                                              else int4range(1, 32768, '[]') end)) then
+            raise exception 'index option % is out of range: %', option, value using errcode = 'PE007',
+                hint = 'm is 2 to 100, ef_construction 4 to 1000, lists 1 to 32768.';
+        end if;
+    end loop;
+    if e.index_kind = 'hnsw'
+       and coalesce((e.index_options ->> 'ef_construction')::int, 64) < 2 * coalesce((e.index_options ->> 'm')::int, 16) then
+        raise exception 'ef_construction must be at least twice m' using errcode = 'PE007',
+            hint = format('m is %s: give ef_construction of at least %s.',
+                          coalesce(e.index_options ->> 'm', '16'),
+                          2 * coalesce((e.index_options ->> 'm')::int, 16));
+    end if;
+end
+$$;
+comment on function pgembed._check_declaration(pgembed.embedding) is
+    'PE006 or PE007 for a declaration whose options are wrong or do not go together.';
+
+create or replace function pgembed._check_not_own_column(p_embedding pgembed.embedding) returns void
+language plpgsql immutable
+as $$
+begin
+    if p_embedding.column_name = any (p_embedding.source_columns) then
+        raise exception 'the text expression reads column "%", the vector that it is to make', p_embedding.column_name
+            using errcode = 'PE004', detail = format('Expression: %s', p_embedding.text_expression),
+            hint = 'Name the columns instead of the whole row, or use storage => ''table''.';
+    end if;
+end
+$$;
+comment on function pgembed._check_not_own_column(pgembed.embedding) is
+    'PE004 for a text that would be made of its own vector.';

@@ -145,9 +145,12 @@ def test_the_index_is_used(corpus_dsn: str, kind: str) -> None:
     with psycopg.connect(corpus_dsn) as conn:
         before = scans(conn, f"{kind}_{kind}")
         search(conn, kind)
-        assert scans(conn, f"{kind}_{kind}") == before + 1
+        # Once, or again and deeper: HNSW levels are drawn at random, so how many of
+        # the first candidates belong to one row varies from build to build.
+        used = scans(conn, f"{kind}_{kind}")
+        assert used > before
         search(conn, kind, exact=True)
-        assert scans(conn, f"{kind}_{kind}") == before + 1
+        assert scans(conn, f"{kind}_{kind}") == used
 
 
 @pytest.mark.parametrize("k", [60, 200])

@@ -17,11 +17,14 @@ PgembedError
 │   ├── InsufficientPrivilege  PE013
 │   ├── EncodingFailed         PE014
 │   ├── EmbeddingsExist        PE015
-│   └── BrokenEmbedding        PE016
+│   ├── BrokenEmbedding        PE016
+│   └── Bm25NotReady           PE017
 ├── EncoderError
 │   ├── ModelNotFound
 │   ├── EncoderUnavailable     outage: the texts are fine, try again later
 │   └── TextError              this text cannot be encoded
+├── RerankError               a cross-encoder cannot score a text
+├── EvaluationError           queries or judgements cannot be used
 ├── NotEmbeddedInTime
 ├── SchemaVersionError
 └── MissingExtra
@@ -164,6 +167,12 @@ class BrokenEmbedding(SqlError):
     sqlstate = "PE016"
 
 
+class Bm25NotReady(SqlError):
+    """The BM25 index is not built yet, or needs to be built again."""
+
+    sqlstate = "PE017"
+
+
 class EncoderError(PgembedError):
     """Root of what goes wrong between text and vector."""
 
@@ -193,6 +202,14 @@ class EncoderUnavailable(EncoderError):
 
 class TextError(EncoderError):
     """This text cannot be encoded."""
+
+
+class RerankError(PgembedError):
+    """A re-ranker cannot score these texts."""
+
+
+class EvaluationError(PgembedError):
+    """Queries or judgements cannot be used: a bad file, or nothing in common."""
 
 
 class NotEmbeddedInTime(PgembedError, TimeoutError):

@@ -1,0 +1,1 @@
+"""How good a search is: measures over judged queries, and an index's recall."""

@@ -18,6 +18,16 @@ import psycopg
 from pgembed._client import manage
 from pgembed._client import search as searching
 from pgembed._client.arun import arun
+from pgembed._client.awords import (
+    alter_bm25,
+    bm25_maintain,
+    bm25_rebuild,
+    bm25_search,
+    create_bm25,
+    drop_bm25,
+    hybrid_search,
+)
+from pgembed.rerankers import DEFAULT_RERANKER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,17 +35,25 @@ if TYPE_CHECKING:
     from psycopg.rows import DictRow
 
     from pgembed._client.names import Table
+    from pgembed._client.rerankers import RerankerLike
     from pgembed._client.results import EmbeddingStatus, Hit, RowT
     from pgembed._client.values import Filter, Vector
     from pgembed.encoders.base import Encoder
 
 __all__ = [
+    "alter_bm25",
     "alter_embedding",
     "await_embedded",
+    "bm25_maintain",
+    "bm25_rebuild",
+    "bm25_search",
+    "create_bm25",
     "create_embedding",
+    "drop_bm25",
     "drop_embedding",
     "embed",
     "encode",
+    "hybrid_search",
     "pause",
     "reembed",
     "register_model",
@@ -82,6 +100,8 @@ async def search(
     ef_search: int | None = None,
     exact: bool = False,
     timeout_s: float = 10.0,
+    rerank: int | None = None,
+    reranker: RerankerLike = DEFAULT_RERANKER,
     row_factory: Callable[..., Any] = dict,
 ) -> list[Hit[Any]]:
     """Find the rows of a table that are nearest to a query."""
@@ -97,6 +117,8 @@ async def search(
         ef_search=ef_search,
         exact=exact,
         timeout_s=timeout_s,
+        rerank=rerank,
+        reranker=reranker,
         row_factory=row_factory,
     )
     return await arun(conn, searching.search(request))
@@ -183,6 +205,8 @@ async def create_embedding(
     index_options: Mapping[str, int] | None = None,
     wake: str = "notify",
     max_attempts: int = 5,
+    bm25: bool | None = None,
+    bm25_options: Mapping[str, object] | None = None,
 ) -> str:
     """Declare that an expression over a table's rows has an embedding."""
     options = {
@@ -200,8 +224,12 @@ async def create_embedding(
         "index_options": index_options,
         "wake": wake,
         "max_attempts": max_attempts,
+        "bm25": bm25,
+        "bm25_options": bm25_options,
     }
-    return await arun(conn, manage.create_embedding(table, text_expression, options))
+    return await arun(
+        conn, manage.create("create_embedding", table, text_expression, options)
+    )
 
 
 async def alter_embedding(
@@ -220,6 +248,8 @@ async def alter_embedding(
     index_options: Mapping[str, int] | None = None,
     wake: str | None = None,
     max_attempts: int | None = None,
+    bm25: bool | None = None,
+    bm25_options: Mapping[str, object] | None = None,
 ) -> None:
     """Change an embedding; what is None stays. Also repairs a broken one."""
     options = {
@@ -236,6 +266,8 @@ async def alter_embedding(
         "index_options": index_options,
         "wake": wake,
         "max_attempts": max_attempts,
+        "bm25": bm25,
+        "bm25_options": bm25_options,
     }
     await arun(conn, manage.call("alter_embedding", options))
 

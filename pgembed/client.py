@@ -31,9 +31,20 @@ import psycopg
 from pgembed._client import manage
 from pgembed._client import search as searching
 from pgembed._client.names import Table
-from pgembed._client.results import EmbeddingStatus, Hit, RowT
+from pgembed._client.rerankers import RerankerLike
+from pgembed._client.results import Bm25Hit, EmbeddingStatus, Hit, HybridHit, RowT
 from pgembed._client.run import run
 from pgembed._client.values import Filter, Vector
+from pgembed._client.words import (
+    alter_bm25,
+    bm25_maintain,
+    bm25_rebuild,
+    bm25_search,
+    create_bm25,
+    drop_bm25,
+    hybrid_search,
+)
+from pgembed.rerankers import DEFAULT_RERANKER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,17 +54,27 @@ if TYPE_CHECKING:
     from pgembed.encoders.base import Encoder
 
 __all__ = [
+    "Bm25Hit",
     "EmbeddingStatus",
     "Filter",
     "Hit",
+    "HybridHit",
+    "RerankerLike",
     "Table",
     "Vector",
+    "alter_bm25",
     "alter_embedding",
     "await_embedded",
+    "bm25_maintain",
+    "bm25_rebuild",
+    "bm25_search",
+    "create_bm25",
     "create_embedding",
+    "drop_bm25",
     "drop_embedding",
     "embed",
     "encode",
+    "hybrid_search",
     "pause",
     "reembed",
     "register_model",
@@ -100,6 +121,8 @@ def search(
     ef_search: int | None = None,
     exact: bool = False,
     timeout_s: float = 10.0,
+    rerank: int | None = None,
+    reranker: RerankerLike = DEFAULT_RERANKER,
     row_factory: Callable[..., Any] = dict,
 ) -> list[Hit[Any]]:
     """Find the rows of a table that are nearest to a query.
@@ -121,6 +144,10 @@ def search(
             less. IVFFlat: the number of lists it looks into.
         exact: Compare with every row instead of using the index.
         timeout_s: Longest wait for the encoder service, in seconds.
+        rerank: Rank so many of the nearest again, with a cross-encoder that reads
+            query and text together; it runs in this process.
+        reranker: Which: a CrossEncoder's name or path, one that is loaded, or an
+            object with the methods of `pgembed.rerankers.Reranker`.
         row_factory: Called with one keyword argument a column of the table; `dict`
             by default, or for instance a dataclass with these fields.
 
@@ -136,6 +163,7 @@ def search(
         DimensionMismatch: The vector has not the embedding's dimensions.
         ModelMismatch: The encoder is not the model of the stored vectors.
         NoEncoderService: No service answered in time.
+        RerankError: The cross-encoder cannot score a text.
     """
     request = searching.Search(
         table=table,
@@ -149,6 +177,8 @@ def search(
         ef_search=ef_search,
         exact=exact,
         timeout_s=timeout_s,
+        rerank=rerank,
+        reranker=reranker,
         row_factory=row_factory,
     )
     return run(conn, searching.search(request))
@@ -262,6 +292,8 @@ def create_embedding(
     index_options: Mapping[str, int] | None = None,
     wake: str = "notify",
     max_attempts: int = 5,
+    bm25: bool | None = None,
+    bm25_options: Mapping[str, object] | None = None,
 ) -> str:
     """Declare that an expression over a table's rows has an embedding.
 
@@ -286,6 +318,9 @@ def create_embedding(
         index_options: `{"m": 16, "ef_construction": 64}` or `{"lists": 100}`.
         wake: `notify`, or `poll` for applications with two-phase commit.
         max_attempts: Attempts, the first included, before a row counts as failed.
+        bm25: Whether the text can be searched by words too (`bm25_search`,
+            `hybrid_search`); by default wherever the expression allows it.
+        bm25_options: As `options` of `create_bm25`.
 
     Returns:
         The embedding's name.
@@ -314,8 +349,10 @@ def create_embedding(
         "index_options": index_options,
         "wake": wake,
         "max_attempts": max_attempts,
+        "bm25": bm25,
+        "bm25_options": bm25_options,
     }
-    return run(conn, manage.create_embedding(table, text_expression, options))
+    return run(conn, manage.create("create_embedding", table, text_expression, options))
 
 
 def alter_embedding(
@@ -334,6 +371,8 @@ def alter_embedding(
     index_options: Mapping[str, int] | None = None,
     wake: str | None = None,
     max_attempts: int | None = None,
+    bm25: bool | None = None,
+    bm25_options: Mapping[str, object] | None = None,
 ) -> None:
     """Change an embedding; what is None stays. Also repairs a broken one.
 
@@ -358,6 +397,8 @@ def alter_embedding(
         "index_options": index_options,
         "wake": wake,
         "max_attempts": max_attempts,
+        "bm25": bm25,
+        "bm25_options": bm25_options,
     }
     run(conn, manage.call("alter_embedding", options))
 

@@ -22,6 +22,7 @@ from pgembed._client.steps import (
     second_connection_error,
     translate,
 )
+from pgembed.errors import PgembedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,7 +35,13 @@ async def arun(conn: psycopg.AsyncConnection[Any], flow: Flow[T]) -> T:
     try:
         step = next(flow)
         while True:
-            step = flow.send(await _perform(conn, step))
+            try:
+                answer = await _perform(conn, step)
+            except PgembedError as exc:
+                # The flow may know another way; else it comes back from here.
+                step = flow.throw(exc)
+            else:
+                step = flow.send(answer)
     except StopIteration as done:
         result: T = done.value
         return result

@@ -68,13 +68,13 @@ def call(function: str, arguments: Mapping[str, object]) -> Flow[object]:
     return rows.rows[0][0]
 
 
-def create_embedding(
-    table: Table, text_expression: str, options: Mapping[str, object]
+def create(
+    function: str, table: Table, text_expression: str, options: Mapping[str, object]
 ) -> Flow[str]:
-    """Declare an embedding and return its name."""
+    """Declare an embedding or a BM25 index and return its name."""
     source = table if isinstance(table, str) else table_text(table)
     arguments = {"source": source, "text_expression": text_expression, **options}
-    return str((yield from call("create_embedding", arguments)))
+    return str((yield from call(function, arguments)))
 
 
 def status() -> Flow[list[EmbeddingStatus]]:

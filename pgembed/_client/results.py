@@ -14,6 +14,17 @@ RowT_co = TypeVar("RowT_co", covariant=True)
 
 #: Columns that a search returns before those of the source row.
 HIT_COLUMNS = ("similarity", "distance", "chunk", "content")
+BM25_COLUMNS = ("score", "snippet")
+HYBRID_COLUMNS = (
+    "score",
+    "vector_rank",
+    "similarity",
+    "bm25_rank",
+    "bm25",
+    "chunk",
+    "content",
+    "snippet",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,7 @@ class Hit(Generic[RowT_co]):
         distance: Smaller is more alike, in the embedding's own distance.
         chunk: Number of the row's best chunk, from 0.
         content: Text of that chunk; None with column storage.
+        rerank_score: What the cross-encoder gave; None where it was not asked.
     """
 
     doc: RowT_co
@@ -34,6 +46,53 @@ class Hit(Generic[RowT_co]):
     distance: float
     chunk: int | None
     content: str | None
+    rerank_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bm25Hit(Generic[RowT_co]):
+    """One row that a search for words found.
+
+    Attributes:
+        doc: The row, as in `Hit`.
+        score: Its BM25 score, with the factor (k1 + 1).
+        snippet: Pieces of its text with the found words in `<b>`, where asked for.
+        rerank_score: What the cross-encoder gave; None where it was not asked.
+    """
+
+    doc: RowT_co
+    score: float
+    snippet: str | None
+    rerank_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HybridHit(Generic[RowT_co]):
+    """One row that a hybrid search found, and what each arm says of it.
+
+    Attributes:
+        doc: The row, as in `Hit`.
+        score: The fused score, by which the hits are ordered.
+        vector_rank: Its rank by vectors, from 1; None: not among the candidates.
+        similarity: Its similarity to the query, where it has a rank by vectors.
+        bm25_rank: Its rank by words, from 1; None: not among the candidates.
+        bm25: Its BM25 score, where it has a rank by words.
+        chunk: Number of the row's best chunk, where vectors found it.
+        content: Text of that chunk.
+        snippet: Pieces of its text with the found words in `<b>`, where asked for.
+        rerank_score: What the cross-encoder gave; None where it was not asked.
+    """
+
+    doc: RowT_co
+    score: float
+    vector_rank: int | None
+    similarity: float | None
+    bm25_rank: int | None
+    bm25: float | None
+    chunk: int | None
+    content: str | None
+    snippet: str | None
+    rerank_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +159,42 @@ def hits_from_rows(
 ) -> list[Hit[RowT]]:
     """Build hits from `HIT_COLUMNS` and the source's columns after them."""
     start = len(HIT_COLUMNS)
-    names = columns[start:]
+    return [Hit(_doc(columns, row, start, row_factory), *row[:start]) for row in rows]
+
+
+def bm25_hits_from_rows(
+    columns: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+    row_factory: Callable[..., RowT],
+) -> list[Bm25Hit[RowT]]:
+    """Build hits from `BM25_COLUMNS`, the text, and the source's columns after it."""
+    start = len(BM25_COLUMNS)
     return [
-        Hit(
-            doc=row_factory(**dict(zip(names, row[start:], strict=True))),
-            similarity=row[0],
-            distance=row[1],
-            chunk=row[2],
-            content=row[3],
-        )
+        Bm25Hit(_doc(columns, row, start + 1, row_factory), *row[:start])
         for row in rows
     ]
+
+
+def hybrid_hits_from_rows(
+    columns: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+    row_factory: Callable[..., RowT],
+) -> list[HybridHit[RowT]]:
+    """Build hits from `HYBRID_COLUMNS`, the text, and the source's columns after it."""
+    start = len(HYBRID_COLUMNS)
+    return [
+        HybridHit(_doc(columns, row, start + 1, row_factory), *row[:start])
+        for row in rows
+    ]
+
+
+def _doc(
+    columns: Sequence[str],
+    row: tuple[Any, ...],
+    start: int,
+    row_factory: Callable[..., RowT],
+) -> RowT:
+    return row_factory(**dict(zip(columns[start:], row[start:], strict=True)))
 
 
 def status_from_row(row: tuple[Any, ...]) -> EmbeddingStatus:

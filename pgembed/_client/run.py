@@ -22,6 +22,7 @@ from pgembed._client.steps import (
     second_connection_error,
     translate,
 )
+from pgembed.errors import PgembedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +35,13 @@ def run(conn: psycopg.Connection[Any], flow: Flow[T]) -> T:
     try:
         step = next(flow)
         while True:
-            step = flow.send(_perform(conn, step))
+            try:
+                answer = _perform(conn, step)
+            except PgembedError as exc:
+                # The flow may know another way; else it comes back from here.
+                step = flow.throw(exc)
+            else:
+                step = flow.send(answer)
     except StopIteration as done:
         result: T = done.value
         return result

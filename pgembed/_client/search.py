@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypedDict
+from typing import TYPE_CHECKING, Generic, Protocol, TypedDict
 
 from psycopg import sql
 
-from pgembed._client import encoders
+from pgembed._client import encoders, rerankers
 from pgembed._client.names import Table, table_identifier, table_parts, table_text
 from pgembed._client.results import Hit, RowT, hits_from_rows
 from pgembed._client.steps import Beside, Flow, IsIdle, Rows, Statement, Work
@@ -27,6 +27,7 @@ from pgembed.errors import InvalidParameter, InvalidQuery
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pgembed._client.rerankers import RerankerLike
     from pgembed.encoders.base import Encoder
 
 _MODEL = sql.SQL(
@@ -66,6 +67,8 @@ class SearchOptions(SimilarOptions, total=False):
     ef_search: int | None
     exact: bool
     timeout_s: float
+    rerank: int | None
+    reranker: RerankerLike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,8 @@ class Search(Generic[RowT]):
     ef_search: int | None
     exact: bool
     timeout_s: float
+    rerank: int | None
+    reranker: RerankerLike
     row_factory: Callable[..., RowT]
 
 
@@ -104,14 +109,32 @@ def search(request: Search[RowT]) -> Flow[list[Hit[RowT]]]:
     if request.query is None and request.query_embedding is None:
         raise InvalidQuery("nothing to search for: give query or query_embedding")
     query = None if request.query is None else check_query(request.query)
-    arguments: dict[str, object] = {"k": check_int(request.k, "k")}
+    rerank = rerankers.plan(request.rerank, request.reranker, query)
+    k = check_int(request.k, "k")
+    arguments: dict[str, object] = {"k": rerank.candidates(k) if rerank else k}
     if request.exact:
         arguments["exact"] = True
     if request.ef_search is not None:
         arguments["ef_search"] = check_int(request.ef_search, "ef_search")
-    arguments |= _common_arguments(request)
+    arguments |= common_arguments(request)
     timeout_s = check_seconds(request.timeout_s, "timeout_s")
+    arguments |= yield from query_vector_arguments(request, query, timeout_s)
+    named = {name: sql.Placeholder(name) for name in arguments}
+    rows: Rows = yield _search_statement(
+        "vector_search", request.table, named, arguments
+    )
+    hits = hits_from_rows(rows.columns, rows.rows, request.row_factory)
+    if not rerank:
+        return hits
+    texts = [hit.content for hit in hits]
+    return (yield from rerankers.reranked(hits, texts, rerank, k))
 
+
+def query_vector_arguments(
+    request: _WithQuery, query: str | None, timeout_s: float
+) -> Flow[dict[str, object]]:
+    """See to it that the query has a vector, and give the arguments that carry it."""
+    arguments: dict[str, object] = {}
     if request.query_embedding is not None:
         arguments["query_embedding"] = vector_text(request.query_embedding)
         if request.encoder is not None and not isinstance(request.encoder, str):
@@ -122,17 +145,13 @@ def search(request: Search[RowT]) -> Flow[list[Hit[RowT]]]:
         arguments |= yield from _encode_by_service(
             query, request.table, request.embedding, timeout_s
         )
-    named = {name: sql.Placeholder(name) for name in arguments}
-    rows: Rows = yield _search_statement(
-        "vector_search", request.table, named, arguments
-    )
-    return hits_from_rows(rows.columns, rows.rows, request.row_factory)
+    return arguments
 
 
 def similar(request: Similar[RowT]) -> Flow[list[Hit[RowT]]]:
     """Find the rows nearest to a row."""
     arguments: dict[str, object] = {"k": check_int(request.k, "k")}
-    arguments |= _common_arguments(request)
+    arguments |= common_arguments(request)
     key = request.key
     if key is None:
         raise InvalidParameter("key is None", hint="Give the row's primary key.")
@@ -160,7 +179,30 @@ def similar(request: Similar[RowT]) -> Flow[list[Hit[RowT]]]:
     return hits_from_rows(rows.columns, rows.rows, request.row_factory)
 
 
-def _common_arguments(request: Search[Any] | Similar[Any]) -> dict[str, object]:
+class _Common(Protocol):
+    """What all requests have."""
+
+    @property
+    def table(self) -> Table: ...
+    @property
+    def filter(self) -> Filter | None: ...
+    @property
+    def where_sql(self) -> str | None: ...
+    @property
+    def embedding(self) -> str | None: ...
+
+
+class _WithQuery(_Common, Protocol):
+    """What requests have whose query becomes a vector."""
+
+    @property
+    def query_embedding(self) -> Vector | None: ...
+    @property
+    def encoder(self) -> Encoder | str | None: ...
+
+
+def common_arguments(request: _Common) -> dict[str, object]:
+    """Check what all searches have in common: table, filter, where_sql, embedding."""
     table_parts(request.table)
     arguments: dict[str, object] = {}
     if request.filter is not None:

@@ -115,6 +115,23 @@ def check_seconds(value: float, what: str) -> float:
     return float(value)
 
 
+def check_number(value: object, what: str) -> float:
+    """Return `value` when it is a finite number.
+
+    Raises:
+        InvalidParameter: It is not.
+    """
+    if isinstance(value, SupportsItem):  # a number of NumPy's
+        value = value.item()
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+    ):
+        raise InvalidParameter(f"{what} must be a finite number, not {value!r}")
+    return float(value)
+
+
 def vector_text(vector: Vector) -> str:
     """Write a vector as pgvector's text form.
 

@@ -9,12 +9,19 @@ import pgembed
 from pgembed import aclient, client
 
 FUNCTIONS = {
+    "alter_bm25",
     "alter_embedding",
     "await_embedded",
+    "bm25_maintain",
+    "bm25_rebuild",
+    "bm25_search",
+    "create_bm25",
     "create_embedding",
+    "drop_bm25",
     "drop_embedding",
     "embed",
     "encode",
+    "hybrid_search",
     "pause",
     "reembed",
     "register_model",
@@ -28,12 +35,23 @@ FUNCTIONS = {
 
 
 def test_public_names_are_pinned() -> None:
-    types = {"EmbeddingStatus", "Filter", "Hit", "Table", "Vector"}
+    types = {
+        "Bm25Hit",
+        "EmbeddingStatus",
+        "Filter",
+        "Hit",
+        "HybridHit",
+        "RerankerLike",
+        "Table",
+        "Vector",
+    }
     assert set(client.__all__) == FUNCTIONS | types
     assert set(aclient.__all__) == FUNCTIONS
     assert set(pgembed.__all__) == FUNCTIONS | {
+        "Bm25Hit",
         "EmbeddingStatus",
         "Hit",
+        "HybridHit",
         "PgembedError",
         "asearch",
     }

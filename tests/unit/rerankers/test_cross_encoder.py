@@ -14,7 +14,7 @@ from sentence_transformers import CrossEncoder
 from pgembed.errors import InvalidParameter, ModelNotFound, RerankError, TextError
 from pgembed.rerankers import as_reranker, load_reranker
 from pgembed.rerankers.cross_encoder import CrossEncoderReranker
-from tests.unit.rerankers.conftest import ENCODER_FOLDER, save_cross_encoder
+from tests.fixtures.cross_encoders import ENCODER_FOLDER, save_cross_encoder
 
 
 def test_scores_equal_the_library_in_the_callers_order(

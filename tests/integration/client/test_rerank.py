@@ -1,0 +1,139 @@
+"""Re-ranking by a real, small cross-encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import DictRow
+from sentence_transformers import CrossEncoder
+
+import pgembed
+from pgembed import aclient, errors
+from pgembed.encoders.hashing import HashingEncoder
+from pgembed.rerankers import load_reranker
+from tests.fixtures.cross_encoders import ENCODER_FOLDER, save_cross_encoder
+
+QUERY = "black tea"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_cross_encoder(tmp_path_factory.mktemp("cross-encoder")))
+
+
+def test_search_is_ordered_by_the_cross_encoder(
+    shop: psycopg.Connection, encoder: HashingEncoder, model: str
+) -> None:
+    plain = pgembed.search(shop, "article", QUERY, encoder=encoder)
+    assert {hit.rerank_score for hit in plain} == {None}
+    hits = pgembed.search(
+        shop, "article", QUERY, encoder=encoder, rerank=4, reranker=model
+    )
+    assert {hit.doc["id"] for hit in hits} == {hit.doc["id"] for hit in plain}
+    texts = [hit.content or "" for hit in hits]
+    expected = load_reranker(model).score(QUERY, texts)
+    assert [hit.rerank_score for hit in hits] == pytest.approx(expected)
+    assert expected == sorted(expected, reverse=True)
+    by_id = {hit.doc["id"]: hit for hit in plain}
+    for hit in hits:
+        assert hit.similarity == pytest.approx(by_id[hit.doc["id"]].similarity)
+
+
+def test_more_are_read_than_are_returned(
+    shop: psycopg.Connection, encoder: HashingEncoder, model: str
+) -> None:
+    def search(k: int) -> list[pgembed.Hit[DictRow]]:
+        return pgembed.search(
+            shop, "article", QUERY, k=k, encoder=encoder, rerank=4, reranker=model
+        )
+
+    assert search(1) == search(4)[:1]
+
+
+def test_fewer_are_read_than_are_returned(
+    shop: psycopg.Connection, encoder: HashingEncoder, model: str
+) -> None:
+    plain = pgembed.search(shop, "article", QUERY, encoder=encoder)
+    hits = pgembed.search(
+        shop, "article", QUERY, encoder=encoder, rerank=2, reranker=model
+    )
+    assert {hit.doc["id"] for hit in hits[:2]} == {h.doc["id"] for h in plain[:2]}
+    assert hits[2:] == plain[2:]
+    assert [hit.rerank_score is None for hit in hits] == [False, False, True, True]
+
+
+def test_a_loaded_cross_encoder_is_taken(
+    shop: psycopg.Connection, encoder: HashingEncoder, model: str
+) -> None:
+    by_object = pgembed.search(
+        shop, "article", QUERY, encoder=encoder, rerank=4, reranker=CrossEncoder(model)
+    )
+    by_path = pgembed.search(
+        shop, "article", QUERY, encoder=encoder, rerank=4, reranker=model
+    )
+    assert [hit.doc["id"] for hit in by_object] == [hit.doc["id"] for hit in by_path]
+
+
+async def test_the_asynchronous_client_reranks_too(
+    shop: psycopg.Connection, dsn: str, encoder: HashingEncoder, model: str
+) -> None:
+    async with await psycopg.AsyncConnection.connect(dsn) as conn:
+        hits = await aclient.search(
+            conn, "article", QUERY, encoder=encoder, rerank=4, reranker=model
+        )
+    assert hits == pgembed.search(
+        shop, "article", QUERY, encoder=encoder, rerank=4, reranker=model
+    )
+
+
+def test_nothing_found_needs_no_scores(
+    shop: psycopg.Connection, encoder: HashingEncoder, model: str
+) -> None:
+    assert (
+        pgembed.search(
+            shop,
+            "article",
+            QUERY,
+            encoder=encoder,
+            filter={"price": 99},
+            rerank=4,
+            reranker=model,
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize("rerank", [0, -1, 10_001, 2.5, True])
+def test_count_out_of_range_is_refused(
+    shop: psycopg.Connection, encoder: HashingEncoder, rerank: int
+) -> None:
+    with pytest.raises(errors.InvalidParameter, match="rerank must be"):
+        pgembed.search(shop, "article", QUERY, encoder=encoder, rerank=rerank)
+
+
+def test_other_models_are_refused(
+    shop: psycopg.Connection, encoder: HashingEncoder
+) -> None:
+    def search(reranker: Any) -> None:
+        pgembed.search(
+            shop, "article", QUERY, encoder=encoder, rerank=2, reranker=reranker
+        )
+
+    with pytest.raises(errors.ModelNotFound, match="no cross-encoder"):
+        search(str(ENCODER_FOLDER))
+    with pytest.raises(errors.ModelNotFound, match="was not found"):
+        search("/no/such/model")
+    with pytest.raises(errors.InvalidParameter, match="reranker must be"):
+        search(object())
+    with pytest.raises(errors.InvalidParameter, match="NUL"):
+        search("a\0")
+
+
+def test_a_vector_alone_cannot_be_reranked(
+    shop: psycopg.Connection, encoder: HashingEncoder
+) -> None:
+    vector = encoder.encode_queries([QUERY])[0]
+    with pytest.raises(errors.InvalidQuery, match="query's words"):
+        pgembed.search(shop, "article", query_embedding=vector, rerank=2)

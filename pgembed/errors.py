@@ -240,14 +240,25 @@ _BY_SQLSTATE: dict[str, type[SqlError]] = {
 }
 
 
+def from_sqlstate(
+    sqlstate: str | None,
+    message: str,
+    *,
+    detail: str | None = None,
+    hint: str | None = None,
+) -> SqlError | None:
+    """Make the error of a SQLSTATE of class PE; None for any other."""
+    kind = _BY_SQLSTATE.get(sqlstate or "")
+    return None if kind is None else kind(message, detail=detail, hint=hint)
+
+
 def from_psycopg(exc: psycopg.Error) -> PgembedError | psycopg.Error:
     """Turn a database error of class PE into pgembed's; give back any other."""
-    kind = _BY_SQLSTATE.get(exc.sqlstate or "")
-    if kind is None:
-        return exc
     diag = exc.diag
-    return kind(
+    known = from_sqlstate(
+        exc.sqlstate,
         diag.message_primary or str(exc),
         detail=diag.message_detail,
         hint=diag.message_hint,
     )
+    return exc if known is None else known

@@ -1,0 +1,45 @@
+"""Embeddings on SQLAlchemy models: one declaration for schema, rows and searches.
+
+    from pgembed.sqlalchemy import Embedding
+
+
+    class Article(Base):
+        __tablename__ = "article"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        title: Mapped[str]
+        body: Mapped[str]
+        embedding = Embedding("title || ' ' || body")
+
+
+    search = Article.embedding.hybrid_search("cheap flights", k=10)
+    for article, hit in session.execute(search.where(Article.title != "")):
+        print(article.title, hit.score)
+
+`pgembed.alembic` writes the migrations.
+"""
+
+from __future__ import annotations
+
+from pgembed.sqlalchemy.chunks import EmbeddingChunk
+from pgembed.sqlalchemy.declare import Embedding, RowEmbedding, attach
+from pgembed.sqlalchemy.execution import encode_query
+from pgembed.sqlalchemy.hits import BM25Hit, HybridHit, VectorHit
+from pgembed.sqlalchemy.options import BM25, HNSW, IVFFlat
+from pgembed.sqlalchemy.search import Search
+from pgembed.sqlalchemy.searches import EmbeddingOf
+
+__all__ = [
+    "BM25",
+    "HNSW",
+    "BM25Hit",
+    "Embedding",
+    "EmbeddingChunk",
+    "EmbeddingOf",
+    "HybridHit",
+    "IVFFlat",
+    "RowEmbedding",
+    "Search",
+    "VectorHit",
+    "attach",
+    "encode_query",
+]

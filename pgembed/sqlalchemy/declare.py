@@ -1,0 +1,292 @@
+"""`Embedding`: the attribute of a mapped class that declares one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Table, event, inspect
+from sqlalchemy.orm import Mapper, QueryableAttribute
+
+from pgembed.errors import EmbeddingExists, InvalidParameter, InvalidSource
+from pgembed.sqlalchemy.chunks import EmbeddingChunk, map_chunks
+from pgembed.sqlalchemy.expression import Expression, expression_text
+from pgembed.sqlalchemy.options import (
+    BM25,
+    DEFAULT_MODEL,
+    HNSW,
+    Declaration,
+    VectorIndex,
+    index_arguments,
+    set_fields,
+)
+from pgembed.sqlalchemy.searches import EmbeddingOf
+from pgembed.sqlalchemy.status import map_status
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from sqlalchemy import MetaData
+
+T = TypeVar("T")
+
+#: Where a table's declarations are, by name, in `Table.info`.
+INFO_KEY = "pgembed.embeddings"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An embedding on its table, and its mapped chunks."""
+
+    declaration: Declaration
+    source: Table
+    mapper: Mapper[Any]
+    attribute: str
+    chunks: type[EmbeddingChunk]
+
+
+class RowEmbedding:
+    """The embedding of one row: `article.embedding`.
+
+    Attributes:
+        chunks: The row's chunks in order, loaded like any relationship.
+    """
+
+    def __init__(self, row: object, bound: Bound) -> None:
+        self._row = row
+        self._bound = bound
+
+    @property
+    def chunks(self) -> list[EmbeddingChunk]:
+        """The row's chunks, in order."""
+        found: list[EmbeddingChunk] = getattr(
+            self._row, f"{self._bound.attribute}_chunks"
+        )
+        return found
+
+
+class Embedding:
+    """Declares on a mapped class that its rows have an embedding.
+
+        class Article(Base):
+            __tablename__ = "article"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            title: Mapped[str]
+            body: Mapped[str]
+            embedding = Embedding("title || ' ' || body")
+
+    `Article.embedding` then has the searches and the mapped chunks;
+    `article.embedding_chunks` are a row's chunks, and `article.embedding_status` says
+    how it stands. `alembic revision --autogenerate` makes the embedding in the
+    database.
+
+    Args:
+        expression: The text of a row: SQL over its columns, an expression of
+            SQLAlchemy's, or a function from the class to one.
+        model: A registered model.
+        dimensions: Keep the first so many of the model's (Matryoshka models).
+        distance: `cosine`, `inner_product` or `l2`; the model's by default.
+        index: `HNSW(...)`, `IVFFlat(...)` or None.
+        chunking: `sentences`, or `none` (default with column storage).
+        chunk_size: Longest chunk in tokens; as long as the model allows.
+        chunk_overlap: Tokens that a chunk repeats of the one before.
+        bm25: `BM25(...)` or True: words are searched too; False: they are not. By
+            default they are where the text is made of PostgreSQL's own functions.
+        storage: `table`, or `column` for one vector a row in the table itself.
+        column_name: Its name with column storage; `embedding`.
+        vector_type: `vector` or `halfvec`; by the dimensions.
+        wake: `notify`, or `poll` for applications with two-phase commit.
+        max_attempts: Attempts, the first included, before a row counts as failed.
+        name: Of the embedding and its side table; `<table>_<attribute>`.
+
+    Raises:
+        InvalidParameter: An option is not possible.
+    """
+
+    def __init__(
+        self,
+        expression: Expression,
+        *,
+        model: str = DEFAULT_MODEL,
+        dimensions: int | None = None,
+        distance: Literal["cosine", "inner_product", "l2"] | None = None,
+        index: VectorIndex = HNSW(),  # noqa: B008 - frozen
+        chunking: Literal["sentences", "none"] | None = None,
+        chunk_size: int | None = None,
+        chunk_overlap: int | None = None,
+        bm25: BM25 | bool | None = None,
+        storage: Literal["table", "column"] = "table",
+        column_name: str | None = None,
+        vector_type: Literal["vector", "halfvec"] | None = None,
+        wake: Literal["notify", "poll"] = "notify",
+        max_attempts: int = 5,
+        name: str | None = None,
+    ) -> None:
+        _one_of("distance", distance, ("cosine", "inner_product", "l2", None))
+        _one_of("chunking", chunking, ("sentences", "none", None))
+        _one_of("storage", storage, ("table", "column"))
+        _one_of("vector_type", vector_type, ("vector", "halfvec", None))
+        _one_of("wake", wake, ("notify", "poll"))
+        if column_name is not None and storage != "column":
+            raise InvalidParameter(
+                "column_name goes with storage='column' only", hint="Leave it out."
+            )
+        kind, index_options = index_arguments(index)
+        self._expression = expression
+        self._name = name
+        self._options: dict[str, Any] = {
+            "model": model,
+            "dimensions": dimensions,
+            "distance": distance,
+            "storage": storage,
+            "column_name": column_name,
+            "chunking": chunking,
+            "chunk_size": chunk_size,
+            "chunk_overlap": chunk_overlap,
+            "vector_type": vector_type,
+            "index": kind,
+            "index_options": index_options,
+            "wake": wake,
+            "max_attempts": max_attempts,
+            "bm25": True if isinstance(bm25, BM25) else bm25,
+            "bm25_options": set_fields(bm25) if isinstance(bm25, BM25) else {},
+        }
+        self._attribute: str | None = None
+        self._bound: WeakKeyDictionary[Mapper[Any], Bound] = WeakKeyDictionary()
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._attribute = name
+
+    @overload
+    def __get__(self, row: None, owner: type[T]) -> EmbeddingOf[T]: ...
+    @overload
+    def __get__(self, row: object, owner: type[T]) -> RowEmbedding: ...
+    def __get__(self, row: object, owner: type[Any]) -> Any:
+        """Give the searches on the class, the row's own embedding on a row."""
+        mapper = inspect(owner, raiseerr=False)
+        if not isinstance(mapper, Mapper):
+            return self  # a mixin or an abstract base
+        bound = self.bind(mapper)
+        return EmbeddingOf(bound, owner) if row is None else RowEmbedding(row, bound)
+
+    def declare(self, table: Table, mapped_class: type | None = None) -> Declaration:
+        """Register the embedding of a table, mapped or not.
+
+        Raises:
+            InvalidSource: The table has no primary key.
+            InvalidExpression: The text expression does not fit it.
+            EmbeddingExists: The metadata has an embedding of this name already.
+        """
+        if not table.primary_key.columns:
+            raise InvalidSource(
+                f"table {table.name!r} has no primary key, so its rows cannot have "
+                "an embedding",
+                hint="Vectors are tied to their rows by the primary key: add one.",
+            )
+        declaration = Declaration(
+            name=self._name or f"{table.name}_{self._attribute or 'embedding'}",
+            text_expression=expression_text(self._expression, table, mapped_class),
+            **self._options,
+        )
+        length = len(declaration.name.encode())
+        if not 0 < length <= 63:
+            raise InvalidParameter(
+                f"the name of an embedding has 1 to 63 bytes, not {length}: "
+                f"{declaration.name!r}",
+                hint="Give a shorter one: name='...'.",
+            )
+        for other, declarations in _declarations(table.metadata):
+            if declaration.name in declarations:
+                raise EmbeddingExists(
+                    f"there are two embeddings {declaration.name!r}, on tables "
+                    f"{other.fullname!r} and {table.fullname!r}",
+                    hint="Give one of them another name: name='...'.",
+                )
+        table.info.setdefault(INFO_KEY, {})[declaration.name] = declaration
+        return declaration
+
+    def bind(self, mapper: Mapper[Any]) -> Bound:
+        """Put the embedding on the class that declares it, once."""
+        mapper = self._declaring(mapper)
+        bound = self._bound.get(mapper)
+        if bound is None:
+            table = mapper.local_table
+            name = mapper.class_.__name__
+            if not isinstance(table, Table):
+                raise InvalidSource(
+                    f"{name} is not mapped to a table, so its rows cannot have an "
+                    "embedding",
+                    hint="Declare it on the class of the table itself.",
+                )
+            attribute = self._attribute or "embedding"
+            declaration = self.declare(table, mapper.class_)
+            chunks = map_chunks(declaration, table, mapper, attribute)
+            map_status(declaration, table, mapper, attribute)
+            bound = Bound(declaration, table, mapper, attribute, chunks)
+            self._bound[mapper] = bound
+        return bound
+
+    def _declaring(self, mapper: Mapper[Any]) -> Mapper[Any]:
+        """Find the class whose table it is: subclasses share what they inherit."""
+        found = mapper
+        while found.inherits is not None and not found.concrete:
+            if self not in _attributes(found.inherits.class_).values():
+                break
+            found = found.inherits
+        return found
+
+
+def attach(mapped_class: type[T], attribute: str, embedding: Embedding) -> None:
+    """Give a class that is mapped already an embedding.
+
+    Args:
+        mapped_class: For instance one that was mapped imperatively.
+        attribute: Name of the new attribute.
+        embedding: The declaration.
+    """
+    embedding.__set_name__(mapped_class, attribute)
+    setattr(mapped_class, attribute, embedding)
+    embedding.bind(inspect(mapped_class))
+
+
+def declarations_of(metadata: MetaData) -> list[tuple[Table, Declaration]]:
+    """List all embeddings that are declared on tables of a metadata."""
+    return [
+        (table, declaration)
+        for table, declarations in _declarations(metadata)
+        for declaration in declarations.values()
+    ]
+
+
+def _declarations(metadata: MetaData) -> list[tuple[Table, dict[str, Declaration]]]:
+    return [
+        (table, table.info[INFO_KEY])
+        for table in metadata.tables.values()
+        if INFO_KEY in table.info
+    ]
+
+
+def _attributes(mapped_class: type) -> dict[str, Embedding]:
+    """Find the embeddings of a class, inherited ones too, by attribute."""
+    found: dict[str, Any] = {}
+    for base in reversed(mapped_class.__mro__):
+        found.update(vars(base))
+    return {name: v for name, v in found.items() if isinstance(v, Embedding)}
+
+
+@event.listens_for(Mapper, "after_mapper_constructed")
+def _bind_all(mapper: Mapper[Any], mapped_class: type) -> None:
+    for embedding in _attributes(mapped_class).values():
+        embedding.bind(mapper)
+
+
+def _one_of(name: str, value: object, possible: tuple[object, ...]) -> None:
+    if value not in possible:
+        raise InvalidParameter(
+            f"{name} cannot be {value!r}",
+            hint=f"It is {' or '.join(repr(one) for one in possible)}.",
+        )
+
+
+__all__ = ["Bound", "Embedding", "QueryableAttribute", "attach", "declarations_of"]

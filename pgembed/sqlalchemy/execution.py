@@ -1,0 +1,203 @@
+"""What happens around the execution of a search in a session.
+
+The words of a query become a vector first, in this process or by the encoder
+service; and what the server says is wrong becomes one of pgembed's errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
+
+from pgembed._client import encoders
+from pgembed._client.search import model_identity
+from pgembed._client.values import check_query, vector_text
+from pgembed.errors import (
+    InsufficientPrivilege,
+    NoEncoderService,
+    UnsupportedEnvironment,
+    from_sqlstate,
+)
+from pgembed.sqlalchemy.options import DEFAULT_MODEL
+from pgembed.sqlalchemy.search import Search
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import Result
+    from sqlalchemy.orm import ORMExecuteState
+
+    from pgembed.encoders.base import Encoder
+
+# As in the psycopg client: the model, and whether the answer is in the cache.
+_CACHED = text(
+    "select m.name, (select c.embedding is not null"
+    " from pgembed._cached_query(:query, m.model_id) as c)"
+    " from pgembed.embedding as e join pgembed.model as m using (model_id)"
+    " where e.name = :embedding"
+)
+_MODEL = text(
+    "select m.name, m.provider, m.dimensions, m.query_prompt, m.document_prompt"
+    " from pgembed._model(:model) as m"
+)
+_ENCODE = text(
+    "call pgembed.encode(:query, :model, cast(:timeout as double precision))"
+)
+
+_BESIDE: WeakKeyDictionary[Any, Engine] = WeakKeyDictionary()
+
+
+@event.listens_for(Session, "do_orm_execute")
+def _execute_search(state: ORMExecuteState) -> Result[Any] | None:
+    search = state.statement
+    if not isinstance(search, Search):
+        return None
+    try:
+        connection = state.session.connection(bind_arguments=state.bind_arguments)
+        return state.invoke_statement(statement=_with_vector(search, connection))
+    except DBAPIError as exc:
+        meaning = meaning_of(exc)
+        if meaning is None:
+            raise
+        raise meaning from exc
+
+
+def _with_vector(search: Search[Any, Any], connection: Connection) -> Search[Any, Any]:
+    call = search._call
+    if call.query is None or call.vector is not None:
+        return search
+    if call.function == "bm25_search":
+        return search
+    if call.encoder is not None:
+        encoder = _encoder(call.encoder, connection)
+        query = call.query
+        vector = _in_thread(lambda: encoders.query_vector(encoder, query))
+        return search._changed(
+            vector=vector_text(vector), query_model=model_identity(encoder)
+        )
+    found = connection.execute(
+        _CACHED, {"query": call.query, "embedding": call.embedding}
+    ).one_or_none()
+    if found is None or found[1]:
+        return search
+    try:
+        encode_beside(connection.engine, call.query, found[0], call.timeout_s)
+    except DBAPIError as exc:
+        meaning = meaning_of(exc)
+        if isinstance(meaning, NoEncoderService) and (
+            "on_missing_query_embedding" in call.options
+        ):
+            return search  # the function knows what to do
+        raise
+    return search
+
+
+def _encoder(encoder: Encoder | str, connection: Connection) -> Encoder:
+    if not isinstance(encoder, str):
+        return encoder
+    row = encoders.ModelRow(*connection.execute(_MODEL, {"model": encoder}).one())
+    found: Encoder = _in_thread(lambda: encoders.load(row))
+    return found
+
+
+def _in_thread(call: Callable[[], Any]) -> Any:
+    """Compute, without holding up the event loop of an asynchronous session."""
+    if in_greenlet():
+        return await_only(asyncio.to_thread(call))
+    return call()
+
+
+def encode_query(
+    session: Session, query: str, model: str = DEFAULT_MODEL, *, timeout_s: float = 10.0
+) -> None:
+    """Have the encoder service encode a query, so that searches find it cached.
+
+    Executing a search does this by itself; a search inside another statement, as a
+    subquery or in a UNION, needs it. In an asynchronous session:
+    `await session.run_sync(encode_query, "cheap flights")`.
+
+    Args:
+        session: Whose database it is; its transaction is not touched.
+        query: Words.
+        model: A registered model.
+        timeout_s: Longest wait, in seconds.
+
+    Raises:
+        NoEncoderService: No service answered in time.
+        UnknownModel: No such model is registered.
+        InvalidQuery: The query is empty.
+    """
+    words = check_query(query)
+    try:
+        encode_beside(session.get_bind().engine, words, model, timeout_s)
+    except DBAPIError as exc:
+        meaning = meaning_of(exc)
+        if meaning is None:
+            raise
+        raise meaning from exc
+
+
+def encode_beside(engine: Engine, query: str, model: str, timeout_s: float) -> None:
+    """Have the encoder service encode a query, on a connection of its own.
+
+    The answer comes with a commit, so the session's transaction cannot ask. The
+    connection is none of the engine's pool: sessions that hold all of those would
+    wait for each other.
+    """
+    parameters = {"query": query, "model": model, "timeout": timeout_s}
+    with beside(engine).connect() as connection:
+        connection.detach()
+        connection.execute(_ENCODE, parameters)
+
+
+def beside(engine: Engine) -> Engine:
+    """Give an engine to the same database, outside transactions and the pool."""
+    found = _BESIDE.get(engine.pool)
+    if found is None:
+        found = Engine(engine.pool.recreate(), engine.dialect, engine.url)
+        found = found.execution_options(isolation_level="AUTOCOMMIT")
+        _BESIDE[engine.pool] = found
+    return found
+
+
+def meaning_of(exc: DBAPIError) -> Exception | None:
+    """Turn what a driver raised into one of pgembed's errors, where it is one."""
+    driver: Any = exc.orig
+    cause = getattr(driver, "__cause__", None)
+    sqlstate = getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None)
+    if not isinstance(sqlstate, str):
+        return None
+    diag = getattr(driver, "diag", None)
+    source = diag if diag is not None else cause
+    message = str(
+        getattr(source, "message_primary", None)
+        or getattr(source, "message", None)
+        or driver
+    )
+    detail = getattr(source, "message_detail", None) or getattr(source, "detail", None)
+    hint = getattr(source, "message_hint", None) or getattr(source, "hint", None)
+    known = from_sqlstate(sqlstate, message, detail=detail, hint=hint)
+    if known is not None:
+        return known
+    if "pgembed" not in message:
+        return None
+    if sqlstate in {"3F000", "42P01", "42883"}:
+        return UnsupportedEnvironment(
+            "pgembed is not installed in this database, or in another version",
+            detail=message,
+            hint="Run `pgembed install` or `pgembed upgrade`, or a migration with "
+            "op.install_pgembed().",
+        )
+    if sqlstate == "42501":
+        return InsufficientPrivilege(
+            message,
+            hint="Its owner can allow it: SELECT pgembed.grant_usage('<role>').",
+        )
+    return None

@@ -1,0 +1,343 @@
+"""Searches as SELECT statements of (row, hit)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from sqlalchemy import (
+    Boolean,
+    Float,
+    Integer,
+    Select,
+    Table,
+    Text,
+    and_,
+    cast,
+    column,
+    func,
+    inspect,
+    literal,
+    literal_column,
+    select,
+    type_coerce,
+)
+from sqlalchemy.dialects.postgresql import JSONB, array
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import aliased
+from sqlalchemy.orm import join as orm_join
+from sqlalchemy.sql import coercions, roles
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.util import ClauseAdapter
+from sqlalchemy.sql.visitors import InternalTraversal
+from sqlalchemy.types import NullType
+
+from pgembed.sqlalchemy.condition import reads, split, tables_of, where_sql
+from pgembed.sqlalchemy.hits import RESULT_COLUMNS, HitBundle, column_types, hit_table
+from pgembed.sqlalchemy.sqltext import identifier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy.orm import Mapper
+    from sqlalchemy.sql.base import ReadOnlyColumnCollection
+    from sqlalchemy.sql.elements import KeyedColumnElement
+    from sqlalchemy.sql.selectable import CTE, TableClause
+
+    from pgembed.encoders.base import Encoder
+
+T = TypeVar("T")
+H = TypeVar("H")
+
+DEFAULT_K = 10
+
+if TYPE_CHECKING:
+
+    class _Select(Select[T, H]): ...
+
+else:
+
+    class _Select(Select):
+        inherit_cache = True
+
+        # SQLAlchemy 2.0 has one parameter here and 2.1 any number.
+        def __class_getitem__(cls, _parameters):
+            return cls
+
+
+class _RowType(ColumnElement[Any]):
+    """NULL as a row of a table: it says which table is searched."""
+
+    __visit_name__ = "pgembed_row_type"
+    # The table itself is no part of the statement: it is no FROM, and no adapter may
+    # replace it.
+    _traverse_internals = [("fullname", InternalTraversal.dp_string)]  # noqa: RUF012
+    inherit_cache = True
+    type = NullType()
+
+    def __init__(self, source: Table) -> None:
+        self.source = source
+        self.fullname = source.fullname
+
+
+@compiles(_RowType)
+def _compile_row_type(element: _RowType, compiler: Any, **_: Any) -> str:
+    return f"NULL::{compiler.preparer.format_table(element.source)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A search, as it was asked for.
+
+    Attributes:
+        function: One of pgembed's search functions.
+        embedding: Its name.
+        source: The searched table.
+        entity: The class of the results.
+        hit: The class of what is said about them.
+        query: Words to search for.
+        vector: The query as pgvector writes it, instead or besides.
+        query_model: Model, and weights, that made the vector.
+        k: Number of results; None: as many as LIMIT and OFFSET ask for, or 10.
+        options: Other arguments of the function.
+        criteria: Conditions before the ranking.
+        encoder: Encodes the words in this process; a string names a model.
+        timeout_s: Longest wait for the encoder service, in seconds.
+        name: Name of the search inside the statement.
+    """
+
+    function: str
+    embedding: str
+    source: Table
+    entity: Any
+    hit: type
+    query: str | None = None
+    vector: str | None = None
+    query_model: str | None = None
+    k: int | None = None
+    options: Mapping[str, ColumnElement[Any]] = field(default_factory=dict)
+    criteria: tuple[ColumnElement[bool], ...] = ()
+    encoder: Encoder | str | None = None
+    timeout_s: float = 10.0
+    name: str = "pgembed_hit"
+
+
+class Search(_Select[T, H]):
+    """A SELECT of (row, hit), best first: execute it as any other.
+
+    Every method of `Select` works. `where()` is special: conditions on columns of the
+    searched table, and those with subqueries (`exists()`, `any()`, `has()`), are met
+    before the ranking, so that k rows come back whenever k rows match. Conditions on
+    `search.hit` or on joined tables sort out afterwards.
+
+    Without a `k`, `limit()` and `offset()` say how many rows are searched for.
+    """
+
+    inherit_cache = True
+    _call: Call
+    _hits: TableClause
+
+    @classmethod
+    def _of(cls, call: Call) -> Self:
+        keys = list(call.source.primary_key.columns)
+        hits = hit_table(call.hit, call.name, keys)
+        found = cls(call.entity, HitBundle(call.hit, hits))
+        found._call = call
+        found._hits = hits
+        mapper: Mapper[Any] = inspect(call.entity)
+        own = _key_columns(mapper, call.source)
+        joined = orm_join(
+            hits,
+            call.entity,
+            and_(*(key == hits.c[f"key_{n}"] for n, key in enumerate(own, 1))),
+        )
+        found = found.select_from(joined).order_by(hits.c.rank)
+        return found._with(call)
+
+    @property
+    def hit(self) -> ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]:
+        """The columns of the hit, for conditions, sorting and results of your own."""
+        return self._hits.c
+
+    def where(self, *whereclause: Any) -> Self:
+        """Add conditions; see the class for which come before the ranking."""
+        inside: list[ColumnElement[bool]] = []
+        outside: list[ColumnElement[bool]] = []
+        for clause in whereclause:
+            criterion = coercions.expect(roles.WhereHavingRole, clause)
+            for part in split(criterion):
+                before = self._before_ranking(part)
+                if before is None:
+                    outside.append(part)
+                else:
+                    inside.append(before)
+        found = super().where(*outside)
+        if not inside:
+            return found
+        call = found._call
+        return found._with(replace(call, criteria=(*call.criteria, *inside)))
+
+    def limit(self, limit: Any) -> Self:
+        """Give at most so many rows; without a `k`, search for so many."""
+        found = super().limit(limit)
+        return found._with(found._call)
+
+    def offset(self, offset: Any) -> Self:
+        """Leave out the first rows; without a `k`, search for more of them."""
+        found = super().offset(offset)
+        return found._with(found._call)
+
+    def slice(self, start: int, stop: int) -> Self:
+        """Give rows from `start` up to `stop`, which is not among them."""
+        found = super().slice(start, stop)
+        return found._with(found._call)
+
+    def _before_ranking(self, part: ColumnElement[bool]) -> ColumnElement[bool] | None:
+        if part.__visit_name__ == "textclause" or reads(part, self._hits):
+            return None
+        tables, subqueries = tables_of(part)
+        if tables == {self._call.source} or (not tables and subqueries):
+            return part
+        mapper: Mapper[Any] = inspect(self._call.entity)
+        if tables and tables <= set(mapper.tables):
+            return in_hierarchy(mapper, self._call.source, part)
+        return None
+
+    def _with(self, call: Call) -> Self:
+        """Give a copy that makes another call."""
+        found = self._generate()
+        kept = [
+            (cte, options)
+            for cte, options in zip(
+                found._independent_ctes, found._independent_ctes_opts, strict=True
+            )
+            if cte.name != call.name
+        ]
+        found._independent_ctes = tuple(cte for cte, _ in kept)
+        found._independent_ctes_opts = tuple(options for _, options in kept)
+        found._call = call
+        return found.add_cte(_cte(call, self._wanted(found)))
+
+    def _changed(self, **changes: Any) -> Self:
+        return self._with(replace(self._call, **changes))
+
+    @staticmethod
+    def _wanted(statement: Search[Any, Any]) -> ColumnElement[Any]:
+        k: Any = statement._call.k
+        if k is None:
+            limit, offset = statement._limit_clause, statement._offset_clause
+            if limit is None:
+                return literal(DEFAULT_K, Integer())
+            # As parameters: the statement is the same for every page.
+            return limit if offset is None else cast(limit + offset, Integer())
+        return literal(k, Integer())
+
+
+def _cte(call: Call, k: ColumnElement[Any]) -> CTE:
+    arguments: dict[str, ColumnElement[Any]] = {"k": k, "embedding": _text(call)}
+    if call.query is not None:
+        arguments["query"] = literal(call.query, Text())
+    if call.vector is not None:
+        # Its text: the server knows the type, whatever schema it is in.
+        arguments["query_embedding"] = literal(call.vector, NullType())
+    if call.query_model is not None:
+        arguments["query_model"] = literal(call.query_model, Text())
+    condition = where_sql(call.source, call.criteria)
+    if condition is not None:
+        arguments["where_sql"] = condition
+    arguments |= call.options
+    types = column_types(call.hit)
+    function = (
+        getattr(func.pgembed, call.function)(
+            _RowType(call.source),
+            *(literal_column(name).op("=>")(v) for name, v in arguments.items()),
+        )
+        .table_valued(
+            column("doc"),
+            *(column(name, types[name]) for name in RESULT_COLUMNS[call.hit]),
+            with_ordinality="rank",
+        )
+        .render_derived(name="h")
+    )
+    keys = [
+        type_coerce(literal_column(f"(h.doc).{identifier(key.name)}"), key.type).label(
+            f"key_{n}"
+        )
+        for n, key in enumerate(call.source.primary_key.columns, 1)
+    ]
+    columns = [
+        type_coerce(function.c[name], type_).label(name)
+        for name, type_ in types.items()
+    ]
+    return select(*keys, *columns).select_from(function).cte(call.name)
+
+
+def _text(call: Call) -> ColumnElement[str]:
+    return literal(call.embedding, Text())
+
+
+def option(value: Any) -> ColumnElement[Any] | None:
+    """Write an argument of a search function; None: its default."""
+    if value is None:
+        return None
+    types: dict[type, Any] = {
+        bool: Boolean(),
+        int: Integer(),
+        float: Float(53),
+        str: Text(),
+    }
+    written: ColumnElement[Any] = literal(value, types[type(value)])
+    return written
+
+
+def json_option(text: str) -> ColumnElement[Any]:
+    """Write an argument that is JSON."""
+    return cast(literal(text, Text()), JSONB())
+
+
+def key_option(source: Table, key: tuple[Any, ...]) -> ColumnElement[Any]:
+    """Write the key of a row, as `similar` reads it."""
+    parts = [
+        cast(literal(value, part.type), Text())
+        for value, part in zip(key, source.primary_key.columns, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else array(parts)
+
+
+def _key_columns(mapper: Mapper[Any], source: Table) -> list[Any]:
+    """Find the mapped attributes of the searched table's key, in its order."""
+    return [
+        getattr(mapper.class_, mapper.get_property_by_column(key).key)
+        for key in source.primary_key.columns
+    ]
+
+
+def in_hierarchy(
+    mapper: Mapper[Any], source: Table, criterion: ColumnElement[bool] | None
+) -> ColumnElement[bool]:
+    """Write a condition over all tables of a class as one over the searched table."""
+    other = aliased(mapper.class_, flat=True)
+    selectable = inspect(other).selectable
+    adapter = ClauseAdapter(selectable)
+    same = [adapter.traverse(key) == key for key in source.primary_key.columns]
+    found: Select[Any] = (
+        select(literal_column("1")).select_from(selectable).where(*same)
+    )
+    if criterion is not None:
+        found = found.where(adapter.traverse(criterion))
+    return found.correlate(source).exists()
+
+
+def class_criterion(mapper: Mapper[Any], source: Table) -> ColumnElement[bool] | None:
+    """Write which rows of the searched table are of a class; None: all."""
+    if mapper.inherits is None or mapper.concrete:
+        return None
+    if mapper.single and mapper.polymorphic_on is not None:
+        identities = [one.polymorphic_identity for one in mapper.self_and_descendants]
+        criterion: ColumnElement[bool] = mapper.polymorphic_on.in_(identities)
+        if mapper.polymorphic_on.table is source:
+            return criterion
+        return in_hierarchy(mapper, source, criterion)
+    if mapper.local_table is source:
+        return None
+    return in_hierarchy(mapper, source, None)

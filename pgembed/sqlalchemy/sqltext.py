@@ -1,0 +1,93 @@
+"""SQL as text: for migrations that are printed as well as run.
+
+Values become literals that read the same whatever the server's settings, and whose
+lines survive what Alembic does to printed statements.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pgembed.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from pgembed.sqlalchemy.options import Declaration
+
+
+def literal(value: object) -> str:
+    """Write a value as a SQL literal.
+
+    Raises:
+        InvalidParameter: It has a NUL byte, or is of a type that has no literal.
+    """
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, Mapping):
+        return f"{_text(json.dumps(dict(value), sort_keys=True))}::jsonb"
+    raise InvalidParameter(f"{value!r} cannot be written in SQL")
+
+
+def _text(value: str) -> str:
+    if "\0" in value:
+        raise InvalidParameter(
+            "the text has a NUL byte", hint="PostgreSQL's text cannot hold it."
+        )
+    quoted = value.replace("'", "''")
+    # E'' where plain quotes would depend on standard_conforming_strings. Alembic
+    # prints tabs as spaces.
+    if "\\" in quoted or "\t" in quoted or "\r" in quoted:
+        quoted = quoted.replace("\\", "\\\\").replace("\t", "\\t")
+        return "E'" + quoted.replace("\r", "\\r") + "'"
+    return f"'{quoted}'"
+
+
+def identifier(name: str) -> str:
+    """Quote a name."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def qualified(name: str, schema: str | None) -> str:
+    """Quote a table's name, with its schema where it has one."""
+    return ".".join(identifier(part) for part in (schema, name) if part)
+
+
+def call(function: str, arguments: Mapping[str, Any]) -> str:
+    """Write a call of one of pgembed's functions, arguments by name."""
+    named = [f"{identifier(n)} => {literal(v)}" for n, v in arguments.items()]
+    return f"SELECT pgembed.{function}({', '.join(named)})"
+
+
+def create_embedding(source: str, arguments: Mapping[str, Any]) -> str:
+    """Write the call that makes an embedding.
+
+    Args:
+        source: The table, quoted.
+        arguments: The others by name.
+    """
+    return call("create_embedding", {"source": source, **arguments})
+
+
+def declare(declaration: Declaration, table: str, schema: str | None) -> str:
+    """Write the call that makes a declared embedding."""
+    return create_embedding(qualified(table, schema), declaration.arguments())
+
+
+def drop_embedding(name: str, *, if_exists: bool = False) -> str:
+    """Write the call that drops an embedding."""
+    arguments: dict[str, Any] = {"name": name}
+    if if_exists:
+        arguments["if_exists"] = True
+    return call("drop_embedding", arguments)
+
+
+def all_of(statements: Sequence[str]) -> str:
+    """Join statements into one script."""
+    return ";\n".join(statements)

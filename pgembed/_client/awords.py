@@ -54,7 +54,7 @@ async def bm25_search(
     syntax: str = "words",
     prefix: bool = False,
     config: str | None = None,
-    snippet: bool = False,
+    snippets: bool = False,
     rerank: int | None = None,
     reranker: RerankerLike = DEFAULT_RERANKER,
     row_factory: Callable[..., Any] = dict,
@@ -70,7 +70,7 @@ async def bm25_search(
         syntax=syntax,
         prefix=prefix,
         config=config,
-        snippet=snippet,
+        snippets=snippets,
         rerank=rerank,
         reranker=reranker,
         row_factory=row_factory,
@@ -115,7 +115,7 @@ async def hybrid_search(
     syntax: str = "words",
     prefix: bool = False,
     config: str | None = None,
-    snippet: bool = False,
+    snippets: bool = False,
     ef_search: int | None = None,
     on_missing_query_embedding: str = "error",
     timeout_s: float = 10.0,
@@ -141,7 +141,7 @@ async def hybrid_search(
         syntax=syntax,
         prefix=prefix,
         config=config,
-        snippet=snippet,
+        snippets=snippets,
         ef_search=ef_search,
         on_missing_query_embedding=on_missing_query_embedding,
         timeout_s=timeout_s,
@@ -190,9 +190,11 @@ async def drop_bm25(
     await arun(conn, manage.call("drop_bm25", {"name": name, "if_exists": if_exists}))
 
 
-async def bm25_maintain(conn: AsyncConnection, name: str | None = None) -> None:
+async def bm25_maintain(
+    conn: AsyncConnection, name: str | None = None, *, min_rows: int | None = None
+) -> dict[str, str]:
     """Build, pack, merge and purge BM25 indexes now, one or all."""
-    await arun(conn, manage.call("bm25_maintain", {"name": name}))
+    return await arun(conn, manage.bm25_maintain(name, min_rows))
 
 
 async def bm25_rebuild(conn: AsyncConnection, name: str) -> None:

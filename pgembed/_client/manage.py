@@ -77,6 +77,20 @@ def create(
     return str((yield from call(function, arguments)))
 
 
+def bm25_maintain(name: str | None, min_rows: int | None) -> Flow[dict[str, str]]:
+    """Do what is due for BM25 indexes, and give what was done."""
+    arguments: dict[str, object] = {}
+    if name is not None:
+        arguments["name"] = check_text(name, "name", InvalidParameter)
+    if min_rows is not None:
+        arguments["min_rows"] = check_int(min_rows, "min_rows")
+    query = sql.SQL("select m.bm25, m.done from pgembed.bm25_maintain({}) as m").format(
+        named_arguments({key: sql.Placeholder(key) for key in arguments})
+    )
+    rows: Rows = yield Statement(query, arguments)
+    return dict(rows.rows)
+
+
 def status() -> Flow[list[EmbeddingStatus]]:
     """Read how all embeddings stand."""
     rows: Rows = yield Statement(_STATUS)

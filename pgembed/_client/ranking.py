@@ -63,7 +63,7 @@ class Bm25Options(SimilarOptions, total=False):
     syntax: str
     prefix: bool
     config: str | None
-    snippet: bool
+    snippets: bool
     rerank: int | None
     reranker: RerankerLike
 
@@ -96,7 +96,7 @@ class Bm25Search(Generic[RowT]):
     syntax: str
     prefix: bool
     config: str | None
-    snippet: bool
+    snippets: bool
     rerank: int | None
     reranker: RerankerLike
     row_factory: Callable[..., RowT]
@@ -122,7 +122,7 @@ class HybridSearch(Generic[RowT]):
     syntax: str
     prefix: bool
     config: str | None
-    snippet: bool
+    snippets: bool
     ef_search: int | None
     on_missing_query_embedding: str
     timeout_s: float
@@ -198,7 +198,7 @@ def _word_arguments(
     arguments: dict[str, object] = {
         "syntax": check_text(request.syntax, "syntax", InvalidParameter),
         "prefix": bool(request.prefix),
-        "snippet": bool(request.snippet),
+        "snippets": bool(request.snippets),
     }
     if request.config is not None:
         arguments["config"] = check_text(request.config, "config", InvalidParameter)

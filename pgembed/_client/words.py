@@ -54,7 +54,7 @@ def bm25_search(
     syntax: str = "words",
     prefix: bool = False,
     config: str | None = None,
-    snippet: bool = False,
+    snippets: bool = False,
     rerank: int | None = None,
     reranker: RerankerLike = DEFAULT_RERANKER,
     row_factory: Callable[..., Any] = dict,
@@ -77,7 +77,7 @@ def bm25_search(
             `websearch_to_tsquery`.
         prefix: The last word is the beginning of one, as while it is being typed.
         config: Text-search configuration of the query; the index's own.
-        snippet: Give pieces of the text with the found words in `<b>`.
+        snippets: Give pieces of the text with the found words in `<b>`.
         rerank: Rank so many of the best hits again, with a cross-encoder that reads
             query and text together; it runs in this process.
         reranker: Which: a CrossEncoder's name or path, one that is loaded, or an
@@ -106,7 +106,7 @@ def bm25_search(
         syntax=syntax,
         prefix=prefix,
         config=config,
-        snippet=snippet,
+        snippets=snippets,
         rerank=rerank,
         reranker=reranker,
         row_factory=row_factory,
@@ -151,7 +151,7 @@ def hybrid_search(
     syntax: str = "words",
     prefix: bool = False,
     config: str | None = None,
-    snippet: bool = False,
+    snippets: bool = False,
     ef_search: int | None = None,
     on_missing_query_embedding: str = "error",
     timeout_s: float = 10.0,
@@ -177,10 +177,10 @@ def hybrid_search(
         bm25_weight: Weight of the words, 0 or more.
         rrf_k: How little the first ranks stand out with `rrf`.
         candidates: Rows that each arm gives; by default it grows with `k`.
-        syntax: As in `bm25_search`, and so are `prefix`, `config`, `snippet`.
+        syntax: As in `bm25_search`, and so are `prefix`, `config`, `snippets`.
         prefix: The last word is the beginning of one.
         config: Text-search configuration of the query.
-        snippet: Give pieces of the text with the found words in `<b>`.
+        snippets: Give pieces of the text with the found words in `<b>`.
         ef_search: How far the vector index looks.
         on_missing_query_embedding: `error`, or `bm25`: where no encoder service
             answers, search by words alone.
@@ -215,7 +215,7 @@ def hybrid_search(
         syntax=syntax,
         prefix=prefix,
         config=config,
-        snippet=snippet,
+        snippets=snippets,
         ef_search=ef_search,
         on_missing_query_embedding=on_missing_query_embedding,
         timeout_s=timeout_s,
@@ -294,15 +294,26 @@ def drop_bm25(conn: Connection, name: str, *, if_exists: bool = False) -> None:
     run(conn, manage.call("drop_bm25", {"name": name, "if_exists": if_exists}))
 
 
-def bm25_maintain(conn: Connection, name: str | None = None) -> None:
+def bm25_maintain(
+    conn: Connection, name: str | None = None, *, min_rows: int | None = None
+) -> dict[str, str]:
     """Build, pack, merge and purge BM25 indexes now, one or all.
 
     The encoder service does it by itself; this is for where none runs.
 
+    Args:
+        conn: Connection as the owner of pgembed.
+        name: Which index; all by default.
+        min_rows: Pack once so many changed rows have gathered; 2,000 by default.
+
+    Returns:
+        What was done, by index; those with nothing due are left out.
+
     Raises:
         UnknownEmbedding: There is none of this name.
+        InvalidParameter: `min_rows` is out of range.
     """
-    run(conn, manage.call("bm25_maintain", {"name": name}))
+    return run(conn, manage.bm25_maintain(name, min_rows))
 
 
 def bm25_rebuild(conn: Connection, name: str) -> None:

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import typer
 
-from pgembed.cli import declare, demo, doctor, schema, search, serve, status
+from pgembed.cli import (
+    declare,
+    demo,
+    doctor,
+    evaluate,
+    schema,
+    search,
+    serve,
+    status,
+)
 from pgembed.cli.common import CleanErrors
 
 app = typer.Typer(
@@ -21,7 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (schema, declare, search, serve, status, doctor, demo):
+for _module in (schema, declare, search, evaluate, serve, status, doctor, demo):
     _module.register(app)
 
 

@@ -1,1 +1,47 @@
-"""How good a search is: measures over judged queries, and an index's recall."""
+"""How good a search is: judged queries, and the recall of a vector index.
+
+    >>> from pgembed.evaluation import evaluate, find_data, load_data
+    >>> with psycopg.connect("dbname=shop") as conn:  # doctest: +SKIP
+    ...     report = evaluate(conn, "doc", load_data(find_data("scifact")))
+    ...     print(report.modes[0].measures)
+
+`evaluate` compares the ways to search over a table that is there, `measure_recall`
+an approximate vector index with the exact order. `chart` draws what they found.
+"""
+
+from __future__ import annotations
+
+from pgembed.evaluation.chart import save_chart
+from pgembed.evaluation.compare import EvaluationOptions, Report, evaluate
+from pgembed.evaluation.files import (
+    DataFiles,
+    Document,
+    JudgedQueries,
+    find_data,
+    load_data,
+    read_documents,
+    read_judgements,
+    read_queries,
+)
+from pgembed.evaluation.measures import DEFAULT_MEASURES, score_run
+from pgembed.evaluation.recall import RecallOptions, RecallReport, measure_recall
+
+__all__ = [
+    "DEFAULT_MEASURES",
+    "DataFiles",
+    "Document",
+    "EvaluationOptions",
+    "JudgedQueries",
+    "RecallOptions",
+    "RecallReport",
+    "Report",
+    "evaluate",
+    "find_data",
+    "load_data",
+    "measure_recall",
+    "read_documents",
+    "read_judgements",
+    "read_queries",
+    "save_chart",
+    "score_run",
+]

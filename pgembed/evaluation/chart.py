@@ -1,0 +1,164 @@
+"""Charts of what was measured, as PNG, SVG or PDF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pgembed.errors import EvaluationError, MissingExtra
+from pgembed.evaluation.compare import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from pgembed.evaluation.recall import RecallReport
+
+_FORMATS: Final = (".png", ".svg", ".pdf")
+_COLOURS: Final = ("#4c72b0", "#dd8452", "#55a868", "#8172b3")
+_DPI: Final = 150
+
+
+def save_chart(report: Report | RecallReport, path: str | Path) -> Path:
+    """Draw a report and write it to a file.
+
+    Args:
+        report: What `evaluate` or `measure_recall` found.
+        path: File, whose ending says the format: .png, .svg or .pdf.
+
+    Returns:
+        The file.
+
+    Raises:
+        MissingExtra: The extra `eval` is not installed.
+        EvaluationError: Another ending, or the file cannot be written.
+    """
+    file = check_chart_file(path)
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as exc:
+        raise MissingExtra("eval") from exc
+    # Text as text: the file stays small and its words can be found.
+    with rc_context({"svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        if isinstance(report, Report):
+            _draw_modes(figure, report)
+        else:
+            _draw_recall(figure, report)
+        try:
+            figure.savefig(file, dpi=_DPI)
+        except OSError as exc:
+            raise EvaluationError(
+                f"the chart cannot be written to {file}: {exc.strerror or exc}"
+            ) from exc
+    return file
+
+
+def check_chart_file(path: str | Path) -> Path:
+    """Refuse a file that no chart can be written to, before any work is done.
+
+    Raises:
+        EvaluationError: Its ending is no known format, or its folder is not there.
+    """
+    file = Path(path).expanduser()
+    if file.suffix.lower() not in _FORMATS:
+        raise EvaluationError(
+            f"{file} is no chart's name", hint=f"End it with {', '.join(_FORMATS)}."
+        )
+    if not file.parent.is_dir():
+        raise EvaluationError(f"there is no folder {file.parent} to write a chart to")
+    return file
+
+
+def _draw_modes(figure: Figure, report: Report) -> None:
+    quality, speed = figure.subplots(1, 2, width_ratios=(2, 1))
+    figure.suptitle(
+        f"{report.embedding}: {report.queries} queries"
+        + (f", {report.model}" if report.model else "")
+    )
+    series = {
+        mode.mode: list(mode.measures.values())
+        for mode in report.modes
+        if mode.measures
+    }
+    names = list(report.modes[0].measures) if report.modes else []
+    _bars(quality, names, series, "{:.3f}")
+    quality.set_ylim(0, 1)
+    quality.set_ylabel("value")
+    times = {mode.mode: [mode.latency.p50, mode.latency.p95] for mode in report.modes}
+    _bars(speed, ["p50", "p95"], times, "{:.1f}")
+    speed.set_ylabel(f"ms a search of {report.depth} rows")
+    quality.legend(loc="upper center", ncols=len(series), frameon=False)
+    top = max((max(values) for values in series.values() if values), default=1)
+    quality.set_ylim(0, min(1.15, top * 1.25 + 0.05))
+
+
+def _bars(
+    axes: Axes, names: list[str], series: dict[Any, list[float]], form: str
+) -> None:
+    """Draw groups of bars, each with its value on top."""
+    width = 0.8 / max(1, len(series))
+    for position, (label, values) in enumerate(series.items()):
+        left = [
+            group + width * (position - (len(series) - 1) / 2)
+            for group in range(len(names))
+        ]
+        bars = axes.bar(
+            left,
+            values,
+            width * 0.95,
+            label=str(label),
+            color=_COLOURS[position % len(_COLOURS)],
+        )
+        axes.bar_label(
+            bars, [form.format(value) for value in values], fontsize=7, padding=1
+        )
+    axes.set_xticks(range(len(names)), names)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_recall(figure: Figure, report: RecallReport) -> None:
+    axes = figure.subplots()
+    figure.suptitle(
+        f"{report.embedding} ({report.index}): recall@{report.k}, "
+        f"{report.queries} queries"
+    )
+    values = [point.value for point in report.points]
+    axes.plot(
+        values,
+        [point.recall for point in report.points],
+        marker="o",
+        color=_COLOURS[0],
+        label="mean recall",
+    )
+    axes.plot(
+        values,
+        [point.worst for point in report.points],
+        marker=".",
+        linestyle=":",
+        color=_COLOURS[0],
+        label="recall, 5th percentile",
+    )
+    axes.axhline(report.target, color="grey", linewidth=0.8, linestyle="--")
+    axes.set_ylim(top=1.02)
+    axes.set_xscale("log")
+    axes.set_xticks(values, [str(value) for value in values])
+    axes.minorticks_off()
+    axes.set_xlabel(report.setting)
+    axes.set_ylabel(f"recall@{report.k}")
+    beside = axes.twinx()
+    beside.plot(
+        values,
+        [point.latency.p50 for point in report.points],
+        marker="s",
+        color=_COLOURS[1],
+        label="p50",
+    )
+    beside.set_ylabel("ms a search, p50")
+    beside.set_ylim(bottom=0)
+    if report.suggestion is not None:
+        axes.axvline(report.suggestion, color=_COLOURS[2], linewidth=1)
+    lines, labels = axes.get_legend_handles_labels()
+    more, more_labels = beside.get_legend_handles_labels()
+    axes.legend(lines + more, labels + more_labels, loc="lower right", frameon=False)

@@ -16,11 +16,24 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel="Schema")(command)
 
 
-def install(dsn: Dsn = "") -> None:
+def install(
+    dsn: Dsn = "",
+    upgrade_older: Annotated[
+        bool,
+        typer.Option(
+            "--upgrade",
+            help="Bring an older schema to this version, instead of refusing: one "
+            "command for every deployment.",
+        ),
+    ] = False,
+) -> None:
     """Make pgembed's schema in a database; does nothing where it is there."""
     from pgembed import schema
 
     before = schema.version(dsn)
+    if upgrade_older and before and not (before.is_current or before.is_newer):
+        upgrade(dsn)
+        return
     after = schema.install(dsn)
     console.print(
         f"pgembed {after.library} is installed (revision {after.revision})."

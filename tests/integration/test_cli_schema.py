@@ -32,6 +32,22 @@ def test_install_then_uninstall(empty_dsn: str) -> None:
     assert schema.version(empty_dsn) is None
 
 
+def test_install_upgrade_serves_a_new_an_older_and_a_current_database(
+    empty_dsn: str,
+) -> None:
+    command = ["install", "--upgrade", "--dsn", empty_dsn]
+    assert "is installed" in runner.invoke(app, command).stdout
+    assert "nothing to do" in runner.invoke(app, command).stdout
+    with psycopg.connect(empty_dsn, autocommit=True) as conn:
+        conn.execute("comment on schema pgembed is 'pgembed 0.0.1, functions 0123'")
+    refused = runner.invoke(app, ["install", "--dsn", empty_dsn])
+    assert (refused.exit_code, "pgembed upgrade" in refused.stderr) == (1, True)
+    assert runner.invoke(app, command).exit_code == 0
+    found = schema.version(empty_dsn)
+    assert found is not None
+    assert found.is_current
+
+
 def test_dsn_comes_from_the_environment(
     empty_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,5 +9,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the catalog and the queue."""
-    run_tables("010_catalog.sql", "020_queue.sql")
+    """Make the catalog, the queue and the BM25 catalog."""
+    run_tables("010_catalog.sql", "020_queue.sql", "030_bm25.sql")

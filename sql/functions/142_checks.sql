@@ -47,6 +47,19 @@ end
 $$;
 comment on function pgembed._source_table(text) is 'A table that may have an embedding, or PE003.';
 
+create or replace function pgembed._require_source_owner(p_source regclass) returns void
+language plpgsql stable
+as $$
+begin
+    if not pg_has_role((select relowner from pg_catalog.pg_class where oid = p_source), 'USAGE') then
+        raise exception 'role "%" does not own table %', current_user, p_source using errcode = 'PE013',
+            hint = 'An embedding is declared by the owner of the table, as an index is.';
+    end if;
+end
+$$;
+comment on function pgembed._require_source_owner(regclass) is
+    'PE013 unless the caller owns the table, or is a member of the role that does.';
+
 create or replace function pgembed._check_attempts(p_max_attempts int) returns smallint
 language plpgsql immutable
 as $$

@@ -16,7 +16,9 @@ create or replace function pgembed.create_embedding(
     index text default 'hnsw',
     index_options jsonb default '{}',
     wake text default 'notify',
-    max_attempts int default 5
+    max_attempts int default 5,
+    bm25 boolean default null,
+    bm25_options jsonb default '{}'
 ) returns text
 language plpgsql
 as $$
@@ -34,15 +36,16 @@ begin
     select n.nspname, c.relname into schema_name, table_name
     from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
     where c.oid = e.source;
-    if not pg_has_role((select relowner from pg_catalog.pg_class where oid = e.source), 'USAGE') then
-        raise exception 'role "%" does not own table %', current_user, e.source using errcode = 'PE013',
-            hint = 'An embedding is declared by the owner of the table, as an index is.';
-    end if;
+    perform pgembed._require_source_owner(e.source);
 
     e.name := coalesce(create_embedding.name, table_name || '_embedding');
     if e.name = '' or octet_length(e.name) > 63 then
         raise exception 'the name of an embedding has 1 to 63 bytes, not %: "%"', octet_length(e.name), e.name
             using errcode = 'PE007', hint = 'Give a shorter one: name => ''...''.';
+    end if;
+    if exists (select from pgembed.bm25 where name = e.name and embedding_id is null) then
+        raise exception 'there is a BM25 index "%" already', e.name using errcode = 'PE002',
+            hint = 'Give the embedding another name: name => ''...''.';
     end if;
     if exists (select from pgembed.embedding where name = e.name) then
         raise exception 'there is an embedding "%" already', e.name using errcode = 'PE002',
@@ -120,14 +123,60 @@ begin
             execute pgembed._index_ddl(e, p_concurrently => false);
         end if;
     end if;
+    if coalesce(create_embedding.bm25, e.compare_in_trigger) then
+        perform pgembed._embedding_bm25(e, create_embedding.bm25_options);
+    end if;
     perform pg_notify('pgembed', '');
     return e.name;
 end
 $$;
-comment on function pgembed.create_embedding(text, text, text, text, int, text, text, text, text, int, int, text, text, jsonb, text, int) is
+comment on function pgembed.create_embedding(text, text, text, text, int, text, text, text, text, int, int, text, text, jsonb, text, int, boolean, jsonb) is
     'Declares that a text expression over the rows of a table has an embedding: makes the side '
-    'table and the triggers, and queues the rows that are there. Returns its name. Example: '
+    'table and the triggers, and queues the rows that are there. It has a BM25 index too, unless bm25 => false '
+    '(or NULL, the default, and the expression calls functions of your own). Returns its name. Example: '
     'SELECT pgembed.create_embedding(''article'', $$ title || E''\n\n'' || body $$);';
+
+create or replace function pgembed._embedding_bm25(e pgembed.embedding, p_options jsonb) returns void
+language plpgsql
+as $$
+declare
+    b pgembed.bm25;
+begin
+    b.name := e.name;
+    b.embedding_id := e.embedding_id;
+    b.source := e.source;
+    b.text_expression := e.text_expression;
+    perform pgembed._bm25_create(pgembed._bm25_defaults(b, p_options));
+end
+$$;
+comment on function pgembed._embedding_bm25(pgembed.embedding, jsonb) is
+    'Makes the BM25 index of an embedding.';
+
+create or replace function pgembed._alter_embedding_bm25(e pgembed.embedding, p_bm25 boolean, p_options jsonb)
+returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    b pgembed.bm25;
+begin
+    select * into b from pgembed.bm25 where embedding_id = e.embedding_id;
+    if b.bm25_id is null then
+        if p_bm25 then
+            perform pgembed._embedding_bm25(e, coalesce(p_options, '{}'));
+        elsif p_options is not null then
+            raise exception 'the embedding "%" has no BM25 index', e.name using errcode = 'PE007',
+                hint = 'Give it one with bm25 => true.';
+        end if;
+    elsif not p_bm25 then
+        perform pgembed._bm25_drop(b);
+    elsif p_options is not null or b.text_expression <> e.text_expression or b.state = 'broken' then
+        perform pgembed._bm25_alter(b, e.text_expression, p_options);
+    end if;
+end
+$$;
+comment on function pgembed._alter_embedding_bm25(pgembed.embedding, boolean, jsonb) is
+    'Gives an embedding a BM25 index, takes it away or changes it.';
 
 create or replace function pgembed._restart_backfill(p_embedding_id int) returns void
 language sql
@@ -166,7 +215,9 @@ create or replace function pgembed.alter_embedding(
     index text default null,
     index_options jsonb default null,
     wake text default null,
-    max_attempts int default null
+    max_attempts int default null,
+    bm25 boolean default null,
+    bm25_options jsonb default null
 ) returns void
 language plpgsql
 as $$
@@ -240,10 +291,11 @@ begin
        or e.canonical_expression <> was.canonical_expression then
         perform pgembed._restart_backfill(e.embedding_id);
     end if;
+    perform pgembed._alter_embedding_bm25(e, alter_embedding.bm25, alter_embedding.bm25_options);
     perform pg_notify('pgembed', '');
 end
 $$;
-comment on function pgembed.alter_embedding(text, text, text, int, text, text, int, int, text, text, jsonb, text, int) is
+comment on function pgembed.alter_embedding(text, text, text, int, text, text, int, int, text, text, jsonb, text, int, boolean, jsonb) is
     'Changes an embedding; NULL keeps a setting. Another model, dimensions or vector type remove '
     'all vectors and make them again; another text or chunk size refreshes them in place. Also '
     'repairs a broken embedding.';
@@ -263,6 +315,7 @@ begin
     end if;
     e := pgembed._embedding(drop_embedding.name);
     perform pgembed._require_owner();
+    perform pgembed._bm25_drop(x) from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
     -- A service that is writing finishes first; one that comes later finds nothing.
     delete from pgembed.embedding where embedding_id = e.embedding_id;
     perform pgembed._remove_capture(e);
@@ -293,6 +346,7 @@ begin
     where embedding_id = e.embedding_id;
     if not pause.capture then
         perform pgembed._remove_capture(e);
+        perform pgembed._bm25_remove_capture(x) from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
     end if;
 end
 $$;
@@ -341,6 +395,7 @@ begin
     perform pgembed._sync_key_columns(e);
     perform pgembed._install_capture(e);
     perform pgembed._sync_privileges(e);
+    perform pgembed._bm25_repair(x) from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
     perform pgembed._restart_backfill(e.embedding_id);
 end
 $$;

@@ -93,6 +93,7 @@ begin
             perform pgembed._follow_partitions(e);
         end if;
     end loop;
+    perform pgembed._bm25_reconcile();
     delete from pgembed.worker where heartbeat_at < clock_timestamp() - interval '10 minutes';
     -- The cache keeps the ten thousand latest queries; unanswered ones die after an hour.
     delete from pgembed.query_embedding

@@ -134,20 +134,20 @@ $$;
 comment on function pgembed._setting(text, text) is
     'Sets a configuration parameter for the transaction and returns what it was.';
 
-create or replace function pgembed._search_condition(p_embedding pgembed.embedding, p_filter jsonb, p_where_sql text)
+create or replace function pgembed._search_condition(p_source regclass, p_filter jsonb, p_where_sql text)
 returns text
 language plpgsql stable
 as $$
 declare
-    condition text := pgembed._filter_sql(p_embedding.source, p_filter, 's');
+    condition text := pgembed._filter_sql(p_source, p_filter, 's');
 begin
     if p_where_sql is not null then
         begin
-            execute format(E'select from %s as s where (\n%s\n) limit 0', pgembed._table_sql(p_embedding.source), p_where_sql);
+            execute format(E'select from %s as s where (\n%s\n) limit 0', pgembed._table_sql(p_source), p_where_sql);
         exception
             when syntax_error or undefined_column or undefined_function or datatype_mismatch
                  or undefined_table or ambiguous_column or undefined_object then
-            raise exception 'where_sql is not a condition over table %: %', p_embedding.source, sqlerrm
+            raise exception 'where_sql is not a condition over table %: %', p_source, sqlerrm
                 using errcode = 'PE008', detail = 'where_sql: ' || p_where_sql,
                 hint = 'Write a condition over its columns, as after WHERE; the row is called s.';
         end;
@@ -156,7 +156,7 @@ begin
     return regexp_replace(condition, '^true and ', '');
 end
 $$;
-comment on function pgembed._search_condition(pgembed.embedding, jsonb, text) is
+comment on function pgembed._search_condition(regclass, jsonb, text) is
     'Filter and where_sql as one condition over the source (alias s), or PE008.';
 
 create or replace function pgembed._check_k(p_k int) returns void
@@ -380,7 +380,7 @@ begin
     end if;
     q := pgembed._query_vector(e, query, query_embedding, query_model);
     return query
-    select * from pgembed._search(source, array[source], e, q, k, pgembed._search_condition(e, filter, where_sql),
+    select * from pgembed._search(source, array[source], e, q, k, pgembed._search_condition(e.source, filter, where_sql),
                                   null, ef_search, coalesce(exact, false));
 end
 $$;
@@ -426,7 +426,7 @@ begin
     end if;
     return query
     select * from pgembed._search(
-        source, array[source], e, q, k, pgembed._search_condition(e, filter, where_sql),
+        source, array[source], e, q, k, pgembed._search_condition(e.source, filter, where_sql),
         format('not (%s)', replace(pgembed._key_sql(e.source, null, 's.%2$I = %5$s::%4$s', ' and '),
                                    'pgembed_key.key', quote_literal(key_text))), null, false);
 end

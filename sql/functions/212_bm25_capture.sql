@@ -1,0 +1,150 @@
+-- What a write appends. Row triggers for all: making the tsvector costs far more
+-- than the trigger, and they work for partitions too.
+
+create or replace function pgembed._bm25_config_sql(p_config text, p_expression text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- The configuration of a row is looked up by name: a name that is none must
+    -- not fail the write, so it means the default.
+    select case when p_expression is null then format('%L::regconfig', p_config) else format(
+        'coalesce((select c.oid::regconfig from pg_catalog.pg_ts_config as c '
+        'join pg_catalog.pg_namespace as n on n.oid = c.cfgnamespace '
+        'where (%1$s)::text in (c.cfgname, n.nspname || ''.'' || c.cfgname) '
+        'order by n.nspname <> ''pg_catalog'' limit 1), %2$L::regconfig)', p_expression, p_config) end
+$$;
+comment on function pgembed._bm25_config_sql(text, text) is
+    'Expression for the text search configuration of a row.';
+
+create or replace function pgembed._bm25_install_capture_functions(p_index pgembed.bm25) returns void
+language plpgsql
+as $create$
+begin
+    -- Called with old, with new, and for the rows of the table: anyelement, because
+    -- a parameter of the row type would forbid DROP TABLE.
+    perform pgembed._bm25_function(p_index.bm25_id, 'document',
+        'r anyelement, out key text, out length int, out lexemes tsvector', 'record', 'volatile',
+        format($body$
+declare
+    content text;
+    config regconfig;
+begin
+    begin
+        key := %1$s;
+        content := nullif((%2$s)::text, '');
+        if content is null then
+            return;
+        end if;
+        config := %3$s;
+        begin
+            lexemes := to_tsvector(config, content);
+        exception when program_limit_exceeded then    -- a tsvector holds 1 MB
+            lexemes := to_tsvector(config, left(content, 200000));
+        end;
+    exception
+        when syntax_error_or_access_rule_violation then    -- columns renamed or dropped
+            perform bm25_N_mark('R');
+            return;
+        when others then    -- of this row only; the encoder service reports it
+            return;
+    end;
+    if lexemes = '' then
+        lexemes := null;
+        return;
+    end if;
+    length := (select sum(cardinality(u.positions)) from unnest(lexemes) as u);
+end
+$body$, pgembed._key_text_sql(p_index.source, 'r'),
+        pgembed._row_expression(p_index.source, p_index.canonical_expression, 'r'),
+        pgembed._bm25_config_sql(p_index.config, case when p_index.config_expression is not null
+            then pgembed._row_expression(p_index.source, p_index.config_expression, 'r') end)));
+
+    perform pgembed._bm25_function(p_index.bm25_id, 'mark', 'mark "char"', 'void', 'volatile', $body$
+begin
+    if mark = 'T' or not exists (select from bm25_N_dead where op = mark) then
+        insert into bm25_N_dead (op) values (mark);
+    end if;
+end
+$body$);
+
+    perform pgembed._bm25_function(p_index.bm25_id, 'capture', '', 'trigger', 'volatile security definer set search_path = index_path', $body$
+declare
+    was record;
+    now record;
+begin
+    if tg_op <> 'INSERT' then
+        was := bm25_N_document(old);
+    end if;
+    if tg_op <> 'DELETE' then
+        now := bm25_N_document(new);
+    end if;
+    if tg_op = 'UPDATE' then
+        if was is not distinct from now then
+            return null;
+        end if;
+    end if;
+    if tg_op <> 'INSERT' then
+        insert into bm25_N_dead (key, length, lexemes)
+        select was.key, was.length, was.lexemes where was.lexemes is not null;
+    end if;
+    if tg_op <> 'DELETE' then
+        insert into bm25_N_recent (key, length, lexemes)
+        select now.key, now.length, now.lexemes where now.lexemes is not null;
+    end if;
+    return null;
+end
+$body$);
+
+    perform pgembed._bm25_function(p_index.bm25_id, 'capture_truncate', '', 'trigger', 'volatile security definer set search_path = index_path', $body$
+begin
+    -- One partition of many: which documents went with it is found by reading again.
+    perform bm25_N_mark(case when tg_argv[0] = 'partition' then 'R'::"char" else 'T' end);
+    return null;
+end
+$body$);
+end
+$create$;
+comment on function pgembed._bm25_install_capture_functions(pgembed.bm25) is
+    'Makes, or makes again, the trigger functions of a BM25 index; takes no lock on the source.';
+
+create or replace function pgembed._bm25_update_guard_sql(p_index pgembed.bm25) returns text
+language plpgsql stable
+as $$
+declare
+    e pgembed.embedding;
+begin
+    e.source := p_index.source;
+    e.canonical_expression := concat_ws(' ', p_index.canonical_expression, p_index.config_expression);
+    e.source_columns := p_index.source_columns;
+    return pgembed._update_guard_sql(e);
+end
+$$;
+comment on function pgembed._bm25_update_guard_sql(pgembed.bm25) is
+    'WHEN condition of the update trigger of a BM25 index.';
+
+create or replace function pgembed._bm25_install_capture(p_index pgembed.bm25) returns void
+language plpgsql
+as $$
+declare
+    source constant text := pgembed._table_sql(p_index.source);
+    capture constant text := pgembed._bm25_table(p_index.bm25_id, 'capture');
+    part regclass;
+    event text;
+begin
+    perform pgembed._bm25_install_capture_functions(p_index);
+    foreach event in array array['insert', 'update', 'delete'] loop
+        execute format('create or replace trigger %I after %s on %s for each row %s execute function %s()',
+            format('pgembed_bm25_%s_%s', p_index.bm25_id, event), event, source,
+            case event when 'update' then format('when (%s)', pgembed._bm25_update_guard_sql(p_index)) end, capture);
+    end loop;
+    execute format('create or replace trigger %I after truncate on %s for each statement execute function %s_truncate()',
+        format('pgembed_bm25_%s_truncate', p_index.bm25_id), source, capture);
+    for part in select relid from pg_catalog.pg_partition_tree(p_index.source) where level > 0 loop
+        execute format('create or replace trigger %I after truncate on %s for each statement '
+                       'execute function %s_truncate(''partition'')',
+            format('pgembed_bm25_%s_truncate', p_index.bm25_id), pgembed._table_sql(part), capture);
+    end loop;
+end
+$$;
+comment on function pgembed._bm25_install_capture(pgembed.bm25) is
+    'Makes, or makes again, the triggers of a BM25 index. Waits for open writers of the source.';

@@ -1,0 +1,469 @@
+-- Declaration of BM25 indexes: those of embeddings, and those of their own.
+
+create or replace function pgembed._bm25(p_name text) returns pgembed.bm25
+language plpgsql stable
+as $$
+declare
+    b pgembed.bm25;
+begin
+    select * into b from pgembed.bm25 where name = p_name;
+    if not found then
+        raise exception 'there is no BM25 index "%"', coalesce(p_name, 'NULL') using errcode = 'PE001',
+            hint = coalesce((select 'Declared: ' || string_agg(name, ', ' order by name) || '.' from pgembed.bm25),
+                            'None is declared yet: SELECT pgembed.create_bm25(...).');
+    end if;
+    return b;
+end
+$$;
+comment on function pgembed._bm25(text) is 'The catalog row of a BM25 index, or PE001.';
+
+create or replace function pgembed._text_config(p_config text) returns text
+language plpgsql stable
+as $$
+begin
+    return (select format('%I.%I', n.nspname, c.cfgname)
+            from pg_catalog.pg_ts_config as c
+            join pg_catalog.pg_namespace as n on n.oid = c.cfgnamespace
+            where c.oid = p_config::regconfig);
+exception when undefined_object or invalid_name or syntax_error or invalid_schema_name or feature_not_supported then
+    raise exception 'there is no text search configuration "%"', p_config using errcode = 'PE007',
+        hint = 'There are: ' || (select string_agg(c.oid::regconfig::text, ', ' order by cfgname)
+                                 from pg_catalog.pg_ts_config as c) || '.';
+end
+$$;
+comment on function pgembed._text_config(text) is
+    'Qualified name of a text search configuration, or PE007.';
+
+create or replace function pgembed._bm25_apply_options(b pgembed.bm25, p_options jsonb) returns pgembed.bm25
+language plpgsql stable
+as $$
+declare
+    option text;
+    value text;
+begin
+    if jsonb_typeof(p_options) <> 'object' then
+        raise exception 'the options of a BM25 index are an object, not %', p_options using errcode = 'PE007',
+            hint = 'For example {"config": "english", "k1": 1.2, "b": 0.75}.';
+    end if;
+    for option, value in select * from jsonb_each_text(p_options) loop
+        if option = 'config' then
+            b.config := pgembed._text_config(coalesce(value, current_setting('default_text_search_config')));
+        elsif option = 'config_expression' then
+            b.config_expression := value;
+        elsif option = 'engine' then
+            if value not in ('auto', 'sql', 'pg_textsearch') or value is null then
+                raise exception 'unknown BM25 engine "%"', coalesce(value, 'NULL') using errcode = 'PE007',
+                    hint = 'Engines are auto, sql and pg_textsearch.';
+            end if;
+            b.engine := value;
+        elsif option in ('k1', 'b') then
+            if jsonb_typeof(p_options -> option) <> 'number'
+               or option = 'k1' and value::float8 not between 0.01 and 10
+               or option = 'b' and value::float8 not between 0 and 1 then
+                raise exception 'BM25 option % is out of range: %', option, coalesce(value, 'NULL')
+                    using errcode = 'PE007', hint = 'k1 is 0.01 to 10 (default 1.2), b is 0 to 1 (default 0.75).';
+            end if;
+            if option = 'k1' then
+                b.k1 := value::float8;
+            else
+                b.b := value::float8;
+            end if;
+        else
+            raise exception 'unknown BM25 option "%"', option using errcode = 'PE007',
+                hint = 'Options are config, config_expression, k1, b and engine.';
+        end if;
+    end loop;
+    b.engine := pgembed._bm25_engine(b);
+    return b;
+end
+$$;
+comment on function pgembed._bm25_apply_options(pgembed.bm25, jsonb) is
+    'A BM25 index with options changed, checked; PE007 says what is wrong.';
+
+create or replace function pgembed._bm25_analyze(b pgembed.bm25) returns pgembed.bm25
+language plpgsql
+as $$
+declare
+    analyzed record;
+begin
+    select * into analyzed from pgembed._analyze_expression(b.source, b.text_expression);
+    b.canonical_expression := analyzed.canonical;
+    b.source_columns := analyzed.source_columns;
+    if analyzed.compare_in_trigger and b.config_expression is not null then
+        select * into analyzed from pgembed._analyze_expression(
+            b.source, format('(%s)::text', b.config_expression));
+        b.config_expression := analyzed.canonical;
+        b.source_columns := array(select distinct c from unnest(b.source_columns || analyzed.source_columns) as c order by c);
+    end if;
+    -- The triggers evaluate it, with the rights of pgembed's owner.
+    if not analyzed.compare_in_trigger then
+        raise exception 'BM25 is not possible over this expression' using errcode = 'PE004',
+            detail = format('Expression: %s', b.text_expression),
+            hint = 'It may call functions of PostgreSQL only, because triggers evaluate it with the rights of '
+                   'pgembed''s owner, and may not read a whole row: write it out, keep its value in a '
+                   'generated column, or declare the embedding with bm25 => false.';
+    end if;
+    return b;
+end
+$$;
+comment on function pgembed._bm25_analyze(pgembed.bm25) is
+    'A BM25 index with its expressions checked against the table, or PE004.';
+
+create or replace function pgembed._bm25_sync_privileges(b pgembed.bm25) returns void
+language plpgsql
+as $$
+declare
+    grantee text;
+    part text;
+    policy constant text := 'pgembed_source';
+begin
+    if b.engine <> 'sql' then
+        return;
+    end if;
+    -- Who may read the source may ask for handles and look up their keys; the words
+    -- of documents stay closed.
+    for grantee in
+        select distinct case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
+        from pg_catalog.pg_class as c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) as a
+        where c.oid = b.source and a.privilege_type = 'SELECT'
+    loop
+        execute format('grant execute on function %s(text[], int, text, int[], bigint[]), %s(bigint[]) to %s',
+            pgembed._bm25_table(b.bm25_id, 'top'), pgembed._bm25_table(b.bm25_id, 'keys'), grantee);
+        execute format('grant select (slot, key) on %s to %s', pgembed._bm25_table(b.bm25_id, 'doc'), grantee);
+        execute format('grant select (version, key) on %s to %s', pgembed._bm25_table(b.bm25_id, 'recent'), grantee);
+    end loop;
+    foreach part in array array['doc', 'recent'] loop
+        if exists (select from pg_catalog.pg_policy
+                   where polrelid = pgembed._bm25_table(b.bm25_id, part)::regclass and polname = policy) then
+            execute format('drop policy %I on %s', policy, pgembed._bm25_table(b.bm25_id, part));
+        end if;
+        if (select relrowsecurity from pg_catalog.pg_class where oid = b.source) then
+            execute format('alter table %s enable row level security', pgembed._bm25_table(b.bm25_id, part));
+            execute format('create policy %I on %s for select using (exists (select from %s as pgembed_source where %s))',
+                policy, pgembed._bm25_table(b.bm25_id, part), pgembed._table_sql(b.source),
+                replace(pgembed._key_sql(b.source, null, 'pgembed_source.%2$I = %5$s::%4$s', ' and '),
+                        'pgembed_key.key', format('bm25_%s_%s.key', b.bm25_id, part)));
+        else
+            execute format('alter table %s disable row level security', pgembed._bm25_table(b.bm25_id, part));
+        end if;
+    end loop;
+end
+$$;
+comment on function pgembed._bm25_sync_privileges(pgembed.bm25) is
+    'Gives a BM25 index the readers and the row security of its source.';
+
+create or replace function pgembed._bm25_install_functions(b pgembed.bm25) returns void
+language plpgsql
+as $$
+begin
+    if b.engine = 'sql' then
+        perform pgembed._bm25_install_capture_functions(b);
+        perform pgembed._bm25_install_packer(b);
+        perform pgembed._bm25_install_top(b);
+    end if;
+end
+$$;
+comment on function pgembed._bm25_install_functions(pgembed.bm25) is
+    'Makes, or makes again, all functions of a BM25 index.';
+
+create or replace function pgembed._bm25_create(b pgembed.bm25) returns pgembed.bm25
+language plpgsql
+as $$
+declare
+    large boolean;
+begin
+    b := pgembed._bm25_analyze(b);
+    insert into pgembed.bm25 (name, embedding_id, source, text_expression, canonical_expression, source_columns,
+                              config, config_expression, k1, b, engine)
+    values (b.name, b.embedding_id, b.source, b.text_expression, b.canonical_expression, b.source_columns,
+            b.config, b.config_expression, b.k1, b.b, b.engine)
+    returning * into b;
+    if b.engine = 'pg_textsearch' then
+        perform pgembed._bm25_create_extension_index(b);
+        return b;
+    end if;
+    perform pgembed._bm25_create_tables(b.bm25_id);
+    perform pgembed._bm25_install_functions(b);
+    perform pgembed._bm25_install_capture(b);
+    perform pgembed._bm25_sync_privileges(b);
+    -- A table that is read in a second or two is searchable when this commits; a
+    -- larger one when a service, or bm25_maintain(), has read it.
+    execute format('select exists (select from %s offset 10000)', pgembed._table_sql(b.source)) into large;
+    if not large then
+        perform pgembed._bm25_maintain(b, 2000);
+    end if;
+    return b;
+end
+$$;
+comment on function pgembed._bm25_create(pgembed.bm25) is
+    'Makes a BM25 index as described: catalog row, tables, functions and triggers.';
+
+create or replace function pgembed.create_bm25(
+    source text,
+    text_expression text,
+    name text default null,
+    options jsonb default '{}'
+) returns text
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    b pgembed.bm25;
+begin
+    perform pgembed._require_owner();
+    b.source := pgembed._source_table(create_bm25.source);
+    perform pgembed._require_source_owner(b.source);
+    b.name := coalesce(create_bm25.name, (select relname || '_bm25' from pg_catalog.pg_class where oid = b.source));
+    if b.name = '' or octet_length(b.name) > 63 then
+        raise exception 'the name of a BM25 index has 1 to 63 bytes, not %: "%"', octet_length(b.name), b.name
+            using errcode = 'PE007', hint = 'Give a shorter one: name => ''...''.';
+    end if;
+    if exists (select from pgembed.bm25 where name = b.name)
+       or exists (select from pgembed.embedding where name = b.name) then
+        raise exception 'there is an embedding or BM25 index "%" already', b.name using errcode = 'PE002',
+            hint = 'Give this one another name: name => ''...''.';
+    end if;
+    b.text_expression := create_bm25.text_expression;
+    b := pgembed._bm25_create(pgembed._bm25_defaults(b, create_bm25.options));
+    perform pg_notify('pgembed', '');
+    return b.name;
+end
+$$;
+comment on function pgembed.create_bm25(text, text, text, jsonb) is
+    'Declares a BM25 index over a text expression, without vectors. Options: config (text search '
+    'configuration), config_expression (for tables of several languages), k1, b, engine. Returns its '
+    'name. Example: SELECT pgembed.create_bm25(''article'', ''title || body'').';
+
+create or replace function pgembed._bm25_defaults(b pgembed.bm25, p_options jsonb) returns pgembed.bm25
+language plpgsql stable
+as $$
+begin
+    b.config := pgembed._text_config(current_setting('default_text_search_config'));
+    b.k1 := 1.2;
+    b.b := 0.75;
+    b.engine := 'auto';
+    return pgembed._bm25_apply_options(b, coalesce(p_options, '{}'));
+end
+$$;
+comment on function pgembed._bm25_defaults(pgembed.bm25, jsonb) is
+    'A BM25 index with the default parameters but for the given options.';
+
+create or replace function pgembed._bm25_alter(p_was pgembed.bm25, p_text_expression text, p_options jsonb) returns void
+language plpgsql
+as $$
+declare
+    b pgembed.bm25 := p_was;
+begin
+    b.text_expression := coalesce(p_text_expression, b.text_expression);
+    b := pgembed._bm25_analyze(pgembed._bm25_apply_options(b, coalesce(p_options, '{}')));
+    if b.engine <> p_was.engine then
+        perform pgembed._bm25_drop(p_was);
+        perform pgembed._bm25_create(b);
+        return;
+    end if;
+    perform pgembed._bm25_lock(b.bm25_id);
+    update pgembed.bm25 as x
+    set text_expression = b.text_expression, canonical_expression = b.canonical_expression,
+        source_columns = b.source_columns, config = b.config, config_expression = b.config_expression,
+        k1 = b.k1, b = b.b, state = 'pending', state_reason = null
+    where bm25_id = b.bm25_id;
+    if b.engine = 'pg_textsearch' then
+        perform pgembed._bm25_drop_extension_index(p_was);
+        perform pgembed._bm25_create_extension_index(b);
+        return;
+    end if;
+    -- Writers are captured by the new text from here on; the rebuild reads the rest.
+    perform pgembed._bm25_install_functions(b);
+    perform pgembed._bm25_install_capture(b);
+    perform pgembed._bm25_sync_privileges(b);
+    perform pgembed._bm25_maintain(b, 2000);
+end
+$$;
+comment on function pgembed._bm25_alter(pgembed.bm25, text, jsonb) is
+    'Changes a BM25 index, or repairs it, and builds it again.';
+
+create or replace function pgembed.alter_bm25(
+    name text, text_expression text default null, options jsonb default null
+) returns void
+language plpgsql
+as $$
+declare
+    b pgembed.bm25 := pgembed._bm25(alter_bm25.name);
+begin
+    perform pgembed._require_owner();
+    if b.embedding_id is not null and alter_bm25.text_expression is not null then
+        raise exception 'the BM25 index "%" has the text of its embedding', b.name using errcode = 'PE007',
+            hint = format('SELECT pgembed.alter_embedding(%L, text_expression => ...).', b.name);
+    end if;
+    perform pgembed._bm25_alter(b, alter_bm25.text_expression, alter_bm25.options);
+end
+$$;
+comment on function pgembed.alter_bm25(text, text, jsonb) is
+    'Changes the text or the options of a BM25 index, and builds it again before it returns. '
+    'NULL, or an option that is not named, keeps what is.';
+
+create or replace function pgembed._bm25_repair(b pgembed.bm25) returns void
+language plpgsql
+as $$
+begin
+    if b.engine <> 'sql' then
+        return;
+    end if;
+    b := pgembed._bm25_analyze(b);
+    update pgembed.bm25 as x
+    set canonical_expression = b.canonical_expression, source_columns = b.source_columns,
+        state = case x.state when 'broken' then 'pending' else x.state end, state_reason = null
+    where bm25_id = b.bm25_id;
+    perform pgembed._bm25_install_functions(b);
+    perform pgembed._bm25_install_capture(b);
+    perform pgembed._bm25_sync_privileges(b);
+    execute format('select %s(''R'')', pgembed._bm25_table(b.bm25_id, 'mark'));
+end
+$$;
+comment on function pgembed._bm25_repair(pgembed.bm25) is
+    'Makes functions, triggers and privileges of a BM25 index again, and has the service read the whole table.';
+
+create or replace function pgembed._bm25_remove_capture(b pgembed.bm25) returns void
+language plpgsql
+as $$
+declare
+    t record;
+begin
+    for t in select tgname, tgrelid from pg_catalog.pg_trigger
+             where tgname in (select format('pgembed_bm25_%s_%s', b.bm25_id, event)
+                              from unnest(array['insert', 'update', 'delete', 'truncate']) as event)
+               and tgparentid = 0    -- clones on partitions go with it
+    loop
+        execute format('drop trigger %I on %s', t.tgname, pgembed._table_sql(t.tgrelid));
+    end loop;
+end
+$$;
+comment on function pgembed._bm25_remove_capture(pgembed.bm25) is 'Removes the triggers of a BM25 index.';
+
+create or replace function pgembed.bm25_rebuild(name text) returns void
+language plpgsql
+as $$
+begin
+    perform pgembed._require_owner();
+    perform pgembed._bm25_alter(pgembed._bm25(bm25_rebuild.name), null, null);
+end
+$$;
+comment on function pgembed.bm25_rebuild(text) is
+    'Makes functions and triggers of a BM25 index again and reads the whole table anew. Searches go '
+    'on with the earlier state until this commits.';
+
+create or replace function pgembed._bm25_drop(b pgembed.bm25) returns void
+language plpgsql
+as $$
+declare
+    routine regprocedure;
+    part text;
+    old_level text;
+begin
+    delete from pgembed.bm25 where bm25_id = b.bm25_id;
+    if b.engine = 'pg_textsearch' then
+        perform pgembed._bm25_drop_extension_index(b);
+        return;
+    end if;
+    -- The triggers go with their functions, on partitions too, which is no news.
+    old_level := pgembed._setting('client_min_messages', 'warning');
+    for routine in select oid from pg_catalog.pg_proc
+                   where pronamespace = 'pgembed'::regnamespace
+                     and proname ~ format('^bm25_%s_', b.bm25_id)
+    loop
+        execute format('drop function %s cascade', routine);
+    end loop;
+    perform pgembed._setting('client_min_messages', old_level);
+    foreach part in array array['recent', 'dead', 'doc', 'term', 'posting', 'block'] loop
+        execute format('drop table if exists %s', pgembed._bm25_table(b.bm25_id, part));
+    end loop;
+    execute format('drop sequence if exists %s', pgembed._bm25_table(b.bm25_id, 'version'));
+end
+$$;
+comment on function pgembed._bm25_drop(pgembed.bm25) is 'Removes a BM25 index with all that was made for it.';
+
+create or replace function pgembed.drop_bm25(name text, if_exists boolean default false) returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+begin
+    perform pgembed._require_owner();
+    if drop_bm25.if_exists and not exists (select from pgembed.bm25 where name = drop_bm25.name) then
+        raise notice 'there is no BM25 index "%", skipping', drop_bm25.name;
+        return;
+    end if;
+    perform pgembed._bm25_drop(pgembed._bm25(drop_bm25.name));
+end
+$$;
+comment on function pgembed.drop_bm25(text, boolean) is
+    'Removes a BM25 index; an embedding of the same name stays.';
+
+create or replace function pgembed._bm25_lock(p_id int) returns void
+language sql
+as $$
+    select pg_advisory_xact_lock(1885824368, p_id)
+$$;
+comment on function pgembed._bm25_lock(int) is
+    'Waits until no one else maintains a BM25 index, until the end of the transaction.';
+
+create or replace function pgembed._bm25_maintain(b pgembed.bm25, p_min_rows int) returns text
+language plpgsql
+as $$
+declare
+    done text;
+    changed boolean;
+begin
+    if b.engine <> 'sql' then
+        return null;
+    end if;
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'BM25 indexes cannot be maintained in a % transaction', current_setting('transaction_isolation')
+            using errcode = 'PE007', hint = 'Use READ COMMITTED: the work must see what others have committed.';
+    end if;
+    perform pgembed._bm25_lock(b.bm25_id);
+    execute format('select exists (select from %s where op = ''R'')', pgembed._bm25_table(b.bm25_id, 'dead')) into changed;
+    if changed then
+        -- The table has another shape than the functions know.
+        begin
+            b := pgembed._bm25_analyze(b);
+        exception when sqlstate 'PE004' or sqlstate 'PE003' then
+            update pgembed.bm25 set state = 'broken', state_reason = sqlerrm where bm25_id = b.bm25_id;
+            return format('broken: %s', sqlerrm);
+        end;
+        perform pgembed._bm25_install_functions(b);
+    end if;
+    execute format('select %s($1)', pgembed._bm25_table(b.bm25_id, 'maintain')) into done using p_min_rows;
+    return done;
+end
+$$;
+comment on function pgembed._bm25_maintain(pgembed.bm25, int) is
+    'Does what is due for a BM25 index once p_min_rows have gathered; returns what it did.';
+
+create or replace function pgembed.bm25_maintain(name text default null, min_rows int default 2000)
+returns table (bm25 text, done text)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    b pgembed.bm25;
+begin
+    perform pgembed._require_owner();
+    if bm25_maintain.name is not null then
+        b := pgembed._bm25(bm25_maintain.name);
+    end if;
+    if bm25_maintain.min_rows < 1 or bm25_maintain.min_rows is null then
+        raise exception 'min_rows must be 1 or more, not %', coalesce(bm25_maintain.min_rows::text, 'NULL')
+            using errcode = 'PE007', hint = 'Rows are packed when so many have gathered.';
+    end if;
+    for b in select * from pgembed.bm25 where bm25_maintain.name is null or name = bm25_maintain.name order by name loop
+        bm25 := b.name;
+        done := pgembed._bm25_maintain(b, bm25_maintain.min_rows);
+        if done is not null then
+            return next;
+        end if;
+    end loop;
+end
+$$;
+comment on function pgembed.bm25_maintain(text, int) is
+    'Builds, packs, merges and purges BM25 indexes where that is due. The encoder service does this by '
+    'itself; without one, call it from pg_cron. Writers never wait for it.';

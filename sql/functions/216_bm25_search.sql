@@ -1,0 +1,233 @@
+-- bm25_search: from the caller's words to rows. Runs with the caller's rights.
+
+create or replace function pgembed._bm25_target(source anyelement, p_name text) returns pgembed.bm25
+language plpgsql stable
+as $$
+#variable_conflict use_column
+declare
+    row_type regtype := pg_typeof(source);
+    source_oid oid := (select typrelid from pg_catalog.pg_type where oid = row_type);
+    b pgembed.bm25;
+    many int := 0;
+begin
+    if coalesce(source_oid, 0) = 0 then
+        raise exception 'the first argument says which table is searched, but % is not the row type of one', row_type
+            using errcode = 'PE003', hint = 'Write NULL::article to search the table article.';
+    end if;
+    if p_name is not null then
+        b := pgembed._bm25(p_name);
+        if b.source <> source_oid then
+            raise exception 'BM25 index "%" is declared on %, not on %', p_name, b.source, source_oid::regclass
+                using errcode = 'PE001', hint = format('Write NULL::%s.', b.source);
+        end if;
+    else
+        for b in select * from pgembed.bm25 where source = source_oid order by name loop
+            many := many + 1;
+        end loop;
+        if many <> 1 then
+            raise exception 'table % has % BM25 indexes', source_oid::regclass, many
+                using errcode = 'PE001',
+                detail = coalesce((select 'Its BM25 indexes: ' || string_agg(name, ', ' order by name) || '.'
+                                   from pgembed.bm25 where source = source_oid), ''),
+                hint = case many when 0 then 'Declare an embedding with bm25 => true, or pgembed.create_bm25.'
+                                 else 'Say which: embedding => ''...''.' end;
+        end if;
+    end if;
+    if b.state <> 'ready' then
+        raise exception 'the BM25 index "%" is %', b.name, case b.state when 'pending' then 'not built yet' else 'broken' end
+            using errcode = 'PE017', detail = coalesce(b.state_reason, ''),
+            hint = case b.state when 'pending' then 'The encoder service builds it, or: '
+                        else 'Mend the table or the expression, then: ' end
+                   || format('SELECT pgembed.%s(%L).', case b.state when 'pending' then 'bm25_maintain' else 'bm25_rebuild' end, b.name);
+    end if;
+    return b;
+end
+$$;
+comment on function pgembed._bm25_target(anyelement, text) is
+    'The BM25 index that a search is about, ready; or PE001, PE017.';
+
+create or replace function pgembed._tsquery_lexemes(p_query tsquery) returns text[]
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- querytree() leaves out what must not occur. A lexeme is printed in quotes,
+    -- with quotes and backslashes in it doubled.
+    select coalesce(array_agg(distinct replace(replace(m[1], '''''', ''''), '\\', '\')), '{}')
+    from regexp_matches(querytree(p_query), '''((?:[^'']|'''')*)''', 'g') as m
+$$;
+comment on function pgembed._tsquery_lexemes(tsquery) is 'Lexemes that a tsquery asks for.';
+
+create or replace function pgembed._bm25_parse(
+    b pgembed.bm25, p_query text, p_syntax text, p_prefix boolean, p_config text
+) returns pgembed._bm25_words
+language plpgsql stable
+as $$
+declare
+    w pgembed._bm25_words;
+    last_word text;
+    beginning tsquery;
+begin
+    perform pgembed._check_query(p_query);
+    w.query := p_query;
+    w.config := case when p_config is null then b.config else pgembed._text_config(p_config) end;
+    if p_syntax = 'words' then
+        w.terms := tsvector_to_array(to_tsvector(w.config::regconfig, p_query));
+    elsif p_syntax = 'websearch' then
+        w.required := websearch_to_tsquery(w.config::regconfig, p_query);
+        w.terms := pgembed._tsquery_lexemes(w.required);
+    else
+        raise exception 'unknown query syntax "%"', coalesce(p_syntax, 'NULL') using errcode = 'PE007',
+            hint = 'Syntax is words (any of them, the more the better) or websearch ("phrase", OR, -word).';
+    end if;
+    if p_prefix then
+        -- While a word is being typed; after a space it is complete.
+        last_word := substring(p_query from '[[:alnum:]]+$');
+        if last_word is not null then
+            w.prefix := coalesce((tsvector_to_array(to_tsvector(w.config::regconfig, last_word)))[1], lower(last_word));
+            beginning := (pgembed._bm25_lexeme_query(w.prefix)::text || ':*')::tsquery;
+            w.terms := array_remove(w.terms, w.prefix);
+            if w.required is not null then    -- the other words are required as before
+                w.required := websearch_to_tsquery(w.config::regconfig, left(p_query, -length(last_word))) && beginning;
+            end if;
+        end if;
+    end if;
+    if cardinality(w.terms) > 1000 then
+        raise exception 'the query has % different words', cardinality(w.terms) using errcode = 'PE009',
+            hint = 'At most 1000 are possible: search with the words that matter, or with the text''s vector.';
+    end if;
+    if numnode(w.required) < 2 then
+        w.required := null;    -- one word, or none: finding it is enough
+    end if;
+    w.highlight := (select string_agg(pgembed._bm25_lexeme_query(t)::text, ' | ')::tsquery from unnest(w.terms) as t);
+    if w.prefix is not null then
+        w.highlight := coalesce(w.highlight || beginning, beginning);
+    end if;
+    return w;
+end
+$$;
+comment on function pgembed._bm25_parse(pgembed.bm25, text, text, boolean, text) is
+    'The words of a query as lexemes, and what else a document must match.';
+
+create or replace function pgembed._bm25_hits(
+    source anyelement, docs anyarray, b pgembed.bm25, p_query pgembed._bm25_words, p_k int, p_condition text,
+    out rows anyarray, out scores float8[]
+)
+language plpgsql stable
+as $$
+declare
+    condition text := p_condition;
+    select_among text;
+    rank_sql text;
+    share float8 := 1;
+    depth bigint := p_k;
+    given bigint;
+    among int[];
+    among_recent bigint[];
+    filtered boolean := p_condition <> 'true' or row_security_active(b.source);
+begin
+    if b.engine = 'pg_textsearch' then
+        if p_query.prefix is not null or p_query.required is not null then
+            raise exception 'the engine pg_textsearch has no prefix and no websearch' using errcode = 'PE007',
+                hint = format('SELECT pgembed.alter_bm25(%L, options => ''{"engine": "sql"}'').', b.name);
+        end if;
+        execute pgembed._bm25_extension_sql(b, pg_typeof(source), p_condition, p_k)
+            into rows, scores using p_query.query;
+        return;
+    end if;
+    if p_query.required is not null then
+        condition := format('(%s) and to_tsvector(%s, (%s)::text) @@ %L::tsquery', condition,
+            pgembed._bm25_config_sql(b.config, b.config_expression), b.canonical_expression, p_query.required);
+    end if;
+    -- The row is in a subquery of its own, so that names in the condition mean its columns.
+    rank_sql := format(
+        'with best as materialized (select * from %1$s($1, $2::int, $3, $4, $5)) '
+        'select (select cardinality(handles) from best), array_agg(doc order by place), array_agg(score order by place) '
+        'from (select s.doc, pgembed_key.score, pgembed_key.place from best '
+        'cross join lateral unnest(%2$s(best.handles), best.scores) with ordinality as pgembed_key(key, score, place) '
+        'cross join lateral (select (s.*)::%3$s as doc from %4$s as s where %5$s and (%6$s)) as s '
+        'order by pgembed_key.place limit %7$s) as hit',
+        pgembed._bm25_table(b.bm25_id, 'top'), pgembed._bm25_table(b.bm25_id, 'keys'), pg_typeof(source),
+        pgembed._table_sql(b.source), pgembed._key_sql(b.source, null, 's.%2$I = %5$s::%4$s', ' and '), condition, p_k);
+    if filtered then
+        share := pgembed._estimated_share(b.source, p_condition);
+        depth := ceil(p_k / greatest(share, 0.05) * 1.3);
+    end if;
+    loop
+        if filtered and among is null and (share < 0.05 or depth > 5000) then
+            -- Few rows pass, or the best ones do not: rank those that do.
+            select_among := format(
+                'select coalesce(array_agg(d.slot) filter (where d.slot is not null), ''{}''), '
+                'coalesce(array_agg(r.version) filter (where r.version is not null), ''{}'') '
+                'from (select %1$s as pgembed_key_text from %2$s as s where %3$s) as s '
+                'left join %4$s as d on d.key = s.pgembed_key_text left join %5$s as r on r.key = s.pgembed_key_text',
+                pgembed._key_text_sql(b.source, 's'), pgembed._table_sql(b.source), p_condition,
+                pgembed._bm25_table(b.bm25_id, 'doc'), pgembed._bm25_table(b.bm25_id, 'recent'));
+            execute select_among into among, among_recent;
+            depth := case when p_query.required is null then p_k else depth end;
+        end if;
+        execute rank_sql into given, rows, scores using p_query.terms, depth, p_query.prefix, among, among_recent;
+        exit when cardinality(scores) = p_k or coalesce(given, 0) < depth;
+        depth := least(depth * 8, 2000000000);
+    end loop;
+end
+$$;
+comment on function pgembed._bm25_hits(anyelement, anyarray, pgembed.bm25, pgembed._bm25_words, int, text) is
+    'The k best rows for a parsed query (pgembed._bm25_parse) that meet a condition over the source '
+    '(alias s), best first. docs only lends its type: pass array[source].';
+
+create or replace function pgembed._snippets(docs anyarray, b pgembed.bm25, p_highlight tsquery) returns text[]
+language plpgsql stable
+as $$
+declare
+    snippets text[];
+begin
+    -- Names in the expression mean columns of the row.
+    execute format(
+        'select array_agg(s.snippet order by place) from generate_subscripts($1, 1) as place '
+        'cross join lateral (select ts_headline(%s, %s, $2) as snippet from unnest($1[place:place]) as s) as s',
+        pgembed._bm25_config_sql(b.config, b.config_expression), format('(%s)::text', b.canonical_expression))
+    into snippets using docs, p_highlight;
+    return snippets;
+end
+$$;
+comment on function pgembed._snippets(anyarray, pgembed.bm25, tsquery) is
+    'Excerpts of rows with the words of a query between <b> and </b> (ts_headline).';
+
+create or replace function pgembed.bm25_search(
+    source anyelement,
+    query text,
+    k int default 10,
+    filter jsonb default null,
+    where_sql text default null,
+    embedding text default null,
+    syntax text default 'words',
+    prefix boolean default false,
+    config text default null,
+    snippets boolean default false
+)
+returns table (doc anyelement, score float8, snippet text)
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+    b constant pgembed.bm25 := pgembed._bm25_target(source, embedding);
+    words pgembed._bm25_words;
+    hits record;
+    excerpts text[];
+begin
+    perform pgembed._check_k(k);
+    words := pgembed._bm25_parse(b, query, syntax, prefix, config);
+    select * into hits from pgembed._bm25_hits(source, array[source], b, words, k,
+                                               pgembed._search_condition(b.source, filter, where_sql));
+    if snippets and hits.scores is not null then
+        excerpts := pgembed._snippets(hits.rows, b, words.highlight);
+    end if;
+    return query
+    select hits.rows[i], hits.scores[i], excerpts[i] from generate_series(1, cardinality(hits.scores)) as i;
+end
+$$;
+comment on function pgembed.bm25_search(anyelement, text, int, jsonb, text, text, text, boolean, text, boolean) is
+    'The k rows of a table that fit the words of a query best, by BM25. source names the table: '
+    'NULL::article. syntax: words (any of them) or websearch ("phrase", OR, -word). prefix takes the '
+    'last word for the beginning of one. filter is data and safe to build from user input; where_sql '
+    'is SQL and is not. snippets adds an excerpt with the words between <b> and </b>.';

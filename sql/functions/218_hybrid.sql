@@ -1,0 +1,203 @@
+-- hybrid_search: both arms, each with the filter, fused into one ranking.
+
+create or replace function pgembed._check_fusion(
+    p_fusion text, p_vector_weight float8, p_bm25_weight float8, p_rrf_k int, p_candidates int, p_k int, p_missing text
+) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_fusion is null or p_fusion not in ('rrf', 'minmax', 'distribution') then
+        raise exception 'unknown fusion "%"', coalesce(p_fusion, 'NULL') using errcode = 'PE007',
+            hint = 'Fusions are rrf (reciprocal ranks), minmax and distribution (normalised scores).';
+    end if;
+    -- 'NaN' is the greatest number to PostgreSQL, so it is out of range too.
+    if p_vector_weight is null or p_bm25_weight is null
+       or p_vector_weight not between 0 and 1e6 or p_bm25_weight not between 0 and 1e6
+       or p_vector_weight = 0 and p_bm25_weight = 0 then
+        raise exception 'weights of % (vector) and % (BM25) are not possible',
+            coalesce(p_vector_weight::text, 'NULL'), coalesce(p_bm25_weight::text, 'NULL') using errcode = 'PE007',
+            hint = 'Weights are 0 or more, and one at least is above 0. Only their proportion matters.';
+    end if;
+    if p_rrf_k is null or p_rrf_k not between 1 and 10000 then
+        raise exception 'rrf_k must be between 1 and 10000, not %', coalesce(p_rrf_k::text, 'NULL')
+            using errcode = 'PE007', hint = 'The default is 60; smaller values favour the first ranks.';
+    end if;
+    if p_candidates < p_k or p_candidates > 10000 then
+        raise exception 'candidates must be between k (%) and 10000, not %', p_k, p_candidates
+            using errcode = 'PE007', hint = 'It is how many rows each arm contributes; leave it out for the default.';
+    end if;
+    if p_missing is null or p_missing not in ('error', 'bm25') then
+        raise exception 'unknown on_missing_query_embedding "%"', coalesce(p_missing, 'NULL') using errcode = 'PE007',
+            hint = 'It is error (the default) or bm25: rank by words alone when no service encodes the query.';
+    end if;
+end
+$$;
+comment on function pgembed._check_fusion(text, float8, float8, int, int, int, text) is
+    'PE007 for a parameter of a hybrid search that is out of range.';
+
+create or replace function pgembed._fuse(
+    p_fusion text, p_vector_keys text[], p_similarities float8[], p_bm25_keys text[], p_scores float8[],
+    p_vector_weight float8, p_bm25_weight float8, p_rrf_k int, p_k int
+)
+returns table (key text, score float8, vector_rank int, bm25_rank int)
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    with arm as (
+        select 'v' as arm, v.key, v.raw, v.rank::int as rank
+        from unnest(p_vector_keys, p_similarities) with ordinality as v(key, raw, rank)
+        union all
+        select 'b', b.key, b.raw, b.rank::int
+        from unnest(p_bm25_keys, p_scores) with ordinality as b(key, raw, rank)),
+    scale as (    -- what becomes 0 and what becomes 1
+        select arm,
+               case p_fusion when 'minmax' then min(raw) else avg(raw) - 3 * coalesce(stddev_samp(raw), 0) end as low,
+               case p_fusion when 'minmax' then max(raw) else avg(raw) + 3 * coalesce(stddev_samp(raw), 0) end as high
+        from arm group by arm),
+    part as (
+        select a.key, a.arm, a.rank,
+               case a.arm when 'v' then p_vector_weight else p_bm25_weight end
+               * case when p_fusion = 'rrf' then 1.0 / (p_rrf_k + a.rank)
+                      when s.high > s.low then least(greatest((a.raw - s.low) / (s.high - s.low), 0), 1)
+                      else 1 end as part
+        from arm as a join scale as s on s.arm = a.arm)
+    select p.key, sum(p.part)::float8 as score,
+           min(p.rank) filter (where p.arm = 'v'), min(p.rank) filter (where p.arm = 'b')
+    from part as p
+    group by p.key
+    order by score desc, least(min(p.rank) filter (where p.arm = 'v'), min(p.rank) filter (where p.arm = 'b')), p.key
+    limit p_k;
+end
+$$;
+comment on function pgembed._fuse(text, text[], float8[], text[], float8[], float8, float8, int, int) is
+    'Fuses two rankings. rrf: sum of weight / (rrf_k + rank) (Cormack, Clarke, Buettcher, SIGIR 2009). minmax: '
+    'scores scaled to 0..1 in each ranking. distribution: scaled so that mean - 3 sigma is 0 and mean + 3 sigma '
+    'is 1. A row that a ranking lacks gets nothing from it.';
+
+create or replace function pgembed._row_keys(docs anyarray, p_source regclass) returns text[]
+language plpgsql stable
+as $$
+declare
+    keys text[];
+begin
+    execute format('select array_agg(s.key order by place) from generate_subscripts($1, 1) as place '
+                   'cross join lateral (select %s as key from unnest($1[place:place]) as s) as s',
+                   pgembed._key_text_sql(p_source, 's'))
+    into keys using docs;
+    return keys;
+end
+$$;
+comment on function pgembed._row_keys(anyarray, regclass) is 'Key texts of rows of a table.';
+
+create or replace function pgembed.hybrid_search(
+    source anyelement,
+    query text default null,
+    k int default 10,
+    filter jsonb default null,
+    where_sql text default null,
+    embedding text default null,
+    query_embedding vector default null,
+    query_model text default null,
+    fusion text default 'rrf',
+    vector_weight float8 default 1,
+    bm25_weight float8 default 1,
+    rrf_k int default 60,
+    candidates int default null,
+    syntax text default 'words',
+    prefix boolean default false,
+    config text default null,
+    snippets boolean default false,
+    ef_search int default null,
+    on_missing_query_embedding text default 'error'
+)
+returns table (
+    doc anyelement, score float8, vector_rank int, similarity float8, bm25_rank int, bm25 float8,
+    chunk int, content text, snippet text
+)
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+    e constant pgembed.embedding := pgembed._search_target(source, embedding);
+    b pgembed.bm25;
+    q query_embedding%type;
+    words pgembed._bm25_words;
+    condition text;
+    depth int;
+    vector_hits record;
+    vector_keys text[];
+    similarities float8[];
+    bm25_hits record;
+    bm25_keys text[];
+    scores float8[];
+    best record;
+    at_vector int;
+    at_bm25 int;
+begin
+    perform pgembed._check_k(k);
+    perform pgembed._check_fusion(fusion, vector_weight, bm25_weight, rrf_k, candidates, k, on_missing_query_embedding);
+    -- Its own index, else the only one that the table has.
+    select x.* into b from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
+    b := pgembed._bm25_target(source, b.name);
+    depth := coalesce(candidates, least(greatest(40, 4 * k), 10000));
+    condition := pgembed._search_condition(e.source, filter, where_sql);
+    words := pgembed._bm25_parse(b, query, syntax, prefix, config);
+    begin
+        q := pgembed._query_vector(e, query, query_embedding, query_model);
+    exception when sqlstate 'PE010' or sqlstate 'PE014' then
+        if on_missing_query_embedding = 'error' then
+            raise;
+        end if;
+    end;
+
+    if q is not null and vector_weight > 0 then
+        select array_agg(h.doc) as rows, array_agg(h.similarity) as similarities,
+               array_agg(h.chunk) as chunks, array_agg(h.content) as contents
+        into vector_hits
+        from pgembed._search(source, array[source], e, q, depth, condition, null, ef_search, false) as h;
+        vector_keys := pgembed._row_keys(vector_hits.rows, e.source);
+        similarities := vector_hits.similarities;
+    end if;
+    if bm25_weight > 0 then
+        select * into bm25_hits from pgembed._bm25_hits(source, array[source], b, words, depth, condition);
+        bm25_keys := pgembed._row_keys(bm25_hits.rows, e.source);
+        scores := bm25_hits.scores;
+    end if;
+
+    for best in
+        select * from pgembed._fuse(
+            fusion, vector_keys, similarities, bm25_keys, scores, vector_weight, bm25_weight, rrf_k, k)
+    loop
+        at_vector := best.vector_rank;
+        at_bm25 := best.bm25_rank;
+        score := best.score;
+        vector_rank := at_vector;
+        bm25_rank := at_bm25;
+        similarity := null; chunk := null; content := null; bm25 := null; snippet := null;
+        if at_vector is not null then
+            doc := vector_hits.rows[at_vector];
+            similarity := similarities[at_vector];
+            chunk := vector_hits.chunks[at_vector];
+            content := vector_hits.contents[at_vector];
+        else
+            doc := bm25_hits.rows[at_bm25];
+        end if;
+        if at_bm25 is not null then
+            bm25 := scores[at_bm25];
+        end if;
+        if snippets then
+            snippet := (pgembed._snippets(array[doc], b, words.highlight))[1];
+        end if;
+        return next;
+    end loop;
+end
+$$;
+comment on function pgembed.hybrid_search(anyelement, text, int, jsonb, text, text, vector, text, text, float8, float8, int, int, text, boolean, text, boolean, int, text) is
+    'The k best rows by words (BM25) and by meaning (vectors) together. Each arm gives its candidates, the '
+    'filter applied; fusion ranks them: rrf, minmax or distribution, with the given weights. Each hit has both '
+    'ranks and both scores, NULL where an arm has not found it, and its best chunk. '
+    'on_missing_query_embedding => ''bm25'' ranks by words alone when no service encodes the query.';

@@ -1,0 +1,117 @@
+-- What a service asks about BM25 indexes.
+
+create or replace function pgembed._bm25_due_v1() returns table (bm25_id int, name text)
+language plpgsql stable
+as $$
+#variable_conflict use_column
+declare
+    b pgembed.bm25;
+    due boolean;
+begin
+    for b in select * from pgembed.bm25 as x where x.engine = 'sql' order by x.bm25_id loop
+        continue when pgembed._table_sql(b.source) is null;
+        execute format(
+            'select %L = ''pending'' or exists (select from %s offset 1999) '
+            'or exists (select from %3$s where op <> ''D'') or exists (select from %3$s offset 999)',
+            b.state, pgembed._bm25_table(b.bm25_id, 'recent'), pgembed._bm25_table(b.bm25_id, 'dead'))
+        into due;
+        if due then
+            bm25_id := b.bm25_id;
+            name := b.name;
+            return next;
+        end if;
+    end loop;
+end
+$$;
+comment on function pgembed._bm25_due_v1() is
+    'BM25 indexes with work to do: to be built, 2,000 documents to pack, 1,000 tombstones to purge.';
+
+create or replace function pgembed._bm25_maintain_v1(p_bm25_id int) returns text
+language plpgsql
+as $$
+declare
+    b pgembed.bm25;
+begin
+    -- Another service is at it.
+    if not pg_try_advisory_xact_lock(1885824368, p_bm25_id) then
+        return null;
+    end if;
+    select * into b from pgembed.bm25 where bm25_id = p_bm25_id;
+    return pgembed._bm25_maintain(b, 2000);
+end
+$$;
+comment on function pgembed._bm25_maintain_v1(int) is
+    'Does what is due for one BM25 index, unless another session does; returns what it did.';
+
+create or replace function pgembed._bm25_follow_partitions(b pgembed.bm25) returns void
+language plpgsql
+set lock_timeout = '50ms'    -- a busy partition has its turn a minute later
+as $$
+declare
+    part regclass;
+    trigger_name constant name := format('pgembed_bm25_%s_truncate', b.bm25_id);
+    changed boolean := false;
+begin
+    for part in
+        select t.relid from pg_catalog.pg_partition_tree(b.source) as t
+        where t.level > 0
+          and not exists (select from pg_catalog.pg_trigger as g where g.tgrelid = t.relid and g.tgname = trigger_name)
+    loop
+        begin
+            execute format('create trigger %I after truncate on %s for each statement execute function %s_truncate(''partition'')',
+                trigger_name, pgembed._table_sql(part), pgembed._bm25_table(b.bm25_id, 'capture'));
+        exception when lock_not_available or deadlock_detected then
+            continue;
+        end;
+        execute format('select %L or exists (select from %s)', changed, pgembed._table_sql(part)) into changed;
+    end loop;
+    for part in
+        select g.tgrelid from pg_catalog.pg_trigger as g
+        where g.tgname = trigger_name
+          and g.tgrelid not in (select relid from pg_catalog.pg_partition_tree(b.source))
+    loop
+        begin
+            execute format('drop trigger %I on %s', trigger_name, pgembed._table_sql(part));
+        exception when lock_not_available or deadlock_detected then
+            continue;
+        end;
+        changed := true;
+    end loop;
+    if changed then    -- rows came or went without a trigger
+        execute format('select %s(''R'')', pgembed._bm25_table(b.bm25_id, 'mark'));
+    end if;
+end
+$$;
+comment on function pgembed._bm25_follow_partitions(pgembed.bm25) is
+    'Takes in partitions that were attached since, and lets detached ones go.';
+
+create or replace function pgembed._bm25_reconcile() returns void
+language plpgsql
+as $$
+declare
+    b pgembed.bm25;
+begin
+    for b in select * from pgembed.bm25 where engine = 'sql' order by bm25_id loop
+        if pgembed._table_sql(b.source) is null then
+            update pgembed.bm25
+            set state = 'broken',
+                state_reason = format('The table has been dropped. SELECT pgembed.drop_bm25(%L) removes what is left.', b.name)
+            where bm25_id = b.bm25_id and state <> 'broken';
+        elsif b.state = 'ready' then
+            if pgembed._is_partitioned(b.source) then
+                perform pgembed._bm25_follow_partitions(b);
+            end if;
+            if (select c.relrowsecurity <> d.relrowsecurity from pg_catalog.pg_class as c, pg_catalog.pg_class as d
+                where c.oid = b.source and d.oid = pgembed._bm25_table(b.bm25_id, 'doc')::regclass) then
+                begin
+                    perform pgembed._bm25_sync_privileges(b);
+                exception when lock_not_available or insufficient_privilege then
+                    null;    -- the next minute
+                end;
+            end if;
+        end if;
+    end loop;
+end
+$$;
+comment on function pgembed._bm25_reconcile() is
+    'Finds BM25 indexes whose table was dropped, partitioned anew or given row security.';

@@ -1,0 +1,75 @@
+-- The catalog of BM25 indexes. The tables of each index (documents, terms,
+-- postings) are made with it: see functions/211_bm25_tables.sql.
+
+create table pgembed.bm25 (
+    bm25_id              int generated always as identity primary key,
+    name                 text not null unique,
+    embedding_id         int unique references pgembed.embedding,
+    source               regclass not null,
+    text_expression      text not null,
+    canonical_expression text not null,
+    source_columns       text[] not null,
+    config               text not null,
+    config_expression    text,
+    k1                   float8 not null check (k1 between 0.01 and 10),
+    b                    float8 not null check (b between 0 and 1),
+    engine               text not null check (engine in ('sql', 'pg_textsearch')),
+    state                text not null default 'pending'
+                         check (state in ('pending', 'ready', 'broken')),
+    state_reason         text,
+    packed_rows          bigint not null default 0,
+    packed_length        bigint not null default 0,
+    frozen_avgdl         float8,
+    slots                int not null default 0,
+    segments             int[] not null default '{}',
+    created_at           timestamptz not null default now()
+);
+
+comment on table pgembed.bm25 is
+    'One row a BM25 index: of an embedding''s text, or one of its own (pgembed.create_bm25).';
+comment on column pgembed.bm25.embedding_id is
+    'The embedding it belongs to; NULL for one of its own.';
+comment on column pgembed.bm25.config is
+    'Text search configuration, schema-qualified: what a word is, and its stem.';
+comment on column pgembed.bm25.config_expression is
+    'SQL expression over the row that names its configuration, for tables of several languages.';
+comment on column pgembed.bm25.k1 is 'How soon further occurrences of a word count for little.';
+comment on column pgembed.bm25.b is 'How much long documents are held back: 0 not at all, 1 in full.';
+comment on column pgembed.bm25.engine is
+    'sql: the postings of pgembed; pg_textsearch: an index of that extension.';
+comment on column pgembed.bm25.packed_rows is 'Documents in the postings, deleted ones included.';
+comment on column pgembed.bm25.packed_length is 'Sum of their lengths, in lexemes.';
+comment on column pgembed.bm25.frozen_avgdl is
+    'Average length that the stored impacts were computed with.';
+comment on column pgembed.bm25.slots is 'Slots given out; a document keeps its slot until a rebuild.';
+comment on column pgembed.bm25.segments is
+    'First slots of the segments: a term that is sparse has one row of postings in each.';
+
+-- What a query carries from stage to stage.
+create type pgembed._bm25_query as (
+    terms         text[] collate "C",    -- those that any document has
+    idf           float8[],    -- of each, now
+    frozen_idf    float8[],    -- of each, as folded into its blocks; NULL: it has none
+    dense         text[] collate "C",    -- those with blocks
+    dense_bound   float8,      -- most that these can add to a stored score
+    has_sparse    boolean,     -- whether any has postings outside of blocks
+    avgdl         float8,      -- average document length now
+    frozen_avgdl  float8,      -- and as folded into the impacts
+    margin        float8,      -- stored score that may still win, as a share of the k-th best
+    drifted       boolean,     -- whether stored scores differ from those of now at all
+    dead          int[],       -- slots of deleted documents
+    recent        bigint[],    -- versions of matching documents not packed yet ...
+    recent_scores float8[],    -- ... and their scores
+    k1            float8,
+    b             float8
+);
+
+-- What the caller's words come down to.
+create type pgembed._bm25_words as (
+    query     text,        -- as written
+    config    text,
+    terms     text[],
+    prefix    text,        -- beginning of one more term
+    required  tsquery,     -- what a document must match besides; NULL: any of the terms will do
+    highlight tsquery
+);

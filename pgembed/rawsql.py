@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from alembic import context
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.ddl import ExecutableDDLElement
 
 from pgembed.sqlfiles import SqlFile, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Execute(Protocol):
+    """Alembic's way to run a statement, or to print it offline."""
+
+    def __call__(
+        self, sqltext: Any, *, execution_options: dict[str, Any] | None = None
+    ) -> None:
+        """Take a statement."""
+
+
+# None: the migration that is being run, which Alembic keeps in a global variable.
+_execute: ContextVar[Execute | None] = ContextVar("execute", default=None)
 
 
 class RawSql(ExecutableDDLElement):
@@ -30,9 +48,20 @@ def _compile(element: RawSql, _compiler: Any, **_options: Any) -> str:
     return element.script.rstrip().removesuffix(";")
 
 
+@contextmanager
+def through(execute: Execute) -> Iterator[None]:
+    """Have `run` use another migration's way, that of the application."""
+    token = _execute.set(execute)
+    try:
+        yield
+    finally:
+        _execute.reset(token)
+
+
 def run(script: str) -> None:
     """Run a script in the migration that is being run, or print it offline."""
-    context.execute(RawSql(script), execution_options={"no_parameters": True})
+    execute: Any = _execute.get() or context.execute
+    execute(RawSql(script), execution_options={"no_parameters": True})
 
 
 def run_tables(*names: str) -> None:

@@ -39,6 +39,8 @@ from pgembed.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from alembic.script import Script
+
 VERSION_TABLE = "alembic_version"
 VERSION_TABLE_COMMENT = "Revision of pgembed''s own schema; see pgembed version."
 LIBRARY_VERSION = metadata.version("pgembed-kit")
@@ -102,7 +104,7 @@ def install(conninfo: str = "") -> SchemaVersion:
         _migrate(conninfo)
         return _installed(conninfo)
     if not current.is_current:
-        raise _version_error(current)
+        raise version_error(current)
     return current
 
 
@@ -125,9 +127,9 @@ def upgrade(conninfo: str = "") -> SchemaVersion:
     """
     current = version(conninfo)
     if current is None:
-        raise _not_installed()
+        raise not_installed()
     if current.is_newer:
-        raise _version_error(current)
+        raise version_error(current)
     _migrate(conninfo)
     return _installed(conninfo)
 
@@ -152,7 +154,7 @@ def uninstall(conninfo: str = "", *, force: bool = False) -> list[str]:
         InsufficientPrivilege: The role may not do it.
     """
     if version(conninfo) is None:
-        raise _not_installed()
+        raise not_installed()
     with _connect(conninfo) as conn, _translated():
         names: list[str] = []
         if force:
@@ -237,9 +239,19 @@ def version_of(conn: psycopg.Connection[Any]) -> SchemaVersion | None:
             "is not known",
             hint="Restore its row, or drop the schema and install again.",
         )
-    match = _COMMENT.search(found[0] or "")
+    return version_from(row[0], found[0])
+
+
+def version_from(revision: str, comment: str | None) -> SchemaVersion:
+    """Read a version from what a database holds.
+
+    Args:
+        revision: In pgembed's version table.
+        comment: On schema `pgembed`.
+    """
+    match = _COMMENT.search(comment or "")
     return SchemaVersion(
-        revision=row[0],
+        revision=revision,
         functions=match["functions"] if match else None,
         library=match["library"] if match else None,
         head=head_revision(),
@@ -260,17 +272,22 @@ def check(conn: psycopg.Connection[Any]) -> SchemaVersion:
     """
     current = version_of(conn)
     if current is None:
-        raise _not_installed()
+        raise not_installed()
     if current.revision != current.head:
-        raise _version_error(current)
+        raise version_error(current)
     return current
+
+
+def revisions() -> list[Script]:
+    """Give this library's migrations, oldest first."""
+    scripts = ScriptDirectory.from_config(_config())
+    return list(reversed(list(scripts.walk_revisions())))
 
 
 @cache
 def known_revisions() -> tuple[str, ...]:
     """Name this library's migrations, oldest first."""
-    scripts = ScriptDirectory.from_config(_config())
-    return tuple(reversed([s.revision for s in scripts.walk_revisions()]))
+    return tuple(script.revision for script in revisions())
 
 
 def head_revision() -> str:
@@ -303,7 +320,7 @@ def _migrate(conninfo: str) -> None:
 def _installed(conninfo: str) -> SchemaVersion:
     current = version(conninfo)
     if current is None:
-        raise _not_installed()
+        raise not_installed()
     return current
 
 
@@ -368,13 +385,15 @@ def _meaning(exc: psycopg.Error) -> PgembedError | psycopg.Error:
     return exc
 
 
-def _not_installed() -> UnsupportedEnvironment:
+def not_installed() -> UnsupportedEnvironment:
+    """Say that pgembed is not there."""
     return UnsupportedEnvironment(
         "pgembed is not installed in this database", hint="Run: pgembed install"
     )
 
 
-def _version_error(current: SchemaVersion) -> SchemaVersionError:
+def version_error(current: SchemaVersion) -> SchemaVersionError:
+    """Say how a database's schema differs from this library's, and what to do."""
     has = f"revision {current.revision}"
     if current.library:
         has += f" (made by pgembed {current.library})"

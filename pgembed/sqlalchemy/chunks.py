@@ -140,6 +140,8 @@ def _map_vector_column(
             f"table {source.name!r} has a column {name!r} already",
             hint="The vectors of the embedding would have this name: column_name=...",
         )
-    column: Column[Any] = Column(name, vector_type(declaration), system=True)
+    column: Column[Any] = Column(
+        name, vector_type(declaration), system=True, info={"pgembed": True}
+    )
     source.append_column(column)
     mapper.add_property(f"{attribute}_vector", deferred(column))

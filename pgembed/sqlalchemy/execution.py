@@ -169,13 +169,17 @@ def beside(engine: Engine) -> Engine:
 
 def meaning_of(exc: DBAPIError) -> Exception | None:
     """Turn what a driver raised into one of pgembed's errors, where it is one."""
-    driver: Any = exc.orig
+    return meaning_of_driver(exc.orig)
+
+
+def meaning_of_driver(driver: Any) -> Exception | None:
+    """Turn a driver's own exception into one of pgembed's errors, where it is one."""
     cause = getattr(driver, "__cause__", None)
     sqlstate = getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None)
     if not isinstance(sqlstate, str):
         return None
     diag = getattr(driver, "diag", None)
-    source = diag if diag is not None else cause
+    source = diag or cause or driver
     message = str(
         getattr(source, "message_primary", None)
         or getattr(source, "message", None)

@@ -1,0 +1,257 @@
+"""Autogenerate: from models and the database to operations, in the right order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from alembic.operations.ops import (
+    AlterColumnOp,
+    CreateTableOp,
+    DropColumnOp,
+    DropTableOp,
+    MigrateOperation,
+    ModifyTableOps,
+)
+
+from pgembed import schema
+from pgembed.alembic import differences
+from pgembed.alembic.operations import (
+    AlterEmbeddingOp,
+    CreateEmbeddingOp,
+    DropEmbeddingOp,
+    InstallOp,
+    KeepSchemaOp,
+    PauseEmbeddingOp,
+    PgembedOp,
+    ResumeEmbeddingOp,
+    UninstallOp,
+)
+from pgembed.alembic.own import Own
+from pgembed.alembic.perform import installed_version
+from pgembed.alembic.reflect import Existing, existing_embeddings
+from pgembed.sqlalchemy.declare import declarations_of
+
+if TYPE_CHECKING:
+    from alembic.autogenerate.api import AutogenContext
+    from alembic.operations.ops import UpgradeOps
+    from sqlalchemy import Connection, Table
+
+    from pgembed.sqlalchemy.options import Declaration
+
+TableName: TypeAlias = tuple[str | None, str]
+Wanted: TypeAlias = "dict[str, tuple[TableName, Table, Declaration]]"
+
+
+def compare(autogen_context: AutogenContext, upgrade_ops: UpgradeOps) -> None:
+    """Add pgembed's operations to those for tables, and take out what is its own.
+
+    Raises:
+        SchemaVersionError: The database's pgembed is newer than this library.
+    """
+    connection = autogen_context.connection
+    if connection is None or connection.dialect.name != "postgresql":
+        return
+    wanted, tables = _wanted(autogen_context, connection)
+    version = installed_version(connection)
+    if version is None:
+        if wanted:
+            Own([]).remove_from(upgrade_ops)
+            upgrade_ops.ops.insert(0, InstallOp().undone_by(UninstallOp()))
+            upgrade_ops.ops += [_create(*entry) for entry in wanted.values()]
+        return
+    if version.is_newer:
+        raise schema.version_error(version)
+    existing = existing_embeddings(connection)
+    Own(existing).remove_from(upgrade_ops)
+    dropped = {
+        (op.schema, op.table_name)
+        for op in upgrade_ops.ops
+        if isinstance(op, DropTableOp)
+    }
+    plan = _Plan(upgrade_ops, created=_created(upgrade_ops))
+    if wanted and not version.is_current:
+        plan.first.append(_upgrade(version))
+    for one in existing:
+        entry = wanted.get(one.name)
+        name = None if one.table is None else (one.schema, one.table)
+        if entry is None:
+            if name in tables | dropped and _included(autogen_context, one):
+                plan.drop(one)
+        elif entry[0] != name or differences.is_another(entry[2], one):
+            plan.drop(one)
+        else:
+            del wanted[one.name]
+            plan.keep(one, differences.changes(connection, entry[2], one))
+    for entry in wanted.values():
+        plan.create(*entry)
+    plan.finish()
+
+
+def _wanted(
+    autogen_context: AutogenContext, connection: Connection
+) -> tuple[Wanted, set[TableName]]:
+    metadata: Any = autogen_context.metadata
+    all_metadata = metadata if isinstance(metadata, (list, tuple)) else [metadata]
+    default = connection.dialect.default_schema_name
+
+    def name_of(table: Table) -> TableName:
+        return (None if table.schema == default else table.schema, table.name)
+
+    def is_included(table: Table) -> bool:
+        return autogen_context.run_object_filters(
+            table, table.name, "table", False, None
+        )
+
+    wanted: Wanted = {}
+    tables: set[TableName] = set()
+    for one in all_metadata:
+        if one is None:
+            continue
+        included = {table for table in one.tables.values() if is_included(table)}
+        tables |= {name_of(table) for table in included}
+        for table, declaration in declarations_of(one):
+            if table in included:
+                wanted[declaration.name] = (name_of(table), table, declaration)
+    return wanted, tables
+
+
+def _included(autogen_context: AutogenContext, existing: Existing) -> bool:
+    """Ask the application's `include_object`: type `embedding`, its declaration."""
+    kind: Any = "embedding"
+    item: Any = existing.declaration
+    return autogen_context.run_object_filters(item, existing.name, kind, True, None)
+
+
+def _created(upgrade_ops: UpgradeOps) -> set[TableName]:
+    return {
+        (op.schema, op.table_name)
+        for op in upgrade_ops.ops
+        if isinstance(op, CreateTableOp)
+    }
+
+
+def _upgrade(version: schema.SchemaVersion) -> PgembedOp:
+    note = f"Brings pgembed's schema from revision {version.revision} "
+    op = InstallOp(
+        upgrade_from=version.revision,
+        notes=[f"{note}to this library's, {schema.LIBRARY_VERSION}."],
+    )
+    return op.undone_by(KeepSchemaOp(notes=["pgembed's schema stays upgraded."]))
+
+
+def _create(
+    _: TableName, table: Table, declaration: Declaration, *notes: str
+) -> PgembedOp:
+    arguments = declaration.arguments()
+    expression = arguments.pop("text_expression")
+    if table.schema is not None:
+        arguments = {"schema": table.schema, **arguments}
+    op = CreateEmbeddingOp(table.name, expression, notes=notes, **arguments)
+    return op.undone_by(DropEmbeddingOp(declaration.name))
+
+
+class _Plan:
+    """Where each operation goes among those of the tables."""
+
+    def __init__(self, upgrade_ops: UpgradeOps, created: set[TableName]) -> None:
+        self.upgrade_ops = upgrade_ops
+        self.created = created
+        self.first: list[MigrateOperation] = []
+        self.last: list[MigrateOperation] = []
+
+    def drop(self, existing: Existing) -> None:
+        """Before its table changes, or goes."""
+        arguments = existing.declaration.arguments()
+        expression = arguments.pop("text_expression")
+        if existing.schema is not None:
+            arguments = {"schema": existing.schema, **arguments}
+        undo = CreateEmbeddingOp(existing.table or "?", expression, **arguments)
+        self.first.append(DropEmbeddingOp(existing.name).undone_by(undo))
+
+    def create(self, name: TableName, table: Table, declaration: Declaration) -> None:
+        """After all tables are as they should be."""
+        notes = ["The encoder service encodes all rows of the table, in its own time."]
+        if name in self.created:
+            notes = []
+        self.last.append(_create(name, table, declaration, *notes))
+
+    def keep(self, existing: Existing, changes: dict[str, Any]) -> None:
+        """Between new columns and the dropping of old ones; triggers make way."""
+        found = self._modified(existing)
+        alter: list[MigrateOperation] = []
+        if changes:
+            alter = [self._alter(existing, changes, found)]
+        if found is None:
+            self.last = alter + self.last
+            return
+        is_drop = [isinstance(op, DropColumnOp) for op in found.ops]
+        before = [op for op, drop in zip(found.ops, is_drop, strict=True) if not drop]
+        after = [op for op, drop in zip(found.ops, is_drop, strict=True) if drop]
+        if not alter:
+            before, after = list(found.ops), []
+        pieces: list[MigrateOperation] = []
+        for piece, between in ((before, alter), (after, [])):
+            if piece:
+                pieces.append(
+                    ModifyTableOps(found.table_name, piece, schema=found.schema)
+                )
+            pieces += between
+        if any(self._retypes(op, existing) for op in found.ops):
+            pause = PauseEmbeddingOp(
+                existing.name,
+                capture=False,
+                notes=["No trigger may name a column whose type changes."],
+            )
+            resume = ResumeEmbeddingOp(existing.name)
+            # Backwards too, it is paused first and resumed last.
+            pause.undo = ResumeEmbeddingOp(existing.name)
+            resume.undo = PauseEmbeddingOp(existing.name, capture=False)
+            pieces = [pause, *pieces, resume]
+        position = self.upgrade_ops.ops.index(found)
+        self.upgrade_ops.ops[position : position + 1] = pieces
+
+    def _modified(self, existing: Existing) -> ModifyTableOps | None:
+        """Find the changes of a table; two embeddings of it may have split them."""
+        found = [
+            op
+            for op in self.upgrade_ops.ops
+            if isinstance(op, ModifyTableOps)
+            and (op.schema, op.table_name) == (existing.schema, existing.table)
+        ]
+        return found[-1] if found else None
+
+    @staticmethod
+    def _retypes(op: MigrateOperation, existing: Existing) -> bool:
+        return (
+            isinstance(op, AlterColumnOp)
+            and op.modify_type is not None
+            and op.column_name in existing.columns
+        )
+
+    @staticmethod
+    def _alter(
+        existing: Existing, changes: dict[str, Any], found: ModifyTableOps | None
+    ) -> PgembedOp:
+        notes = differences.costs(changes)
+        drops = [
+            op.column_name
+            for op in (found.ops if found is not None else [])
+            if isinstance(op, DropColumnOp) and op.column_name in existing.columns
+        ]
+        if "text_expression" in changes and drops:
+            notes.append(
+                f"If {drops[0]} got another name: op.alter_column(..., "
+                "new_column_name=...) in place of add and drop keeps its values."
+            )
+        op = AlterEmbeddingOp(existing.name, notes=notes, **changes)
+        undo = AlterEmbeddingOp(
+            existing.name,
+            notes=differences.costs(changes),
+            **differences.undoing(changes, existing),
+        )
+        return op.undone_by(undo)
+
+    def finish(self) -> None:
+        """Put everything in its place."""
+        self.upgrade_ops.ops[:0] = self.first
+        self.upgrade_ops.ops += self.last

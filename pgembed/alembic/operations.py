@@ -1,0 +1,322 @@
+"""The operations: what a migration calls, and what undoes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from alembic.operations import MigrateOperation, Operations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Keep = Literal[False]
+
+
+class PgembedOp(MigrateOperation):
+    """An operation of pgembed's.
+
+    Attributes:
+        function: Name of the operation as migrations call it.
+        positional: Its arguments by position.
+        named: Its arguments by name, without those that are defaults.
+        notes: What a reader of the migration should know, a line each.
+    """
+
+    function: ClassVar[str]
+
+    def __init__(
+        self, *positional: Any, notes: Sequence[str] = (), **named: Any
+    ) -> None:
+        self.positional = positional
+        self.named = named
+        self.notes = tuple(notes)
+        self.undo: PgembedOp | None = None
+
+    def reverse(self) -> PgembedOp:
+        """Give the operation that undoes it."""
+        if self.undo is None:
+            raise NotImplementedError(
+                f"{self.function} does not know what to go back to"
+            )
+        return self.undo
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """Describe it for `alembic check`."""
+        return (self.function, *self.positional, self.named)
+
+    def undone_by(self, other: PgembedOp) -> PgembedOp:
+        """Name the operation that undoes this one, and the other way round."""
+        self.undo, other.undo = other, self
+        return self
+
+
+@Operations.register_operation("install_pgembed")
+class InstallOp(PgembedOp):
+    """Make or upgrade pgembed's schema."""
+
+    function = "install_pgembed"
+
+    @classmethod
+    def install_pgembed(
+        cls, operations: Operations, *, upgrade_from: str | None = None
+    ) -> None:
+        """Make schema `pgembed`, or bring it to this library's version.
+
+        Where it is current already nothing happens.
+
+        Args:
+            operations: Alembic's.
+            upgrade_from: The revision that the schema has, for offline mode, which
+                cannot look; None: it is not there.
+        """
+        operations.invoke(cls(upgrade_from=upgrade_from))
+
+
+@Operations.register_operation("uninstall_pgembed")
+class UninstallOp(PgembedOp):
+    """Remove pgembed's schema."""
+
+    function = "uninstall_pgembed"
+
+    @classmethod
+    def uninstall_pgembed(cls, operations: Operations) -> None:
+        """Remove schema `pgembed`; the embeddings must have been dropped before.
+
+        pgvector stays.
+        """
+        operations.invoke(cls())
+
+
+class KeepSchemaOp(PgembedOp):
+    """Leave pgembed's schema as it is: an upgrade is not taken back."""
+
+    function = "install_pgembed"
+
+
+@Operations.register_operation("create_embedding")
+class CreateEmbeddingOp(PgembedOp):
+    """Declare an embedding."""
+
+    function = "create_embedding"
+
+    @classmethod
+    def create_embedding(
+        cls,
+        operations: Operations,
+        source: str,
+        text_expression: str,
+        *,
+        schema: str | None = None,
+        name: str | None = None,
+        model: str | None = None,
+        dimensions: int | None = None,
+        distance: str | None = None,
+        storage: str | None = None,
+        column_name: str | None = None,
+        chunking: str | None = None,
+        chunk_size: int | None = None,
+        chunk_overlap: int | None = None,
+        vector_type: str | None = None,
+        index: str | None = None,
+        index_options: Mapping[str, Any] | None = None,
+        wake: str | None = None,
+        max_attempts: int | None = None,
+        bm25: bool | None = None,
+        bm25_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Declare that a text over the rows of a table has an embedding.
+
+        Args:
+            operations: Alembic's.
+            source: The table.
+            text_expression: SQL over its row.
+            schema: The table's schema.
+            name: The embedding's; `<table>_embedding`.
+            model: This and the others as in `pgembed.create_embedding()`; None is
+                the default there.
+            dimensions: Keep the first so many of the model's.
+            distance: `cosine`, `inner_product` or `l2`.
+            storage: `table` or `column`.
+            column_name: With column storage.
+            chunking: `sentences` or `none`.
+            chunk_size: In tokens.
+            chunk_overlap: In tokens.
+            vector_type: `vector` or `halfvec`.
+            index: `hnsw`, `ivfflat` or `none`.
+            index_options: Of the index.
+            wake: `notify` or `poll`.
+            max_attempts: Before a row counts as failed.
+            bm25: Whether words are searched too.
+            bm25_options: Of the word index.
+        """
+        options = {
+            "schema": schema,
+            "name": name,
+            "model": model,
+            "dimensions": dimensions,
+            "distance": distance,
+            "storage": storage,
+            "column_name": column_name,
+            "chunking": chunking,
+            "chunk_size": chunk_size,
+            "chunk_overlap": chunk_overlap,
+            "vector_type": vector_type,
+            "index": index,
+            "index_options": index_options,
+            "wake": wake,
+            "max_attempts": max_attempts,
+            "bm25": bm25,
+            "bm25_options": bm25_options,
+        }
+        operations.invoke(cls(source, text_expression, **_given(options)))
+
+
+@Operations.register_operation("alter_embedding")
+class AlterEmbeddingOp(PgembedOp):
+    """Change an embedding."""
+
+    function = "alter_embedding"
+
+    @classmethod
+    def alter_embedding(
+        cls,
+        operations: Operations,
+        name: str,
+        *,
+        text_expression: str | None = None,
+        model: str | None = None,
+        dimensions: int | None = None,
+        distance: str | None = None,
+        chunking: str | None = None,
+        chunk_size: int | Keep | None = False,
+        chunk_overlap: int | Keep | None = False,
+        vector_type: str | None = None,
+        index: str | None = None,
+        index_options: Mapping[str, Any] | None = None,
+        wake: str | None = None,
+        max_attempts: int | None = None,
+        bm25: bool | None = None,
+        bm25_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Change an embedding; what is not given stays.
+
+        Another model, dimensions or vector type remove all vectors and make them
+        again; another text or chunk size refreshes them in place.
+
+        Args:
+            operations: Alembic's.
+            name: The embedding.
+            text_expression: This and the others as in `op.create_embedding()`.
+            model: A registered model.
+            dimensions: Keep the first so many of the model's.
+            distance: `cosine`, `inner_product` or `l2`.
+            chunking: `sentences` or `none`.
+            chunk_size: In tokens; None: as long as the model allows.
+            chunk_overlap: In tokens; None: an eighth of the size.
+            vector_type: `vector` or `halfvec`.
+            index: `hnsw`, `ivfflat` or `none`.
+            index_options: All of the index's.
+            wake: `notify` or `poll`.
+            max_attempts: Before a row counts as failed.
+            bm25: Whether words are searched too.
+            bm25_options: Those of the word index that change.
+        """
+        options = {
+            "text_expression": text_expression,
+            "model": model,
+            "dimensions": dimensions,
+            "distance": distance,
+            "chunking": chunking,
+            "vector_type": vector_type,
+            "index": index,
+            "index_options": index_options,
+            "wake": wake,
+            "max_attempts": max_attempts,
+            "bm25": bm25,
+            "bm25_options": bm25_options,
+        }
+        changes = _given(options)
+        # False is 0's equal.
+        if chunk_size is not False:
+            changes["chunk_size"] = chunk_size
+        if chunk_overlap is not False:
+            changes["chunk_overlap"] = chunk_overlap
+        operations.invoke(cls(name, **changes))
+
+
+@Operations.register_operation("drop_embedding")
+class DropEmbeddingOp(PgembedOp):
+    """Drop an embedding."""
+
+    function = "drop_embedding"
+
+    @classmethod
+    def drop_embedding(
+        cls, operations: Operations, name: str, *, if_exists: bool = False
+    ) -> None:
+        """Remove an embedding with its vectors, triggers and jobs; the table stays.
+
+        Args:
+            operations: Alembic's.
+            name: The embedding.
+            if_exists: Do nothing where there is none.
+        """
+        options: dict[str, Any] = {"if_exists": True} if if_exists else {}
+        operations.invoke(cls(name, **options))
+
+
+@Operations.register_operation("pause_embedding")
+class PauseEmbeddingOp(PgembedOp):
+    """Stop encoding, and perhaps capture."""
+
+    function = "pause_embedding"
+
+    @classmethod
+    def pause_embedding(
+        cls, operations: Operations, name: str, *, capture: bool = True
+    ) -> None:
+        """Stop encoding for an embedding.
+
+        Args:
+            operations: Alembic's.
+            name: The embedding.
+            capture: False removes the triggers too, so that columns that the text
+                reads can change their type.
+        """
+        options: dict[str, Any] = {} if capture else {"capture": False}
+        operations.invoke(cls(name, **options))
+
+
+@Operations.register_operation("resume_embedding")
+class ResumeEmbeddingOp(PgembedOp):
+    """Continue after `pause_embedding`."""
+
+    function = "resume_embedding"
+
+    @classmethod
+    def resume_embedding(cls, operations: Operations, name: str) -> None:
+        """Continue a paused embedding; without capture, look at all rows again."""
+        operations.invoke(cls(name))
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _implementation(kind: type[PgembedOp], name: str) -> None:
+    @Operations.implementation_for(kind)
+    def perform(operations: Operations, operation: PgembedOp) -> None:
+        # Here, not above: Alembic imports this file while it is imported itself.
+        from pgembed.alembic import perform as implementations
+
+        getattr(implementations, name)(operations, operation)
+
+
+_implementation(InstallOp, "install")
+_implementation(UninstallOp, "uninstall")
+_implementation(CreateEmbeddingOp, "create_embedding")
+_implementation(AlterEmbeddingOp, "alter_embedding")
+_implementation(DropEmbeddingOp, "drop_embedding")
+_implementation(PauseEmbeddingOp, "pause_embedding")
+_implementation(ResumeEmbeddingOp, "resume_embedding")

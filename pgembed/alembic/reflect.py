@@ -1,0 +1,179 @@
+"""The embeddings that a database has, as declarations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from pgembed.sqlalchemy.options import Declaration
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection
+
+_EMBEDDINGS = """
+select e.name, sn.nspname as schema, s.relname as "table", e.source::oid as source,
+       dn.nspname as side_schema, d.relname as side_table, e.text_expression,
+       e.canonical_expression, e.source_columns, e.compare_in_trigger, m.name as model,
+       m.dimensions as model_dimensions, m.distance as model_distance, e.dimensions,
+       e.distance, e.storage, e.column_name, e.vector_type, e.chunking, e.chunk_size,
+       e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts, e.state,
+       pgembed._index_name(e) as index_name, {bm25} as bm25,
+       array(select a.attname::text from pg_catalog.pg_index as i
+             join pg_catalog.pg_attribute as a
+                 on a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[])
+             where i.indrelid = e.source and i.indisprimary) as key_columns
+from pgembed.embedding as e
+join pgembed.model as m using (model_id)
+left join pg_catalog.pg_class as s on s.oid = e.source
+left join pg_catalog.pg_namespace as sn on sn.oid = s.relnamespace
+left join pg_catalog.pg_class as d on d.oid = e.side_table
+left join pg_catalog.pg_namespace as dn on dn.oid = d.relnamespace
+order by e.name
+"""
+_BM25 = """(
+    select to_jsonb(b) || jsonb_build_object('default_config', (
+        select format('%I.%I', n.nspname, c.cfgname) from pg_catalog.pg_ts_config as c
+        join pg_catalog.pg_namespace as n on n.oid = c.cfgnamespace
+        where c.oid = get_current_ts_config()))
+    from pgembed.bm25 as b where b.embedding_id = e.embedding_id)"""
+
+_BM25_DEFAULTS = {"k1": 1.2, "b": 0.75}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Existing:
+    """An embedding in the database.
+
+    Attributes:
+        schema: Of its table; None: the connection's default schema, or the table has
+            been dropped.
+        table: None: it has been dropped.
+        declaration: As a model would declare it; what equals a default is not named.
+        canonical: Its text as the server writes it.
+        effective: Options as they are, defaults filled in.
+        columns: Columns that its triggers name.
+        bm25_possible: Whether its text can be searched for words.
+    """
+
+    name: str
+    schema: str | None
+    table: str | None
+    source: int
+    side_schema: str | None
+    side_table: str | None
+    declaration: Declaration
+    canonical: str
+    effective: Mapping[str, Any]
+    model_dimensions: int
+    model_distance: str
+    columns: frozenset[str]
+    bm25_possible: bool
+    index_name: str
+
+
+def existing_embeddings(connection: Connection) -> list[Existing]:
+    """Read the embeddings of a database that has pgembed."""
+    has_bm25 = connection.execute(
+        text("select to_regclass('pgembed.bm25') is not null")
+    ).scalar_one()
+    statement = _EMBEDDINGS.format(bm25=_BM25 if has_bm25 else "null::jsonb")
+    default_schema = connection.dialect.default_schema_name
+    return [
+        _existing(dict(row._mapping), default_schema, has_bm25=has_bm25)  # noqa: SLF001 - public, in spite of its name
+        for row in connection.execute(text(statement))
+    ]
+
+
+def _existing(
+    row: dict[str, Any], default_schema: str | None, *, has_bm25: bool
+) -> Existing:
+    bm25: dict[str, Any] | None = row["bm25"]
+    default_chunking = "none" if row["storage"] == "column" else "sentences"
+    default_type = "vector" if row["dimensions"] <= 2000 else "halfvec"
+    options: dict[str, Any] = {
+        "model": row["model"],
+        "dimensions": unless(row["dimensions"], row["model_dimensions"]),
+        "distance": unless(row["distance"], row["model_distance"]),
+        "storage": row["storage"],
+        "column_name": unless(row["column_name"], "embedding"),
+        "chunking": unless(row["chunking"], default_chunking),
+        "chunk_size": row["chunk_size"],
+        "chunk_overlap": row["chunk_overlap"],
+        "vector_type": unless(row["vector_type"], default_type),
+        "index": row["index_kind"],
+        "index_options": row["index_options"],
+        "wake": row["wake"],
+        "max_attempts": row["max_attempts"],
+        # A schema from before BM25 has none, and wants none.
+        "bm25": unless(bm25 is not None, row["compare_in_trigger"])
+        if has_bm25
+        else None,
+        "bm25_options": {} if bm25 is None else _bm25_options(bm25),
+    }
+    effective = {
+        name: row[name]
+        for name in ("dimensions", "distance", "vector_type", "chunking")
+    }
+    return Existing(
+        name=row["name"],
+        schema=unless(row["schema"], default_schema),
+        table=row["table"],
+        source=row["source"],
+        side_schema=unless(row["side_schema"], default_schema),
+        side_table=row["side_table"],
+        declaration=Declaration(
+            name=row["name"], text_expression=row["text_expression"], **options
+        ),
+        canonical=row["canonical_expression"],
+        effective={**options, **effective, "bm25": bm25 is not None},
+        model_dimensions=row["model_dimensions"],
+        model_distance=row["model_distance"],
+        columns=frozenset(row["source_columns"]) | frozenset(row["key_columns"]),
+        bm25_possible=row["compare_in_trigger"],
+        index_name=row["index_name"],
+    )
+
+
+def _bm25_options(bm25: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if bm25["config"] != bm25["default_config"]:
+        found["config"] = bm25["config"].removeprefix("pg_catalog.")
+    if bm25["config_expression"] is not None:
+        found["config_expression"] = bm25["config_expression"]
+    for name, default in _BM25_DEFAULTS.items():
+        if bm25[name] != default:
+            found[name] = bm25[name]
+    if bm25["engine"] != "sql":
+        found["engine"] = bm25["engine"]
+    return found
+
+
+def unless(value: Any, default: Any) -> Any:
+    """Give a value, or None where it is the default."""
+    return None if value == default else value
+
+
+def canonical_form(
+    connection: Connection, existing: Existing, expression: str
+) -> str | None:
+    """Have the server write an expression its own way; None: it does not fit."""
+    savepoint = connection.begin_nested()
+    try:
+        found: str = connection.execute(
+            text(
+                "select a.canonical from pgembed._analyze_expression("
+                "cast(cast(:source as oid) as regclass), :expression) as a"
+            ),
+            {"source": existing.source, "expression": expression},
+        ).scalar_one()
+    except DBAPIError:
+        return None
+    else:
+        return found
+    finally:
+        savepoint.rollback()

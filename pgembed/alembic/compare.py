@@ -244,10 +244,11 @@ class _Plan:
                 "new_column_name=...) in place of add and drop keeps its values."
             )
         op = AlterEmbeddingOp(existing.name, notes=notes, **changes)
+        undoing = differences.undoing(changes, existing)
         undo = AlterEmbeddingOp(
             existing.name,
-            notes=differences.costs(changes),
-            **differences.undoing(changes, existing),
+            notes=differences.costs(undoing),
+            **undoing,
         )
         return op.undone_by(undo)
 

@@ -129,6 +129,10 @@ def _bm25_changes(
     existing: Existing,
 ) -> dict[str, Any]:
     wanted: dict[str, Any] = dict(options["bm25_options"])
+    if "config" in wanted:
+        wanted["config"] = wanted["config"].removeprefix("pg_catalog.")
+        if f"pg_catalog.{wanted['config']}" == existing.default_config:
+            del wanted["config"]
     if found.get("bm25") is False:
         return {}
     if not existing.effective["bm25"]:
@@ -136,8 +140,6 @@ def _bm25_changes(
     was = dict(existing.declaration.bm25_options)
     if "engine" not in wanted:
         was.pop("engine", None)  # "auto" is whatever the server offers
-    if "." not in was.get("config", "") and "config" in wanted:
-        wanted["config"] = wanted["config"].removeprefix("pg_catalog.")
     expression = wanted.get("config_expression")
     if expression is not None and expression != was.get("config_expression"):
         form = canonical_form(connection, existing, f"({expression})::text")
@@ -177,6 +179,9 @@ def undoing(changed: Iterable[str], existing: Existing) -> dict[str, Any]:
             continue
         else:
             found[name] = existing.effective[name]
+    if found.get("bm25") and "bm25_options" not in found:
+        options = dict(existing.declaration.bm25_options)
+        found |= {"bm25_options": options} if options else {}
     return found
 
 
@@ -185,10 +190,13 @@ def _bm25_undoing(existing: Existing) -> dict[str, Any]:
     return options | dict(existing.declaration.bm25_options)
 
 
-def costs(changed: Iterable[str]) -> list[str]:
+def costs(changed: Mapping[str, Any]) -> list[str]:
     """Say what changes cost, for the migration's reader."""
+    if changed.get("bm25") is False:
+        changed = {n: v for n, v in changed.items() if not n.startswith("bm25")}
     keys = dict.fromkeys(_SAME_COST.get(name, name) for name in changed)
     if keys.keys() & {"model", "dimensions", "vector_type"}:
         # These are the largest: the vectors, and so the index, are made anew anyway.
-        keys = {key: None for key in keys if key not in ("index", "chunking")}
+        smaller = ("index", "chunking", "text_expression")
+        keys = {key: None for key in keys if key not in smaller}
     return [_COSTS[key] for key in keys if key in _COSTS]

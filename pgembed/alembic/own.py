@@ -15,6 +15,8 @@ from alembic.operations.ops import (
 )
 from sqlalchemy import Column
 
+from pgembed.sqlalchemy.declare import INFO_KEY
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -48,6 +50,7 @@ class Own:
                 if op.is_empty():
                     continue
             if isinstance(op, CreateTableOp):
+                op.info.pop(INFO_KEY, None)
                 op.columns = [c for c in op.columns if not _is_vector_column(c)]
             elif isinstance(op, DropTableOp) and op._reverse is not None:  # noqa: SLF001
                 # Going back, create_embedding() adds the column again.

@@ -36,11 +36,11 @@ left join pg_catalog.pg_namespace as dn on dn.oid = d.relnamespace
 order by e.name
 """
 _BM25 = """(
-    select to_jsonb(b) || jsonb_build_object('default_config', (
+    select to_jsonb(i) || jsonb_build_object('default_config', (
         select format('%I.%I', n.nspname, c.cfgname) from pg_catalog.pg_ts_config as c
         join pg_catalog.pg_namespace as n on n.oid = c.cfgnamespace
         where c.oid = get_current_ts_config()))
-    from pgembed.bm25 as b where b.embedding_id = e.embedding_id)"""
+    from pgembed.bm25 as i where i.embedding_id = e.embedding_id)"""
 
 _BM25_DEFAULTS = {"k1": 1.2, "b": 0.75}
 
@@ -58,6 +58,7 @@ class Existing:
         effective: Options as they are, defaults filled in.
         columns: Columns that its triggers name.
         bm25_possible: Whether its text can be searched for words.
+        default_config: Text search configuration of a new word index.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Existing:
     model_distance: str
     columns: frozenset[str]
     bm25_possible: bool
+    default_config: str | None
     index_name: str
 
 
@@ -135,6 +137,7 @@ def _existing(
         model_distance=row["model_distance"],
         columns=frozenset(row["source_columns"]) | frozenset(row["key_columns"]),
         bm25_possible=row["compare_in_trigger"],
+        default_config=None if bm25 is None else bm25["default_config"],
         index_name=row["index_name"],
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from alembic.autogenerate.render import renderers
@@ -51,4 +52,8 @@ def _render_nothing(
 
 def _comments(operation: PgembedOp) -> list[str]:
     # The printer takes a line that ends with a colon for the head of a block.
-    return [f"# {note.rstrip(':')}" for note in operation.notes]
+    return [
+        f"# {line.rstrip(':')}"
+        for note in operation.notes
+        for line in wrap(note, _WIDTH)
+    ]

@@ -35,6 +35,13 @@ T = TypeVar("T")
 INFO_KEY = "pgembed.embeddings"
 
 
+class _Declarations(dict[str, Declaration]):
+    """Declarations of a table; without them in migrations, which print `Table.info`."""
+
+    def __repr__(self) -> str:
+        return "{}"
+
+
 @dataclass(frozen=True)
 class Bound:
     """An embedding on its table, and its mapped chunks."""
@@ -203,7 +210,8 @@ class Embedding:
                     f"{other.fullname!r} and {table.fullname!r}",
                     hint="Give one of them another name: name='...'.",
                 )
-        table.info.setdefault(INFO_KEY, {})[declaration.name] = declaration
+        declared = table.info.setdefault(INFO_KEY, _Declarations())
+        declared[declaration.name] = declaration
         return declaration
 
     def bind(self, mapper: Mapper[Any]) -> Bound:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import typer
 
 from pgembed.cli import (
+    bm25,
     declare,
     demo,
     doctor,
     evaluate,
+    models,
     schema,
     search,
     serve,
@@ -30,7 +32,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (schema, declare, search, evaluate, serve, status, doctor, demo):
+for _module in (
+    schema,
+    declare,
+    models,
+    bm25,
+    search,
+    evaluate,
+    serve,
+    status,
+    doctor,
+    demo,
+):
     _module.register(app)
 
 

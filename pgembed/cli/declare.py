@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psycopg
 import typer
-from rich.table import Table
 
 from pgembed.cli.common import Dsn, console
-from pgembed.errors import InvalidParameter, UnknownModel
+from pgembed.cli.models import register_if_unknown
+from pgembed.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from pgembed.encoders import Encoder
 
 _PANEL = "Embeddings"
 
@@ -45,16 +43,35 @@ IndexOptions = Annotated[
         help='{"m": 16, "ef_construction": 64} or {"lists": 100}.',
     ),
 ]
+Bm25 = Annotated[
+    bool | None,
+    typer.Option(
+        "--bm25/--no-bm25",
+        help="Search by words too; by default wherever the text allows it.",
+        show_default=False,
+    ),
+]
+Bm25Config = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Text-search configuration, such as english; the database's by default.",
+    ),
+]
+Bm25OptionsText = Annotated[
+    str | None,
+    typer.Option(
+        "--bm25-options",
+        metavar="JSON",
+        help='{"k1": 1.2, "b": 0.75, "config_expression": "lang"}.',
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (create, alter, drop, pause, resume, reembed, repair, retry):
         app.command(rich_help_panel=_PANEL)(command)
-    models = typer.Typer(help="Models that embeddings may name.", no_args_is_help=True)
-    models.command("add")(model_add)
-    models.command("list")(model_list)
-    app.add_typer(models, name="model", rich_help_panel=_PANEL)
 
 
 def create(
@@ -92,12 +109,15 @@ def create(
     max_attempts: Annotated[
         int, typer.Option(help="Attempts before a row counts as failed.")
     ] = 5,
+    bm25: Bm25 = None,
+    bm25_config: Bm25Config = None,
+    bm25_options_text: Bm25OptionsText = None,
 ) -> None:
     """Declare that an expression over a table's rows has an embedding."""
     from pgembed import client
 
     with psycopg.connect(dsn, autocommit=True) as conn:
-        _register_if_unknown(conn, model)
+        register_if_unknown(conn, model)
         created = client.create_embedding(
             conn,
             table,
@@ -113,9 +133,11 @@ def create(
             chunk_overlap=chunk_overlap,
             vector_type=vector_type,
             index=index,
-            index_options=_json_object(index_options),
+            index_options=_index_options(index_options),
             wake=wake,
             max_attempts=max_attempts,
+            bm25=bm25,
+            bm25_options=bm25_options(bm25_options_text, config=bm25_config),
         )
     console.print(f"Created embedding {created}.", markup=False)
 
@@ -142,13 +164,16 @@ def alter(
     max_attempts: Annotated[
         int | None, typer.Option(help="Attempts before a row counts as failed.")
     ] = None,
+    bm25: Bm25 = None,
+    bm25_config: Bm25Config = None,
+    bm25_options_text: Bm25OptionsText = None,
 ) -> None:
     """Change an embedding; what is not given stays. Also repairs a broken one."""
     from pgembed import client
 
     with psycopg.connect(dsn, autocommit=True) as conn:
         if model is not None:
-            _register_if_unknown(conn, model)
+            register_if_unknown(conn, model)
         client.alter_embedding(
             conn,
             name,
@@ -161,9 +186,11 @@ def alter(
             chunk_overlap=chunk_overlap,
             vector_type=vector_type,
             index=index,
-            index_options=_json_object(index_options),
+            index_options=_index_options(index_options),
             wake=wake,
             max_attempts=max_attempts,
+            bm25=bm25,
+            bm25_options=bm25_options(bm25_options_text, config=bm25_config),
         )
     console.print(f"Changed embedding {name}.", markup=False)
 
@@ -246,116 +273,32 @@ def retry(
     console.print(f"Queued {count} failed row{'' if count == 1 else 's'} again.")
 
 
-def model_add(
-    name: Annotated[str, typer.Argument(help="Hub name, or path, of the model.")],
-    *,
-    dsn: Dsn = "",
-    provider: Annotated[
-        str, typer.Option(help="sentence-transformers, hashing or litellm.")
-    ] = "sentence-transformers",
-    dimensions: Annotated[
-        int | None,
-        typer.Option(help="Length of its vectors; without it the model is loaded."),
-    ] = None,
-    distance: Annotated[
-        str, typer.Option(help="cosine, inner_product or l2.")
-    ] = "cosine",
-    query_prompt: Annotated[
-        str | None, typer.Option(help="Put before queries; the model's own.")
-    ] = None,
-    document_prompt: Annotated[
-        str | None, typer.Option(help="Put before documents; the model's own.")
-    ] = None,
-) -> None:
-    """Register a model; without --dimensions it is loaded to ask it."""
-    from pgembed import client
-
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        if dimensions is None:
-            encoder = _load(name, provider)
-            dimensions = encoder.dimensions
-            normalized, max_tokens = encoder.normalized, encoder.max_tokens
-        else:
-            normalized, max_tokens = True, None
-        client.register_model(
-            conn,
-            name,
-            dimensions,
-            provider=provider,
-            distance=distance,
-            normalized=normalized,
-            query_prompt=query_prompt,
-            document_prompt=document_prompt,
-            max_tokens=max_tokens,
-        )
-    console.print(f"Registered {name}: {dimensions} dimensions.", markup=False)
+def bm25_options(text: str | None, **given: object) -> dict[str, object] | None:
+    """Put BM25's options together; None when there are none."""
+    options = {name: value for name, value in given.items() if value is not None}
+    return {**json_object(text, '{"k1": 1.2}'), **options} or None
 
 
-def model_list(
-    *,
-    dsn: Dsn = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """List the registered models."""
-    columns = ("name", "provider", "dimensions", "distance", "max_tokens", "used_by")
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        rows = conn.execute(
-            "select m.name, m.provider, m.dimensions, m.distance, m.max_tokens,"
-            " (select count(*) from pgembed.embedding as e"
-            "  where e.model_id = m.model_id)"
-            " from pgembed.model as m order by m.name"
-        ).fetchall()
-    if as_json:
-        console.print_json(
-            json.dumps([dict(zip(columns, row, strict=True)) for row in rows])
-        )
-        return
-    table = Table(*(column.replace("_", " ") for column in columns))
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
-    console.print(table, markup=False)
+def json_object(text: str | None, example: str) -> dict[str, Any]:
+    """Read an option that is a JSON object; empty without one.
 
-
-def _register_if_unknown(conn: psycopg.Connection, model: str) -> None:
-    """Ask a model that the database does not know for its dimensions."""
-    from pgembed import client
-
-    try:
-        conn.execute("select pgembed._model(%s)", [model])
-    except psycopg.Error as exc:
-        if exc.sqlstate != UnknownModel.sqlstate:
-            raise
-    else:
-        return
-    encoder = _load(model, "sentence-transformers")
-    client.register_model(
-        conn,
-        model,
-        encoder.dimensions,
-        normalized=encoder.normalized,
-        max_tokens=encoder.max_tokens,
-    )
-    console.print(
-        f"Registered model {model}: {encoder.dimensions} dimensions.", markup=False
-    )
-
-
-def _load(name: str, provider: str) -> Encoder:
-    from pgembed.encoders import load_encoder
-    from pgembed.settings import Settings
-
-    return load_encoder(name, provider, settings=Settings.from_env())
-
-
-def _json_object(text: str | None) -> Mapping[str, int] | None:
+    Raises:
+        InvalidParameter: It is none.
+    """
     if text is None:
-        return None
+        return {}
     try:
         value = json.loads(text)
     except ValueError as exc:
         raise InvalidParameter(
-            f"not JSON: {text}", detail=str(exc), hint="For example '{\"m\": 16}'."
+            f"not JSON: {text}", detail=str(exc), hint=f"For example '{example}'."
         ) from exc
     if not isinstance(value, dict):
-        raise InvalidParameter(f"not a JSON object: {text}")
+        raise InvalidParameter(
+            f"not a JSON object: {text}", hint=f"For example '{example}'."
+        )
     return value
+
+
+def _index_options(text: str | None) -> Mapping[str, int] | None:
+    return None if text is None else json_object(text, '{"m": 16}')

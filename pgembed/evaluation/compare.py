@@ -184,11 +184,12 @@ def evaluate(
 
 
 def _modes(target: Target, options: EvaluationOptions) -> list[Mode]:
+    words, vectors = target.bm25 is not None, target.embedding is not None
     there: dict[Mode, bool] = {
-        "bm25": target.bm25 is not None,
-        "vector": target.embedding is not None,
-        "hybrid": target.hybrid,
-        "rerank": target.hybrid,
+        "bm25": words,
+        "vector": vectors,
+        "hybrid": words and vectors,
+        "rerank": words and vectors,
     }
     if options.modes is None:
         return [

@@ -40,13 +40,11 @@ _EMBEDDINGS = sql.SQL(
     "select e.name, m.name, m.provider, m.dimensions, m.query_prompt,"
     " m.document_prompt"
     " from pgembed.embedding as e join pgembed.model as m using (model_id)"
-    " where e.source = to_regclass(%(table)s)"
-    " and (%(name)s::text is null or e.name = %(name)s) order by e.name"
+    " where e.source = to_regclass(%(table)s) order by e.name"
 )
 _BM25 = sql.SQL(
     "select b.name from pgembed.bm25 as b"
-    " where b.source = to_regclass(%(table)s)"
-    " and (%(name)s::text is null or b.name = %(name)s) order by b.name"
+    " where b.source = to_regclass(%(table)s) order by b.name"
 )
 
 
@@ -67,14 +65,6 @@ class Target:
     embedding: str | None
     bm25: str | None
     model: encoders.ModelRow | None
-
-    @property
-    def hybrid(self) -> bool:
-        """Whether the index is the embedding's own, so that both are searched as one.
-
-        An embedding's BM25 index has the embedding's name.
-        """
-        return self.embedding is not None and self.embedding == self.bm25
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,24 +121,28 @@ def find_target(
     columns = fetch(conn, _COLUMNS, table=text).rows
     if not columns:
         raise InvalidSource(f"there is no table {table!r}")
-    embeddings = fetch(conn, _EMBEDDINGS, table=text, name=name).rows
-    indexes = fetch(conn, _BM25, table=text, name=name).rows
-    names = {row[0] for row in embeddings} | {row[0] for row in indexes}
-    if not names or len(embeddings) > 1 or len(indexes) > 1:
+    every = {row[0]: row for row in fetch(conn, _EMBEDDINGS, table=text).rows}
+    indexes = [str(row[0]) for row in fetch(conn, _BM25, table=text).rows]
+    embeddings = list(every) if name is None else [name] if name in every else []
+    # An embedding's own index has its name; else it goes with the table's only one.
+    if name is not None and (name in indexes or not embeddings):
+        indexes = [name] if name in indexes else []
+    if not embeddings + indexes or len(embeddings) > 1 or len(indexes) > 1:
+        found = sorted({*embeddings, *indexes})
         raise UnknownEmbedding(
             f"table {table!r} has "
-            + (f"several: {', '.join(sorted(names))}" if names else "nothing to search")
-            + (f" called {name!r}" if name and not names else ""),
+            + (f"several: {', '.join(found)}" if found else "nothing to search")
+            + (f" called {name!r}" if name and not found else ""),
             hint="Say which with embedding=... (--embedding)."
-            if names
+            if found
             else "Declare an embedding or a BM25 index on it first.",
         )
     return Target(
         table=table,
         key=_key(columns, key, table, composite=composite_key),
-        embedding=embeddings[0][0] if embeddings else None,
-        bm25=indexes[0][0] if indexes else None,
-        model=encoders.ModelRow(*embeddings[0][1:]) if embeddings else None,
+        embedding=embeddings[0] if embeddings else None,
+        bm25=indexes[0] if indexes else None,
+        model=encoders.ModelRow(*every[embeddings[0]][1:]) if embeddings else None,
     )
 
 

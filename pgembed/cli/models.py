@@ -1,0 +1,125 @@
+"""`pgembed model …`: models that embeddings may name."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import psycopg
+import typer
+from rich.table import Table
+
+from pgembed.cli.common import Dsn, console
+from pgembed.errors import UnknownModel
+
+if TYPE_CHECKING:
+    from pgembed.encoders import Encoder
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    group = typer.Typer(help="Models that embeddings may name.", no_args_is_help=True)
+    group.command("add")(add)
+    group.command("list")(list_models)
+    app.add_typer(group, name="model", rich_help_panel="Embeddings")
+
+
+def add(
+    name: Annotated[str, typer.Argument(help="Hub name, or path, of the model.")],
+    *,
+    dsn: Dsn = "",
+    provider: Annotated[
+        str, typer.Option(help="sentence-transformers, hashing or litellm.")
+    ] = "sentence-transformers",
+    dimensions: Annotated[
+        int | None,
+        typer.Option(help="Length of its vectors; without it the model is loaded."),
+    ] = None,
+    distance: Annotated[
+        str, typer.Option(help="cosine, inner_product or l2.")
+    ] = "cosine",
+    query_prompt: Annotated[
+        str | None, typer.Option(help="Put before queries; the model's own.")
+    ] = None,
+    document_prompt: Annotated[
+        str | None, typer.Option(help="Put before documents; the model's own.")
+    ] = None,
+) -> None:
+    """Register a model; without --dimensions it is loaded to ask it."""
+    from pgembed import client
+
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        if dimensions is None:
+            encoder = _load(name, provider)
+            dimensions = encoder.dimensions
+            normalized, max_tokens = encoder.normalized, encoder.max_tokens
+        else:
+            normalized, max_tokens = True, None
+        client.register_model(
+            conn,
+            name,
+            dimensions,
+            provider=provider,
+            distance=distance,
+            normalized=normalized,
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
+            max_tokens=max_tokens,
+        )
+    console.print(f"Registered {name}: {dimensions} dimensions.", markup=False)
+
+
+def list_models(
+    *,
+    dsn: Dsn = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the registered models."""
+    columns = ("name", "provider", "dimensions", "distance", "max_tokens", "used_by")
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        rows = conn.execute(
+            "select m.name, m.provider, m.dimensions, m.distance, m.max_tokens,"
+            " (select count(*) from pgembed.embedding as e"
+            "  where e.model_id = m.model_id)"
+            " from pgembed.model as m order by m.name"
+        ).fetchall()
+    if as_json:
+        console.print_json(
+            json.dumps([dict(zip(columns, row, strict=True)) for row in rows])
+        )
+        return
+    table = Table(*(column.replace("_", " ") for column in columns))
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    console.print(table, markup=False)
+
+
+def register_if_unknown(conn: psycopg.Connection, model: str) -> None:
+    """Ask a model that the database does not know for its dimensions."""
+    from pgembed import client
+
+    try:
+        conn.execute("select pgembed._model(%s)", [model])
+    except psycopg.Error as exc:
+        if exc.sqlstate != UnknownModel.sqlstate:
+            raise
+    else:
+        return
+    encoder = _load(model, "sentence-transformers")
+    client.register_model(
+        conn,
+        model,
+        encoder.dimensions,
+        normalized=encoder.normalized,
+        max_tokens=encoder.max_tokens,
+    )
+    console.print(
+        f"Registered model {model}: {encoder.dimensions} dimensions.", markup=False
+    )
+
+
+def _load(name: str, provider: str) -> Encoder:
+    from pgembed.encoders import load_encoder
+    from pgembed.settings import Settings
+
+    return load_encoder(name, provider, settings=Settings.from_env())

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import quote
 
-import psycopg
 from psycopg import sql
 
 from pgembed.errors import MissingExtra, UnsupportedEnvironment
+from pgembed.servers import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,7 +54,7 @@ def default_data_folder(major: Major = 18) -> Path:
     return user_cache_path("pgembed", appauthor=False) / f"postgresql-{major}"
 
 
-class EmbeddedServer:
+class EmbeddedServer(Server):
     """A running server; a context manager that stops it.
 
     Several processes may open the same data folder: the server stops when the last
@@ -173,48 +173,12 @@ class EmbeddedServer:
         folder = quote(str(info.socket_dir), safe="/")
         return f"postgresql://postgres@/{name}?host={folder}&port={info.port}"
 
-    def create_database(
-        self, name: str, *, template: str | None = None, exist_ok: bool = False
-    ) -> str:
-        """Make a database.
-
-        Args:
-            name: Any name; it is quoted.
-            template: Database to copy; nobody may be connected to it.
-            exist_ok: Whether it may be there already.
-
-        Returns:
-            Its connection string.
-        """
-        statement = sql.SQL("create database {}").format(sql.Identifier(name))
-        if template is not None:
-            statement += sql.SQL(" template {}").format(sql.Identifier(template))
-        with self._admin() as conn:
-            try:
-                conn.execute(statement)
-            except psycopg.errors.DuplicateDatabase:
-                if not exist_ok:
-                    raise
-        return self.dsn(name)
-
-    def drop_database(self, name: str) -> None:
-        """Drop a database if it is there, and end its connections."""
-        with self._admin() as conn:
-            conn.execute(
-                sql.SQL("drop database if exists {} with (force)").format(
-                    sql.Identifier(name)
-                )
-            )
-
     def _running(self) -> PostgresServer:
         if self._server is None:
             raise UnsupportedEnvironment(
                 "the embedded PostgreSQL is not running", hint="Call start() first."
             )
         return self._server
-
-    def _admin(self) -> psycopg.Connection:
-        return psycopg.connect(self.dsn(), autocommit=True)
 
     def _apply_settings(self) -> None:
         """Change what differs; restart only where a setting needs that."""

@@ -26,6 +26,14 @@ The model `hashing` maps equal words to equal directions: the same on every mach
 in microseconds, without synonyms. Everything else is what production runs: the
 triggers, the queue, the encoder service's own code, the vector index.
 
+The server is the embedded one (extra `embedded`), unless the environment says
+otherwise:
+    PGEMBED_TEST_DSN: Connection string of a superuser on a server that runs already;
+        databases whose names begin with `pgembed_test_` are made and dropped there.
+    PGEMBED_TEST_BACKEND: `docker` starts one through testcontainers (extra
+        `containers`), provided that a Docker engine answers.
+    PGEMBED_TEST_IMAGE: The image for that; `{major}` in it is replaced.
+
 Fixtures:
     pgembed_server: A running server, once a session.
     pgembed_dsn: Connection string of a new database with pgembed, for each test.
@@ -40,6 +48,7 @@ Fixtures to override:
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -47,18 +56,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 import pytest
 
 from pgembed import client, schema
 from pgembed.embedded import THROWAWAY_SETTINGS, EmbeddedServer, Major
-from pgembed.errors import NotEmbeddedInTime
+from pgembed.errors import InvalidParameter, NotEmbeddedInTime
+from pgembed.servers import RunningServer, Server, docker_answers, docker_server
 
 __all__ = [
     "HASHING_DIMENSIONS",
     "HASHING_MODEL",
+    "Backend",
+    "backend",
+    "chosen_server",
     "make_template",
     "new_database",
     "pgembed_conn",
@@ -75,8 +88,59 @@ HASHING_MODEL = "hashing"
 #: Length of its vectors.
 HASHING_DIMENSIONS = 256
 
-_TEMPLATE = "pgembed_template"
+Backend = Literal["dsn", "docker", "embedded"]
+
+_PREFIX = f"pgembed_test_{os.getpid()}_"
 _numbers = count(1)
+
+
+def backend() -> Backend:
+    """Choose where servers come from: see the module's documentation.
+
+    Raises:
+        InvalidParameter: `PGEMBED_TEST_BACKEND` is neither `docker` nor `embedded`.
+    """
+    if os.environ.get("PGEMBED_TEST_DSN"):
+        return "dsn"
+    wanted = os.environ.get("PGEMBED_TEST_BACKEND") or "embedded"
+    if wanted not in {"docker", "embedded"}:
+        raise InvalidParameter(
+            f"PGEMBED_TEST_BACKEND is {wanted!r}", hint="Give docker or embedded."
+        )
+    return "docker" if wanted == "docker" and docker_answers() else "embedded"
+
+
+def pytest_report_header() -> str | None:
+    """Say which server the tests run on, where the environment was asked."""
+    wanted = os.environ.get("PGEMBED_TEST_BACKEND")
+    if not (wanted or os.environ.get("PGEMBED_TEST_DSN")):
+        return None
+    chosen = backend()
+    line = f"pgembed: PostgreSQL from {chosen}"
+    if wanted == "docker" and chosen == "embedded":
+        line += " (no Docker engine answers, or the extra `containers` is missing)"
+    return line
+
+
+@contextmanager
+def chosen_server(major: Major = 18) -> Iterator[Server]:
+    """Run a throwaway server, or use one that runs: see `backend`.
+
+    Args:
+        major: PostgreSQL's major version; not for a server that runs already.
+
+    Raises:
+        MissingExtra: The extra `embedded` is needed and not installed.
+    """
+    match backend():
+        case "dsn":
+            yield RunningServer(os.environ["PGEMBED_TEST_DSN"])
+        case "docker":
+            with docker_server(major, settings=THROWAWAY_SETTINGS) as server:
+                yield server
+        case "embedded":
+            with throwaway_server(major) as server:
+                yield server
 
 
 @contextmanager
@@ -98,7 +162,7 @@ def throwaway_server(major: Major = 18) -> Iterator[EmbeddedServer]:
 
 
 def make_template(
-    server: EmbeddedServer, prepare: Callable[[str], object] | None = None
+    server: Server, prepare: Callable[[str], object] | None = None
 ) -> str:
     """Make a database with pgembed and the hashing model, to copy for each test.
 
@@ -109,7 +173,8 @@ def make_template(
     Returns:
         Its name.
     """
-    dsn = server.create_database(_TEMPLATE)
+    name = f"{_PREFIX}{next(_numbers)}"
+    dsn = server.create_database(name)
     schema.install(dsn)
     with psycopg.connect(dsn, autocommit=True) as conn:
         client.register_model(
@@ -117,15 +182,17 @@ def make_template(
         )
     if prepare is not None:
         prepare(dsn)
-    return _TEMPLATE
+    return name
 
 
 @contextmanager
-def new_database(server: EmbeddedServer, template: str) -> Iterator[str]:
+def new_database(server: Server, template: str) -> Iterator[str]:
     """Copy a database, and drop the copy at the end; gives its connection string."""
-    name = f"pgembed_{next(_numbers)}"
-    yield server.create_database(name, template=template)
-    server.drop_database(name)
+    name = f"{_PREFIX}{next(_numbers)}"
+    try:
+        yield server.create_database(name, template=template)
+    finally:
+        server.drop_database(name)
 
 
 def process_all(
@@ -183,23 +250,23 @@ def pgembed_prepare() -> Callable[[str], object] | None:
 
 
 @pytest.fixture(scope="session")
-def pgembed_server(pgembed_major: Major) -> Iterator[EmbeddedServer]:
+def pgembed_server(pgembed_major: Major) -> Iterator[Server]:
     """Run a server for the whole session."""
-    with throwaway_server(pgembed_major) as server:
+    with chosen_server(pgembed_major) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def _pgembed_template(
-    pgembed_server: EmbeddedServer, pgembed_prepare: Callable[[str], object] | None
-) -> str:
-    return make_template(pgembed_server, pgembed_prepare)
+    pgembed_server: Server, pgembed_prepare: Callable[[str], object] | None
+) -> Iterator[str]:
+    name = make_template(pgembed_server, pgembed_prepare)
+    yield name
+    pgembed_server.drop_database(name)
 
 
 @pytest.fixture
-def pgembed_dsn(
-    pgembed_server: EmbeddedServer, _pgembed_template: str
-) -> Iterator[str]:
+def pgembed_dsn(pgembed_server: Server, _pgembed_template: str) -> Iterator[str]:
     """Make a database with pgembed for one test."""
     with new_database(pgembed_server, _pgembed_template) as dsn:
         yield dsn

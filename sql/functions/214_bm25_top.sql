@@ -260,16 +260,15 @@ $body$);
 #variable_conflict use_column
 declare
     expected constant float8 := k * 4000.0 / slots;
+    sample constant int[] := array[slots / 6000, slots / 3000];
 begin
     return (
         select score
         from (select unnest(impacts::real[]) as score
               from (select bm25_sum(impacts::vector) as impacts
                     from bm25_N_block
-                    where term = any ((q).dense)
-                      and block in (select block from bm25_N_block where term = any ((q).dense)
-                                    group by block order by hashint4(block) limit 2)
-                    group by block) as sample) as scores
+                    where term = any ((q).dense) and block = any (sample)
+                    group by block) as s) as scores
         order by score desc offset (expected + 3 * sqrt(expected) + 1)::int limit 1);
 end
 $body$);
@@ -447,10 +446,8 @@ begin
             order by h.place);
     end if;
     return array(
-        select d.key
-        from unnest(handles) with ordinality as h(handle, place)
-        left join pgembed.bm25_N_doc as d on d.slot = h.handle
-        order by h.place);
+        select (select d.key from pgembed.bm25_N_doc as d where d.slot = h.handle)
+        from unnest(handles) with ordinality as h(handle, place) order by h.place);
 end
 $body$);
 end

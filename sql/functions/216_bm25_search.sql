@@ -108,6 +108,38 @@ $$;
 comment on function pgembed._bm25_parse(pgembed.bm25, text, text, boolean, text) is
     'The words of a query as lexemes, and what else a document must match.';
 
+create or replace function pgembed._bm25_rank_sql(b pgembed.bm25, p_row_type regtype, p_condition text, p_k int)
+returns text
+language plpgsql stable    -- whose plans are kept, where a SQL function's are made at every call
+as $$
+#variable_conflict use_column
+declare
+    row_of_key text;
+begin
+    select string_agg(format('s.%I = %s::%s', a.attname,
+                             case when i.indnkeyatts = 1 then 'hit.key' else format('(hit.key::text[])[%s]', k.position) end,
+                             format_type(a.atttypid, a.atttypmod)), ' and ')
+    into row_of_key
+    from pg_catalog.pg_index as i
+    cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
+    join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
+    where i.indrelid = b.source and i.indisprimary and k.position <= i.indnkeyatts;
+
+    -- The row is in a subquery of its own, so that names in the condition mean its columns.
+    return format(
+        'with best as materialized (select * from pgembed.bm25_%1$s_top($1, $2::int, $3, $4, $5)) '
+        'select (select cardinality(handles) from best), array_agg(doc order by place), array_agg(score order by place) '
+        'from (select s.doc, hit.score, hit.place from best '
+        'cross join lateral unnest(pgembed.bm25_%1$s_keys(best.handles), best.scores) with ordinality as hit(key, score, place) '
+        'cross join lateral (select (s.*)::%2$s as doc from %3$s as s where %4$s and (%5$s)) as s '
+        'order by hit.place limit %6$s) as found',
+        b.bm25_id, p_row_type, b.source, row_of_key, p_condition, p_k);
+end
+$$;
+comment on function pgembed._bm25_rank_sql(pgembed.bm25, regtype, text, int) is
+    'Statement that ranks documents ($1 terms, $2 how many, $3 prefix, $4 and $5 among which) and gives the first '
+    'rows that meet a condition, with their scores and the number of documents ranked.';
+
 create or replace function pgembed._bm25_hits(
     source anyelement, docs anyarray, b pgembed.bm25, p_query pgembed._bm25_words, p_k int, p_condition text,
     out rows anyarray, out scores float8[]
@@ -138,16 +170,7 @@ begin
         condition := format('(%s) and to_tsvector(%s, (%s)::text) @@ %L::tsquery', condition,
             pgembed._bm25_config_sql(b.config, b.config_expression), b.canonical_expression, p_query.required);
     end if;
-    -- The row is in a subquery of its own, so that names in the condition mean its columns.
-    rank_sql := format(
-        'with best as materialized (select * from %1$s($1, $2::int, $3, $4, $5)) '
-        'select (select cardinality(handles) from best), array_agg(doc order by place), array_agg(score order by place) '
-        'from (select s.doc, pgembed_key.score, pgembed_key.place from best '
-        'cross join lateral unnest(%2$s(best.handles), best.scores) with ordinality as pgembed_key(key, score, place) '
-        'cross join lateral (select (s.*)::%3$s as doc from %4$s as s where %5$s and (%6$s)) as s '
-        'order by pgembed_key.place limit %7$s) as hit',
-        pgembed._bm25_table(b.bm25_id, 'top'), pgembed._bm25_table(b.bm25_id, 'keys'), pg_typeof(source),
-        pgembed._table_sql(b.source), pgembed._key_sql(b.source, null, 's.%2$I = %5$s::%4$s', ' and '), condition, p_k);
+    rank_sql := pgembed._bm25_rank_sql(b, pg_typeof(source), condition, p_k);
     if filtered then
         share := pgembed._estimated_share(b.source, p_condition);
         depth := ceil(p_k / greatest(share, 0.05) * 1.3);
@@ -218,7 +241,8 @@ begin
     perform pgembed._check_k(k);
     words := pgembed._bm25_parse(b, query, syntax, prefix, config);
     select * into hits from pgembed._bm25_hits(source, array[source], b, words, k,
-                                               pgembed._search_condition(b.source, filter, where_sql));
+                                               case when filter is null and where_sql is null then 'true'
+                                                    else pgembed._search_condition(b.source, filter, where_sql) end);
     if snippets and hits.scores is not null then
         excerpts := pgembed._snippets(hits.rows, b, words.highlight);
     end if;

@@ -63,9 +63,9 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select case when i.indnkeyatts = 1
-                then pgembed._key_sql(p_source, null, p_alias || '.%2$I::text', '')
+                then pgembed._key_sql(p_source, null, coalesce(p_alias || '.', '') || '%2$I::text', '')
                 else format('array[%s]::text',
-                            pgembed._key_sql(p_source, null, p_alias || '.%2$I::text', ', ')) end
+                            pgembed._key_sql(p_source, null, coalesce(p_alias || '.', '') || '%2$I::text', ', ')) end
     from pg_index as i
     where i.indrelid = p_source and i.indisprimary
 $$;

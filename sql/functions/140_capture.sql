@@ -55,22 +55,42 @@ $$;
 comment on function pgembed._capture_function(int, text, text, text, text) is
     'Makes one capture function of an embedding.';
 
-create or replace function pgembed._key_known_sql(p_source oid) returns text
+create or replace function pgembed._key_known(p_index text, p_columns text[]) returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Declared immutable so that it is computed when a capture function's statement
+    -- is planned, not at each write. That plan depends on the source (through the
+    -- transition table), and is made again after any DDL on it. These functions
+    -- read the catalog as it is now, whatever the snapshot of the transaction.
+    select array(select pg_get_indexdef(to_regclass(p_index), position, true)
+                 from generate_subscripts(p_columns, 1) as position) = p_columns
+$$;
+comment on function pgembed._key_known(text, text[]) is
+    'Whether the columns of a primary key are still called so; NULL or false, not an error, when the '
+    'index is gone. Only for capture functions: elsewhere a plan would remember the answer.';
+
+create or replace function pgembed._changed_keys_sql(p_source oid) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- Named, not by oid: an oid does not survive a restore. Both functions answer
-    -- NULL, not an error, when the index is gone or renamed.
-    select string_agg(format('pg_get_indexdef(to_regclass(%L), %s, true) is not distinct from %L',
-                             pgembed._table_sql(i.indexrelid), position,
-                             pg_get_indexdef(i.indexrelid, position, true)),
-                      ' and ' order by position)
+    -- A column of changed_rows that has been renamed is found one level further out,
+    -- so the statement never fails; the condition then lets no row through. An
+    -- exception block would cost a transaction id for every write. The index is
+    -- named, not by oid: an oid does not survive a restore.
+    select format('(select %s) as gone cross join lateral (select %s as key from changed_rows) as changed '
+                  'where pgembed._key_known(%L, %L)',
+                  pgembed._key_sql(p_source, null, 'null as %2$I', ', '),
+                  pgembed._key_text_sql(p_source, null),
+                  pgembed._table_sql(i.indexrelid),
+                  array(select pg_get_indexdef(i.indexrelid, position, true)
+                        from generate_series(1, i.indnkeyatts) as position))
     from pg_index as i
-    cross join generate_series(1, i.indnkeyatts) as position
     where i.indrelid = p_source and i.indisprimary
 $$;
-comment on function pgembed._key_known_sql(oid) is
-    'Condition that the key columns of a source are still called as they are now; it cannot fail.';
+comment on function pgembed._changed_keys_sql(oid) is
+    'FROM and WHERE for the keys of a transition table; no rows when the key''s columns are no longer '
+    'called as they are now.';
 
 create or replace function pgembed._install_capture_functions(p_embedding pgembed.embedding)
 returns void
@@ -81,19 +101,16 @@ declare
     wake text := pgembed._wake_sql(p_embedding.wake);
     rescan text := pgembed._rescan_sql(p_embedding.embedding_id);
     by_row boolean := pgembed._captures_by_row(p_embedding.source);
-    key_known text := pgembed._key_known_sql(p_embedding.source);
+    changed_keys text := pgembed._changed_keys_sql(p_embedding.source);
     settings text := '';
-    -- That the key is still called so is looked up first: an exception block would
-    -- cost more, and with the insert inside it a transaction id for every write.
     statement_body constant text :=
-$body$    if %6$s then
-        insert into pgembed.queue (embedding_id, key, op, priority)
-        select %1$s, %2$s, %3$L, (exists (select from changed_rows offset 1000))::int    -- 1: bulk
-        from changed_rows as r;
-        if not found then
+$body$    insert into pgembed.queue (embedding_id, key, op, priority)
+    select %1$s, changed.key, %2$L, (exists (select from changed_rows offset 1000))::int    -- 1: bulk
+    from %3$s;
+    if not found then
+        if not exists (select from changed_rows) then
             return null;
         end if;
-    else
         %4$s
     end if;%5$s$body$;
     row_body constant text :=
@@ -125,10 +142,10 @@ begin
         perform pgembed._capture_function(id, 'delete', E'declare\n    row_key text;', format(row_body, id,
             pgembed._key_text_sql(p_embedding.source, 'old'), 'D', rescan, wake), settings);
     else
-        perform pgembed._capture_function(id, 'insert', '', format(statement_body, id,
-            pgembed._key_text_sql(p_embedding.source, 'r'), 'U', rescan, wake, key_known), settings);
-        perform pgembed._capture_function(id, 'delete', '', format(statement_body, id,
-            pgembed._key_text_sql(p_embedding.source, 'r'), 'D', rescan, wake, key_known), settings);
+        perform pgembed._capture_function(id, 'insert', '#variable_conflict use_column',
+            format(statement_body, id, 'U', changed_keys, rescan, wake), settings);
+        perform pgembed._capture_function(id, 'delete', '#variable_conflict use_column',
+            format(statement_body, id, 'D', changed_keys, rescan, wake), settings);
     end if;
 
     -- WHEN lets a change of any column through that the expression reads; here the

@@ -4,7 +4,9 @@
 -- that one index serves them all.
 
 create table pgembed.queue (
-    seq          bigint generated always as identity primary key,
+    -- Cached, so that many writers do not meet at the sequence: seq names a job, and
+    -- tells nothing of its age.
+    seq          bigint generated always as identity (cache 32) primary key,
     embedding_id int not null,
     key          text,
     op           "char" not null,    -- no CHECK: it would double the cost of an insert

@@ -463,7 +463,10 @@ COLUMNS += [
 
 
 @pytest.mark.parametrize("table", ["k", "new"])
-@pytest.mark.parametrize("key", ["key", "chunk", "content", "embedding", "s", "old"])
+@pytest.mark.parametrize(
+    "key",
+    ["key", "chunk", "content", "embedding", "s", "old", "found", "gone", "changed"],
+)
 def test_names_that_pgembed_uses_itself(
     conn: psycopg.Connection, table: str, key: str
 ) -> None:

@@ -717,6 +717,42 @@ def test_renamed_key_column_heals_by_itself(filled: Service) -> None:
     assert filled.column("state") == "active"
 
 
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+def test_key_column_whose_name_another_takes(
+    filled: Service, dsn: str, isolation: str
+) -> None:
+    conn = filled.conn
+    with psycopg.connect(dsn, autocommit=True) as writer:
+        writer.execute(f"set default_transaction_isolation = '{isolation}'")
+        for key in range(10, 20):  # so that the session has planned its capture
+            writer.execute("insert into article (id, body) values (%s, 'a')", [key])
+        filled.drain()
+        writer.execute("begin")
+        writer.execute("select")  # a snapshot of the time before
+        conn.execute("alter table article rename column id to number")
+        conn.execute("alter table article add column id int default 1")
+        writer.execute("insert into article (number, body) values (30, 'b')")
+        writer.execute("delete from article where number between 1 and 19")
+        writer.execute("commit")
+        assert filled.jobs() == [("R", None)]
+        filled.drain()
+        assert filled.embedded() == {"30": "b"}
+        writer.execute("insert into article (number, body) values (31, 'c')")
+        assert filled.jobs() == [("U", "31")]
+
+
+def test_key_column_renamed_in_the_same_transaction(filled: Service) -> None:
+    conn = filled.conn
+    with conn.transaction():
+        conn.execute("insert into article (id, body) values (7, 'a')")
+        conn.execute("alter table article rename column id to number")
+        conn.execute("alter table article rename column title to id")
+        conn.execute("insert into article (number, id, body) values (8, '1', 'b')")
+    assert filled.jobs() == [("U", "7"), ("R", None)]
+    filled.drain()
+    assert filled.embedded()["8"] == "b"
+
+
 def test_renamed_key_column_of_a_partitioned_table(conn: psycopg.Connection) -> None:
     conn.execute(
         "create table article (id int primary key, body text) partition by range (id);"

@@ -118,6 +118,14 @@ select model_id, model, provider, query_hash, query from pgembed._query_claim_v1
 -- Answers a query.
 select pgembed._query_answer_v1(%(model_id)s, %(query_hash)s, %(embedding)s, %(error)s)
 
+-- bm25_due --
+-- BM25 indexes with work to do.
+select bm25_id, name from pgembed._bm25_due_v1()
+
+-- bm25_maintain --
+-- Does what is due for one; NULL when there was nothing, or another service is at it.
+select pgembed._bm25_maintain_v1(%(bm25_id)s)
+
 -- index_next --
 -- The next index to build.
 select embedding_id, ddl from pgembed._index_next_v1()

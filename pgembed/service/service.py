@@ -20,6 +20,7 @@ from pgembed.service.maintenance import Maintenance
 from pgembed.service.metrics import Metrics
 from pgembed.service.models import Models
 from pgembed.service.options import ServiceSettings
+from pgembed.service.packer import Packer
 from pgembed.service.pipeline import Outcome, Pipeline
 from pgembed.service.queries import QueryLane
 from pgembed.service.scheduler import Scheduler
@@ -97,6 +98,7 @@ class EncoderService:
             on_query=self._queries.wake.set,
         )
         self._indexer = Indexer(dsn, self._scheduler.index_may_be_due, self._any_filled)
+        self._packer = Packer(dsn)
         self._maintenance = Maintenance(
             self._stores["maintenance"],
             dsn,
@@ -172,6 +174,7 @@ class EncoderService:
                 await self._scheduler.finish(self.settings.grace_seconds)
                 if not self._stopping.is_set():
                     await self._indexer.build_all()
+                    await self._packer.maintain_all()
             finally:
                 await _cancel([renewal])
             await self._maintenance.goodbye()
@@ -232,6 +235,7 @@ class EncoderService:
         parts: list[Coroutine[Any, Any, None]] = [
             self._queries.run(),
             self._indexer.run(),
+            self._packer.run(),
             self._maintenance.run(),
             self._ticking(),
         ]
@@ -269,7 +273,7 @@ class EncoderService:
         await self._models.close()
         if not self._thread.close(CLOSE_THREAD_SECONDS):
             log.warning("encoder.still_running")
-        for link in self._links.values():
+        for link in (*self._links.values(), self._packer.link):
             await link.close()
         if self.health is not None:
             self.health.close()

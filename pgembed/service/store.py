@@ -30,6 +30,8 @@ T = TypeVar("T")
 # schema is older than the service.
 NEEDED_FUNCTIONS = (
     "_backfill_v1",
+    "_bm25_due_v1",
+    "_bm25_maintain_v1",
     "_broken_v1",
     "_chunks_v1",
     "_claim_fresh_v1",
@@ -362,6 +364,17 @@ class Store:
         if row is None or row["embedding_id"] is None:
             return None
         return row["embedding_id"], row["ddl"]
+
+    async def bm25_due(self) -> list[tuple[int, str]]:
+        """Tell which BM25 indexes have work to do, by id and name."""
+        async with self.link.use() as connection:
+            cursor = await connection.execute(QUERIES["bm25_due"])
+            return [(row[0], row[1]) for row in await cursor.fetchall()]
+
+    async def bm25_maintain(self, bm25_id: int) -> str | None:
+        """Do what is due for a BM25 index; tells what it was, if anything."""
+        done: str | None = await self._value("bm25_maintain", {"bm25_id": bm25_id})
+        return done
 
     async def run_ddl(self, statement: str) -> None:
         """Run a statement that `next_index` gave."""

@@ -1,0 +1,62 @@
+"""Keeps BM25 indexes packed: builds, packs, merges and purges what is due."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+
+from pgembed.service.connection import Link
+from pgembed.service.faults import ConnectionLost, StatementFailed
+from pgembed.service.store import Store
+
+log = structlog.get_logger("pgembed.service")
+
+LOOK_SECONDS = 2.0
+FAILURE_PAUSE_SECONDS = 30.0
+
+
+class Packer:
+    """Calls `pgembed.bm25_maintain` over a connection of its own.
+
+    A build may take minutes and must not hold up heartbeats or vectors. Of several
+    services one does the work for an index; the others pass it by.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        """Prepare.
+
+        Args:
+            dsn: Connection string.
+        """
+        self.link = Link(dsn, "bm25", lock_timeout_seconds=0)
+        self._store = Store(self.link)
+
+    async def run(self) -> None:
+        """Maintain until cancelled."""
+        while True:
+            try:
+                await self.maintain_all()
+            except (ConnectionLost, StatementFailed) as exc:
+                log.warning("bm25.failed", error=str(exc))
+                await asyncio.sleep(FAILURE_PAUSE_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def maintain_all(self) -> None:
+        """Do what is due now, for every index.
+
+        Raises:
+            ConnectionLost: No connection.
+            StatementFailed: PostgreSQL refused; what was done before stays done.
+        """
+        for bm25_id, name in await self._store.bm25_due():
+            started = time.monotonic()
+            done = await self._store.bm25_maintain(bm25_id)
+            if done is not None:
+                log.info(
+                    "bm25.maintained",
+                    index=name,
+                    done=done,
+                    seconds=round(time.monotonic() - started, 1),
+                )

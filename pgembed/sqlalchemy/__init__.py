@@ -27,6 +27,7 @@ from pgembed.sqlalchemy.hits import BM25Hit, HybridHit, VectorHit
 from pgembed.sqlalchemy.options import BM25, HNSW, IVFFlat
 from pgembed.sqlalchemy.search import Search
 from pgembed.sqlalchemy.searches import EmbeddingOf
+from pgembed.sqlalchemy.waiting import await_embedded
 
 __all__ = [
     "BM25",
@@ -41,5 +42,6 @@ __all__ = [
     "Search",
     "VectorHit",
     "attach",
+    "await_embedded",
     "encode_query",
 ]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     ARRAY,
+    JSON,
+    Integer,
     Numeric,
     String,
     Table,
@@ -184,8 +186,19 @@ def _formatted(text: str, binds: Sequence[BindParameter[Any]]) -> ColumnElement[
     return written
 
 
+# They have no name in SQL.
+_JSON_TYPES: dict[type[TypeEngine[Any]], TypeEngine[Any]] = {
+    JSON.JSONIntIndexType: Integer(),
+    JSON.JSONStrIndexType: Text(),
+    JSON.JSONPathType: ARRAY(Text()),
+}
+
+
 def _cast_type(type_: TypeEngine[Any]) -> TypeEngine[Any]:
     """Give the type to cast to: without a length or a precision, which would cut."""
+    for kind, cast_to in _JSON_TYPES.items():
+        if isinstance(type_, kind):
+            return cast_to
     if isinstance(type_, NullType):
         return Text()
     impl = type_.dialect_impl(_dialect)

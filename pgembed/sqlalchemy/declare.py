@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Table, event, inspect
-from sqlalchemy.orm import Mapper, QueryableAttribute
+from sqlalchemy.orm import Mapper
 
 from pgembed.errors import EmbeddingExists, InvalidParameter, InvalidSource
 from pgembed.sqlalchemy.chunks import EmbeddingChunk, map_chunks
+from pgembed.sqlalchemy.ddl import follow
 from pgembed.sqlalchemy.expression import Expression, expression_text
 from pgembed.sqlalchemy.options import (
     BM25,
@@ -42,7 +43,7 @@ class _Declarations(dict[str, Declaration]):
         return "{}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bound:
     """An embedding on its table, and its mapped chunks."""
 
@@ -58,6 +59,7 @@ class RowEmbedding:
 
     Attributes:
         chunks: The row's chunks in order, loaded like any relationship.
+        status: How it stands.
     """
 
     def __init__(self, row: object, bound: Bound) -> None:
@@ -69,6 +71,18 @@ class RowEmbedding:
         """The row's chunks, in order."""
         found: list[EmbeddingChunk] = getattr(
             self._row, f"{self._bound.attribute}_chunks"
+        )
+        return found
+
+    @property
+    def status(self) -> Literal["embedded", "pending", "failed", "none"]:
+        """How it stands, as of when it was loaded; none: the row has no text.
+
+        The same as `article.embedding_status`. It reads pgembed's queue, so it takes
+        the rights of pgembed's owner.
+        """
+        found: Literal["embedded", "pending", "failed", "none"] = getattr(
+            self._row, f"{self._bound.attribute}_status"
         )
         return found
 
@@ -212,6 +226,7 @@ class Embedding:
                 )
         declared = table.info.setdefault(INFO_KEY, _Declarations())
         declared[declaration.name] = declaration
+        follow(table, declaration)
         return declaration
 
     def bind(self, mapper: Mapper[Any]) -> Bound:
@@ -256,6 +271,7 @@ def attach(mapped_class: type[T], attribute: str, embedding: Embedding) -> None:
     embedding.__set_name__(mapped_class, attribute)
     setattr(mapped_class, attribute, embedding)
     embedding.bind(inspect(mapped_class))
+    _BOUNDS.clear()
 
 
 def declarations_of(metadata: MetaData) -> list[tuple[Table, Declaration]]:
@@ -283,6 +299,18 @@ def _attributes(mapped_class: type) -> dict[str, Embedding]:
     return {name: v for name, v in found.items() if isinstance(v, Embedding)}
 
 
+_BOUNDS: WeakKeyDictionary[Mapper[Any], list[Bound]] = WeakKeyDictionary()
+
+
+def bounds_of(mapper: Mapper[Any]) -> list[Bound]:
+    """List the embeddings of a mapped class, inherited ones too."""
+    found = _BOUNDS.get(mapper)
+    if found is None:
+        embeddings = _attributes(mapper.class_).values()
+        found = _BOUNDS[mapper] = [one.bind(mapper) for one in embeddings]
+    return found
+
+
 @event.listens_for(Mapper, "after_mapper_constructed")
 def _bind_all(mapper: Mapper[Any], mapped_class: type) -> None:
     for embedding in _attributes(mapped_class).values():
@@ -295,6 +323,3 @@ def _one_of(name: str, value: object, possible: tuple[object, ...]) -> None:
             f"{name} cannot be {value!r}",
             hint=f"It is {' or '.join(repr(one) for one in possible)}.",
         )
-
-
-__all__ = ["Bound", "Embedding", "QueryableAttribute", "attach", "declarations_of"]

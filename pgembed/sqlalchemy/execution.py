@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_only
 from sqlalchemy.util.concurrency import in_greenlet
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Result
     from sqlalchemy.orm import ORMExecuteState
+    from sqlalchemy.pool import Pool
 
     from pgembed.encoders.base import Encoder
 
@@ -51,7 +53,7 @@ _ENCODE = text(
     "call pgembed.encode(:query, :model, cast(:timeout as double precision))"
 )
 
-_BESIDE: WeakKeyDictionary[Any, Engine] = WeakKeyDictionary()
+_BESIDE: WeakKeyDictionary[Pool, Engine] = WeakKeyDictionary()
 
 
 @event.listens_for(Session, "do_orm_execute")
@@ -153,7 +155,6 @@ def encode_beside(engine: Engine, query: str, model: str, timeout_s: float) -> N
     """
     parameters = {"query": query, "model": model, "timeout": timeout_s}
     with beside(engine).connect() as connection:
-        connection.detach()
         connection.execute(_ENCODE, parameters)
 
 
@@ -161,8 +162,14 @@ def beside(engine: Engine) -> Engine:
     """Give an engine to the same database, outside transactions and the pool."""
     found = _BESIDE.get(engine.pool)
     if found is None:
-        found = Engine(engine.pool.recreate(), engine.dialect, engine.url)
-        found = found.execution_options(isolation_level="AUTOCOMMIT")
+        pool = NullPool(
+            engine.pool._creator,
+            dialect=engine.dialect,
+            _dispatch=engine.pool.dispatch,  # what the application does on connect
+        )
+        found = Engine(pool, engine.dialect, engine.url).execution_options(
+            isolation_level="AUTOCOMMIT"
+        )
         _BESIDE[engine.pool] = found
     return found
 

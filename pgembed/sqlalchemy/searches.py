@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from sqlalchemy import Table, inspect
-from sqlalchemy.orm import QueryableAttribute
 
 from pgembed._client.values import (
     check_int,
@@ -65,21 +64,20 @@ class EmbeddingOf(Generic[T]):
         """The mapped side table: `select(Article.embedding.chunks)`."""
         return self._bound.chunks
 
+    # Any: mypy takes an attribute of SQLAlchemy's for a descriptor here too, so that
+    # selectinload() would be given a list.
     @property
-    def chunks_of_row(self) -> QueryableAttribute[list[EmbeddingChunk]]:
+    def chunks_of_row(self) -> Any:
         """The relationship: `selectinload(Article.embedding.chunks_of_row)`."""
-        found: QueryableAttribute[list[EmbeddingChunk]] = getattr(
-            self._entity, f"{self._bound.attribute}_chunks"
-        )
-        return found
+        return getattr(self._entity, f"{self._bound.attribute}_chunks")
 
     @property
-    def status_of_row(self) -> QueryableAttribute[str]:
-        """How each row stands: `undefer(Article.embedding.status_of_row)`."""
-        found: QueryableAttribute[str] = getattr(
-            self._entity, f"{self._bound.attribute}_status"
-        )
-        return found
+    def status_of_row(self) -> Any:
+        """How each row stands: `undefer(Article.embedding.status_of_row)`.
+
+        It is `embedded`, `pending`, `failed` or, for a row without text, `none`.
+        """
+        return getattr(self._entity, f"{self._bound.attribute}_status")
 
     def vector_search(
         self,
@@ -141,7 +139,7 @@ class EmbeddingOf(Generic[T]):
         syntax: Literal["words", "websearch"] | None = None,
         prefix: bool = False,
         config: str | None = None,
-        snippet: bool = False,
+        snippets: bool = False,
         name: str = "pgembed_hit",
     ) -> Search[T, BM25Hit]:
         """Search for the rows that have the words of a query.
@@ -153,7 +151,7 @@ class EmbeddingOf(Generic[T]):
             syntax: `words`, or `websearch` for quotes, OR and minus signs.
             prefix: The last word may go on.
             config: Text search configuration of the query.
-            snippet: Give the text around the words.
+            snippets: Give the text around the words.
             name: Of the search inside the statement.
 
         Raises:
@@ -164,7 +162,7 @@ class EmbeddingOf(Generic[T]):
             "syntax": syntax,
             "prefix": True if prefix else None,
             "config": config,
-            "snippet": True if snippet else None,
+            "snippets": True if snippets else None,
         }
         words = check_query(query)
         return self._search(
@@ -186,7 +184,7 @@ class EmbeddingOf(Generic[T]):
         syntax: Literal["words", "websearch"] | None = None,
         prefix: bool = False,
         config: str | None = None,
-        snippet: bool = False,
+        snippets: bool = False,
         ef_search: int | None = None,
         on_missing_query_embedding: Literal["error", "bm25"] | None = None,
         encoder: Encoder | str | None = None,
@@ -209,7 +207,7 @@ class EmbeddingOf(Generic[T]):
             syntax: As in `bm25_search`, and so are the next three.
             prefix: The last word may go on.
             config: Text search configuration of the query.
-            snippet: Give the text around the words.
+            snippets: Give the text around the words.
             ef_search: How far the index looks.
             on_missing_query_embedding: `bm25`: search by words alone when no service
                 has encoded the query in time.
@@ -232,7 +230,7 @@ class EmbeddingOf(Generic[T]):
             "syntax": syntax,
             "prefix": True if prefix else None,
             "config": config,
-            "snippet": True if snippet else None,
+            "snippets": True if snippets else None,
             "ef_search": _whole(ef_search, "ef_search"),
             "on_missing_query_embedding": on_missing_query_embedding,
         }

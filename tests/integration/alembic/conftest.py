@@ -1,0 +1,148 @@
+"""A user's project with Alembic, made by the real command."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.fixtures.postgres import Server, first_server
+from tests.fixtures.urls import sqlalchemy_url
+
+
+@pytest.fixture(scope="session")
+def server(_servers: Callable[[str], Server]) -> Server:
+    """One server is enough: what differs between majors is in the SQL functions."""
+    return first_server(_servers)
+
+
+@dataclass
+class Project:
+    """A folder with `alembic.ini`, `env.py` and `models.py`.
+
+    Attributes:
+        folder: Where it is.
+        dsn: Its database.
+    """
+
+    folder: Path
+    dsn: str
+
+    def alembic(self, *arguments: str, check: bool = True) -> str:
+        """Run the command; return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "alembic", *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONWARNINGS": "error"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode == 0) == check, done.stderr
+        return done.stdout if check else done.stderr
+
+    def models(self, body: str) -> None:
+        """Write the models, whose base class is `Base`."""
+        head = """
+            from sqlalchemy import *
+            from sqlalchemy.orm import *
+            from pgembed.sqlalchemy import *
+
+            class Base(DeclarativeBase):
+                pass
+            """
+        text = textwrap.dedent(head) + textwrap.dedent(body)
+        (self.folder / "models.py").write_text(text)
+
+    def article(self, embedding: str, columns: str = "title body") -> None:
+        """Write one model with these text columns."""
+        lines = [f"    {name}: Mapped[str]" for name in columns.split()]
+        body = [
+            "class Article(Base):",
+            '    __tablename__ = "article"',
+            "    id: Mapped[int] = mapped_column(primary_key=True)",
+            *lines,
+            *([f"    embedding = {embedding}"] if embedding else []),
+        ]
+        self.models("\n".join(body))
+
+    def revision(self, label: str = "change", *arguments: str) -> str:
+        """Autogenerate a revision; return the file's text."""
+        before = set(self.folder.glob("migrations/versions/*.py"))
+        self.alembic("revision", "--autogenerate", "-m", label, *arguments)
+        (new,) = set(self.folder.glob("migrations/versions/*.py")) - before
+        return new.read_text()
+
+    def upgrade(self) -> None:
+        """Run all revisions."""
+        self.alembic("upgrade", "head")
+
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        """Ask the database."""
+        with psycopg.connect(self.dsn) as conn:
+            return conn.execute(statement.encode()).fetchall()
+
+    def run(self, statement: str) -> None:
+        """Change the database."""
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
+            conn.execute(statement.encode())
+
+
+def calls(script: str, function: str = "upgrade") -> list[str]:
+    """Name the operations of a migration's function, in their order."""
+    (found,) = [
+        node
+        for node in ast.parse(script).body
+        if isinstance(node, ast.FunctionDef) and node.name == function
+    ]
+    return [
+        node.value.func.attr
+        for node in found.body
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Attribute)
+    ]
+
+
+def make_project(folder: Path, dsn: str) -> Project:
+    """Do as the documentation says: `alembic init`, the URL, the metadata."""
+    project = Project(folder, dsn)
+    project.alembic("init", "migrations")
+    ini = folder / "alembic.ini"
+    url = sqlalchemy_url(dsn).render_as_string(hide_password=False)
+    text = ini.read_text().replace(
+        "sqlalchemy.url = driver://user:pass@localhost/dbname",
+        f"sqlalchemy.url = {url.replace('%', '%%')}",
+    )
+    ini.write_text(text)
+    env = folder / "migrations" / "env.py"
+    text = env.read_text()
+    assert "target_metadata = None" in text
+    text = text.replace(
+        "target_metadata = None",
+        "from models import Base\ntarget_metadata = Base.metadata",
+    )
+    env.write_text(text)
+    return project
+
+
+@pytest.fixture
+def project(tmp_path: Path, dsn: str) -> Project:
+    """A project whose database has pgembed."""
+    return make_project(tmp_path, dsn)
+
+
+@pytest.fixture
+def empty_project(tmp_path: Path, empty_dsn: str) -> Project:
+    """A project whose database has nothing."""
+    return make_project(tmp_path, empty_dsn)

@@ -1,0 +1,3 @@
+"""init, autogenerate, upgrade, change, downgrade: with the real command."""
+
+from __future__ import annotations

@@ -81,6 +81,7 @@ def _view(statuses: Sequence[EmbeddingStatus], services: int) -> Group:
     for name in ("rows", "embedded", "pending", "failed", "oldest", "rows/s", "ETA"):
         table.add_column(name, justify="right")
     table.add_column("index")
+    table.add_column("BM25")
     table.add_column("size", justify="right")
     for one in statuses:
         table.add_row(
@@ -94,6 +95,7 @@ def _view(statuses: Sequence[EmbeddingStatus], services: int) -> Group:
             "" if one.rows_per_second is None else f"{one.rows_per_second:.0f}",
             _duration(one.eta) if one.pending else "",
             _index(one),
+            _bm25(one),
             _size((one.index_bytes or 0) + (one.side_table_bytes or 0)),
         )
     reasons = [
@@ -114,6 +116,13 @@ def _index(one: EmbeddingStatus) -> Text:
     if one.index_percent is not None:
         text += f" {one.index_percent:.0f} %"
     return Text(text, style="red" if one.index_state == "invalid" else "")
+
+
+def _bm25(one: EmbeddingStatus) -> Text:
+    if one.bm25_engine is None:
+        return Text("none")
+    style = {"ready": "", "pending": "yellow", "broken": "red"}[one.bm25_state or ""]
+    return Text(f"{one.bm25_state}, {one.bm25_engine}", style=style)
 
 
 def _number(value: int | None) -> str:

@@ -16,6 +16,47 @@ $$;
 comment on function pgembed._bm25_config_sql(text, text) is
     'Expression for the text search configuration of a row.';
 
+create or replace function pgembed._bm25_lexemes(p_config regconfig, p_text text) returns tsvector
+language plpgsql stable
+as $$
+begin
+    return pg_catalog.to_tsvector(p_config, p_text);
+exception when program_limit_exceeded then    -- a tsvector holds 1 MB
+    return pg_catalog.to_tsvector(p_config, pg_catalog.left(p_text, 200000));
+end
+$$;
+comment on function pgembed._bm25_lexemes(regconfig, text) is
+    'Lexemes of a text; of one that is too long for a tsvector, those of its first 200,000 characters.';
+
+create or replace function pgembed._bm25_settings_sql() returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Texts of dates, floats and the like depend on settings of the session. A key
+    -- or a document must read the same whoever writes, deletes or packs it.
+    select 'set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' set timezone = ''UTC'' '
+           'set extra_float_digits = 1 set bytea_output = ''hex'''
+$$;
+comment on function pgembed._bm25_settings_sql() is
+    'Settings under which keys and texts of documents are written.';
+
+create or replace function pgembed._bm25_key_text_sql(b pgembed.bm25, p_alias text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when exists (
+        select from pg_index as i
+        join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[])
+        join pg_type as t on t.oid = a.atttypid
+        where i.indrelid = b.source and i.indisprimary
+          and (t.typcategory in ('A', 'C', 'D', 'R', 'T') or t.typtype = 'd'
+               or t.oid in ('float4'::regtype, 'float8'::regtype, 'bytea'::regtype)))
+        then format('pgembed.bm25_%s_key(%s)', b.bm25_id, p_alias)
+        else pgembed._key_text_sql(b.source, p_alias) end
+$$;
+comment on function pgembed._bm25_key_text_sql(pgembed.bm25, text) is
+    'Expression for the key text of a source row as a BM25 index has it, whatever the settings of the session.';
+
 create or replace function pgembed._bm25_install_capture_functions(p_index pgembed.bm25) returns void
 language plpgsql
 as $create$
@@ -27,7 +68,6 @@ begin
         format($body$
 declare
     content text;
-    config regconfig;
 begin
     begin
         key := %1$s;
@@ -35,12 +75,7 @@ begin
         if content is null then
             return;
         end if;
-        config := %3$s;
-        begin
-            lexemes := to_tsvector(config, content);
-        exception when program_limit_exceeded then    -- a tsvector holds 1 MB
-            lexemes := to_tsvector(config, left(content, 200000));
-        end;
+        lexemes := _bm25_lexemes(%3$s, content);
     exception
         when syntax_error_or_access_rule_violation then    -- columns renamed or dropped
             perform bm25_N_mark('R');
@@ -61,13 +96,21 @@ $body$, pgembed._key_text_sql(p_index.source, 'r'),
 
     perform pgembed._bm25_function(p_index.bm25_id, 'mark', 'mark "char"', 'void', 'volatile', $body$
 begin
-    if mark = 'T' or not exists (select from bm25_N_dead where op = mark) then
-        insert into bm25_N_dead (op) values (mark);
-    end if;
+    -- One a transaction. That of another would not do: it may be acted upon, and
+    -- be gone, before the rows of this one are there to be read.
+    insert into pgembed.bm25_N_dead (op, key)
+    select mark, pg_catalog.pg_current_xact_id()::text
+    where mark = 'T' or not exists (select from pgembed.bm25_N_dead
+                                    where op = mark and key = pg_catalog.pg_current_xact_id()::text);
 end
 $body$);
 
-    perform pgembed._bm25_function(p_index.bm25_id, 'capture', '', 'trigger', 'volatile security definer set search_path = index_path', $body$
+    perform pgembed._bm25_function(p_index.bm25_id, 'key', 'r anyelement', 'text',
+        'stable ' || pgembed._bm25_settings_sql(),
+        format('begin return %s; end', pgembed._key_text_sql(p_index.source, 'r')));
+
+    perform pgembed._bm25_function(p_index.bm25_id, 'capture', '', 'trigger',
+        'volatile security definer set search_path = index_path ' || pgembed._bm25_settings_sql(), $body$
 declare
     was record;
     now record;

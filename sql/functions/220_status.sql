@@ -51,7 +51,9 @@ select
     e.index_error,
     pg_relation_size(pgembed._index_oid(e)) as index_bytes,
     case when pgembed._table_sql(e.side_table) is not null then pg_total_relation_size(e.side_table) end as side_table_bytes,
-    progress.percent as index_percent
+    progress.percent as index_percent,
+    words.engine as bm25_engine,
+    words.state as bm25_state
 from pgembed.embedding as e
 join pgembed.model as m using (model_id)
 cross join lateral (
@@ -69,10 +71,41 @@ cross join lateral (
     where w.heartbeat_at > clock_timestamp() - interval '30 seconds') as rate
 left join lateral (
     select round(100.0 * p.tuples_done / nullif(p.tuples_total, 0), 1) as percent
-    from pg_stat_progress_create_index as p where p.index_relid = pgembed._index_oid(e)) as progress on true;
+    from pg_stat_progress_create_index as p where p.index_relid = pgembed._index_oid(e)) as progress on true
+left join pgembed.bm25 as words on words.embedding_id = e.embedding_id;
 comment on view pgembed.status is
     'How each embedding is doing: rows, embedded, pending, failed, oldest pending age, rows a second, '
-    'time to go, index. Counts are estimates above 200,000 rows.';
+    'time to go, indexes. Counts are estimates above 200,000 rows.';
+
+create or replace function pgembed._bm25_counts(
+    b pgembed.bm25, out recent bigint, out dead bigint, out must_rebuild boolean, out bytes bigint
+)
+language plpgsql stable
+as $$
+begin
+    if b.engine = 'pg_textsearch' then
+        bytes := pg_relation_size(to_regclass(pgembed._bm25_index_sql(b)));
+        return;
+    end if;
+    execute format('select count(*) from %s', pgembed._bm25_table(b.bm25_id, 'recent')) into recent;
+    execute format('select count(*) filter (where op = ''D''), coalesce(bool_or(op <> ''D''), false) from %s',
+                   pgembed._bm25_table(b.bm25_id, 'dead')) into dead, must_rebuild;
+    bytes := (select sum(pg_total_relation_size(pgembed._bm25_table(b.bm25_id, part)::regclass))
+              from unnest(array['recent', 'dead', 'doc', 'term', 'posting', 'block']) as part);
+end
+$$;
+comment on function pgembed._bm25_counts(pgembed.bm25) is
+    'What of a BM25 index is not packed yet, and its size; for its owner.';
+
+create or replace view pgembed.bm25_status as
+select x.name, x.source, x.engine, x.config, x.state, x.state_reason,
+       x.packed_rows, c.recent as recent_rows, c.dead as dead_rows, c.must_rebuild,
+       cardinality(x.segments) as segments, c.bytes
+from pgembed.bm25 as x
+cross join lateral pgembed._bm25_counts(x) as c;
+comment on view pgembed.bm25_status is
+    'How each BM25 index is doing: the engine that serves it, documents packed, not packed yet (recent) and '
+    'deleted but not purged yet (dead), size.';
 
 create or replace view pgembed.failed as
 select e.name, e.source, d.key, d.op, d.attempts, d.error, d.failed_at, d.seq

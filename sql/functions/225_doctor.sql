@@ -1,6 +1,41 @@
 -- The doctor: everything that follows from a declaration, compared with what is
 -- really there. Read-only; pgembed.repair() mends most of what it finds.
 
+create or replace function pgembed._doctor_bm25(b pgembed.bm25)
+returns table (severity text, problem text, advice text)
+language plpgsql stable
+as $$
+#variable_conflict use_column
+declare
+    event text;
+    counts record;
+begin
+    if b.state = 'broken' then
+        return query select 'error', 'its BM25 index is broken: ' || coalesce(b.state_reason, 'no reason known'),
+            format('Mend the table or the text expression, then SELECT pgembed.bm25_rebuild(%L).', b.name);
+    end if;
+    if pgembed._table_sql(b.source) is null or b.engine <> 'sql' then
+        return;
+    end if;
+    foreach event in array array['insert', 'update', 'delete', 'truncate'] loop
+        if not exists (select from pg_catalog.pg_trigger
+                       where tgrelid = b.source and tgname = format('pgembed_bm25_%s_%s', b.bm25_id, event)
+                         and tgenabled <> 'D') then
+            return query select 'error', format('its BM25 trigger for %s is missing or disabled', event),
+                format('ENABLE the trigger if it is there, then SELECT pgembed.bm25_rebuild(%L).', b.name);
+        end if;
+    end loop;
+    counts := pgembed._bm25_counts(b);
+    if counts.recent > 20000 or counts.dead > 20000 then
+        return query select 'warning',
+            format('its BM25 index has %s documents to pack and %s to purge, which makes searches slow',
+                   counts.recent, counts.dead),
+            'Run an encoder service, or SELECT pgembed.bm25_maintain() from time to time.';
+    end if;
+end
+$$;
+comment on function pgembed._doctor_bm25(pgembed.bm25) is 'What is wrong with a BM25 index.';
+
 create or replace function pgembed._doctor_source(e pgembed.embedding)
 returns table (severity text, problem text, advice text)
 language plpgsql stable
@@ -141,11 +176,18 @@ begin
             'A session that listens has been idle in a transaction for long: end it.';
     end if;
     return query
-    select d.severity, e.name, d.problem, d.advice
-    from pgembed.embedding as e
-    cross join lateral (select * from pgembed._doctor_source(e)
-                        union all select * from pgembed._doctor_vectors(e)) as d
-    order by e.name, d.severity, d.problem;
+    select found.*
+    from (select d.severity, e.name, d.problem, d.advice
+          from pgembed.embedding as e
+          cross join lateral (select * from pgembed._doctor_source(e)
+                              union all select * from pgembed._doctor_vectors(e)) as d
+          union all
+          select d.severity, x.name, d.problem, d.advice
+          from pgembed.bm25 as x
+          left join pgembed.embedding as e on e.embedding_id = x.embedding_id
+          cross join lateral pgembed._doctor_bm25(x) as d
+          where e.capture is not false) as found(severity, name, problem, advice)
+    order by found.name, found.severity, found.problem;
 end
 $$;
 comment on function pgembed.doctor() is

@@ -158,7 +158,9 @@ def uninstall(conninfo: str = "", *, force: bool = False) -> list[str]:
     with _connect(conninfo) as conn, _translated():
         names: list[str] = []
         if force:
-            conn.execute("lock table pgembed.embedding in access exclusive mode")
+            conn.execute(
+                "lock table pgembed.embedding, pgembed.bm25 in access exclusive mode"
+            )
             names = [
                 name
                 for (name,) in conn.execute(
@@ -167,6 +169,8 @@ def uninstall(conninfo: str = "", *, force: bool = False) -> list[str]:
             ]
         for name in names:
             conn.execute("select pgembed.drop_embedding(%s)", (name,))
+        if force:  # those without an embedding
+            conn.execute("select pgembed.drop_bm25(name) from pgembed.bm25")
         conn.execute(sqlfiles.load("uninstall.sql").text.encode())
     return names
 

@@ -1,17 +1,19 @@
 -- Removes schema pgembed once no embedding is left and nothing outside depends on it.
 -- Nobody declares an embedding between the look and the drop.
-lock table pgembed.embedding in access exclusive mode;
+lock table pgembed.embedding, pgembed.bm25 in access exclusive mode;
 
 do $uninstall$
 declare
     names text;
 begin
-    select string_agg(format('"%s"', name), ', ' order by name) into names from pgembed.embedding;
+    select string_agg(format('"%s"', name), ', ' order by name) into names
+    from (select name from pgembed.embedding
+          union select name from pgembed.bm25) as declared;
     if names is not null then
-        raise exception 'there are embeddings in database "%"', current_database()
+        raise exception 'there are embeddings or BM25 indexes in database "%"', current_database()
             using errcode = 'PE015', detail = 'They are: ' || names || '.',
-                  hint = 'Drop each with pgembed.drop_embedding(), or force it, which drops them '
-                         'with all their vectors: pgembed uninstall --force.';
+                  hint = 'Drop each with pgembed.drop_embedding() or drop_bm25(), or force it, which drops '
+                         'them with all their vectors: pgembed uninstall --force.';
     end if;
 
     with own as (

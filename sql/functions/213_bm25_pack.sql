@@ -214,8 +214,9 @@ $body$);
     -- Reads the whole table anew, in one statement and so in one snapshot: what
     -- recent and dead hold in that snapshot is in the rows too. Later entries have
     -- versions above 0, so their tombstones find what they kill.
+    -- Row security that hides rows from whoever maintains is an error, not a hole.
     perform pgembed._bm25_function(p_index.bm25_id, 'rebuild', '', 'bigint',
-        'volatile set work_mem = ''256MB''', format($body$
+        'volatile set work_mem = ''256MB'' set row_security = off', format($body$
 declare
     rows bigint;
 begin
@@ -244,7 +245,8 @@ end
 $body$, pgembed._table_sql(p_index.source)));
 
     -- What is due, in this order. Returns what it did.
-    perform pgembed._bm25_function(p_index.bm25_id, 'maintain', 'min_rows int', 'text', 'volatile set search_path = index_path', $body$
+    perform pgembed._bm25_function(p_index.bm25_id, 'maintain', 'min_rows int', 'text',
+        'volatile set search_path = index_path ' || pgembed._bm25_settings_sql(), $body$
 declare
     b pgembed.bm25;
     rows bigint;

@@ -67,6 +67,7 @@ begin
     total := index.packed_length;
     q.k1 := index.k1;
     q.b := index.b;
+    any_term := (select string_agg(_bm25_lexeme_query(term)::text, '|')::tsquery from unnest(query_terms) as term);
     truncated := (select max(version) from bm25_N_dead where op = 'T');
     if truncated is not null then    -- what is packed was written before
         rows := 0;
@@ -77,9 +78,10 @@ begin
     -- slot is that of the last version before.
     if rows > 0 and exists (select from bm25_N_dead) then
         with gone as materialized (
-            select slot, length, lexemes from bm25_N_dead where slot is not null
+            select slot, length, case when lexemes @@ any_term then lexemes end as lexemes
+            from bm25_N_dead where slot is not null
             union all
-            (select distinct on (p.slot) p.slot, d.length, d.lexemes
+            (select distinct on (p.slot) p.slot, d.length, case when d.lexemes @@ any_term then d.lexemes end
              from bm25_N_dead as d
              cross join lateral (select p.slot from bm25_N_doc as p
                                  where p.key = d.key and p.version < d.version
@@ -88,7 +90,7 @@ begin
                and p.slot not in (select slot from bm25_N_dead where slot is not null)
              order by p.slot, d.version))
         select count(*), coalesce(sum(length), 0), array_agg(slot),
-               (select array_agg(t.term) from gone as g
+               (select array_agg(t.term) from (select lexemes from gone where lexemes is not null offset 0) as g
                 join (select term, _bm25_lexeme_query(term) as query from unnest(query_terms) as term offset 0) as t
                   on g.lexemes @@ t.query)
         into dead_rows, dead_length, q.dead, dead_terms
@@ -97,7 +99,6 @@ begin
 
     -- Documents not packed yet, the caller's own uncommitted ones included.
     if exists (select from bm25_N_recent) then
-        any_term := (select string_agg(_bm25_lexeme_query(term)::text, '|')::tsquery from unnest(query_terms) as term);
         with alive as materialized (
             select r.version, r.length, case when r.lexemes @@ any_term then r.lexemes end as lexemes
             from bm25_N_recent as r
@@ -116,7 +117,10 @@ begin
     end if;
 
     rows := rows - dead_rows + recent_rows;
-    q.avgdl := (total - dead_length + recent_length)::float8 / greatest(rows, 1);
+    if rows = 0 then
+        return q;
+    end if;
+    q.avgdl := (total - dead_length + recent_length)::float8 / rows;
     q.frozen_avgdl := coalesce(index.frozen_avgdl, q.avgdl);
     select array_agg(t.term), array_agg(t.idf), array_agg(t.frozen_idf),
            array_agg(t.term) filter (where t.dense_df > 0),
@@ -157,11 +161,15 @@ $body$);
     -- The terms that begin with a prefix, those of most documents first.
     perform pgembed._bm25_function(p_index.bm25_id, 'expand', 'prefix text, n int', 'text[]', 'stable', $body$
 #variable_conflict use_column
+declare
+    after constant text :=    -- the greatest character ends the range in the index
+        case when getdatabaseencoding() = 'UTF8' then prefix || chr(1114111)
+             else (select max(term) || 'z' from bm25_N_term) end;
 begin
     return array(
         select term
         from (select term, df from bm25_N_term
-              where term >= prefix collate "C" and term < (prefix || chr(1114111)) collate "C"
+              where term >= prefix collate "C" and term < after collate "C" and starts_with(term, prefix)
               union all
               select u.lexeme, count(*)
               from bm25_N_recent as r
@@ -330,9 +338,9 @@ begin
     from wanted as w left join sparse as s on s.slot = w.slot;
     if (q).dense is not null and slots is not null then
         select c.slots, c.scores into slots, scores from bm25_N_complete(q, slots, scores) as c;
-        select array_agg(u.slot), array_agg(u.score) into slots, scores
-        from unnest(slots, scores) as u(slot, score) where u.score > 0;
     end if;
+    select array_agg(u.slot), array_agg(u.score) into slots, scores
+    from unnest(slots, scores) as u(slot, score) where u.score > 0;    -- others have no word of the query
 end
 $body$);
 
@@ -353,10 +361,11 @@ declare
     rest_scores float8[];
     threshold float8 := 0;
     guess float8;
+    lowest constant float8 := 1e-20;    -- below every score there is
     packed_slots int;
 begin
     if prefix is not null then
-        terms := terms || bm25_N_expand(prefix, 50);
+        terms := array(select distinct term from unnest(terms || bm25_N_expand(prefix, 50)) as term);
     end if;
     q := bm25_N_live(terms);
     if q.terms is null then
@@ -397,15 +406,16 @@ begin
             if threshold = 0 then
                 packed_slots := (select slots from pgembed.bm25 where bm25_id = index_N);
                 if packed_slots > 6000 then
-                    guess := bm25_N_guess(q, k + coalesce(cardinality(q.dead), 0) * k / packed_slots, packed_slots)
-                             * q.margin;
+                    guess := bm25_N_guess(
+                        q, least(k * (1 + coalesce(cardinality(q.dead), 0)::float8 / packed_slots), 2e9)::int, packed_slots)
+                        * q.margin;
                 end if;
             end if;
             for try in 1 .. 5 loop
-                guess := greatest(case when try = 5 then threshold else guess end, 1e-6);
+                guess := greatest(case when try = 5 then threshold else guess end, lowest);
                 select d.slots, d.scores into best_slots, best_scores
                 from bm25_N_dense(q, guess, found_slots, found_scores) as d;
-                exit when guess <= greatest(threshold, 1e-6)
+                exit when guess <= greatest(threshold, lowest)
                     or (select score from unnest(best_scores) as score order by score desc offset k - 1 limit 1)
                        * q.margin >= guess;
                 guess := guess * 0.7;

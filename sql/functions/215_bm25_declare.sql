@@ -80,12 +80,30 @@ $$;
 comment on function pgembed._bm25_apply_options(pgembed.bm25, jsonb) is
     'A BM25 index with options changed, checked; PE007 says what is wrong.';
 
+create or replace function pgembed._key_immediate(p_source regclass) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce((select indimmediate from pg_index where indrelid = p_source and indisprimary), false)
+$$;
+comment on function pgembed._key_immediate(regclass) is
+    'Whether a table has a primary key that is checked at each write, not deferrable to the commit.';
+
 create or replace function pgembed._bm25_analyze(b pgembed.bm25) returns pgembed.bm25
 language plpgsql
 as $$
 declare
     analyzed record;
 begin
+    if pgembed._table_sql(b.source) is null then
+        raise exception 'the table of BM25 index "%" has been dropped', b.name using errcode = 'PE003',
+            hint = format('SELECT pgembed.drop_bm25(%L) removes what is left.', b.name);
+    end if;
+    if not pgembed._key_immediate(b.source) then
+        raise exception 'BM25 is not possible on table %: its primary key is deferrable', b.source using errcode = 'PE003',
+            hint = 'Two rows may hold one key for a while, and a write would not say which of them it changes. '
+                   'ALTER TABLE ... DROP CONSTRAINT, and ADD PRIMARY KEY without DEFERRABLE.';
+    end if;
     select * into analyzed from pgembed._analyze_expression(b.source, b.text_expression);
     b.canonical_expression := analyzed.canonical;
     b.source_columns := analyzed.source_columns;
@@ -109,29 +127,55 @@ $$;
 comment on function pgembed._bm25_analyze(pgembed.bm25) is
     'A BM25 index with its expressions checked against the table, or PE004.';
 
+create or replace function pgembed._bm25_sync_readers(b pgembed.bm25) returns void
+language plpgsql
+as $$
+declare
+    reader record;
+    way text;
+    functions constant text := format('function %s(text[], int, text, int[], bigint[]), %s(bigint[]), %s(anyelement)',
+        pgembed._bm25_table(b.bm25_id, 'top'), pgembed._bm25_table(b.bm25_id, 'keys'), pgembed._bm25_table(b.bm25_id, 'key'));
+begin
+    -- Who may read the source may ask for handles and look up their keys; the words
+    -- of documents stay closed. Only what differs is changed, so this is cheap.
+    for reader in
+        with source as (
+            select distinct a.grantee
+            from pg_catalog.pg_class as c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) as a
+            where c.oid = b.source and a.privilege_type = 'SELECT'),
+        index as (
+            select distinct a.grantee
+            from pg_catalog.pg_proc as p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a
+            where p.pronamespace = 'pgembed'::regnamespace and p.proname = format('bm25_%s_top', b.bm25_id)
+              and a.grantee <> p.proowner)
+        select case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end as name,
+               source.grantee is not null as may_read
+        from source full join index using (grantee)
+        where source.grantee is null
+           or index.grantee is null and grantee <> (select relowner from pg_catalog.pg_class
+                                                    where oid = pgembed._bm25_table(b.bm25_id, 'doc')::regclass)
+    loop
+        way := case when reader.may_read then 'grant %s on %s to %s' else 'revoke %s on %s from %s' end;
+        execute format(way, 'execute', functions, reader.name);
+        execute format(way, 'select (slot, key)', pgembed._bm25_table(b.bm25_id, 'doc'), reader.name);
+        execute format(way, 'select (version, key)', pgembed._bm25_table(b.bm25_id, 'recent'), reader.name);
+    end loop;
+end
+$$;
+comment on function pgembed._bm25_sync_readers(pgembed.bm25) is
+    'Gives a BM25 index the readers that its source has now.';
+
 create or replace function pgembed._bm25_sync_privileges(b pgembed.bm25) returns void
 language plpgsql
 as $$
 declare
-    grantee text;
     part text;
     policy constant text := 'pgembed_source';
 begin
     if b.engine <> 'sql' then
         return;
     end if;
-    -- Who may read the source may ask for handles and look up their keys; the words
-    -- of documents stay closed.
-    for grantee in
-        select distinct case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
-        from pg_catalog.pg_class as c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) as a
-        where c.oid = b.source and a.privilege_type = 'SELECT'
-    loop
-        execute format('grant execute on function %s(text[], int, text, int[], bigint[]), %s(bigint[]) to %s',
-            pgembed._bm25_table(b.bm25_id, 'top'), pgembed._bm25_table(b.bm25_id, 'keys'), grantee);
-        execute format('grant select (slot, key) on %s to %s', pgembed._bm25_table(b.bm25_id, 'doc'), grantee);
-        execute format('grant select (version, key) on %s to %s', pgembed._bm25_table(b.bm25_id, 'recent'), grantee);
-    end loop;
+    perform pgembed._bm25_sync_readers(b);
     foreach part in array array['doc', 'recent'] loop
         if exists (select from pg_catalog.pg_policy
                    where polrelid = pgembed._bm25_table(b.bm25_id, part)::regclass and polname = policy) then
@@ -187,9 +231,10 @@ begin
     perform pgembed._bm25_install_capture(b);
     perform pgembed._bm25_sync_privileges(b);
     -- A table that is read in a second or two is searchable when this commits; a
-    -- larger one when a service, or bm25_maintain(), has read it.
+    -- larger one, or one that this transaction sees as it was before, when a
+    -- service, or bm25_maintain(), has read it.
     execute format('select exists (select from %s offset 10000)', pgembed._table_sql(b.source)) into large;
-    if not large then
+    if not large and current_setting('transaction_isolation') = 'read committed' then
         perform pgembed._bm25_maintain(b, 2000);
     end if;
     return b;
@@ -248,12 +293,51 @@ $$;
 comment on function pgembed._bm25_defaults(pgembed.bm25, jsonb) is
     'A BM25 index with the default parameters but for the given options.';
 
+create or replace function pgembed._bm25_capture_fits(b pgembed.bm25) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- A trigger follows a column that is renamed, the expression follows the
+    -- name: they part when a new column takes the old one's name.
+    select not exists (
+        select from pg_attribute as a, pg_trigger as t
+        where a.attrelid = b.source and a.attname = any (b.source_columns)
+          and t.tgrelid = b.source and t.tgname = format('pgembed_bm25_%s_update', b.bm25_id)
+          and not exists (select from pg_depend as d
+                          where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+                            and d.refclassid = 'pg_class'::regclass and d.refobjid = b.source
+                            and d.refobjsubid = a.attnum))
+$$;
+comment on function pgembed._bm25_capture_fits(pgembed.bm25) is
+    'Whether the update trigger watches the columns that the text is made of.';
+
+create or replace function pgembed._bm25_capture_state(b pgembed.bm25) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select p.prosrc
+    from pg_proc as p
+    where p.pronamespace = 'pgembed'::regnamespace and p.proname = format('bm25_%s_document', b.bm25_id)
+      and 4 = (select count(*) from pg_trigger as t
+               where t.tgrelid = b.source and t.tgenabled in ('O', 'A')
+                 and t.tgname in (select format('pgembed_bm25_%s_%s', b.bm25_id, event)
+                                  from unnest(array['insert', 'update', 'delete', 'truncate']) as event))
+      and pgembed._bm25_capture_fits(b)
+$$;
+comment on function pgembed._bm25_capture_state(pgembed.bm25) is
+    'What the triggers of a BM25 index capture, to be compared; NULL when they do not all work.';
+
 create or replace function pgembed._bm25_alter(p_was pgembed.bm25, p_text_expression text, p_options jsonb) returns void
 language plpgsql
 as $$
 declare
-    b pgembed.bm25 := p_was;
+    b pgembed.bm25;
+    captured text;
 begin
+    -- What another session changed while this one waited is kept.
+    perform pgembed._bm25_lock(p_was.bm25_id);
+    p_was := pgembed._bm25(p_was.name);
+    b := p_was;
     b.text_expression := coalesce(p_text_expression, b.text_expression);
     b := pgembed._bm25_analyze(pgembed._bm25_apply_options(b, coalesce(p_options, '{}')));
     if b.engine <> p_was.engine then
@@ -261,7 +345,6 @@ begin
         perform pgembed._bm25_create(b);
         return;
     end if;
-    perform pgembed._bm25_lock(b.bm25_id);
     update pgembed.bm25 as x
     set text_expression = b.text_expression, canonical_expression = b.canonical_expression,
         source_columns = b.source_columns, config = b.config, config_expression = b.config_expression,
@@ -273,8 +356,12 @@ begin
         return;
     end if;
     -- Writers are captured by the new text from here on; the rebuild reads the rest.
+    -- They need not be kept out where they were captured by this text all along.
+    captured := pgembed._bm25_capture_state(b);
     perform pgembed._bm25_install_functions(b);
-    perform pgembed._bm25_install_capture(b);
+    if captured is null or captured <> pgembed._bm25_capture_state(b) then
+        perform pgembed._bm25_install_capture(b);
+    end if;
     perform pgembed._bm25_sync_privileges(b);
     perform pgembed._bm25_maintain(b, 2000);
 end
@@ -309,7 +396,8 @@ begin
     if b.engine <> 'sql' then
         return;
     end if;
-    b := pgembed._bm25_analyze(b);
+    perform pgembed._bm25_lock(b.bm25_id);
+    b := pgembed._bm25_analyze(pgembed._bm25(b.name));
     update pgembed.bm25 as x
     set canonical_expression = b.canonical_expression, source_columns = b.source_columns,
         state = case x.state when 'broken' then 'pending' else x.state end, state_reason = null
@@ -360,6 +448,7 @@ declare
     part text;
     old_level text;
 begin
+    perform pgembed._bm25_lock(b.bm25_id);    -- a packer that is at work finishes first
     delete from pgembed.bm25 where bm25_id = b.bm25_id;
     if b.engine = 'pg_textsearch' then
         perform pgembed._bm25_drop_extension_index(b);
@@ -412,6 +501,7 @@ as $$
 declare
     done text;
     changed boolean;
+    partitioned boolean := false;
 begin
     if b.engine <> 'sql' then
         return null;
@@ -421,9 +511,20 @@ begin
             using errcode = 'PE007', hint = 'Use READ COMMITTED: the work must see what others have committed.';
     end if;
     perform pgembed._bm25_lock(b.bm25_id);
+    select * into b from pgembed.bm25 where bm25_id = b.bm25_id;    -- as it is now that the lock is here
+    if not found then
+        return null;
+    end if;
+    if pgembed._table_sql(b.source) is not null then
+        perform pgembed._bm25_sync_readers(b);
+        partitioned := pgembed._is_partitioned(b.source);
+        if partitioned and pgembed._bm25_partitions_changed(b) then
+            execute format('select %s(''R'')', pgembed._bm25_table(b.bm25_id, 'mark'));
+        end if;
+    end if;
     execute format('select exists (select from %s where op = ''R'')', pgembed._bm25_table(b.bm25_id, 'dead')) into changed;
-    if changed then
-        -- The table has another shape than the functions know.
+    if changed or b.state <> 'ready' then
+        -- The table may have another shape than the functions know.
         begin
             b := pgembed._bm25_analyze(b);
         exception when sqlstate 'PE004' or sqlstate 'PE003' then
@@ -431,8 +532,18 @@ begin
             return format('broken: %s', sqlerrm);
         end;
         perform pgembed._bm25_install_functions(b);
+        update pgembed.bm25 set state = 'pending' where bm25_id = b.bm25_id;
     end if;
     execute format('select %s($1)', pgembed._bm25_table(b.bm25_id, 'maintain')) into done using p_min_rows;
+    if changed then
+        -- Rows that fail as if a column were missing, now that none is, fail by their
+        -- values: to read them again would change nothing.
+        execute format('delete from %s where op = ''R'' and key = pg_current_xact_id()::text',
+                       pgembed._bm25_table(b.bm25_id, 'dead'));
+    end if;
+    if partitioned then
+        perform pgembed._bm25_follow_partitions(b, false);    -- last: until the commit, writers of those wait
+    end if;
     return done;
 end
 $$;

@@ -65,6 +65,8 @@ as $$
 declare
     w pgembed._bm25_words;
     last_word text;
+    head text;         -- what comes before it
+    rest tsquery;      -- and what that requires
     beginning tsquery;
 begin
     perform pgembed._check_query(p_query);
@@ -82,12 +84,18 @@ begin
     if p_prefix then
         -- While a word is being typed; after a space it is complete.
         last_word := substring(p_query from '[[:alnum:]]+$');
+        head := left(p_query, -length(last_word));
+        if p_syntax = 'websearch' and (head ~ '-$' or cardinality(string_to_array(head, '"')) % 2 = 0) then
+            last_word := null;    -- of a word that must not occur, or in a phrase, nothing less than all counts
+        end if;
         if last_word is not null then
             w.prefix := coalesce((tsvector_to_array(to_tsvector(w.config::regconfig, last_word)))[1], lower(last_word));
             beginning := (pgembed._bm25_lexeme_query(w.prefix)::text || ':*')::tsquery;
             w.terms := array_remove(w.terms, w.prefix);
             if w.required is not null then    -- the other words are required as before
-                w.required := websearch_to_tsquery(w.config::regconfig, left(p_query, -length(last_word))) && beginning;
+                rest := websearch_to_tsquery(w.config::regconfig, regexp_replace(head, '\mor\s*$', '', 'i'));
+                w.required := case when numnode(rest) = 0 then beginning
+                                   when head ~* '\mor\s*$' then rest || beginning else rest && beginning end;
             end if;
         end if;
     end if;
@@ -167,7 +175,7 @@ begin
         return;
     end if;
     if p_query.required is not null then
-        condition := format('(%s) and to_tsvector(%s, (%s)::text) @@ %L::tsquery', condition,
+        condition := format('(%s) and pgembed._bm25_lexemes(%s, (%s)::text) @@ %L::tsquery', condition,
             pgembed._bm25_config_sql(b.config, b.config_expression), b.canonical_expression, p_query.required);
     end if;
     rank_sql := pgembed._bm25_rank_sql(b, pg_typeof(source), condition, p_k);
@@ -183,7 +191,7 @@ begin
                 'coalesce(array_agg(r.version) filter (where r.version is not null), ''{}'') '
                 'from (select %1$s as pgembed_key_text from %2$s as s where %3$s) as s '
                 'left join %4$s as d on d.key = s.pgembed_key_text left join %5$s as r on r.key = s.pgembed_key_text',
-                pgembed._key_text_sql(b.source, 's'), pgembed._table_sql(b.source), p_condition,
+                pgembed._bm25_key_text_sql(b, 's'), pgembed._table_sql(b.source), p_condition,
                 pgembed._bm25_table(b.bm25_id, 'doc'), pgembed._bm25_table(b.bm25_id, 'recent'));
             execute select_among into among, among_recent;
             depth := case when p_query.required is null then p_k else depth end;

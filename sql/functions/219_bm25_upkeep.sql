@@ -8,11 +8,11 @@ declare
     b pgembed.bm25;
     due boolean;
 begin
-    for b in select * from pgembed.bm25 as x where x.engine = 'sql' order by x.bm25_id loop
+    for b in select * from pgembed.bm25 as x where x.engine = 'sql' and x.state <> 'broken' order by x.bm25_id loop
         continue when pgembed._table_sql(b.source) is null;
         execute format(
             'select %L = ''pending'' or exists (select from %s offset 1999) '
-            'or exists (select from %3$s where op <> ''D'') or exists (select from %3$s offset 999)',
+            'or exists (select from %3$s where op <> ''D'') or exists (select from %3$s where slot is null offset 99) or exists (select from %3$s offset 999)',
             b.state, pgembed._bm25_table(b.bm25_id, 'recent'), pgembed._bm25_table(b.bm25_id, 'dead'))
         into due;
         if due then
@@ -43,7 +43,32 @@ $$;
 comment on function pgembed._bm25_maintain_v1(int) is
     'Does what is due for one BM25 index, unless another session does; returns what it did.';
 
-create or replace function pgembed._bm25_follow_partitions(b pgembed.bm25) returns void
+create or replace function pgembed._bm25_partitions_changed(b pgembed.bm25) returns boolean
+language plpgsql stable
+as $$
+declare
+    part regclass;
+    found_row boolean := false;
+    trigger_name constant name := format('pgembed_bm25_%s_truncate', b.bm25_id);
+begin
+    for part in
+        select t.relid from pg_catalog.pg_partition_tree(b.source) as t
+        where t.level > 0
+          and not exists (select from pg_catalog.pg_trigger as g where g.tgrelid = t.relid and g.tgname = trigger_name)
+    loop
+        execute format('select exists (select from %s)', pgembed._table_sql(part)) into found_row;
+        exit when found_row;
+    end loop;
+    return found_row or exists (
+        select from pg_catalog.pg_trigger as g
+        where g.tgname = trigger_name
+          and g.tgrelid not in (select relid from pg_catalog.pg_partition_tree(b.source)));
+end
+$$;
+comment on function pgembed._bm25_partitions_changed(pgembed.bm25) is
+    'Whether partitions with rows were attached, or some detached, since they were taken in.';
+
+create or replace function pgembed._bm25_follow_partitions(b pgembed.bm25, p_mark boolean default true) returns void
 language plpgsql
 set lock_timeout = '50ms'    -- a busy partition has its turn a minute later
 as $$
@@ -52,6 +77,9 @@ declare
     trigger_name constant name := format('pgembed_bm25_%s_truncate', b.bm25_id);
     changed boolean := false;
 begin
+    if p_mark then    -- rows came or went without a trigger
+        changed := pgembed._bm25_partitions_changed(b);
+    end if;
     for part in
         select t.relid from pg_catalog.pg_partition_tree(b.source) as t
         where t.level > 0
@@ -63,7 +91,6 @@ begin
         exception when lock_not_available or deadlock_detected then
             continue;
         end;
-        execute format('select %L or exists (select from %s)', changed, pgembed._table_sql(part)) into changed;
     end loop;
     for part in
         select g.tgrelid from pg_catalog.pg_trigger as g
@@ -75,15 +102,14 @@ begin
         exception when lock_not_available or deadlock_detected then
             continue;
         end;
-        changed := true;
     end loop;
-    if changed then    -- rows came or went without a trigger
+    if changed then
         execute format('select %s(''R'')', pgembed._bm25_table(b.bm25_id, 'mark'));
     end if;
 end
 $$;
-comment on function pgembed._bm25_follow_partitions(pgembed.bm25) is
-    'Takes in partitions that were attached since, and lets detached ones go.';
+comment on function pgembed._bm25_follow_partitions(pgembed.bm25, boolean) is
+    'Takes in partitions that were attached since, and lets detached ones go; p_mark has the table read again.';
 
 create or replace function pgembed._bm25_reconcile() returns void
 language plpgsql
@@ -97,7 +123,23 @@ begin
             set state = 'broken',
                 state_reason = format('The table has been dropped. SELECT pgembed.drop_bm25(%L) removes what is left.', b.name)
             where bm25_id = b.bm25_id and state <> 'broken';
+        elsif b.state = 'broken' then
+            begin    -- the column may be back
+                perform pgembed._bm25_analyze(b);
+                if pgembed._bm25_capture_fits(b) then
+                    update pgembed.bm25 set state = 'pending' where bm25_id = b.bm25_id and state = 'broken';
+                end if;
+            exception when sqlstate 'PE003' or sqlstate 'PE004' then
+                null;
+            end;
+        elsif not pgembed._bm25_capture_fits(b) then
+            update pgembed.bm25
+            set state = 'broken',
+                state_reason = format('Columns were changed so that the triggers no longer see all changes. '
+                                      'SELECT pgembed.bm25_rebuild(%L) mends it.', b.name)
+            where bm25_id = b.bm25_id;
         elsif b.state = 'ready' then
+            perform pgembed._bm25_sync_readers(b);
             if pgembed._is_partitioned(b.source) then
                 perform pgembed._bm25_follow_partitions(b);
             end if;

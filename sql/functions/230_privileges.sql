@@ -48,8 +48,18 @@ $$;
 do $$
 declare
     b pgembed.bm25;
+    grantee text;
 begin
-    for b in select * from pgembed.bm25 where engine = 'sql' and pgembed._table_sql(source) is not null loop
+    -- Who was given the right to search before there was BM25 has it there too.
+    for grantee in
+        select quote_ident(pg_get_userbyid(a.grantee))
+        from pg_catalog.pg_class as c, aclexplode(c.relacl) as a
+        where c.oid = 'pgembed.embedding'::regclass and a.privilege_type = 'SELECT' and a.grantee not in (0, c.relowner)
+    loop
+        execute format('grant select on pgembed.bm25 to %s', grantee);
+    end loop;
+    for b in select * from pgembed.bm25 where engine = 'sql' and pgembed._table_sql(source) is not null order by name loop
+        perform pgembed._bm25_lock(b.bm25_id);    -- not while a packer makes functions too
         perform pgembed._bm25_install_functions(b);
         perform pgembed._bm25_sync_privileges(b);
     end loop;

@@ -35,7 +35,13 @@ def install(operations: Operations, operation: PgembedOp) -> None:
     revisions = [script.revision for script in scripts]
     offline = operations.migration_context.as_sql
     current: str | None = operation.named.get("upgrade_from")
-    if not offline:
+    if offline:
+        # One script may have two: of the application, and of pgembed's own history.
+        done = operations.migration_context.opts
+        if done.get("pgembed_installed"):
+            return
+        done["pgembed_installed"] = True
+    else:
         version = installed_version(_connection(operations))
         if version is not None and version.is_current:
             return

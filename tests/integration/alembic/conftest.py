@@ -47,7 +47,7 @@ class Project:
         printed = io.StringIO()
         try:
             with redirect_stdout(printed):
-                main(argv=["-c", str(self.folder / "alembic.ini"), *arguments])
+                main(argv=["-q", "-c", str(self.folder / "alembic.ini"), *arguments])
         finally:
             sys.path[:] = path
         return printed.getvalue()
@@ -129,12 +129,14 @@ def calls(script: str, function: str = "upgrade") -> list[str]:
     ]
 
 
-def make_project(folder: Path, dsn: str) -> Project:
+def make_project(
+    folder: Path, dsn: str, *, template: str = "generic", driver: str = "psycopg"
+) -> Project:
     """Do as the documentation says: `alembic init`, the URL, the metadata."""
     project = Project(folder, dsn)
-    project.command("init", "migrations")
+    project.alembic("init", "-t", template, str(folder / "migrations"))
     ini = folder / "alembic.ini"
-    url = sqlalchemy_url(dsn).render_as_string(hide_password=False)
+    url = sqlalchemy_url(dsn, driver).render_as_string(hide_password=False)
     text = ini.read_text().replace(
         "sqlalchemy.url = driver://user:pass@localhost/dbname",
         f"sqlalchemy.url = {url.replace('%', '%%')}",

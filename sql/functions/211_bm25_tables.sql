@@ -14,7 +14,9 @@
 -- number ties the two: a tombstone kills its key's last document before it.
 --
 -- The functions of an index are made from templates, so that their plans are
--- kept. In a template bm25_N stands for bm25_7, where 7 is the index's id.
+-- kept. In a template bm25_N stands for bm25_7, where 7 is the index's id, and
+-- vectors for the schema of pgvector: it is not on the path of these functions,
+-- because others may be able to create objects in it.
 
 create or replace function pgembed._bm25_table(p_id int, p_table text) returns text
 language sql immutable
@@ -41,7 +43,7 @@ language plpgsql
 as $$
 declare
     name constant text := format('bm25_%s_%s', p_id, p_name);
-    search_path constant text := format('pg_catalog, pgembed, %s, pg_temp', pgembed._vector_schema());
+    search_path constant text := 'pg_catalog, pgembed, pg_temp';
     old_path constant text := current_setting('search_path');
     signature text;
 begin
@@ -50,7 +52,8 @@ begin
     -- of its caller: to set it again each time would cost as much as the stage.
     execute format('create or replace function pgembed.%s(%s) returns %s language plpgsql %s as %L',
         name, p_arguments, p_returns, replace(p_options, 'index_path', search_path),
-        replace(replace(p_body, 'bm25_N', 'bm25_' || p_id), 'index_N', p_id::text));
+        replace(replace(replace(p_body, 'bm25_N', 'bm25_' || p_id), 'index_N', p_id::text),
+                'vectors.', pgembed._vector_schema() || '.'));
     perform set_config('search_path', old_path, true);
     select p.oid::regprocedure into signature
     from pg_catalog.pg_proc as p
@@ -115,7 +118,7 @@ begin
         create table pgembed.bm25_N_block (
             term    text collate "C",
             block   int,
-            impacts vector_schema.sparsevec not null,
+            impacts vectors.sparsevec not null,
             primary key (term, block)
         ) with (toast_tuple_target = 8160);
         alter table pgembed.bm25_N_recent alter column lexemes set storage main;
@@ -137,7 +140,7 @@ begin
             'Documents of a term in blocks where it is sparse, by segment; impact without idf.';
         comment on table pgembed.bm25_N_block is
             'Documents of a term in a block where it is dense: impact times frozen idf by slot.';
-    $template$, 'vector_schema', pgembed._vector_schema()));
+    $template$, 'vectors.', pgembed._vector_schema() || '.'));
 end
 $create$;
 comment on function pgembed._bm25_create_tables(int) is 'Makes the tables of a BM25 index.';

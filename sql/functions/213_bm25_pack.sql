@@ -60,7 +60,7 @@ begin
         insert into bm25_N_block (term, block, impacts)
         select i.term, slot / 2000,
                ('{' || string_agg((slot % 2000 + 1)::text || ':' || (impact * t.frozen_idf)::real::text, ',')
-                || '}/2000')::sparsevec
+                || '}/2000')::vectors.sparsevec
         from bm25_impact as i
         join bm25_N_term as t on t.term = i.term
         where in_block >= 16
@@ -127,13 +127,13 @@ begin
     analyze bm25_gone, bm25_gone_term;
 
     with mask as materialized (
-        select m.block, array_agg(case when g.slot is null then 1 else 0 end order by i)::real[]::vector as ones
+        select m.block, array_agg(case when g.slot is null then 1 else 0 end order by i)::real[]::vectors.vector as ones
         from (select distinct block from bm25_gone) as m
         cross join generate_series(0, 1999) as i
         left join bm25_gone as g on g.slot = m.block * 2000 + i
         group by m.block)
     update bm25_N_block as b
-    set impacts = (b.impacts::vector * m.ones)::sparsevec
+    set impacts = vectors.vector_mul(b.impacts::vectors.vector, m.ones)::vectors.sparsevec
     from mask as m
     where b.block = m.block;
 

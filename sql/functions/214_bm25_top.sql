@@ -207,15 +207,15 @@ $body$);
         'q pgembed._bm25_query, inout slots int[], inout scores float8[]', 'record', 'stable', $body$
 #variable_conflict use_column
 declare
-    one constant vector := '[1]';
+    one constant vectors.vector := '[1]';
     known_slots constant int[] := slots;
     known_scores constant float8[] := scores;
     blocks constant int[] := array(select distinct slot / 2000 from unnest(known_slots) as slot);
 begin
     with summed as materialized (
-        select block, bm25_sum(impacts::vector) as impacts
+        select block, bm25_sum(impacts::vectors.vector) as impacts
         from bm25_N_block where term = any ((q).dense) and block = any (blocks) group by block)
-    select array_agg(c.slot), array_agg(c.score + coalesce(-(subvector(s.impacts, c.slot % 2000 + 1, 1) <#> one), 0))
+    select array_agg(c.slot), array_agg(c.score + coalesce(vectors.inner_product(vectors.subvector(s.impacts, c.slot % 2000 + 1, 1), one), 0))
     into slots, scores
     from unnest(known_slots, known_scores) as c(slot, score)
     left join summed as s on s.block = c.slot / 2000;
@@ -230,18 +230,18 @@ $body$);
         'q pgembed._bm25_query, threshold float8, inout slots int[], inout scores float8[]', 'record', 'stable', $body$
 #variable_conflict use_column
 declare
-    one constant vector := '[1]';
-    limits constant vector := array_fill((threshold * 0.99999)::real, array[2000])::vector;
+    one constant vectors.vector := '[1]';
+    limits constant vectors.vector := array_fill((threshold * 0.99999)::real, array[2000])::vectors.vector;
     known_slots constant int[] := slots;
     known_scores constant float8[] := scores;
 begin
     with summed as materialized (
-        select block, bm25_sum(impacts::vector) as impacts
+        select block, bm25_sum(impacts::vectors.vector) as impacts
         from bm25_N_block where term = any ((q).dense) group by block),
     marked as (
-        select block, impacts, binary_quantize(impacts - limits) as above from summed),
+        select block, impacts, vectors.binary_quantize(vectors.vector_sub(impacts, limits)) as above from summed),
     hit as (
-        select m.block * 2000 + place - 1 as slot, -(subvector(m.impacts, place, 1) <#> one) as score
+        select m.block * 2000 + place - 1 as slot, vectors.inner_product(vectors.subvector(m.impacts, place, 1), one) as score
         from (select * from marked where bit_count(above) > 0 offset 0) as m
         cross join lateral (
             -- The pieces between the ones of a bit string: their lengths add up to places.
@@ -249,7 +249,7 @@ begin
             from string_to_table(m.above::text, '1') with ordinality as p(piece, n)) as p
         where n < pieces),
     known as (
-        select c.slot, c.score + coalesce(-(subvector(s.impacts, c.slot % 2000 + 1, 1) <#> one), 0) as score
+        select c.slot, c.score + coalesce(vectors.inner_product(vectors.subvector(s.impacts, c.slot % 2000 + 1, 1), one), 0) as score
         from unnest(known_slots, known_scores) as c(slot, score)
         left join summed as s on s.block = c.slot / 2000
         where c.score + (q).dense_bound >= threshold)
@@ -273,7 +273,7 @@ begin
     return (
         select score
         from (select unnest(impacts::real[]) as score
-              from (select bm25_sum(impacts::vector) as impacts
+              from (select bm25_sum(impacts::vectors.vector) as impacts
                     from bm25_N_block
                     where term = any ((q).dense) and block = any (sample)
                     group by block) as s) as scores
@@ -287,7 +287,7 @@ $body$);
         'q pgembed._bm25_query, inout slots int[], out scores float8[]', 'record', 'stable', $body$
 #variable_conflict use_column
 declare
-    one constant vector := '[1]';
+    one constant vectors.vector := '[1]';
     known_slots constant int[] := slots;
 begin
     with candidate as materialized (
@@ -297,7 +297,7 @@ begin
         where d.slot = any (known_slots)),
     stored as (
         select c.slot, c.length, c.idf, coalesce(
-            (select nullif(-(subvector(b.impacts::vector, c.slot % 2000 + 1, 1) <#> one), 0) / c.frozen_idf
+            (select nullif(vectors.inner_product(vectors.subvector(b.impacts::vectors.vector, c.slot % 2000 + 1, 1), one), 0) / c.frozen_idf
              from bm25_N_block as b
              where c.frozen_idf is not null and b.term = c.term collate "C" and b.block = c.slot / 2000),
             (select case when p.slots[i.place] = c.slot then p.impacts[i.place] end

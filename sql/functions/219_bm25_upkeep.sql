@@ -12,7 +12,8 @@ begin
         continue when pgembed._table_sql(b.source) is null;
         execute format(
             'select %L = ''pending'' or exists (select from %s offset 1999) '
-            'or exists (select from %3$s where op <> ''D'') or exists (select from %3$s where slot is null offset 99) or exists (select from %3$s offset 999)',
+            'or exists (select from %3$s where op <> ''D'') or exists (select from %3$s offset 999) '
+            'or exists (select from %3$s where slot is null offset 99)',
             b.state, pgembed._bm25_table(b.bm25_id, 'recent'), pgembed._bm25_table(b.bm25_id, 'dead'))
         into due;
         if due then
@@ -24,7 +25,8 @@ begin
 end
 $$;
 comment on function pgembed._bm25_due_v1() is
-    'BM25 indexes with work to do: to be built, 2,000 documents to pack, 1,000 tombstones to purge.';
+    'BM25 indexes with work to do: to be built, 2,000 documents to pack, 1,000 tombstones to purge, 100 '
+    'to be given their slot (a search looks that up for each).';
 
 create or replace function pgembed._bm25_maintain_v1(p_bm25_id int) returns text
 language plpgsql

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import bm25s
 import psycopg
+from cached import CachedEncoder
 from common import new_database, server, server_version, show
 from corpora import CONFIG, TABLE, TEXT, build_bm25, documents, load
 
@@ -120,9 +121,14 @@ def main() -> None:
     parser.add_argument("--k1", type=float, default=1.2)
     parser.add_argument("--b", type=float, default=0.75)
     parser.add_argument("--chart", type=Path)
+    parser.add_argument(
+        "--vectors", type=Path, help="keep the documents' vectors in this .npz file"
+    )
     options = parser.parse_args()
     data = load_data(find_data(options.data, options.split))
     encoder = load_encoder(MODEL)
+    if options.vectors:
+        encoder = CachedEncoder(encoder, options.vectors)
     with server() as running:
         dsn = new_database(running, "quality")
         with psycopg.connect(dsn, autocommit=True) as conn:
@@ -134,6 +140,8 @@ def main() -> None:
                 (TABLE, TEXT, options.chunking, bm25),
             )
             asyncio.run(drain(dsn, ServiceSettings(), encoders={MODEL: encoder}))
+            if options.vectors:
+                encoder.save()
             build_bm25(conn)
             conn.execute("vacuum analyze")
             kept = {

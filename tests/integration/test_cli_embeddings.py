@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 import pgembed
 from pgembed.cli import app
 from pgembed.testing import process_all
+from tests.fixtures.cross_encoders import save_cross_encoder
 
 runner = CliRunner()
 
@@ -75,6 +76,128 @@ def test_search_and_similar(embedded: psycopg.Connection, dsn: str) -> None:
     assert json.loads(line)["doc"] == {"id": 1, "title": "red fox", "price": 3}
     done = run("similar", "article", "1", "--json", dsn=dsn)
     assert json.loads(done.output)["doc"]["id"] == 2
+
+
+@pytest.fixture
+def words(embedded: psycopg.Connection) -> psycopg.Connection:
+    """Both arms: vectors, and a BM25 index that is built."""
+    pgembed.alter_embedding(
+        embedded, "article_embedding", bm25=True, bm25_options={"config": "english"}
+    )
+    pgembed.bm25_maintain(embedded)
+    return embedded
+
+
+def test_search_shows_both_ranks_where_there_are_both(
+    words: psycopg.Connection, dsn: str
+) -> None:
+    ask = ("search", "article", "teas", "--encoder", "hashing")
+    done = run(*ask, dsn=dsn)
+    assert "vectors" in done.output
+    assert "title: green tea" in done.output
+    assert "1. (" in done.output
+    assert "–" in done.output  # the fox has no word of the query
+    lines = [json.loads(x) for x in run(*ask, "--json", dsn=dsn).output.splitlines()]
+    (tea,) = (line for line in lines if line["doc"]["id"] == 2)
+    assert tea["bm25_rank"] == 1
+    assert tea["vector_rank"] is not None
+    assert tea["snippet"] == "green <b>tea</b>"
+    (fox,) = (line for line in lines if line["doc"]["id"] == 1)
+    assert (fox["bm25_rank"], fox["bm25"]) == (None, None)
+
+
+def test_search_modes(words: psycopg.Connection, dsn: str) -> None:
+    done = run("search", "article", "teas", "--mode", "bm25", dsn=dsn)
+    assert "BM25" in done.output
+    assert "red fox" not in done.output
+    done = run(
+        *("search", "article", "gre", "--mode", "bm25", "--prefix", "--json"), dsn=dsn
+    )
+    assert json.loads(done.output)["doc"]["id"] == 2
+    done = run(
+        *("search", "article", "fox OR tea -green", "--mode", "bm25", "--json"),
+        *("--syntax", "websearch"),
+        dsn=dsn,
+    )
+    assert json.loads(done.output)["doc"]["id"] == 1
+    done = run(
+        *("search", "article", "tea", "--mode", "vector", "--encoder", "hashing"),
+        dsn=dsn,
+    )
+    assert "similarity" in done.output
+    exact = ("search", "article", "tea", "--exact", "--encoder", "hashing")
+    assert "similarity" in run(*exact, dsn=dsn).output
+    done = run(*exact, "--mode", "hybrid", dsn=dsn)
+    assert done.exit_code == 1
+    assert "--exact goes with --mode vector" in done.output
+    done = run("search", "article", "tea", dsn=dsn)
+    assert done.exit_code == 1  # no service runs
+    done = run("search", "article", "tea", "--without-service", dsn=dsn)
+    assert "title: green tea" in done.output
+    assert run("search", "article", "zebra", "--mode", "bm25", dsn=dsn).output == (
+        "No row matches.\n"
+    )
+
+
+def test_search_reranked(
+    words: psycopg.Connection, dsn: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = str(save_cross_encoder(tmp_path_factory.mktemp("cross-encoder")))
+    ask = ("search", "article", "green tea or red fox", "--rerank", "2")
+    for mode in ("bm25", "vector", "hybrid"):
+        options = ("--mode", mode, "--reranker", model, "--encoder", "hashing")
+        done = run(*ask, *options, dsn=dsn)
+        assert done.exit_code == 0, done.output
+        assert "re-ranked" in done.output
+        lines = run(*ask, *options, "--json", dsn=dsn).output.splitlines()
+        scores = [json.loads(line)["rerank_score"] for line in lines]
+        assert scores == sorted(scores, reverse=True)
+    wrong = ("--mode", "bm25", "--reranker", "/no/model")
+    assert "was not found" in run(*ask, *wrong, dsn=dsn).output
+
+
+def test_bm25_alone_from_create_to_drop(shop: psycopg.Connection, dsn: str) -> None:
+    done = run(
+        *("bm25", "create", "article", "title", "--name", "titles"),
+        *("--config", "english", "--k1", "0.9", "--b", "0.4"),
+        dsn=dsn,
+    )
+    assert done.exit_code == 0, done.output
+    assert "Created BM25 index titles." in done.output
+    found = shop.execute("select config, k1, b from pgembed.bm25").fetchone()
+    assert found == ("pg_catalog.english", 0.9, 0.4)
+    assert run("bm25", "maintain", dsn=dsn).exit_code == 0
+    assert run("bm25", "maintain", "titles", "--min-rows", "1", dsn=dsn).exit_code == 0
+    # Words are all that there is to search.
+    assert "green tea" in run("search", "article", "teas", dsn=dsn).output
+    assert run("bm25", "alter", "titles", "--k1", "1.5", dsn=dsn).exit_code == 0
+    assert shop.execute("select k1, b from pgembed.bm25").fetchone() == (1.5, 0.4)
+    assert run("bm25", "rebuild", "titles", dsn=dsn).exit_code == 0
+    assert run("bm25", "drop", "titles", dsn=dsn).exit_code == 0
+    assert run("bm25", "drop", "titles", dsn=dsn).exit_code == 1
+    assert run("bm25", "drop", "titles", "--if-exists", dsn=dsn).exit_code == 0
+
+
+def test_bm25_of_an_embedding_is_declared_with_it(
+    shop: psycopg.Connection, dsn: str
+) -> None:
+    pgembed.register_model(shop, "hashing", 64, provider="hashing")
+    create = ("create", "article", "title", "--model", "hashing")
+    assert run(*create, "--no-bm25", dsn=dsn).exit_code == 0
+    assert shop.execute("select count(*) from pgembed.bm25").fetchone() == (0,)
+    name = "article_embedding"
+    done = run("alter", name, "--bm25", "--bm25-config", "english", dsn=dsn)
+    assert done.exit_code == 0, done.output
+    options = ("--bm25-options", '{"b": 0.5}')
+    assert run("alter", name, *options, dsn=dsn).exit_code == 0
+    found = shop.execute("select name, config, b from pgembed.bm25").fetchone()
+    assert found == (name, "pg_catalog.english", 0.5)
+    assert run("alter", name, "--no-bm25", dsn=dsn).exit_code == 0
+    assert run("drop", name, dsn=dsn).exit_code == 0
+    done = run(*create, "--bm25-config", "simple", *options, dsn=dsn)
+    assert done.exit_code == 0, done.output
+    found = shop.execute("select config, b from pgembed.bm25").fetchone()
+    assert found == ("pg_catalog.simple", 0.5)
 
 
 def test_status_as_table_and_as_json(embedded: psycopg.Connection, dsn: str) -> None:

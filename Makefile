@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and nothing else; `make PYTHON=…` names one.
 export PYTHON
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format up down containers clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -23,6 +23,17 @@ format: ## Format the code and fix what can be fixed.
 	@scripts/setup encoder,embedded,dev
 	@.venv/bin/ruff check --fix-only --quiet .
 	@.venv/bin/ruff format .
+
+up: ## Docker: database, schema and encoder service. ARGS="--scale encoder=3"
+	@scripts/images
+	@docker compose -f docker/compose.yaml up -d $(ARGS)
+
+down: ## Stop that again. ARGS=--volumes deletes the data too.
+	@docker compose -f docker/compose.yaml down $(ARGS)
+
+containers: ## Build the images and run the container suite. ARGS go to pytest.
+	@scripts/setup encoder,embedded,dev
+	@scripts/containers $(ARGS)
 
 clean: ## Remove the environment and what was built.
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

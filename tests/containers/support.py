@@ -136,9 +136,9 @@ class Encoder:
             .with_envs(**database.inside, **environment)
             .with_network(network)
             .with_exposed_ports(8080)
+            .with_tmpfs_mount("/tmp")
             .with_kwargs(
                 read_only=True,
-                tmpfs={"/tmp": ""},
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges:true"],
                 init=True,

@@ -42,7 +42,8 @@ def test_encoder_image_is_small(encoder_image: str) -> None:
         cd /opt/pgembed/lib/python3.*/site-packages
         ls -d nvidia* triton* pip pytest* 2>/dev/null
         ls -d torch/test torch/include numpy/tests numpy/_core/tests 2>/dev/null
-        find / -xdev -name '*.whl' 2>/dev/null
+        find /opt /var -name '*.whl' 2>/dev/null
+        ls -d /build 2>/dev/null
         command -v gcc
         ls -A /root/.cache 2>/dev/null
         true

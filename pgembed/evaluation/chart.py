@@ -41,7 +41,7 @@ def save_chart(report: Report | RecallReport, path: str | Path) -> Path:
         raise MissingExtra("eval") from exc
     # Text as text: the file stays small and its words can be found.
     with rc_context({"svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(9, 4), layout="constrained")
+        figure = Figure(figsize=(10, 4), layout="constrained")
         if isinstance(report, Report):
             _draw_modes(figure, report)
         else:
@@ -111,9 +111,9 @@ def _bars(
             label=str(label),
             color=_COLOURS[position % len(_COLOURS)],
         )
-        axes.bar_label(
-            bars, [form.format(value) for value in values], fontsize=7, padding=1
-        )
+        # .678 for 0.678: four bars side by side leave little room.
+        labels = [form.format(value).removeprefix("0") for value in values]
+        axes.bar_label(bars, labels, fontsize=7, padding=1)
     axes.set_xticks(range(len(names)), names)
     axes.spines[["top", "right"]].set_visible(False)
 

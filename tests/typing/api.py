@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_type
 
 import numpy as np
 import psycopg
 from psycopg.rows import DictRow, dict_row
+from sentence_transformers import CrossEncoder
 
 import pgembed
-from pgembed import aclient
+from pgembed import aclient, evaluation
 from pgembed.encoders import Encoder, load_encoder
 
 
@@ -43,6 +45,47 @@ def search(conn: psycopg.Connection) -> None:
     assert_type(pgembed.embed(conn, "x"), list[float])
 
 
+def words(conn: psycopg.Connection) -> None:
+    found = pgembed.bm25_search(conn, "article", "cheap flights", snippets=True)
+    assert_type(found, list[pgembed.Bm25Hit[DictRow]])
+    assert_type(found[0].score, float)
+    assert_type(found[0].snippet, str | None)
+    both = pgembed.hybrid_search(
+        conn,
+        "article",
+        "cheap flights",
+        row_factory=Article,
+        rerank=50,
+        reranker=CrossEncoder("cross-encoder/ms-marco-MiniLM-L6-v2"),
+    )
+    assert_type(both, list[pgembed.HybridHit[Article]])
+    assert_type(both[0].bm25_rank, int | None)
+    assert_type(both[0].rerank_score, float | None)
+    pgembed.search(conn, "article", "x", rerank=20, reranker=Own())
+    assert_type(pgembed.create_bm25(conn, "article", "title"), str)
+    assert_type(pgembed.bm25_maintain(conn), dict[str, str])
+    pgembed.create_embedding(
+        conn, "article", "title", bm25_options={"config": "english", "k1": 0.9}
+    )
+
+
+class Own:
+    """A re-ranker of the application's."""
+
+    name = "own"
+
+    def score(self, query: str, texts: Sequence[str]) -> list[float]:
+        return [float(len(text) - len(query)) for text in texts]
+
+
+def measured(conn: psycopg.Connection) -> None:
+    data = evaluation.load_data(evaluation.find_data("beir/scifact"))
+    options = evaluation.EvaluationOptions(modes=["bm25"], hybrid={"rrf_k": 20})
+    report = evaluation.evaluate(conn, ("shop", "article"), data, options)
+    assert_type(report.modes[0].measures, dict[str, float])
+    assert_type(evaluation.measure_recall(conn, "article").suggestion, int | None)
+
+
 def any_row_type(dsn: str) -> None:
     with psycopg.connect(dsn, row_factory=dict_row) as conn:
         assert_type(pgembed.status(conn), list[pgembed.EmbeddingStatus])
@@ -56,10 +99,15 @@ async def asynchronous(conn: psycopg.AsyncConnection) -> None:
         await pgembed.asearch(conn, "article", "x", row_factory=Article),
         list[pgembed.Hit[Article]],
     )
+    assert_type(
+        await aclient.hybrid_search(conn, "article", "x", k=3),
+        list[pgembed.HybridHit[DictRow]],
+    )
     await aclient.await_embedded(conn, "article_embedding", timeout_s=5)
 
 
 def wrong(conn: psycopg.Connection) -> None:
+    pgembed.bm25_search(conn, "article")  # type: ignore[call-overload]
     pgembed.search(conn, "article", "x", k="ten")  # type: ignore[call-overload]
     pgembed.search(conn, "article", "x", nosuch=1)  # type: ignore[call-overload]
     pgembed.search("dsn", "article", "x")  # type: ignore[call-overload]

@@ -66,6 +66,8 @@ class TestFirstRun:
         assert len(re.findall(r"finds it \d+ ms after the commit", kept)) == 2
         assert "no longer finds it" in kept
         assert "it is found no more" in kept
+        assert re.search(r"\d\. \(0\.\d{3}\) +1\. \(\d+\.\d\) +uuid ", kept)
+        assert re.search(r"1\. \(0\.\d{3}\) +- +random ", kept)
         assert "shares " not in kept
 
     def test_output_to_a_file_has_no_control_characters(self, kept: str) -> None:

@@ -27,7 +27,9 @@ def cell(part: object) -> str:
 
 def table(text: str) -> list[list[str]]:
     """Rows of what psql prints."""
-    return [[part.strip() for part in line.split("|")] for line in text.splitlines()[2:]]
+    return [
+        [part.strip() for part in line.split("|")] for line in text.splitlines()[2:]
+    ]
 
 
 async def test_every_step_gives_what_the_page_says(

@@ -20,8 +20,9 @@ _SCANS = text("select pg_stat_get_xact_numscans('article_embedding_hnsw'::regcla
 
 
 def explain(session: Session, statement: Any) -> str:
+    dialect: Any = postgresql.dialect
     compiled = statement.compile(
-        dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}
+        dialect=dialect(), compile_kwargs={"literal_binds": True}
     )
     driver = session.connection().connection.driver_connection
     assert driver is not None

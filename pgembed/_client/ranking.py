@@ -45,14 +45,12 @@ if TYPE_CHECKING:
 # The text that a cross-encoder reads of a row which vectors did not find. Where the
 # choice is not clear there is no single row, and the search itself says what is wrong.
 _EXPRESSION = sql.SQL(
-    "select e.canonical_expression from pgembed.embedding as e"
+    "select e.canonical_expression from pgembed.{} as e"
     " where e.source = to_regclass(%(source)s)"
     " and (%(embedding)s::text is null or e.name = %(embedding)s)"
-    " union all "
-    "select b.canonical_expression from pgembed.bm25 as b"
-    " where b.embedding_id is null and b.source = to_regclass(%(source)s)"
-    " and (%(embedding)s::text is null or b.name = %(embedding)s)"
 )
+_OF_EMBEDDING = _EXPRESSION.format(sql.Identifier("embedding"))
+_OF_BM25 = _EXPRESSION.format(sql.Identifier("bm25"))
 
 _ON_MISSING_BM25 = "bm25"
 
@@ -144,7 +142,9 @@ def bm25_search(request: Bm25Search[RowT]) -> Flow[list[Bm25Hit[RowT]]]:
     }
     expression: sql.Composable | None = None
     if rerank:
-        expression = yield from _text_expression(request.table, request.embedding)
+        expression = yield from _text_expression(
+            _OF_BM25, request.table, request.embedding
+        )
     rows: Rows = yield _statement(
         "bm25_search", BM25_COLUMNS, request.table, arguments, expression
     )
@@ -177,7 +177,9 @@ def hybrid_search(request: HybridSearch[RowT]) -> Flow[list[HybridHit[RowT]]]:
         arguments["query"] = query
     expression: sql.Composable | None = None
     if rerank:
-        expression = yield from _text_expression(request.table, request.embedding)
+        expression = yield from _text_expression(
+            _OF_EMBEDDING, request.table, request.embedding
+        )
     rows: Rows = yield _statement(
         "hybrid_search", HYBRID_COLUMNS, request.table, arguments, expression
     )
@@ -225,17 +227,16 @@ def _fusion_arguments(request: HybridSearch[Any]) -> dict[str, object]:
 
 
 def _text_expression(
-    table: Table, embedding: str | None
+    query: sql.Composed, table: Table, embedding: str | None
 ) -> Flow[sql.Composable | None]:
     """Read the SQL that gives a row's text, for the rows' own columns."""
     found: Rows = yield Statement(
-        _EXPRESSION, {"source": table_text(table), "embedding": embedding}
+        query, {"source": table_text(table), "embedding": embedding}
     )
-    texts = {str(row[0]) for row in found.rows}
-    if len(texts) != 1:
+    if len(found.rows) != 1:
         return None
     # It comes from the catalog, where only the owner of the table may put it.
-    text = texts.pop().replace("%", "%%")
+    text = str(found.rows[0][0]).replace("%", "%%")
     return sql.SQL("(select ({})::text from (select (v.doc).*) as s)").format(
         sql.SQL(text)
     )

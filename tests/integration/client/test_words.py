@@ -252,6 +252,27 @@ def test_hits_are_reranked_by_the_rows_text(
     assert best.doc == by_words[0].doc
 
 
+def test_the_searched_texts_are_reranked_where_a_table_has_several(
+    words: psycopg.Connection, encoder: HashingEncoder, model: str
+) -> None:
+    """Bug: with two texts on a table, rows that vectors missed were read as empty."""
+    pgembed.create_bm25(words, "article", "category || '%'", name="kinds")
+    words.execute("insert into article values (9, 'white wolf', 'animal', 1)")
+    score = load_reranker(model).score
+    for hit in pgembed.bm25_search(
+        words, "article", "animal", embedding="kinds", rerank=9, reranker=model
+    ):
+        (expected,) = score("animal", ["animal%"])
+        assert hit.rerank_score == pytest.approx(expected, abs=1e-5)
+    hits = pgembed.hybrid_search(
+        words, "article", "wolf", encoder=encoder, rerank=9, reranker=model
+    )
+    (wolf,) = (hit for hit in hits if hit.doc["id"] == 9)
+    assert wolf.content is None
+    (expected,) = score("wolf", ["white wolf"])
+    assert wolf.rerank_score == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words_of_it"),
     [

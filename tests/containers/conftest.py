@@ -75,8 +75,10 @@ def encode(
     """Start encoder services on the test's database."""
     with ExitStack() as stack:
 
-        def start(**environment: str) -> Encoder:
-            encoder = Encoder(encoder_image, cluster.network, database, **environment)
+        def start(*, probes: bool = False, **environment: str) -> Encoder:
+            encoder = Encoder(
+                encoder_image, cluster.network, database, probes=probes, **environment
+            )
             return stack.enter_context(encoder)
 
         yield start

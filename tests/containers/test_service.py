@@ -42,7 +42,7 @@ def test_written_rows_are_found_by_their_meaning(
         " (2, 'Compress data with gzip'), (3, 'Draw a circle on a canvas')"
     )
     conn.execute("select pgembed.create_embedding('note', 'body')")
-    encoder = encode(HF_HUB_OFFLINE="1")
+    encoder = encode(HF_HUB_OFFLINE="1", probes=True)
     wait_until(
         lambda: value(conn, "select count(*) from note_embedding") == 3, "3 vectors"
     )
@@ -66,7 +66,7 @@ def test_stopped_service_loses_nothing(article: Conn, encode: Start) -> None:
     article.execute("insert into article select n, 'a' from generate_series(1, 50) n")
     wait_for_all(article, 50)
     started = time.monotonic()
-    assert encoder.stop() == 0
+    assert encoder.stop() == 0, encoder.log()
     assert time.monotonic() - started < 10
     assert encoder.events()[-1]["event"] == "service.stopped"
     assert value(article, "select count(*) from pgembed.worker") == 0
@@ -113,13 +113,13 @@ def test_three_services_share_the_work_and_are_replaced_one_by_one(
                     [written + 1, written + 20],
                 )
                 written += 20
-                time.sleep(0.02)
+                time.sleep(0.1)
 
     writer = threading.Thread(target=write)
     writer.start()
     try:
         for encoder in encoders:
-            assert encoder.stop() == 0
+            assert encoder.stop() == 0, encoder.log()
             encoder.start()
             encoder.wait_ready()
     finally:

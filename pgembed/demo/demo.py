@@ -14,7 +14,7 @@ from pgembed import client
 from pgembed.demo import table
 from pgembed.demo.database import DemoDatabase
 from pgembed.demo.screen import Screen, first_line
-from pgembed.demo.searches import possible_searches, shared_words
+from pgembed.demo.searches import HYBRID_QUERIES, possible_searches, shared_words
 from pgembed.demo.service import ServiceProcess
 from pgembed.errors import BrokenEmbedding, NotEmbeddedInTime
 
@@ -72,6 +72,7 @@ def run_demo(options: DemoOptions, console: Console) -> None:
         _fill(screen, conn, service, row_count)
         demo = _Demo(screen, conn)
         demo.searches()
+        demo.hybrid()
         demo.filtered()
         demo.similar()
         demo.changes()
@@ -89,6 +90,8 @@ def _prepare(
     if loaded and not options.fresh:
         screen.title("The corpus is there from an earlier run")
         conn.execute(f"delete from {table.TABLE} where module = %s", [table.OWN_MODULE])
+        # An earlier version made it without.
+        client.alter_embedding(conn, table.EMBEDDING, bm25=True)
     else:
         screen.title("The docstrings of Python's standard library")
         screen.sql(table.CREATE_TABLE + ";")
@@ -191,6 +194,38 @@ class _Demo:
             )
             self._show(search.query, hits, f"{milliseconds:.0f} ms, {words}")
 
+    def hybrid(self) -> None:
+        """Ask by meaning and by words at once, and show what each arm says."""
+        self.screen.title("Words and meaning together, by BM25 and vectors")
+        self.screen.sql(
+            "SELECT (doc).name, vector_rank, similarity, bm25_rank, bm25\n"
+            f"FROM pgembed.hybrid_search(NULL::{table.TABLE}, '{HYBRID_QUERIES[0]}',"
+            " k => 3);"
+        )
+        for query in HYBRID_QUERIES:
+            started = time.perf_counter()
+            hits = client.hybrid_search(
+                self.conn, table.TABLE, query, k=3, snippets=True
+            )
+            milliseconds = 1000 * (time.perf_counter() - started)
+            self.screen.say(
+                f"\n[bold yellow]{escape(query)}[/]  [dim]({milliseconds:.0f} ms)[/]"
+            )
+            self.screen.ranks(
+                (
+                    _arm(hit.vector_rank, hit.similarity, "{:.3f}"),
+                    _arm(hit.bm25_rank, hit.bm25, "{:.1f}"),
+                    hit.doc["name"],
+                    (hit.snippet if hit.bm25_rank else None)
+                    or first_line(hit.doc["text"]),
+                )
+                for hit in hits
+            )
+        self.screen.say(
+            "\n  Each arm: rank (similarity, or BM25 score); - where it has not found "
+            "the row. A row is found by its words in the transaction that writes it."
+        )
+
     def filtered(self) -> None:
         """Search among some of the rows only."""
         self.screen.title("A filter on the table's own columns")
@@ -284,6 +319,12 @@ class _Demo:
             (hit.similarity, hit.doc["name"], first_line(hit.doc["text"]))
             for hit in hits
         )
+
+
+def _arm(rank: int | None, score: float | None, form: str) -> str:
+    if rank is None or score is None:
+        return "-"
+    return f"{rank}. ({form.format(score)})"
 
 
 def _farewell(

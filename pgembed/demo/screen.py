@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Self
@@ -57,6 +58,22 @@ class Screen:
             line.truncate(self.console.width, overflow="ellipsis")
             self.console.print(line, soft_wrap=True)
 
+    def ranks(self, rows: Iterable[tuple[str, str, str, str]]) -> None:
+        """Print hits of both arms side by side: vectors, words, name, excerpt."""
+        found = [("vectors", "words", "", ""), *rows]
+        widths = [max(len(row[i]) for row in found) for i in range(3)]
+        for number, (vectors, words, name, text) in enumerate(found):
+            line = Text("  ")
+            style = "cyan" if number else "dim"
+            line.append(vectors.ljust(widths[0]), style=style)
+            line.append(f"  {words.ljust(widths[1])}", style=style)
+            line.append(f"  {name.ljust(widths[2])}", style="bold")
+            line.append("  ")
+            line.append_text(highlighted(text))
+            line.rstrip()
+            line.truncate(self.console.width, overflow="ellipsis")
+            self.console.print(line, soft_wrap=True)
+
     def fill(self, total: int) -> Fill:
         """Show how a table fills."""
         return Fill(self.console, total)
@@ -106,6 +123,18 @@ class Fill:
             self._console.print(
                 f"encoding {done}/{self._total}  {pace}", highlight=False, markup=False
             )
+
+
+def highlighted(snippet: str) -> Text:
+    """Show an excerpt on one line, its words (between <b> and </b>) in bold."""
+    line = Text(style="dim")
+    bold = False
+    for part in re.split(r"(</?b>)", " ".join(snippet.split())):
+        if part in ("<b>", "</b>"):
+            bold = part == "<b>"
+        else:
+            line.append(part, style="bold not dim" if bold else "")
+    return line
 
 
 def first_line(text: str) -> str:

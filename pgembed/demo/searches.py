@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["SEARCHES", "Search", "possible_searches", "shared_words"]
+__all__ = [
+    "HYBRID_QUERIES",
+    "SEARCHES",
+    "Search",
+    "possible_searches",
+    "shared_words",
+]
 
 _GLUE = frozenset(
     [
@@ -92,6 +98,10 @@ SEARCHES = (
     Search("give up when an operation lasts too long", "asyncio.timeouts.Timeout"),
     Search("duplicate everything inside", "copy"),
 )
+
+#: Numbers, which vectors blur and words find, and a question of which it is the other
+#: way round.
+HYBRID_QUERIES = ("RFC 4122 ids", "PEP 3333 server", "shuffle cards")
 
 
 def possible_searches(names: Collection[str]) -> list[Search]:

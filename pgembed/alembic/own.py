@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pgembed.alembic.reflect import Existing
 
 _SCHEMA = "pgembed"
+_TEXTSEARCH_INDEX = "pgembed_bm25_"  # with the engine pg_textsearch
 
 
 class Own:
@@ -34,7 +35,7 @@ class Own:
         self._columns: set[tuple[str | None, str | None, str]] = set()
         for one in existing:
             self._sides.add((one.side_schema, one.side_table))
-            self._indexes |= {one.index_name, f"{one.name}_bm25"}
+            self._indexes.add(one.index_name)
             column = one.declaration.vector_column
             if column is not None:
                 self._columns.add((one.schema, one.table, column))
@@ -73,6 +74,7 @@ class Own:
             return (
                 op.schema == _SCHEMA
                 or str(op.index_name) in self._indexes
+                or str(op.index_name).startswith(_TEXTSEARCH_INDEX)
                 or (op.schema, None if table_name is None else str(table_name))
                 in self._sides
             )

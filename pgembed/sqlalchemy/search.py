@@ -77,7 +77,7 @@ class _VectorText(UserDefinedType[str]):
 
     def literal_processor(self, dialect: Dialect) -> Any:
         """Write it into a statement that is printed."""
-        return Text().literal_processor(dialect)
+        return Text().literal_processor(dialect)  # type: ignore[no-untyped-call]
 
 
 class _RowType(ColumnElement[Any]):
@@ -191,6 +191,13 @@ class Search(_Select[T, H]):
             return found
         call = found._call
         return found._with(replace(call, criteria=(*call.criteria, *inside)))
+
+    def filter_by(self, **kwargs: Any) -> Self:
+        """Add equalities of the searched class's attributes; of the last joined one."""
+        if self._setup_joins:
+            return super().filter_by(**kwargs)
+        entity = self._call.entity
+        return self.where(*(getattr(entity, n) == v for n, v in kwargs.items()))
 
     def limit(self, limit: Any) -> Self:
         """Give at most so many rows; without a `k`, search for so many."""

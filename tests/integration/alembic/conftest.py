@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,8 @@ def make_project(
         "target_metadata = None",
         "from models import Base\ntarget_metadata = Base.metadata",
     )
+    if find_spec("alembic.runtime.plugins") is None:  # before 1.18
+        text = f"import pgembed.alembic\n{text}"
     env.write_text(text)
     return project
 

@@ -1,0 +1,47 @@
+"""`metadata.create_all()` and `drop_all()` make and drop embeddings too.
+
+Alembic's operations do not pass here: they build tables of their own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+
+from pgembed.sqlalchemy import sqltext
+from pgembed.sqlalchemy.execution import meaning_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Table
+
+    from pgembed.sqlalchemy.options import Declaration
+
+
+def follow(table: Table, declaration: Declaration) -> None:
+    """Have an embedding made after its table, and dropped before it."""
+    name = declaration.name
+
+    def create(target: Table, connection: Connection, **_: Any) -> None:
+        _execute(connection, sqltext.declare(declaration, target.name, target.schema))
+
+    def drop(target: Table, connection: Connection, **_: Any) -> None:
+        del target
+        _execute(connection, sqltext.drop_embedding(name, if_exists=True))
+
+    event.listen(table, "after_create", create)
+    event.listen(table, "before_drop", drop)
+
+
+def _execute(connection: Connection, statement: str) -> None:
+    if connection.dialect.name != "postgresql":
+        return
+    try:
+        # As it is written: its percent signs are no placeholders.
+        connection.execution_options(no_parameters=True).exec_driver_sql(statement)
+    except DBAPIError as exc:
+        meaning = meaning_of(exc)
+        if meaning is None:
+            raise
+        raise meaning from exc

@@ -1,0 +1,246 @@
+"""`await_embedded`: until the rows that a session committed are searchable."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Collection, Generator
+from typing import TYPE_CHECKING, Any, overload
+
+from sqlalchemy import ARRAY, Text, cast, event, func, inspect, literal, select, text
+from sqlalchemy.dialects.postgresql import array
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from pgembed._client.values import check_seconds
+from pgembed.errors import (
+    BrokenEmbedding,
+    EncodingFailed,
+    InvalidParameter,
+    NotEmbeddedInTime,
+    UnknownEmbedding,
+)
+from pgembed.sqlalchemy.declare import Bound, bounds_of
+from pgembed.sqlalchemy.execution import beside, meaning_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import ORMExecuteState, UOWTransaction
+    from sqlalchemy.sql.elements import ColumnElement
+
+_WRITTEN = "pgembed.written"  # in Session.info: not committed yet
+_COMMITTED = "pgembed.committed"
+
+_FIRST_PAUSE_S = 0.01
+_LONGEST_PAUSE_S = 0.25
+_MOST_KEYS = 10_000  # beyond, all that is queued by then is waited for
+
+#: Keys of rows by embedding; None: rows that are not known one by one.
+_Rows = dict[Bound, set[tuple[Any, ...]] | None]
+
+_EMBEDDING = text(
+    "select e.embedding_id, e.state, e.state_reason, e.backfill_state"
+    " from pgembed.embedding as e where e.name = :name"
+)
+_LAST = text("select coalesce(max(seq), 0) from pgembed.queue where embedding_id = :id")
+_WAITING = text(
+    "select exists (select from pgembed.queue where embedding_id = :id"
+    " and (cast(:keys as text[]) is null or key = any (cast(:keys as text[]))"
+    " or key is null)"
+    " and (cast(:last as bigint) is null or seq <= cast(:last as bigint)))"
+)
+_FAILED = text(
+    "select key, error from pgembed.dead_letter where embedding_id = :id"
+    " and key = any (cast(:keys as text[])) limit 1"
+)
+
+
+@overload
+def await_embedded(session: Session, timeout: float = 60.0) -> None: ...
+@overload
+def await_embedded(session: AsyncSession, timeout: float = 60.0) -> Awaitable[None]: ...
+def await_embedded(
+    session: Session | AsyncSession, timeout: float = 60.0
+) -> Awaitable[None] | None:
+    """Wait until the rows that this session has committed are searchable.
+
+    Waits for nothing else: rows that others write meanwhile do not delay it. With an
+    asynchronous session: `await await_embedded(session)`.
+
+    Args:
+        session: Of the role that owns pgembed. What it has flushed must be committed.
+        timeout: Longest wait, in seconds.
+
+    Raises:
+        NotEmbeddedInTime: It took longer.
+        EncodingFailed: One of the rows could not be encoded.
+        BrokenEmbedding: They will never be.
+        InvalidParameter: The session has not committed, or the embedding is paused.
+        UnknownEmbedding: The embedding is not in the database.
+    """
+    seconds = check_seconds(timeout, "timeout")
+    if isinstance(session, AsyncSession):
+        return _await_async(session, seconds)
+    for pause_s in _pauses(session, seconds):
+        time.sleep(pause_s)
+    return None
+
+
+async def _await_async(session: AsyncSession, timeout_s: float) -> None:
+    pauses = _pauses(session.sync_session, timeout_s)
+    try:
+        while True:
+            pause_s = await session.run_sync(lambda _: next(pauses, None))
+            if pause_s is None:
+                return
+            await asyncio.sleep(pause_s)
+    finally:
+        await session.run_sync(lambda _: pauses.close())
+
+
+def _pauses(session: Session, timeout_s: float) -> Generator[float]:
+    """Look again and again; gives the seconds to sleep in between."""
+    deadline = time.monotonic() + timeout_s
+    _check_committed(session)
+    pause_s = _FIRST_PAUSE_S
+    rows: _Rows = session.info.get(_COMMITTED, {})
+    if not rows:
+        return
+    with beside(session.get_bind().engine).connect() as connection:
+        while waiting := _look(connection, session, rows):
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0:
+                raise NotEmbeddedInTime(
+                    f"still waiting after {timeout_s:g} seconds for: "
+                    f"{', '.join(waiting)}",
+                    hint="Is an encoder service running (pgembed serve)? "
+                    "`pgembed status` shows what is pending.",
+                )
+            yield min(pause_s, remaining_s)
+            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+    session.info.pop(_COMMITTED, None)
+
+
+def _check_committed(session: Session) -> None:
+    if session.info.get(_WRITTEN) or session.new or session.dirty or session.deleted:
+        raise InvalidParameter(
+            "the session has changes that are not committed",
+            hint="Commit first: the encoder service sees committed rows only.",
+        )
+
+
+def _look(connection: Connection, session: Session, rows: _Rows) -> list[str]:
+    try:
+        return [
+            bound.declaration.name
+            for bound, keys in rows.items()
+            if _is_waiting(connection, session, bound, keys)
+        ]
+    except DBAPIError as exc:
+        meaning = meaning_of(exc)
+        if meaning is None:
+            raise
+        raise meaning from exc
+
+
+def _is_waiting(
+    connection: Connection,
+    session: Session,
+    bound: Bound,
+    keys: set[tuple[Any, ...]] | None,
+) -> bool:
+    name = bound.declaration.name
+    found = connection.execute(_EMBEDDING, {"name": name}).one_or_none()
+    if found is None:
+        raise UnknownEmbedding(
+            f"there is no embedding {name!r} in the database",
+            hint="alembic revision --autogenerate, and upgrade.",
+        )
+    embedding_id, state, reason, backfill_state = found
+    if state == "broken":
+        raise BrokenEmbedding(
+            f"embedding {name!r} is broken, so it will not be embedded", detail=reason
+        )
+    known = keys is not None
+    values: dict[str, Any] = {"id": embedding_id, "keys": None, "last": None}
+    if known:
+        values["keys"] = _key_texts(connection, bound, keys or set())
+    else:
+        marks = session.info.setdefault(f"{_COMMITTED}.last", {})
+        if name not in marks:
+            marks[name] = connection.execute(_LAST, values).scalar_one()
+        values["last"] = marks[name]
+    waiting: bool = connection.execute(_WAITING, values).scalar_one()
+    if waiting and state == "paused":
+        raise InvalidParameter(
+            f"embedding {name!r} is paused with changes waiting",
+            hint=f"Resume it first: SELECT pgembed.resume('{name}').",
+        )
+    if not waiting and known:
+        failed = connection.execute(_FAILED, values).first()
+        if failed is not None:
+            raise EncodingFailed(
+                f"row {failed[0]} could not be encoded: {failed[1]}",
+                hint="See pgembed.failed; pgembed.retry() queues it again.",
+            )
+    return waiting or (not known and backfill_state == "pending")
+
+
+def _key_texts(
+    connection: Connection, bound: Bound, keys: Collection[tuple[Any, ...]]
+) -> list[str]:
+    """Have the server write keys as its queue has them: a type's text is its own."""
+    columns = list(bound.source.primary_key.columns)
+    arrays = [
+        literal([key[n] for key in keys], ARRAY(column.type))
+        for n, column in enumerate(columns)
+    ]
+    names = [f"k{n}" for n in range(len(columns))]
+    rows = func.unnest(*arrays).table_valued(*names).render_derived(name="pgembed_keys")
+    parts: list[ColumnElement[Any]] = [cast(rows.c[name], Text) for name in names]
+    key = parts[0] if len(parts) == 1 else cast(array(parts), Text)
+    return [str(one) for one in connection.execute(select(key)).scalars()]
+
+
+@event.listens_for(Session, "after_flush")
+def _remember_rows(session: Session, _context: UOWTransaction) -> None:
+    written: _Rows = session.info.setdefault(_WRITTEN, {})
+    for row in (*session.new, *session.dirty, *session.deleted):
+        state = inspect(row)
+        for bound in bounds_of(state.mapper):
+            keys = written.setdefault(bound, set())
+            if keys is not None:
+                values = state.mapper.primary_key_from_instance(row)
+                keys.add(tuple(values))
+                if len(keys) > _MOST_KEYS:
+                    written[bound] = None
+
+
+@event.listens_for(Session, "do_orm_execute")
+def _remember_statement(state: ORMExecuteState) -> None:
+    if not (state.is_insert or state.is_update or state.is_delete):
+        return
+    mapper = state.bind_mapper
+    if mapper is None:
+        return
+    written: _Rows = state.session.info.setdefault(_WRITTEN, {})
+    for bound in bounds_of(mapper):
+        written[bound] = None
+
+
+@event.listens_for(Session, "after_commit")
+def _commit(session: Session) -> None:
+    written: _Rows = session.info.pop(_WRITTEN, {})
+    if not written:
+        return
+    committed: _Rows = session.info.setdefault(_COMMITTED, {})
+    session.info.pop(f"{_COMMITTED}.last", None)
+    for bound, keys in written.items():
+        before = committed.get(bound, set())
+        committed[bound] = None if keys is None or before is None else before | keys
+
+
+@event.listens_for(Session, "after_rollback")
+def _roll_back(session: Session) -> None:
+    session.info.pop(_WRITTEN, None)

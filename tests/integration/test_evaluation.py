@@ -294,11 +294,11 @@ def test_recall_is_what_counting_by_hand_gives(
 ) -> None:
     indexed(index_options='{"m": 4, "ef_construction": 8}')
     report = evaluation.measure_recall(
-        conn, "item", RecallOptions(sample=500, values=[20], k=5)
+        conn, "item", RecallOptions(sample=300, values=[20], k=5)
     )
     shares = []
     for key, vector in conn.execute(
-        "select id, embedding from item_embedding where id % 5 = 0"
+        "select id, embedding from item_embedding where id % 10 = 0"
     ).fetchall():
 
         def ids(key: int = key, vector: str = vector, **options: Any) -> list[int]:
@@ -309,7 +309,7 @@ def test_recall_is_what_counting_by_hand_gives(
 
         true = ids(exact=True)
         shares.append(len(set(true) & set(ids(ef_search=20))) / 5)
-    assert report.points[0].recall == pytest.approx(sum(shares) / 300, abs=0.06)
+    assert report.points[0].recall == pytest.approx(sum(shares) / len(shares), abs=0.08)
 
 
 def test_recall_of_ivfflat_is_in_probes(

@@ -98,7 +98,7 @@ begin
     perform set_config('search_path', 'pg_catalog', true);
     view_text := pg_catalog.pg_get_viewdef(view_oid);
     perform set_config('search_path', old_path, true);
-    canonical := btrim(substring(view_text from '^\s*SELECT (.*) AS pgembed_text\s+FROM '), E' \n');
+    canonical := btrim(substring(view_text from '^\s*SELECT\s+(.*) AS pgembed_text\s+FROM '), E' \n');
 
     if tree ~ ':varattno 0 ' then    -- a whole row: every column is read
         select array_agg(attname::text order by attnum) into source_columns
@@ -124,6 +124,28 @@ comment on function pgembed._analyze_expression(regclass, text) is
     'Checks a text expression against a table: its canonical form, the columns it reads, and '
     'whether the update trigger may evaluate it; PE004 says what is wrong.';
 
+create or replace function pgembed._row_columns(p_source regclass, p_sql text, p_row text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    column_name text;
+begin
+    -- Words of PL/pgSQL that are none of SQL: quote_ident leaves them as they are.
+    for column_name in
+        select attname from pg_attribute
+        where attrelid = p_source and attnum > 0
+          and attname in ('begin', 'by', 'declare', 'execute', 'foreach', 'if', 'loop', 'strict', 'while')
+    loop
+        p_sql := regexp_replace(p_sql, format('\m%s\.%s\M', p_row, column_name),
+                                format('%s."%s"', p_row, column_name), 'g');
+    end loop;
+    return p_sql;
+end
+$$;
+comment on function pgembed._row_columns(regclass, text, text) is
+    'An expression over a row variable of PL/pgSQL, with columns quoted that are named like its keywords.';
+
 create or replace function pgembed._row_expression(p_source regclass, p_canonical text, p_row text) returns text
 language plpgsql
 as $$
@@ -140,7 +162,7 @@ begin
     view_text := pg_catalog.pg_get_viewdef('pg_temp.pgembed_row_probe'::regclass);
     perform set_config('search_path', old_path, true);
     drop view pg_temp.pgembed_row_probe;
-    return substring(view_text from '^\s*SELECT (.*) AS pgembed_text\s+FROM ');
+    return pgembed._row_columns(p_source, substring(view_text from '^\s*SELECT\s+(.*) AS pgembed_text\s+FROM '), p_row);
 end
 $$;
 comment on function pgembed._row_expression(regclass, text, text) is

@@ -138,9 +138,9 @@ begin
 
     if by_row then
         perform pgembed._capture_function(id, 'insert', E'declare\n    row_key text;', format(row_body, id,
-            pgembed._key_text_sql(p_embedding.source, 'new'), 'U', rescan, wake), settings);
+            pgembed._row_columns(p_embedding.source, pgembed._key_text_sql(p_embedding.source, 'new'), 'new'), 'U', rescan, wake), settings);
         perform pgembed._capture_function(id, 'delete', E'declare\n    row_key text;', format(row_body, id,
-            pgembed._key_text_sql(p_embedding.source, 'old'), 'D', rescan, wake), settings);
+            pgembed._row_columns(p_embedding.source, pgembed._key_text_sql(p_embedding.source, 'old'), 'old'), 'D', rescan, wake), settings);
     else
         perform pgembed._capture_function(id, 'insert', '#variable_conflict use_column',
             format(statement_body, id, 'U', changed_keys, rescan, wake), settings);
@@ -177,8 +177,8 @@ $body$    begin
     elsif new_key = old_key then
         insert into pgembed.queue (embedding_id, key, op) values (%1$s, new_key, 'U');
     end if;%6$s$body$, id,
-            pgembed._key_text_sql(p_embedding.source, 'new'),
-            pgembed._key_text_sql(p_embedding.source, 'old'), compare, rescan, wake), settings);
+            pgembed._row_columns(p_embedding.source, pgembed._key_text_sql(p_embedding.source, 'new'), 'new'),
+            pgembed._row_columns(p_embedding.source, pgembed._key_text_sql(p_embedding.source, 'old'), 'old'), compare, rescan, wake), settings);
 
     perform pgembed._capture_function(id, 'truncate', '', format(
         E'    insert into pgembed.queue (embedding_id, op) values (%s, ''T'');%s', id, wake), '');

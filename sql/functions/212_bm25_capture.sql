@@ -40,6 +40,15 @@ $$;
 comment on function pgembed._bm25_settings_sql() is
     'Settings under which keys and texts of documents are written.';
 
+create or replace function pgembed._bm25_key_body(p_source regclass) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('begin return %s; end', pgembed._row_columns(p_source, pgembed._key_text_sql(p_source, 'r'), 'r'))
+$$;
+comment on function pgembed._bm25_key_body(regclass) is
+    'Body of the function that gives a row''s key text; NULL without a primary key.';
+
 create or replace function pgembed._bm25_key_text_sql(b pgembed.bm25, p_alias text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -75,10 +84,10 @@ begin
         if content is null then
             return;
         end if;
-        lexemes := _bm25_lexemes(%3$s, content);
+        lexemes := pgembed._bm25_lexemes(%3$s, content);
     exception
         when syntax_error_or_access_rule_violation then    -- columns renamed or dropped
-            perform bm25_N_mark('R');
+            perform pgembed.bm25_N_mark('R');
             return;
         when others then    -- of this row only; the encoder service reports it
             return;
@@ -89,7 +98,7 @@ begin
     end if;
     length := (select sum(cardinality(u.positions)) from unnest(lexemes) as u);
 end
-$body$, pgembed._key_text_sql(p_index.source, 'r'),
+$body$, pgembed._row_columns(p_index.source, pgembed._key_text_sql(p_index.source, 'r'), 'r'),
         pgembed._row_expression(p_index.source, p_index.canonical_expression, 'r'),
         pgembed._bm25_config_sql(p_index.config, case when p_index.config_expression is not null
             then pgembed._row_expression(p_index.source, p_index.config_expression, 'r') end)));
@@ -107,7 +116,7 @@ $body$);
 
     perform pgembed._bm25_function(p_index.bm25_id, 'key', 'r anyelement', 'text',
         'stable ' || pgembed._bm25_settings_sql(),
-        format('begin return %s; end', pgembed._key_text_sql(p_index.source, 'r')));
+        pgembed._bm25_key_body(p_index.source));
 
     perform pgembed._bm25_function(p_index.bm25_id, 'capture', '', 'trigger',
         'volatile security definer set search_path = index_path ' || pgembed._bm25_settings_sql(), $body$

@@ -170,25 +170,29 @@ language plpgsql
 as $$
 declare
     part text;
+    part_oid regclass;
+    rule text;
     policy constant text := 'pgembed_source';
+    secured constant boolean := (select relrowsecurity from pg_catalog.pg_class where oid = b.source);
 begin
     if b.engine <> 'sql' then
         return;
     end if;
     perform pgembed._bm25_sync_readers(b);
+    -- Nothing is done where nothing changed: it would lock out writers.
     foreach part in array array['doc', 'recent'] loop
-        if exists (select from pg_catalog.pg_policy
-                   where polrelid = pgembed._bm25_table(b.bm25_id, part)::regclass and polname = policy) then
-            execute format('drop policy %I on %s', policy, pgembed._bm25_table(b.bm25_id, part));
-        end if;
-        if (select relrowsecurity from pg_catalog.pg_class where oid = b.source) then
-            execute format('alter table %s enable row level security', pgembed._bm25_table(b.bm25_id, part));
-            execute format('create policy %I on %s for select using (exists (select from %s as pgembed_source where %s))',
-                policy, pgembed._bm25_table(b.bm25_id, part), pgembed._table_sql(b.source),
-                replace(pgembed._key_sql(b.source, null, 'pgembed_source.%2$I = %5$s::%4$s', ' and '),
-                        'pgembed_key.key', format('bm25_%s_%s.key', b.bm25_id, part)));
-        else
-            execute format('alter table %s disable row level security', pgembed._bm25_table(b.bm25_id, part));
+        part_oid := pgembed._bm25_table(b.bm25_id, part)::regclass;
+        rule := format('exists (select from %s as pgembed_source where %s)', pgembed._table_sql(b.source),
+                       replace(pgembed._key_sql(b.source, null, 'pgembed_source.%2$I = %5$s::%4$s', ' and '),
+                               'pgembed_key.key', format('bm25_%s_%s.key', b.bm25_id, part)));
+        continue when secured = (select relrowsecurity from pg_catalog.pg_class where oid = part_oid)
+            and (not secured or exists (select from pg_catalog.pg_policy where polrelid = part_oid and polname = policy
+                                        and pg_catalog.obj_description(oid, 'pg_policy') = rule));
+        execute format('drop policy if exists %I on %s', policy, part_oid);
+        execute format('alter table %s %s row level security', part_oid, case when secured then 'enable' else 'disable' end);
+        if secured then
+            execute format('create policy %I on %s for select using (%s)', policy, part_oid, rule);
+            execute format('comment on policy %I on %s is %L', policy, part_oid, rule);
         end if;
     end loop;
 end
@@ -301,7 +305,10 @@ as $$
     -- name: they part when a new column takes the old one's name.
     select not exists (
         select from pg_attribute as a, pg_trigger as t
-        where a.attrelid = b.source and a.attname = any (b.source_columns)
+        where a.attrelid = b.source
+          and (a.attname = any (b.source_columns)
+               or a.attnum = any (array(select unnest(i.indkey::int2[]) from pg_index as i
+                                        where i.indrelid = b.source and i.indisprimary)))
           and t.tgrelid = b.source and t.tgname = format('pgembed_bm25_%s_update', b.bm25_id)
           and not exists (select from pg_depend as d
                           where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
@@ -309,7 +316,27 @@ as $$
                             and d.refobjsubid = a.attnum))
 $$;
 comment on function pgembed._bm25_capture_fits(pgembed.bm25) is
-    'Whether the update trigger watches the columns that the text is made of.';
+    'Whether the update trigger watches the columns that the text and the key are made of.';
+
+create or replace function pgembed._bm25_key_fits(b pgembed.bm25) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select p.prosrc = pgembed._bm25_key_body(b.source)
+    from pg_proc as p
+    where p.pronamespace = 'pgembed'::regnamespace and p.proname = format('bm25_%s_key', b.bm25_id)
+$$;
+comment on function pgembed._bm25_key_fits(pgembed.bm25) is
+    'Whether documents are known by what is the primary key now; NULL when there is none.';
+
+create or replace function pgembed._bm25_misfit(b pgembed.bm25) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('Columns were changed so that the triggers no longer see all changes. '
+                  'SELECT pgembed.bm25_rebuild(%L) mends it.', b.name)
+$$;
+comment on function pgembed._bm25_misfit(pgembed.bm25) is 'What is said when the triggers watch other columns.';
 
 create or replace function pgembed._bm25_capture_state(b pgembed.bm25) returns text
 language sql stable
@@ -517,13 +544,18 @@ begin
     end if;
     if pgembed._table_sql(b.source) is not null then
         perform pgembed._bm25_sync_readers(b);
+        if not pgembed._bm25_capture_fits(b) then
+            update pgembed.bm25 as x set state = 'broken', state_reason = pgembed._bm25_misfit(b)
+            where bm25_id = b.bm25_id;
+            return format('broken: %s', pgembed._bm25_misfit(b));
+        end if;
         partitioned := pgembed._is_partitioned(b.source);
-        if partitioned and pgembed._bm25_partitions_changed(b) then
+        if not pgembed._bm25_key_fits(b) or partitioned and pgembed._bm25_partitions_changed(b) then
             execute format('select %s(''R'')', pgembed._bm25_table(b.bm25_id, 'mark'));
         end if;
     end if;
     execute format('select exists (select from %s where op = ''R'')', pgembed._bm25_table(b.bm25_id, 'dead')) into changed;
-    if changed or b.state <> 'ready' then
+    if changed or b.state <> 'ready' or not pgembed._key_immediate(b.source) then
         -- The table may have another shape than the functions know.
         begin
             b := pgembed._bm25_analyze(b);

@@ -123,7 +123,11 @@ as $$
 #variable_conflict use_column
 declare
     row_of_key text;
+    source text;    -- with its schema: a table called best is not the best below
 begin
+    select format('%I.%I', n.nspname, c.relname) into source
+    from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+    where c.oid = b.source;
     select string_agg(format('s.%I = %s::%s', a.attname,
                              case when i.indnkeyatts = 1 then 'hit.key' else format('(hit.key::text[])[%s]', k.position) end,
                              format_type(a.atttypid, a.atttypmod)), ' and ')
@@ -132,6 +136,10 @@ begin
     cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
     join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
     where i.indrelid = b.source and i.indisprimary and k.position <= i.indnkeyatts;
+    if row_of_key is null then
+        raise exception 'table % has no primary key any more', b.source using errcode = 'PE017',
+            hint = format('ALTER TABLE ... ADD PRIMARY KEY, then SELECT pgembed.bm25_rebuild(%L).', b.name);
+    end if;
 
     -- The row is in a subquery of its own, so that names in the condition mean its columns.
     return format(
@@ -141,7 +149,7 @@ begin
         'cross join lateral unnest(pgembed.bm25_%1$s_keys(best.handles), best.scores) with ordinality as hit(key, score, place) '
         'cross join lateral (select (s.*)::%2$s as doc from %3$s as s where %4$s and (%5$s)) as s '
         'order by hit.place limit %6$s) as found',
-        b.bm25_id, p_row_type, b.source, row_of_key, p_condition, p_k);
+        b.bm25_id, p_row_type, source, row_of_key, p_condition, p_k);
 end
 $$;
 comment on function pgembed._bm25_rank_sql(pgembed.bm25, regtype, text, int) is

@@ -46,7 +46,7 @@ comment on function pgembed._bm25_maintain_v1(int) is
     'Does what is due for one BM25 index, unless another session does; returns what it did.';
 
 create or replace function pgembed._bm25_partitions_changed(b pgembed.bm25) returns boolean
-language plpgsql stable
+language plpgsql
 as $$
 declare
     part regclass;
@@ -58,7 +58,13 @@ begin
         where t.level > 0
           and not exists (select from pg_catalog.pg_trigger as g where g.tgrelid = t.relid and g.tgname = trigger_name)
     loop
-        execute format('select exists (select from %s)', pgembed._table_sql(part)) into found_row;
+        -- What was written since it is a partition has been captured.
+        execute format(
+            'select exists (select from %s as p where %s not in (select key from %s union all select key from %s) '
+            'and (%s(p)).lexemes is not null)',
+            pgembed._table_sql(part), pgembed._bm25_key_text_sql(b, 'p'), pgembed._bm25_table(b.bm25_id, 'doc'),
+            pgembed._bm25_table(b.bm25_id, 'recent'), pgembed._bm25_table(b.bm25_id, 'document'))
+        into found_row;
         exit when found_row;
     end loop;
     return found_row or exists (
@@ -68,7 +74,7 @@ begin
 end
 $$;
 comment on function pgembed._bm25_partitions_changed(pgembed.bm25) is
-    'Whether partitions with rows were attached, or some detached, since they were taken in.';
+    'Whether partitions with rows that are not known were attached, or some detached, since they were taken in.';
 
 create or replace function pgembed._bm25_follow_partitions(b pgembed.bm25, p_mark boolean default true) returns void
 language plpgsql
@@ -136,12 +142,13 @@ begin
             end;
         elsif not pgembed._bm25_capture_fits(b) then
             update pgembed.bm25
-            set state = 'broken',
-                state_reason = format('Columns were changed so that the triggers no longer see all changes. '
-                                      'SELECT pgembed.bm25_rebuild(%L) mends it.', b.name)
+            set state = 'broken', state_reason = pgembed._bm25_misfit(b)
             where bm25_id = b.bm25_id;
         elsif b.state = 'ready' then
             perform pgembed._bm25_sync_readers(b);
+            if pgembed._bm25_key_fits(b) is not true then    -- maintenance sees what is the matter
+                execute format('select %s(''R'')', pgembed._bm25_table(b.bm25_id, 'mark'));
+            end if;
             if pgembed._is_partitioned(b.source) then
                 perform pgembed._bm25_follow_partitions(b);
             end if;

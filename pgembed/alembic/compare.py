@@ -12,6 +12,7 @@ from alembic.operations.ops import (
     MigrateOperation,
     ModifyTableOps,
 )
+from sqlalchemy.exc import DBAPIError
 
 from pgembed import schema
 from pgembed.alembic import differences
@@ -30,6 +31,7 @@ from pgembed.alembic.own import Own
 from pgembed.alembic.perform import installed_version
 from pgembed.alembic.reflect import Existing, existing_embeddings
 from pgembed.sqlalchemy.declare import declarations_of
+from pgembed.sqlalchemy.execution import meaning_of
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
@@ -61,7 +63,7 @@ def compare(autogen_context: AutogenContext, upgrade_ops: UpgradeOps) -> None:
         return
     if version.is_newer:
         raise schema.version_error(version)
-    existing = existing_embeddings(connection)
+    existing = _read(connection)
     Own(existing).remove_from(upgrade_ops)
     dropped = {
         (op.schema, op.table_name)
@@ -85,6 +87,16 @@ def compare(autogen_context: AutogenContext, upgrade_ops: UpgradeOps) -> None:
     for entry in wanted.values():
         plan.create(*entry)
     plan.finish()
+
+
+def _read(connection: Connection) -> list[Existing]:
+    try:
+        return existing_embeddings(connection)
+    except DBAPIError as exc:
+        meaning = meaning_of(exc)
+        if meaning is None:
+            raise
+        raise meaning from exc
 
 
 def _wanted(
@@ -177,26 +189,12 @@ class _Plan:
 
     def keep(self, existing: Existing, changes: dict[str, Any]) -> None:
         """Between new columns and the dropping of old ones; triggers make way."""
-        found = self._modified(existing)
-        alter: list[MigrateOperation] = []
         if changes:
-            alter = [self._alter(existing, changes, found)]
-        if found is None:
-            self.last = alter + self.last
-            return
-        is_drop = [isinstance(op, DropColumnOp) for op in found.ops]
-        before = [op for op, drop in zip(found.ops, is_drop, strict=True) if not drop]
-        after = [op for op, drop in zip(found.ops, is_drop, strict=True) if drop]
-        if not alter:
-            before, after = list(found.ops), []
-        pieces: list[MigrateOperation] = []
-        for piece, between in ((before, alter), (after, [])):
-            if piece:
-                pieces.append(
-                    ModifyTableOps(found.table_name, piece, schema=found.schema)
-                )
-            pieces += between
-        if any(self._retypes(op, existing) for op in found.ops):
+            self._alter(existing, changes, self._modified(existing))
+        ops = self.upgrade_ops.ops
+        for modify in self._modified(existing):
+            if not any(self._retypes(op, existing) for op in modify.ops):
+                continue
             pause = PauseEmbeddingOp(
                 existing.name,
                 capture=False,
@@ -206,19 +204,38 @@ class _Plan:
             # Backwards too, it is paused first and resumed last.
             pause.undo = ResumeEmbeddingOp(existing.name)
             resume.undo = PauseEmbeddingOp(existing.name, capture=False)
-            pieces = [pause, *pieces, resume]
-        position = self.upgrade_ops.ops.index(found)
-        self.upgrade_ops.ops[position : position + 1] = pieces
+            position = ops.index(modify)
+            ops[position : position + 1] = [pause, modify, resume]
 
-    def _modified(self, existing: Existing) -> ModifyTableOps | None:
-        """Find the changes of a table; two embeddings of it may have split them."""
-        found = [
+    def _modified(self, existing: Existing) -> list[ModifyTableOps]:
+        """Find the changes of a table; other embeddings of it may have split them."""
+        return [
             op
             for op in self.upgrade_ops.ops
             if isinstance(op, ModifyTableOps)
             and (op.schema, op.table_name) == (existing.schema, existing.table)
         ]
-        return found[-1] if found else None
+
+    def _alter(
+        self, existing: Existing, changes: dict[str, Any], found: list[ModifyTableOps]
+    ) -> None:
+        drops = [op for one in found for op in one.ops if isinstance(op, DropColumnOp)]
+        alter = _altering(existing, changes, drops)
+        if not found:
+            self.last.insert(0, alter)
+            return
+        last = found[-1]
+        before = [op for op in last.ops if not isinstance(op, DropColumnOp)]
+        after = [op for op in last.ops if isinstance(op, DropColumnOp)]
+        pieces: list[MigrateOperation] = [alter]
+        if before:
+            pieces.insert(
+                0, ModifyTableOps(last.table_name, before, schema=last.schema)
+            )
+        if after:
+            pieces.append(ModifyTableOps(last.table_name, after, schema=last.schema))
+        position = self.upgrade_ops.ops.index(last)
+        self.upgrade_ops.ops[position : position + 1] = pieces
 
     @staticmethod
     def _retypes(op: MigrateOperation, existing: Existing) -> bool:
@@ -228,31 +245,22 @@ class _Plan:
             and op.column_name in existing.columns
         )
 
-    @staticmethod
-    def _alter(
-        existing: Existing, changes: dict[str, Any], found: ModifyTableOps | None
-    ) -> PgembedOp:
-        notes = differences.costs(changes)
-        drops = [
-            op.column_name
-            for op in (found.ops if found is not None else [])
-            if isinstance(op, DropColumnOp) and op.column_name in existing.columns
-        ]
-        if "text_expression" in changes and drops:
-            notes.append(
-                f"If {drops[0]} got another name: op.alter_column(..., "
-                "new_column_name=...) in place of add and drop keeps its values."
-            )
-        op = AlterEmbeddingOp(existing.name, notes=notes, **changes)
-        undoing = differences.undoing(changes, existing)
-        undo = AlterEmbeddingOp(
-            existing.name,
-            notes=differences.costs(undoing),
-            **undoing,
-        )
-        return op.undone_by(undo)
-
     def finish(self) -> None:
         """Put everything in its place."""
         self.upgrade_ops.ops[:0] = self.first
         self.upgrade_ops.ops += self.last
+
+
+def _altering(
+    existing: Existing, changes: dict[str, Any], drops: list[DropColumnOp]
+) -> PgembedOp:
+    notes = differences.costs(changes)
+    lost = [op.column_name for op in drops if op.column_name in existing.columns]
+    if "text_expression" in changes and lost:
+        notes.append(
+            f"If {lost[0]} got another name: op.alter_column(..., "
+            "new_column_name=...) in place of add and drop keeps its values."
+        )
+    undoing = differences.undoing(changes, existing)
+    undo = AlterEmbeddingOp(existing.name, notes=differences.costs(undoing), **undoing)
+    return AlterEmbeddingOp(existing.name, notes=notes, **changes).undone_by(undo)

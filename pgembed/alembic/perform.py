@@ -200,7 +200,7 @@ def _executor(operations: Operations) -> rawsql.Execute:
         return operations.execute
     connection = _connection(operations)
     if connection.dialect.driver != "asyncpg":
-        return operations.execute
+        return _on(connection)
 
     # asyncpg prepares whatever has been compiled, and only one statement at a time.
     def execute(
@@ -216,6 +216,17 @@ def _executor(operations: Operations) -> rawsql.Execute:
             if meaning is None:
                 raise
             raise meaning from exc
+
+    return execute
+
+
+def _on(connection: Connection) -> rawsql.Execute:
+    def execute(
+        sqltext: rawsql.RawSql, *, execution_options: dict[str, Any] | None = None
+    ) -> None:
+        # Not op.execute(): that would leave the options on the connection, and the
+        # application's own statements would keep doubled percent signs.
+        connection.execute(sqltext, execution_options=execution_options)
 
     return execute
 

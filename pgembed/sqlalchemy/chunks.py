@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pgvector.sqlalchemy import HALFVEC, VECTOR
 from sqlalchemy import Column, DateTime, Integer, MetaData, Table, Text, Uuid, and_
 from sqlalchemy.orm import deferred, foreign, relationship, remote
+from sqlalchemy.orm.descriptor_props import ConcreteInheritedProperty
 
 from pgembed.errors import InvalidParameter
 from pgembed.sqlalchemy.options import SIDE_COLUMNS
@@ -109,7 +110,9 @@ def map_chunks(
         for key, side in zip(source.primary_key.columns, keys, strict=True)
     ]
     name = f"{attribute}_chunks"
-    if mapper.has_property(name):
+    if mapper.has_property(name) and not isinstance(
+        mapper.get_property(name, _configure_mappers=False), ConcreteInheritedProperty
+    ):
         raise InvalidParameter(
             f"{mapper.class_.__name__} has an attribute {name!r} already",
             hint="The chunks of the embedding would have this name: rename one.",

@@ -39,7 +39,7 @@ def _execute(connection: Connection, statement: str) -> None:
         return
     try:
         # As it is written: its percent signs are no placeholders.
-        connection.execution_options(no_parameters=True).exec_driver_sql(statement)
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
     except DBAPIError as exc:
         meaning = meaning_of(exc)
         if meaning is None:

@@ -238,6 +238,79 @@ def test_a_column_renamed_behind_its_back_heals(project: Project) -> None:
     assert settings(project)[0][2] == "headline || E'\\n\\n' || body"
 
 
+def test_two_embeddings_of_one_table_change_together(project: Project) -> None:
+    def write(columns: str, texts: list[str], kind: str) -> None:
+        project.models(
+            f"""
+            class Article(Base):
+                __tablename__ = "article"
+                id: Mapped[int] = mapped_column(primary_key=True)
+                kept: Mapped[str] = mapped_column({kind})
+                {columns}: Mapped[str]
+                one = Embedding({texts[0]!r})
+                two = Embedding({texts[1]!r}, bm25=False)
+            """
+        )
+
+    write("old", ["old || kept", "kept || old"], "String(20)")
+    project.revision()
+    project.upgrade()
+    project.run("insert into article values (1, 'a', 'b')")
+    project.run("alter table article alter column old drop not null")
+    write("new", ["new || kept", "kept"], "String(50)")
+    script = project.revision()
+    assert calls(script) == [
+        "pause_embedding",
+        "pause_embedding",
+        "add_column",
+        "alter_column",
+        "resume_embedding",
+        "resume_embedding",
+        "alter_embedding",
+        "alter_embedding",
+        "drop_column",
+    ]
+    file = max(project.folder.glob("migrations/versions/*.py"), key=_age)
+    file.write_text(script.replace("nullable=False", "nullable=True"))
+    project.upgrade()
+    assert [row[2] for row in settings(project)] == ["new || kept", "kept"]
+    assert {row[16] for row in settings(project)} == {"active"}
+    project.alembic("downgrade", "-1")
+    assert [row[2] for row in settings(project)] == ["old || kept", "kept || old"]
+    assert {row[16] for row in settings(project)} == {"active"}
+
+
+def test_a_schema_and_quoted_names(project: Project) -> None:
+    project.run('create schema "My Shop"')
+    env = project.folder / "migrations" / "env.py"
+    env.write_text(
+        env.read_text().replace(
+            "target_metadata=target_metadata\n",
+            "target_metadata=target_metadata, include_schemas=True\n",
+        )
+    )
+    body = """
+        class Order(Base):
+            metadata = MetaData(schema="My Shop")
+            __tablename__ = "Order %"
+            id: Mapped[int] = mapped_column("User", primary_key=True)
+            text: Mapped[str] = mapped_column("select")
+            embedding = Embedding('"select" || \\'%(x)s\\'', index={index})
+        Base.metadata = Order.metadata
+        """
+    project.models(body.format(index="HNSW()"))
+    script = project.revision()
+    assert calls(script) == ["create_table", "create_embedding"]
+    project.upgrade()
+    project.alembic("check")
+    project.models(body.format(index="None"))
+    assert calls(project.revision()) == ["alter_embedding"]
+    project.upgrade()
+    project.alembic("check")
+    project.alembic("downgrade", "base")
+    assert settings(project) == []
+
+
 @pytest.mark.filterwarnings("ignore:autoincrement")  # Alembic's own, for any key
 def test_a_column_may_change_its_type(project: Project) -> None:
     project.article(DEFAULT)

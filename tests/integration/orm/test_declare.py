@@ -192,6 +192,33 @@ def test_joined_table_inheritance(new: Engine, new_dsn: str) -> None:
         assert len(session.execute(Book.embedding.similar(book)).all()) == 2
 
 
+def test_concrete_inheritance_and_an_abstract_base(new: Engine, new_dsn: str) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Document(Base):
+        __abstract__ = True
+        id: Mapped[int] = mapped_column(primary_key=True)
+        body: Mapped[str]
+        embedding = hashed()
+
+    class Letter(Document):
+        __tablename__ = "letter"
+
+    class Postcard(Letter):
+        __tablename__ = "postcard"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        body: Mapped[str]
+        __mapper_args__ = {"concrete": True}  # noqa: RUF012
+
+    make_and_fill(new, new_dsn, Base, Letter(body="rome"), Postcard(body="oslo"))
+    assert Letter.embedding.name == "letter_embedding"
+    assert Postcard.embedding.name == "postcard_embedding"
+    for model, body in ((Letter, "rome"), (Postcard, "oslo")):
+        search = model.embedding.vector_search("x", encoder=ENCODER)
+        assert [row.body for row in found(new, search)] == [body]
+
+
 def test_dataclass_imperative_and_classic(new: Engine, new_dsn: str) -> None:
     class Base(MappedAsDataclass, DeclarativeBase):
         pass

@@ -7,6 +7,7 @@ service; and what the server says is wrong becomes one of pgembed's errors.
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -111,7 +112,7 @@ def _encoder(encoder: Encoder | str, connection: Connection) -> Encoder:
 
 def _in_thread(call: Callable[[], Any]) -> Any:
     """Compute, without holding up the event loop of an asynchronous session."""
-    if in_greenlet():
+    if sys.modules.get("greenlet") is not None and in_greenlet():
         return await_only(asyncio.to_thread(call))
     return call()
 

@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Collection, Generator
 from typing import TYPE_CHECKING, Any, overload
+from typing import cast as cast_type
 
 from sqlalchemy import ARRAY, Text, cast, event, func, inspect, literal, select, text
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from pgembed._client.values import check_seconds
@@ -26,6 +26,7 @@ from pgembed.sqlalchemy.execution import beside, meaning_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import ORMExecuteState, UOWTransaction
     from sqlalchemy.sql.elements import ColumnElement
 
@@ -80,9 +81,10 @@ def await_embedded(
         UnknownEmbedding: The embedding is not in the database.
     """
     seconds = check_seconds(timeout, "timeout")
-    if isinstance(session, AsyncSession):
-        return _await_async(session, seconds)
-    for pause_s in _pauses(session, seconds):
+    # By its attribute: importing its class would need greenlet.
+    if hasattr(session, "sync_session"):
+        return _await_async(cast_type("AsyncSession", session), seconds)
+    for pause_s in _pauses(cast_type("Session", session), seconds):
         time.sleep(pause_s)
     return None
 

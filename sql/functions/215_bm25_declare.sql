@@ -20,12 +20,15 @@ comment on function pgembed._bm25(text) is 'The catalog row of a BM25 index, or 
 create or replace function pgembed._text_config(p_config text) returns text
 language plpgsql stable
 as $$
+declare
+    config text;
 begin
-    return (select format('%I.%I', n.nspname, c.cfgname)
-            from pg_catalog.pg_ts_config as c
-            join pg_catalog.pg_namespace as n on n.oid = c.cfgnamespace
-            where c.oid = p_config::regconfig);
-exception when undefined_object or invalid_name or syntax_error or invalid_schema_name or feature_not_supported then
+    select format('%I.%I', n.nspname, c.cfgname) into strict config    -- a number may be the oid of none
+    from pg_catalog.pg_ts_config as c
+    join pg_catalog.pg_namespace as n on n.oid = c.cfgnamespace
+    where c.oid = p_config::regconfig;
+    return config;
+exception when no_data_found or undefined_object or invalid_name or syntax_error or invalid_schema_name or feature_not_supported then
     raise exception 'there is no text search configuration "%"', p_config using errcode = 'PE007',
         hint = 'There are: ' || (select string_agg(c.oid::regconfig::text, ', ' order by cfgname)
                                  from pg_catalog.pg_ts_config as c) || '.';

@@ -85,7 +85,7 @@ begin
         -- While a word is being typed; after a space it is complete.
         last_word := substring(p_query from '[[:alnum:]]+$');
         head := left(p_query, -length(last_word));
-        if p_syntax = 'websearch' and (head ~ '-$' or cardinality(string_to_array(head, '"')) % 2 = 0) then
+        if p_syntax = 'websearch' and (head ~ '-$' or length(replace(head, '"', '')) % 2 <> length(head) % 2) then
             last_word := null;    -- of a word that must not occur, or in a phrase, nothing less than all counts
         end if;
         if last_word is not null then

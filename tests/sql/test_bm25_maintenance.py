@@ -1,0 +1,247 @@
+"""Packing, merging, purging and rebuilding: nothing is lost, and no search changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from tests.sql.bm25_steps import Indexed, make_doc, make_texts
+from tests.sql.steps import value
+
+
+@pytest.fixture
+def doc(conn: psycopg.Connection) -> Indexed:
+    """Give a small packed table."""
+    return make_doc(conn, make_texts(300, seed=1))
+
+
+def unchanged(doc: Indexed, step: Callable[[], object]) -> object:
+    """Run a step that must leave all searches as they are."""
+    before = doc.snapshot()
+    result = step()
+    assert doc.scores() == before
+    return result
+
+
+def test_segments_are_merged(doc: Indexed) -> None:
+    for batch in range(8):
+        doc.put(make_texts(60, seed=10 + batch), first=1000 * (batch + 1))
+        doc.conn.execute("delete from doc where id %% 11 = %s", [batch])
+        unchanged(doc, doc.maintain)
+    assert len(doc.column("segments")) < 8
+    doc.check(ks=(10, 1000))
+    doc.settle()
+    doc.assert_intact()
+    doc.put(make_texts(100, seed=30), first=50000)
+    unchanged(doc, doc.settle)
+    doc.check(ks=(1000, 10))
+    doc.assert_intact()
+
+
+def test_deleted_documents_leave_blocks_and_postings(conn: psycopg.Connection) -> None:
+    doc = make_doc(conn, make_texts(2100, seed=2, length=8))
+    doc.conn.execute("delete from doc where id % 3 = 0")
+    assert unchanged(doc, doc.maintain) == "purged 700 rows"
+    doc.assert_intact()
+    doc.check()
+    # All of one word's documents go: the word does.
+    doc.conn.execute("delete from doc where body ~ '\\mw0\\M' or body ~ '\\mw900\\M'")
+    assert doc.search("w0 w900") == []
+    unchanged(doc, doc.settle)
+    doc.assert_intact()
+    doc.conn.execute("insert into doc values (9000, 'w0'), (9001, 'w0 w900')")
+    unchanged(doc, doc.settle)
+    doc.check(queries=["w0", "w900 w1"])
+    doc.assert_intact()
+
+
+def test_a_document_and_its_tombstone_cancel_out(doc: Indexed) -> None:
+    slots = doc.column("slots")
+    for statement in (
+        "insert into doc values (900, 'w0 new'), (901, 'w1 new')",
+        "delete from doc where id = 900",
+        "update doc set body = body || ' w5' where id = 901",
+        "update doc set body = body || ' w6' where id = 901",
+        "delete from doc where id = 901",
+        "insert into doc values (901, 'w1 new again')",
+        "update doc set body = 'w2 w2' where id in (1, 2)",
+        "delete from doc where id = 1",
+        "insert into doc values (1, 'w2 w1')",
+    ):
+        doc.conn.execute(statement)
+        doc.check(queries=["w0 w1 new", "w2 w5 w6"], ks=(400,))
+    assert unchanged(doc, doc.maintain) == "packed 3 rows, purged 2 rows"
+    assert doc.column("slots") == 2003
+    assert slots == 300
+    doc.assert_intact()
+
+
+def test_packing_and_purging_wait_until_enough_has_gathered(doc: Indexed) -> None:
+    doc.put(make_texts(40, seed=3), first=1000)
+    doc.conn.execute("delete from doc where id < 20")
+    assert doc.maintain(50) is None
+    doc.put(make_texts(10, seed=4), first=2000)
+    assert unchanged(doc, lambda: doc.maintain(50)) == "packed 50 rows"
+    doc.conn.execute("delete from doc where id between 20 and 60")
+    assert unchanged(doc, lambda: doc.maintain(50)) == "purged 61 rows"
+    assert doc.maintain(1) is None
+    doc.check()
+    doc.assert_intact()
+
+
+def test_whole_blocks_are_packed(doc: Indexed) -> None:
+    """What does not fill a block waits for the next time: slots are not wasted."""
+    doc.put(make_texts(2040, seed=5, length=4), first=1000)
+    assert unchanged(doc, lambda: doc.maintain(2000)) == "packed 2000 rows"
+    assert doc.count("recent") == 40
+    assert doc.column("slots") == 4000
+    doc.check(ks=(10, 1000))
+
+
+def test_rebuild(doc: Indexed) -> None:
+    conn = doc.conn
+    conn.execute("delete from doc where id % 2 = 0")
+    conn.execute("insert into doc values (1000, 'w0 w1')")
+    unchanged(doc, lambda: conn.execute("select pgembed.bm25_rebuild('doc_bm25')"))
+    assert doc.column("slots") == 151
+    assert (doc.count("recent"), doc.count("dead")) == (0, 0)
+    doc.assert_intact()
+    conn.execute("delete from doc where id = 1000")
+    conn.execute("update doc set body = 'w0 new' where id = 1")
+    doc.check(queries=["w0 new"])
+    doc.settle()
+    doc.assert_intact()
+
+
+def test_a_table_with_many_empty_slots_is_built_anew(doc: Indexed) -> None:
+    for number in range(1000, 1010):
+        doc.conn.execute("insert into doc values (%s, 'w0 w1')", [number])
+        unchanged(doc, doc.maintain)
+    assert doc.column("slots") > 20000
+    assert unchanged(doc, doc.maintain) == "built from 310 rows"
+    assert doc.column("slots") == 310
+    doc.assert_intact()
+
+
+def test_truncate(doc: Indexed, dsn: str) -> None:
+    conn = doc.conn
+    conn.execute("insert into doc values (900, 'w0')")
+    conn.execute("delete from doc where id < 10")
+    with conn.transaction():
+        conn.execute("insert into doc values (901, 'w0')")
+        conn.execute("truncate doc")
+        assert doc.search("w0") == []
+        conn.execute("insert into doc values (1, 'w0 w1'), (2, 'w1')")
+        doc.check()
+        with conn.transaction(force_rollback=True):
+            conn.execute("truncate doc")
+            assert doc.search("w1") == []
+        doc.check(queries=["w1 w0"])
+        conn.execute("delete from doc where id = 2")
+        doc.check(queries=["w1 w0"])
+    doc.check(queries=["w1 w0"])
+    with psycopg.connect(dsn) as other, other.transaction(force_rollback=True):
+        other.execute("truncate doc")
+        other.execute("insert into doc values (7, 'w0')")
+        doc.on(other).check(queries=["w0"])
+    doc.check(queries=["w1 w0"])
+    assert unchanged(doc, lambda: doc.maintain(2000)) == "built from 1 rows"
+    doc.assert_intact()
+
+
+def test_truncate_cascade_and_restart(conn: psycopg.Connection) -> None:
+    conn.execute("create table parent (id int primary key)")
+    conn.execute(
+        "create table doc (id int primary key, body text,"
+        " parent int references parent on delete cascade on update cascade)"
+    )
+    conn.execute("insert into parent select generate_series(1, 4)")
+    conn.execute("insert into doc select i, 'w' || i, i from generate_series(1, 4) i")
+    doc = Indexed(conn).create()
+    conn.execute("delete from parent where id = 1")
+    assert doc.search("w1") == []
+    doc.check(queries=["w2 w3"])
+    conn.execute("truncate parent cascade")
+    assert doc.search("w2 w3 w4") == []
+    doc.settle()
+    doc.assert_intact()
+
+
+def test_only_what_is_due_is_told_to_a_service(doc: Indexed) -> None:
+    conn = doc.conn
+    due = "select count(*) from pgembed._bm25_due_v1()"
+    maintain = "select pgembed._bm25_maintain_v1(%s)"
+    assert value(conn, due) == 0
+    doc.put(make_texts(1999, seed=6, length=3), first=1000)
+    assert value(conn, due) == 0
+    conn.execute("insert into doc values (900, 'w0')")
+    assert value(conn, due) == 1
+    assert value(conn, maintain, doc.number) == "packed 2000 rows"
+    assert value(conn, due) == 0
+    conn.execute("delete from doc where id between 1000 and 1999")
+    assert value(conn, due) == 1
+    assert "purged 1000 rows" in value(conn, maintain, doc.number)
+    assert value(conn, due) == 0
+    conn.execute("truncate doc")
+    assert value(conn, due) == 1
+    assert value(conn, maintain, doc.number) == "built from 0 rows"
+    assert value(conn, due) == 0
+    assert value(conn, maintain, 99) is None
+
+
+def test_a_large_table_is_built_later(conn: psycopg.Connection) -> None:
+    conn.execute("create table doc (id int primary key, body text)")
+    conn.execute(
+        "insert into doc select i, 'w' || i % 40 from generate_series(1, 10001) as i"
+    )
+    doc = Indexed(conn).create()
+    assert doc.column("state") == "pending"
+    with pytest.raises(psycopg.Error) as caught:
+        doc.search("w1")
+    assert caught.value.sqlstate == "PE017"
+    assert "bm25_maintain" in (caught.value.diag.message_hint or "")
+    conn.execute("delete from doc where id > 60")
+    conn.execute("insert into doc values (70000, 'w1 w1')")
+    assert value(conn, "select count(*) from pgembed._bm25_due_v1()") == 1
+    assert doc.maintain(2000) == "built from 61 rows"
+    doc.check(queries=["w1", "w39 w1"])
+    doc.assert_intact()
+
+
+def test_maintenance_needs_to_see_what_others_committed(doc: Indexed) -> None:
+    for level in ("repeatable read", "serializable"):
+        doc.conn.execute(f"begin isolation level {level}")
+        with pytest.raises(psycopg.Error) as caught:
+            doc.maintain()
+        doc.conn.execute("rollback")
+        assert caught.value.sqlstate == "PE007"
+        assert caught.value.diag.message_hint
+    for rows in ("0", "-1", "null"):
+        with pytest.raises(psycopg.Error) as caught:
+            doc.conn.execute(f"select pgembed.bm25_maintain(min_rows => {rows})")
+        assert caught.value.sqlstate == "PE007"
+
+
+def test_declared_in_a_serializable_transaction(conn: psycopg.Connection) -> None:
+    """It sees the table as it was, so a later transaction reads it."""
+    conn.execute("create table doc (id int primary key, body text)")
+    conn.execute("insert into doc values (1, 'w0')")
+    doc = Indexed(conn)
+    with conn.transaction():
+        conn.execute("set transaction isolation level serializable")
+        doc.create()
+    assert doc.column("state") == "pending"
+    assert doc.maintain() == "built from 1 rows"
+    doc.check(queries=["w0"])
+
+
+def test_all_indexes_are_maintained_in_one_call(doc: Indexed) -> None:
+    other = Indexed(doc.conn, name="other").create()
+    doc.conn.execute("insert into doc values (900, 'w0')")
+    assert doc.conn.execute(
+        "select * from pgembed.bm25_maintain(min_rows => 1)"
+    ).fetchall() == [("doc_bm25", "packed 1 rows"), ("other", "packed 1 rows")]
+    other.check()
+    doc.check()

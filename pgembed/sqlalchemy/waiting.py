@@ -84,7 +84,7 @@ def await_embedded(
     # By its attribute: importing its class would need greenlet.
     if hasattr(session, "sync_session"):
         return _await_async(cast_type("AsyncSession", session), seconds)
-    for pause_s in _pauses(cast_type("Session", session), seconds):
+    for pause_s in _pauses(session, seconds):
         time.sleep(pause_s)
     return None
 

@@ -61,7 +61,7 @@ def test_the_service_encodes_what_is_not_cached(
         E.vector_search("cheap flights to lima", 3),
     ):
         assert len(session.execute(search).all()) == 3
-    assert asked == ["cheap flights to lima"]
+    assert asked.count("cheap flights to lima") == 1
     encode_query(session, "flights to oslo", HASHING_MODEL)
     search = E.vector_search("flights to oslo", 3)
     counted = select(func.count()).select_from(search.subquery())
@@ -71,7 +71,7 @@ def test_the_service_encodes_what_is_not_cached(
 def test_what_the_service_says_is_raised(session: Session, asked: list[str]) -> None:
     with pytest.raises(EncodingFailed, match="it is bad"):
         session.execute(E.vector_search("bad query"))
-    assert asked == ["bad query"]
+    assert "bad query" in asked
 
 
 def test_a_service_that_is_silent(session: Session, shop_dsn: str) -> None:
@@ -96,7 +96,7 @@ def test_a_pool_of_one_connection_is_enough(shop_dsn: str, asked: list[str]) -> 
         session.execute(select(func.now()))
         assert session.execute(E.vector_search("one connection", 1)).all()
     engine.dispose()
-    assert asked == ["one connection"]
+    assert "one connection" in asked
 
 
 @DRIVERS
@@ -119,7 +119,7 @@ async def test_asynchronous_sessions(
         .offset(1)
     )
     found = (await async_session.execute(search)).all()
-    assert asked == [query]
+    assert asked.count(query) == 1
     assert [row.hit.rank for row in found] == [2, 3][: len(found)]
     assert found
     assert all(row.Article.embedding.chunks[0].content for row in found)

@@ -28,10 +28,10 @@ from pgembed.alembic.operations import (
     UninstallOp,
 )
 from pgembed.alembic.own import Own
-from pgembed.alembic.perform import installed_version
 from pgembed.alembic.reflect import Existing, existing_embeddings
 from pgembed.sqlalchemy.declare import declarations_of
 from pgembed.sqlalchemy.execution import meaning_of
+from pgembed.sqlalchemy.version import installed_version
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from pgembed import rawsql, schema, sqlfiles
 from pgembed.errors import PgembedError, SchemaVersionError
 from pgembed.sqlalchemy import sqltext
 from pgembed.sqlalchemy.execution import meaning_of, meaning_of_driver
+from pgembed.sqlalchemy.version import installed_version
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
@@ -150,25 +150,6 @@ def resume_embedding(operations: Operations, operation: PgembedOp) -> None:
     """Continue encoding."""
     (name,) = operation.positional
     _run(operations, sqltext.call("resume", {"name": name}))
-
-
-def installed_version(connection: Connection) -> schema.SchemaVersion | None:
-    """Look which version of pgembed's schema a database has."""
-    comment = connection.execute(
-        text(
-            "select obj_description(n.oid, 'pg_namespace') "
-            "from pg_catalog.pg_class as c "
-            "join pg_catalog.pg_namespace as n on n.oid = c.relnamespace "
-            "where n.nspname = 'pgembed' and c.relname = :table"
-        ),
-        {"table": schema.VERSION_TABLE},
-    ).one_or_none()
-    if comment is None:
-        return None
-    revision = connection.execute(
-        text(f"select version_num from pgembed.{schema.VERSION_TABLE}")  # noqa: S608
-    ).scalar_one()
-    return schema.version_from(revision, comment[0])
 
 
 def _check(operations: Operations) -> None:

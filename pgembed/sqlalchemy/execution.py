@@ -24,11 +24,13 @@ from pgembed._client.values import check_query, vector_text
 from pgembed.errors import (
     InsufficientPrivilege,
     NoEncoderService,
+    PgembedError,
     UnsupportedEnvironment,
     from_sqlstate,
 )
 from pgembed.sqlalchemy.options import DEFAULT_MODEL
 from pgembed.sqlalchemy.search import Search
+from pgembed.sqlalchemy.version import explain_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,13 +64,16 @@ def _execute_search(state: ORMExecuteState) -> Result[Any] | None:
     search = state.statement
     if not isinstance(search, Search):
         return None
+    connection = state.session.connection(bind_arguments=state.bind_arguments)
     try:
-        connection = state.session.connection(bind_arguments=state.bind_arguments)
         return state.invoke_statement(statement=_with_vector(search, connection))
     except DBAPIError as exc:
         meaning = meaning_of(exc)
         if meaning is None:
             raise
+        if isinstance(meaning, UnsupportedEnvironment):
+            with beside(connection.engine).connect() as other:
+                meaning = explain_missing(other, meaning)
         raise meaning from exc
 
 
@@ -175,12 +180,12 @@ def beside(engine: Engine) -> Engine:
     return found
 
 
-def meaning_of(exc: DBAPIError) -> Exception | None:
+def meaning_of(exc: DBAPIError) -> PgembedError | None:
     """Turn what a driver raised into one of pgembed's errors, where it is one."""
     return meaning_of_driver(exc.orig)
 
 
-def meaning_of_driver(driver: Any) -> Exception | None:
+def meaning_of_driver(driver: Any) -> PgembedError | None:
     """Turn a driver's own exception into one of pgembed's errors, where it is one."""
     cause = getattr(driver, "__cause__", None)
     sqlstate = getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None)

@@ -34,8 +34,10 @@ from pgembed.errors import (
     InvalidParameter,
     InvalidSource,
     PgembedError,
+    SchemaVersionError,
     UnsupportedEnvironment,
 )
+from pgembed.schema import LIBRARY_VERSION
 from pgembed.sqlalchemy import BM25, HNSW, Embedding, IVFFlat, attach
 from pgembed.testing import HASHING_DIMENSIONS, HASHING_MODEL, process_all
 
@@ -418,6 +420,29 @@ def test_declaration_without_defaults() -> None:
         "bm25": True,
         "bm25_options": {"config": "german", "k1": 1.5},
     }
+
+
+def test_a_database_of_another_version_names_both(new: Engine) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    note = declare(Base, hashed())
+    Base.metadata.create_all(new)
+    with Session(new) as session:
+        connection = session.connection()
+        for statement in (
+            "drop function pgembed.hybrid_search",
+            "comment on schema pgembed is 'pgembed 0.0.1, functions 0123456789abcdef'",
+        ):
+            connection.exec_driver_sql(statement)
+        session.commit()
+        search = note.embedding.hybrid_search("rome", encoder=ENCODER)
+        with pytest.raises(SchemaVersionError) as caught:
+            session.execute(search)
+    said = str(caught.value)
+    assert "made by pgembed 0.0.1" in said
+    assert f"(pgembed {LIBRARY_VERSION})" in said
+    assert "Run: pgembed upgrade" in said
 
 
 def test_create_all_without_pgembed_names_the_command(empty_dsn: str) -> None:

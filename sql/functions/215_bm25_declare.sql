@@ -332,14 +332,14 @@ $$;
 comment on function pgembed._bm25_key_fits(pgembed.bm25) is
     'Whether documents are known by what is the primary key now; NULL when there is none.';
 
-create or replace function pgembed._bm25_misfit(b pgembed.bm25) returns text
+create or replace function pgembed._bm25_misfit(p_name text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select format('Columns were changed so that the triggers no longer see all changes. '
-                  'SELECT pgembed.bm25_rebuild(%L) mends it.', b.name)
+                  'SELECT pgembed.bm25_rebuild(%L) mends it.', p_name)
 $$;
-comment on function pgembed._bm25_misfit(pgembed.bm25) is 'What is said when the triggers watch other columns.';
+comment on function pgembed._bm25_misfit(text) is 'What is said when the triggers watch other columns.';
 
 create or replace function pgembed._bm25_capture_state(b pgembed.bm25) returns text
 language sql stable
@@ -548,9 +548,9 @@ begin
     if pgembed._table_sql(b.source) is not null then
         perform pgembed._bm25_sync_readers(b);
         if not pgembed._bm25_capture_fits(b) then
-            update pgembed.bm25 as x set state = 'broken', state_reason = pgembed._bm25_misfit(b)
+            update pgembed.bm25 as x set state = 'broken', state_reason = pgembed._bm25_misfit(b.name)
             where bm25_id = b.bm25_id;
-            return format('broken: %s', pgembed._bm25_misfit(b));
+            return format('broken: %s', pgembed._bm25_misfit(b.name));
         end if;
         partitioned := pgembed._is_partitioned(b.source);
         if not pgembed._bm25_key_fits(b) or partitioned and pgembed._bm25_partitions_changed(b) then

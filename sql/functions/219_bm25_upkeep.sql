@@ -142,7 +142,7 @@ begin
             end;
         elsif not pgembed._bm25_capture_fits(b) then
             update pgembed.bm25
-            set state = 'broken', state_reason = pgembed._bm25_misfit(b)
+            set state = 'broken', state_reason = pgembed._bm25_misfit(b.name)
             where bm25_id = b.bm25_id;
         elsif b.state = 'ready' then
             perform pgembed._bm25_sync_readers(b);

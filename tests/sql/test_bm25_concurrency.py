@@ -17,7 +17,7 @@ from tests.fixtures.bm25_reference import assert_same_scores
 from tests.sql.bm25_steps import Indexed, make_doc, make_texts
 from tests.sql.steps import value
 
-WRITER_SECONDS = 3.0
+WRITER_SECONDS = 2.5
 KEYS = 250
 HURRIED = "-c statement_timeout=4s -c lock_timeout=200ms"
 
@@ -262,6 +262,20 @@ def test_one_maintains_at_a_time(
     doc.b = 0.5
     doc.check()
     doc.assert_intact()
+
+
+def test_two_change_options_at_once(doc: Indexed, dsn: str) -> None:
+    """The second starts from what the first has made."""
+    alter = "select pgembed.alter_bm25('doc_bm25', options => %s)"
+    with psycopg.connect(dsn, autocommit=True) as conn, ThreadPoolExecutor(1) as pool:
+        with doc.conn.transaction():
+            doc.conn.execute(alter, ['{"k1": 2}'])
+            waiting = pool.submit(conn.execute, alter, ['{"b": 0.1}'])
+            time.sleep(0.2)
+            assert not waiting.done()
+        waiting.result(20)
+    doc.k1, doc.b = 2, 0.1
+    doc.check()
 
 
 def test_dropped_while_others_maintain(doc: Indexed, dsn: str) -> None:

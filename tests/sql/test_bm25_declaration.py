@@ -256,23 +256,25 @@ def test_an_expression_that_begins_with_case(plain: psycopg.Connection) -> None:
     doc.check(queries=["w1000 w0"])
 
 
-@pytest.mark.parametrize("name", ["by", "begin", "if", "loop", "execute", "strict"])
-def test_columns_named_like_words_of_plpgsql(
-    conn: psycopg.Connection, name: str
-) -> None:
-    conn.execute(f"create table doc ({name} int primary key, declare text, body text)")
-    doc = Indexed(
-        conn, key=name, expression="declare || ' ' || body", queries=["w0", "w1"]
-    ).create()
-    declare(conn, "doc", "declare || body", name="vectors")
-    conn.execute("insert into doc values (1, 'w0', 'w1'), (2, 'w0', 'w0')")
-    conn.execute("update doc set declare = 'w1 w1' where body = 'w0'")
-    conn.execute("delete from doc where body = 'w1'")
-    assert doc.count("dead") == 2
-    doc.check()
-    assert conn.execute(
-        "select op::text, key from pgembed.queue order by seq"
-    ).fetchall() == [("U", "1"), ("U", "2"), ("U", "2"), ("D", "1")]
+def test_columns_named_like_words_of_plpgsql(conn: psycopg.Connection) -> None:
+    conn.prepare_threshold = None
+    for name in ("by", "begin", "if", "loop", "execute", "strict"):
+        conn.execute(f"create table doc ({name} int primary key, while text, n text)")
+        doc = Indexed(
+            conn, key=name, expression="while || ' ' || n", queries=["w0", "w1"]
+        ).create()
+        declare(conn, "doc", "while || n", name="vectors", bm25=False)
+        conn.execute("insert into doc values (1, 'w0', 'w1'), (2, 'w0', 'w0')")
+        conn.execute("update doc set while = 'w1 w1' where n = 'w0'")
+        conn.execute("delete from doc where n = 'w1'")
+        assert doc.count("dead") == 2
+        doc.check()
+        assert conn.execute(
+            "select op::text, key from pgembed.queue order by seq"
+        ).fetchall() == [("U", "1"), ("U", "2"), ("U", "2"), ("D", "1")]
+        conn.execute("select pgembed.drop_embedding('vectors')")
+        conn.execute("select pgembed.drop_bm25('doc_bm25')")
+        conn.execute("drop table doc")
 
 
 def test_paused_capture_and_repair(plain: psycopg.Connection) -> None:

@@ -14,7 +14,7 @@ WRITES = {
         "insert into doc values (9001, 'w0 w1 w700 w700')",
         "insert into doc values (9002, 'w0'), (9003, 'w900 w2')",
     ],
-    "bulk": ["insert into doc select id + 5000, body from doc where id < 400"],
+    "bulk": ["insert into doc select id + 5000, body from doc where id < 200"],
     "update": [
         "update doc set body = body || ' w1 w700 w3' where id % 7 = 0",
         "update doc set body = reverse(body) where id % 101 = 5",
@@ -38,7 +38,7 @@ WRITES = {
     ],
     "merge": [
         "merge into doc using (select id, 'w1 w2 w1250' as body"
-        "  from generate_series(100, 2600, 9) as id) as new on new.id = doc.id"
+        "  from generate_series(100, 900, 9) as id) as new on new.id = doc.id"
         " when matched and doc.id % 2 = 0 then delete"
         " when matched then update set body = new.body"
         " when not matched then insert (id, body) values (new.id, new.body)"
@@ -59,12 +59,12 @@ WRITES = {
 
 @pytest.fixture
 def doc(conn: psycopg.Connection) -> Indexed:
-    """Give a table of 2,300 texts, more than a block of them packed."""
-    return make_doc(conn, make_texts(2050, seed=1))
+    """Give a table of 600 packed texts."""
+    return make_doc(conn, make_texts(600, seed=1))
 
 
 def test_after_every_kind_of_write(doc: Indexed) -> None:
-    assert doc.column("packed_rows") == 2050
+    assert doc.column("packed_rows") == 600
     doc.check(ks=(10, 1000))
     for place, (kind, statements) in enumerate(WRITES.items()):
         for statement in statements:
@@ -87,9 +87,9 @@ def test_a_write_that_changes_no_text_leaves_no_trace(doc: Indexed) -> None:
 
 
 def test_copied_rows(doc: Indexed) -> None:
-    doc.put(make_texts(500, seed=2), first=3000)
+    doc.put(make_texts(200, seed=2), first=3000)
     doc.check()
-    assert doc.maintain(500) == "packed 500 rows"
+    assert doc.maintain(200) == "packed 200 rows"
     doc.check()
     doc.assert_intact()
 
@@ -132,7 +132,7 @@ def test_savepoints(doc: Indexed) -> None:
 @pytest.mark.parametrize("length", [4, 160])
 def test_average_length_drifts_away(doc: Indexed, length: float) -> None:
     """Stored impacts are far off then; what is found and its score are not."""
-    doc.put(make_texts(900, seed=3, length=length), first=3000)
+    doc.put(make_texts(300, seed=3, length=length), first=3000)
     doc.check(ks=(1, 10, 1000))
     assert doc.maintain(1)
     frozen, packed, rows = doc.column("array[frozen_avgdl, packed_length, packed_rows]")
@@ -144,8 +144,8 @@ def test_average_length_drifts_away(doc: Indexed, length: float) -> None:
 
 def test_frequencies_drift_away(doc: Indexed) -> None:
     """Weights folded into the blocks are far off then."""
-    doc.conn.execute("update doc set body = body || ' w90 w40' where id < 1600")
-    doc.conn.execute("update doc set body = replace(body, 'w1 ', '') where id >= 1600")
+    doc.conn.execute("update doc set body = body || ' w90 w40' where id < 450")
+    doc.conn.execute("update doc set body = replace(body, 'w1 ', '') where id >= 450")
     for _ in range(2):
         doc.check(queries=["w1", "w90", "w40 w90 w1", "w1 w900"], ks=(10, 1, 300))
         doc.maintain(1)
@@ -153,33 +153,31 @@ def test_frequencies_drift_away(doc: Indexed) -> None:
 
 def test_common_words_of_many_blocks(conn: psycopg.Connection) -> None:
     """A threshold is guessed from two blocks when no rare word gives one."""
-    doc = make_doc(conn, make_texts(6500, seed=4, length=8))
+    doc = make_doc(conn, make_texts(6300, seed=4, length=6))
     assert doc.column("slots") > 6000
     queries = ["w0", "w1 w2 w4", "w0 w6 w11 w3 w2", "w8 w1400", "w1 w1 w0"]
-    for ks in ((10, 1, 300), (1, 1000, 10)):
-        doc.check(queries=queries, ks=ks)
+    doc.check(queries=queries, ks=(10, 1, 300, 1000))
     # The best documents are all in one place, so that a guess is far off.
     conn.execute(
-        "update doc set body = 'w0 w1 ' || body where id between 6400 and 6450"
+        "update doc set body = 'w0 w1 ' || body where id between 6200 and 6250"
     )
     doc.settle()
     doc.check(queries=queries, ks=(60, 10, 1))
     conn.execute("delete from doc where id % 2 = 0")
     doc.check(queries=queries, ks=(10, 100))
     doc.settle()
-    doc.check(queries=queries, ks=(100, 10))
     doc.assert_intact()
 
 
 @pytest.mark.parametrize(("k1", "b"), [(0.01, 0.0), (2, 1.0), (10, 0.3), (1.2, 0.0)])
 def test_parameters(conn: psycopg.Connection, k1: float, b: float) -> None:
-    doc = make_doc(conn, make_texts(600, seed=5), k1=k1, b=b)
+    doc = make_doc(conn, make_texts(250, seed=5), k1=k1, b=b)
     doc.k1, doc.b = k1, b
     conn.execute("update doc set body = body || ' w0 w0 w0 w0 w0 w7' where id % 9 = 0")
     doc.check()
     doc.settle()
     doc.check()
-    doc.put(make_texts(300, seed=6, length=90), first=2000)
+    doc.put(make_texts(100, seed=6, length=90), first=2000)
     doc.settle()
     doc.check()
 

@@ -12,7 +12,7 @@ from tests.fixtures.bm25_reference import fetch_query_lexemes, reference_scores
 from tests.sql.bm25_steps import Indexed, make_doc, make_texts
 from tests.sql.steps import value
 
-ROWS = 2400
+ROWS = 700
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_condition_that_the_planner_misjudges(doc: Indexed) -> None:
 
 
 def test_a_filter_does_not_bring_rows_without_a_word(conn: psycopg.Connection) -> None:
-    doc = make_doc(conn, [f"x{i} y" for i in range(3000)])
+    doc = make_doc(conn, [f"x{i} y" for i in range(1000)])
     conn.execute("analyze doc")
     doc.settle()
     assert [k for k, _ in doc.search("x7", 5, where_sql="id in (5, 7)")] == [7]
@@ -102,7 +102,7 @@ def test_websearch(doc: Indexed) -> None:
         kept = re.sub(r"!\([^)]*\)|!'[^']*'", "", tsquery)
         words = " ".join(set(re.findall(r"\w+", kept)))
         matching = f"to_tsvector('simple', body) @@ $${tsquery}$$::tsquery"
-        for k in (5, 3000):
+        for k in (5, 1000):
             hits = doc.search(query, k, syntax="websearch")
             expect(doc, words, k, matching, hits)
         hits = doc.search(query, 10, syntax="websearch", where_sql="n % 50 = 1")

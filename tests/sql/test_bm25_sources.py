@@ -8,24 +8,28 @@ import pytest
 from tests.sql.bm25_steps import Indexed, make_texts
 from tests.sql.steps import value
 
-COLUMNS = (
-    "(a int, b text, u uuid, d date, ts timestamptz, f float8, by bytea, body text)"
-)
+COLUMNS = "a int, b text, u uuid, d date, ts timestamptz, f float, by bytea"
 ROWS = """
     insert into {table} select i, 'b' || i % 7 || ',"' || i, md5(i::text)::uuid,
-        date '2026-01-01' + i, timestamptz '2026-03-28 22:00+00' + i * interval '1 hour',
+        date '2026-01-01' + i,
+        timestamptz '2026-03-28 22:00+00' + i * interval '1 hour',
         i / 7.0::float8, decode(md5(i::text), 'hex'),
         'w' || i % 5 || ' w' || i % 3 || ' x' || i
     from generate_series({first}, {last}) as i
 """
 
 
-@pytest.mark.parametrize(
-    "key", ["u", "b", "d", "ts", "f", "by", "a, b", "b, ts, a", "u, f"]
-)
-def test_keys_of_every_type(conn: psycopg.Connection, key: str) -> None:
+def test_keys_of_every_type(conn: psycopg.Connection) -> None:
     """Also when the sessions that write, delete and search have other settings."""
-    conn.execute(f"create table doc {COLUMNS}")
+    conn.prepare_threshold = None
+    for key in ("u", "b", "d", "ts", "f", "by", "a, b", "b, ts, a"):
+        check_key(conn, key)
+        conn.execute("select pgembed.drop_bm25('doc_bm25'); drop table doc")
+
+
+def check_key(conn: psycopg.Connection, key: str) -> None:
+    """Write under some settings, change, delete and search under others."""
+    conn.execute(f"create table doc ({COLUMNS}, body text)")
     conn.execute(f"alter table doc add primary key ({key})")
     conn.execute(ROWS.format(table="doc", first=1, last=60))
     doc = Indexed(conn, key="a", queries=["w0 w1", "w2", "x7 w1"]).create()
@@ -65,10 +69,16 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize(("schema", "table", "key", "column"), NAMES)
-def test_names_that_need_quotes(
+def test_names_that_need_quotes(conn: psycopg.Connection) -> None:
+    conn.prepare_threshold = None
+    for names in NAMES:
+        check_names(conn, *names)
+
+
+def check_names(
     conn: psycopg.Connection, schema: str, table: str, key: str, column: str
 ) -> None:
+    """Write, search and maintain."""
     conn.execute(f"create schema if not exists {schema}")
     source = f"{schema}.{table}"
     conn.execute(f"create table {source} ({key} int primary key, {column} text)")
@@ -94,6 +104,7 @@ def test_names_that_need_quotes(
     conn.execute(f"truncate {source}")
     doc.settle()
     conn.execute("select pgembed.drop_bm25(%s)", [name])
+    conn.execute(f"drop table {source}")
 
 
 def test_pgvector_in_a_schema_of_its_own(empty_dsn: str) -> None:
@@ -128,7 +139,7 @@ def test_partitions(conn: psycopg.Connection) -> None:
         "create table doc_rest_0 partition of doc_rest"
         " for values with (modulus 1, remainder 0)"
     )
-    texts = make_texts(200, seed=1)
+    texts = make_texts(120, seed=1)
     doc = Indexed(conn, key="id").create()
     with conn.cursor() as cursor:
         cursor.executemany(
@@ -425,10 +436,10 @@ def test_a_dropped_table(conn: psycopg.Connection) -> None:
     doc = Indexed(conn).create()
     conn.execute("insert into doc values (1, 'w0')")
     conn.execute("drop table doc")
-    assert doc.maintain(1) == "packed 1 rows"
     conn.execute("select pgembed._reconcile_v1()")
     assert doc.column("state") == "broken"
     assert "drop_bm25" in doc.column("state_reason")
+    assert "dropped" in str(doc.maintain(1))
     with pytest.raises(psycopg.Error) as caught:
         conn.execute("select pgembed.bm25_rebuild('doc_bm25')")
     assert caught.value.sqlstate == "PE003"

@@ -20,7 +20,7 @@ from tests.fixtures.vectors import (
 )
 from tests.sql.bm25_steps import make_texts
 
-ROWS = 300
+ROWS = 200
 VECTORS = make_vectors(ROWS, 8, seed=2)
 QUERY = make_vectors(1, 8, seed=3)[0]
 WORDS = "w0 w40 w3"
@@ -175,7 +175,7 @@ def test_depth_of_the_arms(doc: psycopg.Connection) -> None:
 
 
 def test_the_filter_is_in_both_arms(doc: psycopg.Connection) -> None:
-    for where in ("n % 2 = 0", "n % 20 = 3", "n in (7, 290)"):
+    for where in ("n % 2 = 0", "n % 20 = 3", "n in (7, 190)"):
         escaped = where.replace("%", "%%")
         hits = hybrid(doc, f", ef_search => 300, where_sql => '{escaped}'")
         check(hits, *arms(doc, 40, where), by_rank)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
 from pgembed.sqlalchemy import sqltext
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pgembed.sqlalchemy.options import Declaration
 
 
+_INSTALLED = text("select to_regnamespace('pgembed') is not null")
+
+
 def follow(table: Table, declaration: Declaration) -> None:
     """Have an embedding made after its table, and dropped before it."""
     name = declaration.name
@@ -28,7 +31,8 @@ def follow(table: Table, declaration: Declaration) -> None:
 
     def drop(target: Table, connection: Connection, **_: Any) -> None:
         del target
-        _execute(connection, sqltext.drop_embedding(name, if_exists=True))
+        if connection.dialect.name == "postgresql" and connection.scalar(_INSTALLED):
+            _execute(connection, sqltext.drop_embedding(name, if_exists=True))
 
     event.listen(table, "after_create", create)
     event.listen(table, "before_drop", drop)

@@ -462,4 +462,5 @@ def test_create_all_without_pgembed_names_the_command(empty_dsn: str) -> None:
             with pytest.raises(PgembedError, match="pgembed install"):
                 session.execute(note.embedding.vector_search(query))
             session.rollback()
+    Base.metadata.drop_all(engine)
     engine.dispose()

@@ -125,6 +125,17 @@ def test_parameters_may_be_given_at_execution(session: Session) -> None:
         assert sorted(row[0].id for row in found) == [i for i in wanted if i < 10]
 
 
+def test_conditions_on_what_the_embedding_maps(session: Session) -> None:
+    """The status and the chunks are subqueries: they go into the search."""
+    search = vectors(3)
+    assert len(ids(session, search.where(E.status_of_row == "embedded"))) == 3
+    assert ids(session, search.where(E.status_of_row == "failed")) == []
+    chunk = E.chunks
+    with_word = E.chunks_of_row.any(chunk.content.contains("oslo"))
+    found = session.execute(search.where(with_word)).all()
+    assert ["oslo" in row.Article.body for row in found] == [True] * 3
+
+
 def test_joins_columns_and_loading(session: Session) -> None:
     search = vectors(6)
     joined = search.join(Article.author).where(Author.name == "O'Hara")

@@ -21,6 +21,7 @@ wanted than it has, new ones are mixed from halves of others.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import statistics
@@ -286,22 +287,23 @@ def with_vectors(
 
 def hybrid(conn: psycopg.Connection, basis: np.ndarray, count: int) -> None:
     """Compare hybrid_search with the sum of its arms at the same depth."""
-    depth = 40  # what hybrid_search takes for k = 10
     arms = {
         "bm25": BM25.replace("%(k)s", "%(candidates)s"),
         "vector": VECTOR.replace("%(k)s", "%(candidates)s"),
         "hybrid": HYBRID,
     }
     rows = []
-    for kind in KINDS:
+    # The depths that hybrid_search itself chooses for these k.
+    for (k, depth), kind in itertools.product(((10, 40), (100, 400)), KINDS):
         found = with_vectors(
-            queries(conn, kind, count + 8), basis, k=10, candidates=depth
+            queries(conn, kind, count + 8), basis, k=k, candidates=depth
         )
         times = timed(conn, arms, found)
         p50 = {name: statistics.median(values) for name, values in times.items()}
         rows.append(
             (
                 kind,
+                k,
                 p50["bm25"],
                 p50["vector"],
                 p50["hybrid"],
@@ -310,9 +312,10 @@ def hybrid(conn: psycopg.Connection, basis: np.ndarray, count: int) -> None:
             )
         )
     show(
-        f"Hybrid, k = 10, {depth} candidates of each arm",
+        "Hybrid against its arms; 4 x k candidates of each",
         (
             "query",
+            "k",
             "bm25 p50",
             "vector p50",
             "hybrid p50",

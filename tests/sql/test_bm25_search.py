@@ -116,7 +116,8 @@ def test_websearch_without_a_word_to_find(doc: Indexed) -> None:
 
 def test_prefix_of_the_last_word(conn: psycopg.Connection) -> None:
     texts = ["cat category", "category", "dog cat", "catalogue", "concat", "dog", "ca"]
-    doc = make_doc(conn, [*texts, "über übel", "a\\b 'quoted'"])
+    doc = make_doc(conn)
+    doc.put([*texts, "über übel", "a\\b 'quoted'"])
     for packed in (False, True):
         if packed:
             doc.settle()
@@ -283,7 +284,8 @@ def test_queries_of_any_kind(small: Indexed) -> None:
 
 def test_lexemes_that_need_quotes(conn: psycopg.Connection) -> None:
     odd = "http://x.org/a'b\\c?d=1 it's o'clock 3.14 -7 a/b/c me@x.org"
-    doc = make_doc(conn, [odd, "plain clock", odd + " again"], config="simple")
+    doc = make_doc(conn)
+    doc.put([odd, "plain clock", odd + " again"])
     for packed in (False, True):
         if packed:
             doc.settle()

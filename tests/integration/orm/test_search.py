@@ -10,9 +10,11 @@ from sqlalchemy import (
     bindparam,
     func,
     select,
+    text,
     union_all,
 )
-from sqlalchemy.orm import Session, joinedload, selectinload, undefer
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.orm import Session, aliased, joinedload, selectinload, undefer
 
 from pgembed.encoders import load_encoder
 from pgembed.errors import (
@@ -26,6 +28,8 @@ from pgembed.errors import (
 )
 from pgembed.sqlalchemy import BM25Hit, HybridHit, Search, VectorHit
 from pgembed.testing import HASHING_DIMENSIONS, HASHING_MODEL
+from tests.fixtures.roles import new_roles
+from tests.integration.orm import models
 from tests.integration.orm.criteria import CRITERIA
 from tests.integration.orm.models import Article, Author
 
@@ -170,6 +174,37 @@ def test_search_inside_other_statements(session: Session) -> None:
         E.vector_search(vector, 3, name="other").with_only_columns(Article.id),
     )
     assert len(session.execute(two).all()) == 5
+
+
+def test_search_as_a_source_of_rows(session: Session) -> None:
+    search = E.vector_search(ENCODER.encode_queries(["cheap flights"])[0], 5)
+    everything = set(ids(session, search))
+    only_ids = search.with_only_columns(Article.id)
+    inside = select(Article).where(Article.id.in_(only_ids))
+    assert {row.id for row in session.scalars(inside)} == everything
+    found = aliased(Article, search.subquery())
+    assert {row.id for row in session.scalars(select(found))} == everything
+    cte = search.cte("found")
+    assert set(session.scalars(select(cte.c.id))) == everything
+    streamed = session.execute(search.execution_options(yield_per=2))
+    assert {row.Article.id for row in streamed} == everything
+    loaded = session.execute(search.options(joinedload(Article.comments)).limit(3))
+    assert len(loaded.unique().all()) == 3
+
+
+def test_another_role_searches_with_its_own_rights(shop_dsn: str) -> None:
+    engine = models.engine(shop_dsn)
+    with new_roles(shop_dsn, "web"), Session(engine) as session:
+        session.execute(text("select pgembed.grant_usage('web')"))
+        session.execute(text("grant select on article to web"))
+        session.execute(text("select pgembed.repair('article_embedding')"))
+        session.execute(text("set local role web"))
+        search = both(5).where(Article.price < 20)
+        assert len(session.execute(search).all()) == 5
+        with pytest.raises(ProgrammingError, match="author"):
+            session.execute(search.where(Article.author.has(Author.name == "x")))
+        session.rollback()
+    engine.dispose()
 
 
 def test_pages(session: Session) -> None:

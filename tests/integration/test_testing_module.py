@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 import textwrap
@@ -13,7 +14,7 @@ import pytest
 
 import pgembed
 from pgembed import testing
-from pgembed.errors import NotEmbeddedInTime
+from pgembed.errors import InvalidParameter, NotEmbeddedInTime
 
 
 def _example() -> str:
@@ -23,10 +24,11 @@ def _example() -> str:
     return textwrap.dedent(documentation[start:end])
 
 
-def _run_pytest(folder: Path) -> subprocess.CompletedProcess[str]:
+def _run_pytest(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(folder)],
         cwd=folder,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -85,6 +87,37 @@ def test_each_test_has_its_own_database_with_the_users_schema(project: Path) -> 
     )
     done = _run_pytest(project)
     assert "2 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_server_that_runs_already_is_used(project: Path, dsn: str) -> None:
+    (project / "test_example.py").write_text(_example())
+    done = _run_pytest(project, PGEMBED_TEST_DSN=dsn)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    assert "PostgreSQL from dsn" in done.stdout
+    with psycopg.connect(dsn) as conn:
+        left = conn.execute(
+            "select datname from pg_database where datname ~ '^pgembed_test_'"
+        ).fetchall()
+    ours = f"pgembed_test_{os.getpid()}_"
+    assert [name for (name,) in left if not name.startswith(ours)] == []
+
+
+def test_without_an_engine_docker_means_embedded_and_that_is_said(
+    project: Path,
+) -> None:
+    (project / "test_example.py").write_text(_example())
+    done = _run_pytest(
+        project, PGEMBED_TEST_BACKEND="docker", DOCKER_HOST="unix:///nowhere"
+    )
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    assert "PostgreSQL from embedded (no Docker engine answers" in done.stdout
+
+
+def test_another_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGEMBED_TEST_DSN", raising=False)
+    monkeypatch.setenv("PGEMBED_TEST_BACKEND", "podman")
+    with pytest.raises(InvalidParameter, match="podman"):
+        testing.backend()
 
 
 def test_process_all_embeds_and_builds_the_index(

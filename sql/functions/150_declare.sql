@@ -173,6 +173,9 @@ begin
     elsif p_options is not null or b.text_expression <> e.text_expression or b.state = 'broken' then
         perform pgembed._bm25_alter(b, e.text_expression, p_options);
     end if;
+    if not e.capture then    -- paused with capture => false: no triggers until resume()
+        perform pgembed._bm25_remove_capture(x) from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
+    end if;
 end
 $$;
 comment on function pgembed._alter_embedding_bm25(pgembed.embedding, boolean, jsonb) is

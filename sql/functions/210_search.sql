@@ -271,9 +271,9 @@ begin
     -- names in the condition mean the source's. The aggregates keep the order of
     -- their input.
     result_sql := format(
-        'select (select count(*) from c), array_agg(doc), array_agg(chunk), array_agg(content), array_agg(distance) '
+        'select (select count(*) from pgembed_chunk), array_agg(doc), array_agg(chunk), array_agg(content), array_agg(distance) '
         'from (select * from (select distinct on (%1$s) %1$s, s.doc, c.chunk, %2$s as content, c.distance '
-        'from c cross join lateral (select (s.*)::%3$s as doc%4$s from %5$s as s where %6$s and (%7$s) and %8$s) as s '
+        'from pgembed_chunk as c cross join lateral (select (s.*)::%3$s as doc%4$s from %5$s as s where %6$s and (%7$s) and %8$s) as s '
         'order by %1$s, c.distance, c.chunk) as r order by distance, %1$s limit %9$s) as best',
         names.keys, case when in_table then 'c.content' else 's.content' end, pg_typeof(source),
         case when in_table then '' else format(', (%s) as content', e.canonical_expression) end,
@@ -312,7 +312,7 @@ begin
                             'select %s, %s, %s as distance from (select * from %s as c order by %s limit %s) as c',
                             names.chunk_keys, names.chunk_values, names.distance, names.vectors,
                             names.binary_distance, greatest(candidates * 4, 40)) end;
-            execute format('with c as materialized (%s) %s', candidate_sql, result_sql)
+            execute format('with pgembed_chunk as materialized (%s) %s', candidate_sql, result_sql)
             into seen, docs, chunks, contents, distances using p_query;
             exit when cardinality(chunks) = p_k;
             -- Rows that do not match, or several chunks of one row, took the places: go
@@ -336,8 +336,8 @@ begin
         -- no barrier: the planner joins rows and chunks as it sees fit.
         candidate_sql := format('select %s, %s, (%s) + 0 as distance from %s as c where c.%s is not null',
                                 names.chunk_keys, names.chunk_values, names.distance, names.vectors, names.vector);
-        execute format('with c as not materialized (%s) %s', candidate_sql,
-                       replace(result_sql, 'select (select count(*) from c),', 'select 0,'))
+        execute format('with pgembed_chunk as not materialized (%s) %s', candidate_sql,
+                       replace(result_sql, 'select (select count(*) from pgembed_chunk),', 'select 0,'))
         into seen, docs, chunks, contents, distances using p_query;
     end if;
 

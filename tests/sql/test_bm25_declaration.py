@@ -336,3 +336,25 @@ def test_statements_for_pg_textsearch(plain: psycopg.Connection) -> None:
         " (((body || n))) with (text_config = 'pg_catalog.english', k1 = 0.9, b = 0.4)"
     )
     assert value(plain, "select pgembed._textsearch_schema() is null")
+
+
+def test_paused_without_capture_it_stays_so_until_resumed(
+    plain: psycopg.Connection,
+) -> None:
+    triggers = "select count(*) from pg_trigger where tgrelid = 'doc'::regclass"
+    create(plain, "doc")
+    plain.execute("select pgembed.pause('doc_embedding', capture => false)")
+    plain.execute(
+        "select pgembed.alter_embedding('doc_embedding',"
+        " bm25_options => '{\"b\": 0.5}')"
+    )
+    assert value(plain, triggers) == 0
+    plain.execute("alter table doc alter body type varchar(1000)")
+    plain.execute("insert into doc values (900, 'unheard')")
+    plain.execute("select pgembed.resume('doc_embedding')")
+    assert value(plain, triggers) == 8
+    plain.execute("select * from pgembed.bm25_maintain()")
+    assert (
+        value(plain, "select (doc).id from pgembed.bm25_search(null::doc, 'unheard')")
+        == 900
+    )

@@ -564,3 +564,19 @@ def test_similar_with_a_wrong_composite_key(conn: Connection) -> None:
     for key in ("'5'", "5", "array['x', 'y']"):
         said = refused(conn, "PE009", f"select pgembed.similar(null::doc, {key})")
         assert "array['1', 'a']" in said
+
+
+@pytest.mark.parametrize("name", ["c", "best", "s"])
+def test_table_may_be_called_as_a_part_of_the_statement(
+    conn: Connection, name: str
+) -> None:
+    vectors = make_documents(conn)
+    conn.execute(sql.SQL("alter table doc rename to {}").format(sql.Identifier(name)))
+    found = conn.execute(
+        sql.SQL(
+            "select (doc).id from pgembed.vector_search(null::{}, k => 1,"
+            " query_embedding => %s::vector, exact => %s)"
+        ).format(sql.Identifier(name)),
+        [as_text(vectors[3]), True],
+    ).fetchall()
+    assert found == [(2,)]

@@ -47,6 +47,8 @@ declare
     query_terms alias for terms;
     rows bigint;
     total bigint;
+    has_dead boolean;
+    has_recent boolean;
     truncated bigint;
     dead_terms text[];
     dead_rows bigint := 0;
@@ -67,16 +69,21 @@ begin
     total := index.packed_length;
     q.k1 := index.k1;
     q.b := index.b;
-    any_term := (select string_agg(_bm25_lexeme_query(term)::text, '|')::tsquery from unnest(query_terms) as term);
-    truncated := (select max(version) from bm25_N_dead where op = 'T');
-    if truncated is not null then    -- what is packed was written before
-        rows := 0;
-        total := 0;
+    select exists (select from bm25_N_dead), exists (select from bm25_N_recent) into has_dead, has_recent;
+    if has_dead then
+        truncated := (select max(version) from bm25_N_dead where op = 'T');
+        if truncated is not null then    -- what is packed was written before
+            rows := 0;
+            total := 0;
+        end if;
+    end if;
+    if has_dead or has_recent then
+        any_term := (select string_agg(_bm25_lexeme_query(term)::text, '|')::tsquery from unnest(query_terms) as term);
     end if;
 
     -- Tombstones of packed documents: the packer has given them their slot, or the
     -- slot is that of the last version before.
-    if rows > 0 and exists (select from bm25_N_dead) then
+    if rows > 0 and has_dead then
         with gone as materialized (
             select slot, length, case when lexemes @@ any_term then lexemes end as lexemes
             from bm25_N_dead where slot is not null
@@ -98,7 +105,7 @@ begin
     end if;
 
     -- Documents not packed yet, the caller's own uncommitted ones included.
-    if exists (select from bm25_N_recent) then
+    if has_recent then
         with alive as materialized (
             select r.version, r.length, case when r.lexemes @@ any_term then r.lexemes end as lexemes
             from bm25_N_recent as r
@@ -349,7 +356,9 @@ $body$);
     perform pgembed._bm25_function(p_index.bm25_id, 'top',
         'terms text[], k int, prefix text default null, among int[] default null, among_recent bigint[] default null, '
         'out handles bigint[], out scores float8[]', 'record',
-        'stable security definer set search_path = index_path set jit = off set enable_nestloop = off', $body$
+        -- One plan a statement and session: by default the first five calls plan anew.
+        'stable security definer set search_path = index_path set jit = off set enable_nestloop = off '
+        'set plan_cache_mode = force_generic_plan', $body$
 #variable_conflict use_column
 declare
     q _bm25_query;

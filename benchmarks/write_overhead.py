@@ -6,7 +6,10 @@ a service on the same cores would be measured with it. With --asleep a session
 holds the wake-up lock as a sleeping service does, which is the worst case of the
 wake-up; a real service takes it for the milliseconds until it has woken.
 
-    python benchmarks/write_overhead.py [--seconds 3] [--rounds 5]
+    python benchmarks/write_overhead.py [--seconds 3] [--rounds 5] [--bm25]
+
+The embedding alone is measured; what BM25 adds, mostly to_tsvector, has its own
+comparison with a GIN index in bm25_writes.py.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ SCRIPTS = {
 }
 
 
-def prepare(dsn: str) -> None:
+def prepare(dsn: str, bm25: bool) -> None:
     """Make the two tables, alike but for the embedding."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         for table in ("plain", "embedded"):
@@ -45,7 +48,9 @@ def prepare(dsn: str) -> None:
                 f" select 'title ' || i, repeat('word ', 40), 0 from generate_series(1, {ROWS}) as i"
             )
         conn.execute(
-            "select pgembed.create_embedding('embedded', $$ title || ' ' || body $$)"
+            "select pgembed.create_embedding('embedded', $$ title || ' ' || body $$,"
+            " bm25 => %s)",
+            [bm25],
         )
         conn.execute("vacuum analyze")
 
@@ -87,11 +92,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--asleep", action="store_true")
+    parser.add_argument(
+        "--bm25", action="store_true", help="with a BM25 index too, as by default"
+    )
     options = parser.parse_args()
     rows = []
     with server() as running, TemporaryDirectory() as folder:
         dsn = new_database(running, "writes")
-        prepare(dsn)
+        prepare(dsn, options.bm25)
         pgbench = running.program_folder / "pgbench"
         sleeper = psycopg.connect(dsn, autocommit=True)
         if options.asleep:

@@ -77,7 +77,7 @@ def _view(statuses: Sequence[EmbeddingStatus], services: int) -> Group:
         caption += ": start one with `pgembed serve`"
     table = Table(caption=Text(caption), caption_justify="left")
     table.add_column("embedding", overflow="fold")
-    table.add_column("state")
+    table.add_column("state", no_wrap=True)
     for name in ("rows", "embedded", "pending", "failed", "oldest", "rows/s", "ETA"):
         table.add_column(name, justify="right")
     table.add_column("index")

@@ -73,6 +73,21 @@ comment on function pgembed._key_text_sql(oid, text) is
     'Expression for the key text of a source row: the one key column as text, or the text '
     'form of a text[] of them.';
 
+create or replace function pgembed._key_text_varies(p_source oid) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select exists (
+        select from pg_index as i
+        join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[])
+        join pg_type as t on t.oid = a.atttypid
+        where i.indrelid = p_source and i.indisprimary
+          and (t.typcategory in ('A', 'C', 'D', 'R', 'T') or t.typtype = 'd'
+               or t.oid in ('float4'::regtype, 'float8'::regtype, 'bytea'::regtype)))
+$$;
+comment on function pgembed._key_text_varies(oid) is
+    'Whether the key text of a source may depend on settings of the session that writes it.';
+
 create or replace function pgembed._source_rows_sql(p_source oid, p_expression text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp

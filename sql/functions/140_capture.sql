@@ -124,14 +124,7 @@ $body$    begin
     end if;%5$s$body$;
     compare text;
 begin
-    -- Text forms of these types depend on settings of the session that writes.
-    if exists (select from pg_catalog.pg_index as i
-               join pg_catalog.pg_attribute as a
-                 on a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[])
-               join pg_catalog.pg_type as t on t.oid = a.atttypid
-               where i.indrelid = p_embedding.source and i.indisprimary
-                 and (t.typcategory in ('A', 'C', 'D', 'R', 'T') or t.typtype = 'd'
-                      or t.oid in ('float4'::regtype, 'float8'::regtype, 'bytea'::regtype))) then
+    if pgembed._key_text_varies(p_embedding.source) then
         settings := 'set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' '
                     'set extra_float_digits = 1 set bytea_output = ''hex''';
     end if;

@@ -8,35 +8,46 @@
 -- when the filter lets few rows through, or the index gives no more, the rows
 -- that pass are ranked exactly. So k rows come back whenever k rows match.
 
+create or replace function pgembed._searched_table(source anyelement) returns regclass
+language plpgsql stable
+as $$
+declare
+    source_oid oid := (select typrelid from pg_catalog.pg_type where oid = pg_typeof(source));
+begin
+    if coalesce(source_oid, 0) = 0 then
+        raise exception 'the first argument says which table is searched, but % is not the row type of one', pg_typeof(source)
+            using errcode = 'PE003', hint = 'Write NULL::article to search the table article.';
+    end if;
+    return source_oid;
+end
+$$;
+comment on function pgembed._searched_table(anyelement) is
+    'The table that the first argument of a search names by its row type, or PE003.';
+
 create or replace function pgembed._search_target(source anyelement, p_name text) returns pgembed.embedding
 language plpgsql stable
 as $$
 #variable_conflict use_column
 declare
-    row_type regtype := pg_typeof(source);
-    source_oid oid := (select typrelid from pg_catalog.pg_type where oid = row_type);
+    searched regclass := pgembed._searched_table(source);
     e pgembed.embedding;
     many int := 0;
 begin
-    if coalesce(source_oid, 0) = 0 then
-        raise exception 'the first argument says which table is searched, but % is not the row type of one', row_type
-            using errcode = 'PE003', hint = 'Write NULL::article to search the table article.';
-    end if;
     if p_name is not null then
         e := pgembed._embedding(p_name);
-        if e.source <> source_oid then
-            raise exception 'embedding "%" is declared on %, not on %', p_name, e.source, source_oid::regclass
+        if e.source <> searched then
+            raise exception 'embedding "%" is declared on %, not on %', p_name, e.source, searched
                 using errcode = 'PE001', hint = format('Write NULL::%s.', e.source);
         end if;
     else
-        for e in select * from pgembed.embedding where source = source_oid order by name loop
+        for e in select * from pgembed.embedding where source = searched order by name loop
             many := many + 1;
         end loop;
         if many <> 1 then
-            raise exception 'table % has % embeddings', source_oid::regclass, many
+            raise exception 'table % has % embeddings', searched, many
                 using errcode = 'PE001',
                 detail = coalesce((select 'Its embeddings: ' || string_agg(name, ', ' order by name) || '.'
-                                   from pgembed.embedding where source = source_oid), ''),
+                                   from pgembed.embedding where source = searched), ''),
                 hint = case many when 0 then 'Declare one with pgembed.create_embedding.'
                                  else 'Say which: embedding => ''...''.' end;
         end if;

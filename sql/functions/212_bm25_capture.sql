@@ -53,13 +53,7 @@ create or replace function pgembed._bm25_key_text_sql(b pgembed.bm25, p_alias te
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case when exists (
-        select from pg_index as i
-        join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[])
-        join pg_type as t on t.oid = a.atttypid
-        where i.indrelid = b.source and i.indisprimary
-          and (t.typcategory in ('A', 'C', 'D', 'R', 'T') or t.typtype = 'd'
-               or t.oid in ('float4'::regtype, 'float8'::regtype, 'bytea'::regtype)))
+    select case when pgembed._key_text_varies(b.source)
         then format('pgembed.bm25_%s_key(%s)', b.bm25_id, p_alias)
         else pgembed._key_text_sql(b.source, p_alias) end
 $$;
@@ -174,6 +168,27 @@ $$;
 comment on function pgembed._bm25_update_guard_sql(pgembed.bm25) is
     'WHEN condition of the update trigger of a BM25 index.';
 
+create or replace function pgembed._bm25_trigger_name(p_id int, p_event text) returns name
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('pgembed_bm25_%s_%s', p_id, p_event)::name
+$$;
+comment on function pgembed._bm25_trigger_name(int, text) is 'Name of a trigger of a BM25 index.';
+
+create or replace function pgembed._bm25_install_partition_capture(p_index pgembed.bm25, p_partition regclass) returns void
+language plpgsql
+as $$
+begin
+    execute format('create or replace trigger %I after truncate on %s for each statement '
+                   'execute function %s_truncate(''partition'')',
+        pgembed._bm25_trigger_name(p_index.bm25_id, 'truncate'), pgembed._table_sql(p_partition),
+        pgembed._bm25_table(p_index.bm25_id, 'capture'));
+end
+$$;
+comment on function pgembed._bm25_install_partition_capture(pgembed.bm25, regclass) is
+    'Gives a partition the one trigger that it does not inherit.';
+
 create or replace function pgembed._bm25_install_capture(p_index pgembed.bm25) returns void
 language plpgsql
 as $$
@@ -186,15 +201,13 @@ begin
     perform pgembed._bm25_install_capture_functions(p_index);
     foreach event in array array['insert', 'update', 'delete'] loop
         execute format('create or replace trigger %I after %s on %s for each row %s execute function %s()',
-            format('pgembed_bm25_%s_%s', p_index.bm25_id, event), event, source,
+            pgembed._bm25_trigger_name(p_index.bm25_id, event), event, source,
             case event when 'update' then format('when (%s)', pgembed._bm25_update_guard_sql(p_index)) end, capture);
     end loop;
     execute format('create or replace trigger %I after truncate on %s for each statement execute function %s_truncate()',
-        format('pgembed_bm25_%s_truncate', p_index.bm25_id), source, capture);
+        pgembed._bm25_trigger_name(p_index.bm25_id, 'truncate'), source, capture);
     for part in select relid from pg_catalog.pg_partition_tree(p_index.source) where level > 0 loop
-        execute format('create or replace trigger %I after truncate on %s for each statement '
-                       'execute function %s_truncate(''partition'')',
-            format('pgembed_bm25_%s_truncate', p_index.bm25_id), pgembed._table_sql(part), capture);
+        perform pgembed._bm25_install_partition_capture(p_index, part);
     end loop;
 end
 $$;

@@ -312,7 +312,7 @@ as $$
           and (a.attname = any (b.source_columns)
                or a.attnum = any (array(select unnest(i.indkey::int2[]) from pg_index as i
                                         where i.indrelid = b.source and i.indisprimary)))
-          and t.tgrelid = b.source and t.tgname = format('pgembed_bm25_%s_update', b.bm25_id)
+          and t.tgrelid = b.source and t.tgname = pgembed._bm25_trigger_name(b.bm25_id, 'update')
           and not exists (select from pg_depend as d
                           where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
                             and d.refclassid = 'pg_class'::regclass and d.refobjid = b.source
@@ -350,7 +350,7 @@ as $$
     where p.pronamespace = 'pgembed'::regnamespace and p.proname = format('bm25_%s_document', b.bm25_id)
       and 4 = (select count(*) from pg_trigger as t
                where t.tgrelid = b.source and t.tgenabled in ('O', 'A')
-                 and t.tgname in (select format('pgembed_bm25_%s_%s', b.bm25_id, event)
+                 and t.tgname in (select pgembed._bm25_trigger_name(b.bm25_id, event)
                                   from unnest(array['insert', 'update', 'delete', 'truncate']) as event))
       and pgembed._bm25_capture_fits(b)
 $$;
@@ -448,7 +448,7 @@ declare
     t record;
 begin
     for t in select tgname, tgrelid from pg_catalog.pg_trigger
-             where tgname in (select format('pgembed_bm25_%s_%s', b.bm25_id, event)
+             where tgname in (select pgembed._bm25_trigger_name(b.bm25_id, event)
                               from unnest(array['insert', 'update', 'delete', 'truncate']) as event)
                and tgparentid = 0    -- clones on partitions go with it
     loop

@@ -5,30 +5,25 @@ language plpgsql stable
 as $$
 #variable_conflict use_column
 declare
-    row_type regtype := pg_typeof(source);
-    source_oid oid := (select typrelid from pg_catalog.pg_type where oid = row_type);
+    searched regclass := pgembed._searched_table(source);
     b pgembed.bm25;
     many int := 0;
 begin
-    if coalesce(source_oid, 0) = 0 then
-        raise exception 'the first argument says which table is searched, but % is not the row type of one', row_type
-            using errcode = 'PE003', hint = 'Write NULL::article to search the table article.';
-    end if;
     if p_name is not null then
         b := pgembed._bm25(p_name);
-        if b.source <> source_oid then
-            raise exception 'BM25 index "%" is declared on %, not on %', p_name, b.source, source_oid::regclass
+        if b.source <> searched then
+            raise exception 'BM25 index "%" is declared on %, not on %', p_name, b.source, searched
                 using errcode = 'PE001', hint = format('Write NULL::%s.', b.source);
         end if;
     else
-        for b in select * from pgembed.bm25 where source = source_oid order by name loop
+        for b in select * from pgembed.bm25 where source = searched order by name loop
             many := many + 1;
         end loop;
         if many <> 1 then
-            raise exception 'table % has % BM25 indexes', source_oid::regclass, many
+            raise exception 'table % has % BM25 indexes', searched, many
                 using errcode = 'PE001',
                 detail = coalesce((select 'Its BM25 indexes: ' || string_agg(name, ', ' order by name) || '.'
-                                   from pgembed.bm25 where source = source_oid), ''),
+                                   from pgembed.bm25 where source = searched), ''),
                 hint = case many when 0 then 'Declare an embedding with bm25 => true, or pgembed.create_bm25.'
                                  else 'Say which: embedding => ''...''.' end;
         end if;

@@ -51,7 +51,7 @@ as $$
 declare
     part regclass;
     found_row boolean := false;
-    trigger_name constant name := format('pgembed_bm25_%s_truncate', b.bm25_id);
+    trigger_name constant name := pgembed._bm25_trigger_name(b.bm25_id, 'truncate');
 begin
     for part in
         select t.relid from pg_catalog.pg_partition_tree(b.source) as t
@@ -82,7 +82,7 @@ set lock_timeout = '50ms'    -- a busy partition has its turn a minute later
 as $$
 declare
     part regclass;
-    trigger_name constant name := format('pgembed_bm25_%s_truncate', b.bm25_id);
+    trigger_name constant name := pgembed._bm25_trigger_name(b.bm25_id, 'truncate');
     changed boolean := false;
 begin
     if p_mark then    -- rows came or went without a trigger
@@ -94,8 +94,7 @@ begin
           and not exists (select from pg_catalog.pg_trigger as g where g.tgrelid = t.relid and g.tgname = trigger_name)
     loop
         begin
-            execute format('create trigger %I after truncate on %s for each statement execute function %s_truncate(''partition'')',
-                trigger_name, pgembed._table_sql(part), pgembed._bm25_table(b.bm25_id, 'capture'));
+            perform pgembed._bm25_install_partition_capture(b, part);
         exception when lock_not_available or deadlock_detected then
             continue;
         end;

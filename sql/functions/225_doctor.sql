@@ -19,7 +19,7 @@ begin
     end if;
     foreach event in array array['insert', 'update', 'delete', 'truncate'] loop
         if not exists (select from pg_catalog.pg_trigger
-                       where tgrelid = b.source and tgname = format('pgembed_bm25_%s_%s', b.bm25_id, event)
+                       where tgrelid = b.source and tgname = pgembed._bm25_trigger_name(b.bm25_id, event)
                          and tgenabled <> 'D') then
             return query select 'error', format('its BM25 trigger for %s is missing or disabled', event),
                 format('ENABLE the trigger if it is there, then SELECT pgembed.bm25_rebuild(%L).', b.name);

@@ -80,7 +80,7 @@ begin
             length  int not null,
             lexemes tsvector not null
         ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
-                autovacuum_vacuum_cost_delay = 0);
+                autovacuum_vacuum_cost_delay = 0, toast_tuple_target = 8160);
         create table pgembed.bm25_N_dead (
             key     text,
             version bigint not null default nextval('pgembed.bm25_N_version'),
@@ -89,7 +89,7 @@ begin
             lexemes tsvector,
             slot    int
         ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
-                autovacuum_vacuum_cost_delay = 0);
+                autovacuum_vacuum_cost_delay = 0, toast_tuple_target = 8160);
         -- They have no primary key, and may be published all the same.
         alter table pgembed.bm25_N_recent replica identity full;
         alter table pgembed.bm25_N_dead replica identity full;
@@ -123,8 +123,8 @@ begin
         ) with (toast_tuple_target = 8160);
         alter table pgembed.bm25_N_recent alter column lexemes set storage main;
         alter table pgembed.bm25_N_dead alter column lexemes set storage main;
-        -- A row that just fits a page stays in line: fetched from TOAST, the same
-        -- block takes three times as long.
+        -- A row that just fits a page stays in line, and uncompressed: fetched from
+        -- TOAST, the same block takes three times as long.
         alter table pgembed.bm25_N_posting
             alter column slots set storage external, alter column impacts set storage external;
         alter table pgembed.bm25_N_block alter column impacts set storage external;

@@ -103,7 +103,7 @@ begin
           and not exists (select from bm25_N_recent as r where r.key = d.key and r.version < d.version)),
     resolved as materialized (
         select distinct on (slot) version, slot from packed
-        where slot not in (select slot from bm25_N_dead where slot is not null)
+        where slot is not null and slot not in (select slot from bm25_N_dead where slot is not null)
         order by slot, version),
     orphan as (
         delete from bm25_N_dead where op = 'D' and slot is null

@@ -10,6 +10,11 @@
 -- Stored impacts carry the avgdl, and blocks the idf, of the time of packing. The
 -- score of now lies within known factors of the stored one; margin is the quotient
 -- of the two bounds, and every comparison of stored scores keeps it.
+--
+-- The first search of a session pays for reading the catalog and planning, so what
+-- every search executes is kept cheap in that: operands have one type (for float8 *
+-- 0.5, a numeric, each cast from each type is looked up), statements are few, and
+-- only hash joins are considered.
 
 create or replace aggregate pgembed.bm25_sum(vector) (sfunc = vector_add, stype = vector, parallel = safe);
 comment on aggregate pgembed.bm25_sum(vector) is
@@ -21,6 +26,14 @@ as $$
     select pg_catalog.concat('''', pg_catalog.replace(pg_catalog.replace(p_lexeme, '\', '\\'), '''', ''''''), '''')::pg_catalog.tsquery
 $$;
 comment on function pgembed._bm25_lexeme_query(text) is 'A tsquery that one lexeme matches.';
+
+create or replace function pgembed._bm25_prefix_query(p_prefix text) returns tsquery
+language sql immutable
+as $$
+    select case when p_prefix is not null then
+        pg_catalog.concat(pgembed._bm25_lexeme_query(p_prefix)::pg_catalog.text, ':*')::pg_catalog.tsquery end
+$$;
+comment on function pgembed._bm25_prefix_query(text) is 'A tsquery that lexemes with a prefix match; NULL for none.';
 
 create or replace function pgembed._bm25_tf_bounds() returns real[]
 language sql immutable
@@ -43,116 +56,112 @@ begin
 #variable_conflict use_column
 declare
     q _bm25_query;
-    index pgembed.bm25;
     query_terms alias for terms;
     rows bigint;
     total bigint;
-    has_dead boolean;
-    has_recent boolean;
+    changed boolean;
     truncated bigint;
-    dead_terms text[];
-    dead_rows bigint := 0;
-    dead_length bigint := 0;
-    recent_rows bigint := 0;
-    recent_length bigint := 0;
+    dead_df bigint[];
+    dead_keys text[];
+    dead_versions bigint[];
+    dead_rows bigint;
+    dead_length bigint;
+    recent_df bigint[];
+    recent_rows bigint;
+    recent_length bigint;
     hit_version bigint[];
     hit_length int[];
     hit_term text[];
     hit_tf int[];
+    term_queries tsquery[];
     any_term tsquery;
     drift float8;
-    low float8;
-    high float8;
 begin
-    select * into index from pgembed.bm25 where bm25_id = index_N;
-    rows := index.packed_rows;
-    total := index.packed_length;
-    q.k1 := index.k1;
-    q.b := index.b;
-    select exists (select from bm25_N_dead), exists (select from bm25_N_recent) into has_dead, has_recent;
-    if has_dead then
+    select packed_rows, packed_length, k1, b, frozen_avgdl, slots,
+           exists (select from bm25_N_dead) or exists (select from bm25_N_recent)
+    into rows, total, q.k1, q.b, q.frozen_avgdl, q.slots, changed
+    from pgembed.bm25 where bm25_id = index_N;
+    if changed then
+        term_queries := array(select _bm25_lexeme_query(term) from unnest(query_terms) as term);
+        any_term := nullif(array_to_string(term_queries, '|'), '')::tsquery;
+
+        -- Every document that was written counts, and every tombstone takes one away:
+        -- the statistics are sums, whichever documents the tombstones mean. Which ones
+        -- matters only of those with a word of the query, as others are not found.
         truncated := (select max(version) from bm25_N_dead where op = 'T');
         if truncated is not null then    -- what is packed was written before
             rows := 0;
             total := 0;
         end if;
-    end if;
-    if has_dead or has_recent then
-        any_term := (select string_agg(_bm25_lexeme_query(term)::text, '|')::tsquery from unnest(query_terms) as term);
+        with hit as materialized (
+            select key, version, slot, lexemes from bm25_N_dead
+            where op = 'D' and version > coalesce(truncated, 0) and lexemes @@ any_term)
+        select g.rows, g.length,
+               array(select (select count(*) from hit as h where h.lexemes @@ t.query)
+                     from unnest(term_queries) with ordinality as t(query, place) order by t.place),
+               -- The packer has given it its slot, or it is that of the last version before.
+               (select array_agg(slot)
+                from (select slot from hit where slot is not null
+                      union all
+                      select p.slot
+                      from hit as h
+                      cross join lateral (select p.slot from bm25_N_doc as p
+                                          where p.key = h.key and p.version < h.version
+                                          order by p.version desc limit 1) as p
+                      where h.slot is null) as s),
+               (select array_agg(key) from hit where slot is null), (select array_agg(version) from hit where slot is null)
+        into dead_rows, dead_length, dead_df, q.dead, dead_keys, dead_versions
+        from (select count(*) as rows, coalesce(sum(length), 0) as length
+              from bm25_N_dead where op = 'D' and version > coalesce(truncated, 0)) as g;
+
+        -- Documents not packed yet, the caller's own uncommitted ones included.
+        with hit as materialized (
+            select key, version, length, lexemes from bm25_N_recent
+            where version > coalesce(truncated, 0) and lexemes @@ any_term),
+        hit_of_term as materialized (
+            select t.place, t.term, h.version, h.length, d.key is null as alive,
+                   width_bucket(ts_rank('{1,1,1,1}', h.lexemes, t.query), (select _bm25_tf_bounds())) as tf
+            from hit as h
+            join unnest(query_terms, term_queries) with ordinality as t(term, query, place) on h.lexemes @@ t.query
+            left join (select key, max(version) as version from unnest(dead_keys, dead_versions) as d(key, version)
+                       group by key) as d on d.key = h.key and d.version > h.version)
+        select r.rows, r.length,
+               array(select count(h.place) from generate_subscripts(query_terms, 1) as place
+                     left join hit_of_term as h using (place) group by place order by place),
+               h.*
+        into recent_rows, recent_length, recent_df, hit_version, hit_length, hit_term, hit_tf
+        from (select count(*) as rows, coalesce(sum(length), 0) as length
+              from bm25_N_recent where version > coalesce(truncated, 0)) as r
+        cross join (select array_agg(version), array_agg(length), array_agg(term), array_agg(tf)
+                    from hit_of_term where alive) as h;
+        rows := rows - dead_rows + recent_rows;
+        total := total - dead_length + recent_length;
     end if;
 
-    -- Tombstones of packed documents: the packer has given them their slot, or the
-    -- slot is that of the last version before.
-    if rows > 0 and has_dead then
-        with gone as materialized (
-            select slot, length, case when lexemes @@ any_term then lexemes end as lexemes
-            from bm25_N_dead where slot is not null
-            union all
-            (select distinct on (p.slot) p.slot, d.length, case when d.lexemes @@ any_term then d.lexemes end
-             from bm25_N_dead as d
-             cross join lateral (select p.slot from bm25_N_doc as p
-                                 where p.key = d.key and p.version < d.version
-                                 order by p.version desc limit 1) as p
-             where d.slot is null and d.op = 'D'
-               and p.slot not in (select slot from bm25_N_dead where slot is not null)
-             order by p.slot, d.version))
-        select count(*), coalesce(sum(length), 0), array_agg(slot),
-               (select array_agg(t.term) from (select lexemes from gone where lexemes is not null offset 0) as g
-                join (select term, _bm25_lexeme_query(term) as query from unnest(query_terms) as term offset 0) as t
-                  on g.lexemes @@ t.query)
-        into dead_rows, dead_length, q.dead, dead_terms
-        from gone;
-    end if;
-
-    -- Documents not packed yet, the caller's own uncommitted ones included.
-    if has_recent then
-        with alive as materialized (
-            select r.version, r.length, case when r.lexemes @@ any_term then r.lexemes end as lexemes
-            from bm25_N_recent as r
-            where r.version > coalesce(truncated, 0)
-              and not exists (select from bm25_N_dead as d
-                              where d.key = r.key and d.version > r.version and d.op = 'D')),
-        hit as (
-            select array_agg(a.version) as version, array_agg(a.length) as length, array_agg(t.term) as term,
-                   array_agg(width_bucket(ts_rank('{1,1,1,1}', a.lexemes, t.query), (select _bm25_tf_bounds()))) as tf
-            from (select * from alive where lexemes is not null offset 0) as a
-            join (select term, _bm25_lexeme_query(term) as query from unnest(query_terms) as term offset 0) as t
-              on a.lexemes @@ t.query)
-        select (select count(*) from alive), (select coalesce(sum(length), 0) from alive), h.version, h.length, h.term, h.tf
-        into recent_rows, recent_length, hit_version, hit_length, hit_term, hit_tf
-        from hit as h;
-    end if;
-
-    rows := rows - dead_rows + recent_rows;
-    if rows = 0 then
-        return q;
-    end if;
-    q.avgdl := (total - dead_length + recent_length)::float8 / rows;
-    q.frozen_avgdl := coalesce(index.frozen_avgdl, q.avgdl);
-    select array_agg(t.term), array_agg(t.idf), array_agg(t.frozen_idf),
-           array_agg(t.term) filter (where t.dense_df > 0),
-           coalesce(sum(t.frozen_idf * t.max_impact) filter (where t.dense_df > 0), 0) * 1.00001,
-           bool_or(t.packed_df > t.dense_df),
-           least(min(t.idf / t.frozen_idf), 1), greatest(max(t.idf / t.frozen_idf), 1)
-    into q.terms, q.idf, q.frozen_idf, q.dense, q.dense_bound, q.has_sparse, low, high
+    rows := greatest(rows, 1);
+    q.avgdl := greatest(total, rows)::float8 / rows::float8;
+    q.frozen_avgdl := coalesce(q.frozen_avgdl, q.avgdl);
+    drift := least(q.avgdl / q.frozen_avgdl, q.frozen_avgdl / q.avgdl);
+    select array_agg(term), array_agg(idf), array_agg(frozen_idf::float8),
+           array_agg(term) filter (where dense_df > 0),
+           coalesce(sum(frozen_idf * max_impact) filter (where dense_df > 0), 0) / 0.99999::float8,
+           bool_or(packed_df > dense_df),
+           coalesce(least(min(idf / frozen_idf), 1) / greatest(max(idf / frozen_idf), 1), 1) * drift * drift * 0.99999::float8
+    into q.terms, q.idf, q.frozen_idf, q.dense, q.dense_bound, q.has_sparse, q.margin
     from (
         select term, packed_df, dense_df, max_impact, frozen_idf,
-               ln(1 + (rows - df + 0.5) / (df + 0.5)) as idf
+               ln(1::float8 + (rows::float8 - df + 0.5::float8) / (df + 0.5::float8)) as idf
         from (
+            -- Frequencies of 1 at least: a tombstone of a row that no trigger has seen,
+            -- until the packer drops it, hides no row of another.
             select w.term, p.max_impact, p.frozen_idf, coalesce(p.dense_df, 0) as dense_df,
                    coalesce(p.df, 0) as packed_df,
-                   greatest(coalesce(p.df, 0) + coalesce(r.df, 0) - coalesce(d.df, 0), 0) as df
-            from unnest(query_terms) as w(term)
+                   greatest(least(coalesce(p.df, 0) + coalesce(w.recent_df, 0) - coalesce(w.dead_df, 0), rows), 1)::float8 as df
+            from unnest(query_terms, recent_df, dead_df) as w(term, recent_df, dead_df)
             left join (select * from bm25_N_term where term = any (query_terms) and truncated is null) as p
                    on p.term = w.term collate "C"
-            left join (select term, count(*) as df from unnest(hit_term) as term group by term) as r on r.term = w.term
-            left join (select term, count(*) as df from unnest(dead_terms) as term group by term) as d on d.term = w.term) as counted
-        where df > 0 and df <= rows) as t;
-
-    drift := greatest(q.avgdl / q.frozen_avgdl, q.frozen_avgdl / q.avgdl);
-    q.margin := coalesce(low / high, 1) / (drift * drift);
-    q.drifted := q.margin < 0.999999;
-    q.margin := q.margin * 0.99999;    -- floats are rounded
+            where p.df > 0 or w.recent_df > 0) as counted) as t;
+    q.drifted := q.margin < 0.99998::float8;    -- by more than floats are rounded
     if hit_version is not null and q.terms is not null then
         select array_agg(version), array_agg(score) into q.recent, q.recent_scores
         from (select h.version,
@@ -181,7 +190,7 @@ begin
               select u.lexeme, count(*)
               from bm25_N_recent as r
               cross join lateral (select lexeme from unnest(r.lexemes) offset 0) as u
-              where r.lexemes @@ (_bm25_lexeme_query(prefix)::text || ':*')::tsquery
+              where r.lexemes @@ _bm25_prefix_query(prefix)
                 and starts_with(u.lexeme, prefix)
               group by u.lexeme) as found
         group by term order by sum(df) desc, term limit n);
@@ -211,18 +220,15 @@ $body$);
 
     -- Adds what the dense terms give to documents that are already known.
     perform pgembed._bm25_function(p_index.bm25_id, 'complete',
-        'q pgembed._bm25_query, inout slots int[], inout scores float8[]', 'record', 'stable', $body$
+        'q pgembed._bm25_query, known_slots int[], known_scores float8[], out slots int[], out scores float8[]', 'record', 'stable', $body$
 #variable_conflict use_column
 declare
-    one constant vectors.vector := '[1]';
-    known_slots constant int[] := slots;
-    known_scores constant float8[] := scores;
     blocks constant int[] := array(select distinct slot / 2000 from unnest(known_slots) as slot);
 begin
     with summed as materialized (
         select block, bm25_sum(impacts::vectors.vector) as impacts
         from bm25_N_block where term = any ((q).dense) and block = any (blocks) group by block)
-    select array_agg(c.slot), array_agg(c.score + coalesce(vectors.inner_product(vectors.subvector(s.impacts, c.slot % 2000 + 1, 1), one), 0))
+    select array_agg(c.slot), array_agg(c.score + coalesce(vectors.inner_product(vectors.subvector(s.impacts, c.slot % 2000 + 1, 1), '[1]'), 0))
     into slots, scores
     from unnest(known_slots, known_scores) as c(slot, score)
     left join summed as s on s.block = c.slot / 2000;
@@ -234,13 +240,11 @@ $body$);
     -- block is one call in C; binary_quantize then says which of its 2,000 sums are
     -- above the threshold, so no other is looked at.
     perform pgembed._bm25_function(p_index.bm25_id, 'dense',
-        'q pgembed._bm25_query, threshold float8, inout slots int[], inout scores float8[]', 'record', 'stable', $body$
+        'q pgembed._bm25_query, threshold float8, known_slots int[], known_scores float8[], '
+        'out slots int[], out scores float8[]', 'record', 'stable', $body$
 #variable_conflict use_column
 declare
-    one constant vectors.vector := '[1]';
-    limits constant vectors.vector := array_fill((threshold * 0.99999)::real, array[2000])::vectors.vector;
-    known_slots constant int[] := slots;
-    known_scores constant float8[] := scores;
+    limits constant vectors.vector := array_fill(threshold::real, array[2000])::vectors.vector;
 begin
     with summed as materialized (
         select block, bm25_sum(impacts::vectors.vector) as impacts
@@ -248,7 +252,7 @@ begin
     marked as (
         select block, impacts, vectors.binary_quantize(vectors.vector_sub(impacts, limits)) as above from summed),
     hit as (
-        select m.block * 2000 + place - 1 as slot, vectors.inner_product(vectors.subvector(m.impacts, place, 1), one) as score
+        select m.block * 2000 + place - 1 as slot, vectors.inner_product(vectors.subvector(m.impacts, place, 1), '[1]') as score
         from (select * from marked where bit_count(above) > 0 offset 0) as m
         cross join lateral (
             -- The pieces between the ones of a bit string: their lengths add up to places.
@@ -256,7 +260,7 @@ begin
             from string_to_table(m.above::text, '1') with ordinality as p(piece, n)) as p
         where n < pieces),
     known as (
-        select c.slot, c.score + coalesce(vectors.inner_product(vectors.subvector(s.impacts, c.slot % 2000 + 1, 1), one), 0) as score
+        select c.slot, c.score + coalesce(vectors.inner_product(vectors.subvector(s.impacts, c.slot % 2000 + 1, 1), '[1]'), 0) as score
         from unnest(known_slots, known_scores) as c(slot, score)
         left join summed as s on s.block = c.slot / 2000
         where c.score + (q).dense_bound >= threshold)
@@ -265,37 +269,33 @@ begin
           from (select * from hit union all select * from known) as both_kinds
           group by slot
           having (q).dead is null or slot not in (select unnest((q).dead))) as found
-    where score >= threshold * 0.99999;
+    where score >= threshold;
 end
 $body$);
 
     -- A threshold to begin with where no sparse term gives one: from two blocks, the
     -- score that some more documents than needed would reach if all were like them.
-    perform pgembed._bm25_function(p_index.bm25_id, 'guess', 'q pgembed._bm25_query, k int, slots int', 'float8', 'stable', $body$
+    perform pgembed._bm25_function(p_index.bm25_id, 'guess', 'q pgembed._bm25_query, k int', 'float8', 'stable', $body$
 #variable_conflict use_column
 declare
-    expected constant float8 := k * 4000.0 / slots;
-    sample constant int[] := array[slots / 6000, slots / 3000];
+    expected constant float8 := k::float8 * 4000::float8 / (q).slots::float8;
 begin
     return (
         select score
         from (select unnest(impacts::real[]) as score
               from (select bm25_sum(impacts::vectors.vector) as impacts
                     from bm25_N_block
-                    where term = any ((q).dense) and block = any (sample)
+                    where term = any ((q).dense) and block in ((q).slots / 6000, (q).slots / 3000)
                     group by block) as s) as scores
-        order by score desc offset (expected + 3 * sqrt(expected) + 1)::int limit 1);
+        order by score desc offset (expected + 3::float8 * sqrt(expected))::int + 1 limit 1);
 end
 $body$);
 
     -- Exact scores: tf comes back from the stored impact, and is scored with the
     -- statistics of now.
     perform pgembed._bm25_function(p_index.bm25_id, 'rescore',
-        'q pgembed._bm25_query, inout slots int[], out scores float8[]', 'record', 'stable', $body$
+        'q pgembed._bm25_query, known_slots int[], out slots int[], out scores float8[]', 'record', 'stable', $body$
 #variable_conflict use_column
-declare
-    one constant vectors.vector := '[1]';
-    known_slots constant int[] := slots;
 begin
     with candidate as materialized (
         select d.slot, d.length, t.term, t.idf, t.frozen_idf
@@ -304,7 +304,7 @@ begin
         where d.slot = any (known_slots)),
     stored as (
         select c.slot, c.length, c.idf, coalesce(
-            (select nullif(vectors.inner_product(vectors.subvector(b.impacts::vectors.vector, c.slot % 2000 + 1, 1), one), 0) / c.frozen_idf
+            (select nullif(vectors.inner_product(vectors.subvector(b.impacts::vectors.vector, c.slot % 2000 + 1, 1), '[1]'), 0) / c.frozen_idf
              from bm25_N_block as b
              where c.frozen_idf is not null and b.term = c.term collate "C" and b.block = c.slot / 2000),
             (select case when p.slots[i.place] = c.slot then p.impacts[i.place] end
@@ -357,21 +357,22 @@ $body$);
         'terms text[], k int, prefix text default null, among int[] default null, among_recent bigint[] default null, '
         'out handles bigint[], out scores float8[]', 'record',
         -- One plan a statement and session: by default the first five calls plan anew.
-        'stable security definer set search_path = index_path set jit = off set enable_nestloop = off '
+        'stable security definer set search_path = index_path set jit = off set enable_nestloop = off set enable_memoize = off '
         'set plan_cache_mode = force_generic_plan', $body$
 #variable_conflict use_column
 declare
     q _bm25_query;
     found_slots int[];
     found_scores float8[];
+    sparse_slots int[];
+    sparse_scores float8[];
     best_slots int[];
     best_scores float8[];
     rest_slots int[];
     rest_scores float8[];
-    threshold float8 := 0;
+    threshold float8;    -- a score that the k-th best is known to reach
     guess float8;
-    lowest constant float8 := 1e-20;    -- below every score there is
-    packed_slots int;
+    lowest constant float8 := 1e-20::float8;    -- below every score there is
 begin
     if prefix is not null then
         terms := array(select distinct term from unnest(terms || bm25_N_expand(prefix, 50)) as term);
@@ -384,21 +385,25 @@ begin
         select a.slots, a.scores into found_slots, found_scores from bm25_N_among(q, among) as a;
     else
         if q.has_sparse then
-            select s.slots, s.scores into found_slots, found_scores from bm25_N_sparse(q, k) as s;
+            select s.slots, s.scores into sparse_slots, sparse_scores from bm25_N_sparse(q, k) as s;
         end if;
         <<dense>>
         begin
-            exit dense when q.dense is null;
-            if cardinality(found_slots) >= k then
+            if q.dense is null then
+                found_slots := sparse_slots;
+                found_scores := sparse_scores;
+                exit dense;
+            end if;
+            if cardinality(sparse_slots) >= k then
                 -- The best sparse candidates, completed, prove what the k-th best reaches.
                 select c.slots, c.scores into best_slots, best_scores
-                from bm25_N_complete(q, found_slots[:2 * k], found_scores[:2 * k]) as c;
+                from bm25_N_complete(q, sparse_slots[:2 * k], sparse_scores[:2 * k]) as c;
                 threshold := (select score from unnest(best_scores) as score order by score desc offset k - 1 limit 1)
                              * q.margin;
                 if threshold >= q.dense_bound then
                     -- A document without a sparse term cannot reach it.
                     select array_agg(u.slot), array_agg(u.score) into rest_slots, rest_scores
-                    from unnest(found_slots[2 * k + 1:], found_scores[2 * k + 1:]) as u(slot, score)
+                    from unnest(sparse_slots[2 * k + 1:], sparse_scores[2 * k + 1:]) as u(slot, score)
                     where u.score + q.dense_bound >= threshold;
                     if rest_slots is not null then
                         select best_slots || c.slots, best_scores || c.scores into best_slots, best_scores
@@ -411,26 +416,16 @@ begin
             end if;
             -- A proven threshold finds all at once. A guess is checked: when fewer than k
             -- reach it, so that it could hide some of them, it is lowered.
-            guess := threshold;
-            if threshold = 0 then
-                packed_slots := (select slots from pgembed.bm25 where bm25_id = index_N);
-                if packed_slots > 6000 then
-                    guess := bm25_N_guess(
-                        q, least(k * (1 + coalesce(cardinality(q.dead), 0)::float8 / packed_slots), 2e9)::int, packed_slots)
-                        * q.margin;
-                end if;
-            end if;
+            guess := case when threshold is null and q.slots > 6000 then bm25_N_guess(q, k) * q.margin else threshold end;
             for try in 1 .. 5 loop
                 guess := greatest(case when try = 5 then threshold else guess end, lowest);
-                select d.slots, d.scores into best_slots, best_scores
-                from bm25_N_dense(q, guess, found_slots, found_scores) as d;
+                select d.slots, d.scores into found_slots, found_scores
+                from bm25_N_dense(q, guess, sparse_slots, sparse_scores) as d;
                 exit when guess <= greatest(threshold, lowest)
-                    or (select score from unnest(best_scores) as score order by score desc offset k - 1 limit 1)
+                    or (select score from unnest(found_scores) as score order by score desc offset k - 1 limit 1)
                        * q.margin >= guess;
                 guess := guess * 0.7;
             end loop;
-            found_slots := best_slots;
-            found_scores := best_scores;
         end dense;
     end if;
 

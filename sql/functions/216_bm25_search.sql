@@ -1,32 +1,48 @@
 -- bm25_search: from the caller's words to rows. Runs with the caller's rights.
 
-create or replace function pgembed._bm25_target(source anyelement, p_name text) returns pgembed.bm25
+create or replace function pgembed._bm25_not_found(source anyelement, p_name text) returns void
 language plpgsql stable
 as $$
 #variable_conflict use_column
 declare
     searched regclass := pgembed._searched_table(source);
     b pgembed.bm25;
-    many int := 0;
+    names text[];
 begin
     if p_name is not null then
         b := pgembed._bm25(p_name);
-        if b.source <> searched then
-            raise exception 'BM25 index "%" is declared on %, not on %', p_name, b.source, searched
-                using errcode = 'PE001', hint = format('Write NULL::%s.', b.source);
-        end if;
-    else
-        for b in select * from pgembed.bm25 where source = searched order by name loop
-            many := many + 1;
-        end loop;
-        if many <> 1 then
-            raise exception 'table % has % BM25 indexes', searched, many
-                using errcode = 'PE001',
-                detail = coalesce((select 'Its BM25 indexes: ' || string_agg(name, ', ' order by name) || '.'
-                                   from pgembed.bm25 where source = searched), ''),
-                hint = case many when 0 then 'Declare an embedding with bm25 => true, or pgembed.create_bm25.'
-                                 else 'Say which: embedding => ''...''.' end;
-        end if;
+        raise exception 'BM25 index "%" is declared on %, not on %', p_name, b.source, searched
+            using errcode = 'PE001', hint = format('Write NULL::%s.', b.source);
+    end if;
+    names := array(select name from pgembed.bm25 where source = searched order by name);
+    raise exception 'table % has % BM25 indexes', searched, cardinality(names)
+        using errcode = 'PE001',
+        detail = case when names = '{}' then '' else format('Its BM25 indexes: %s.', array_to_string(names, ', ')) end,
+        hint = case when names = '{}' then 'Declare an embedding with bm25 => true, or pgembed.create_bm25.'
+                    else 'Say which: embedding => ''...''.' end;
+end
+$$;
+comment on function pgembed._bm25_not_found(anyelement, text) is
+    'PE001 or PE003: why a search does not tell which BM25 index it means.';
+
+create or replace function pgembed._bm25_target(source anyelement, p_name text) returns pgembed.bm25
+language plpgsql stable
+as $$
+#variable_conflict use_column
+declare
+    b pgembed.bm25;
+    many int := 0;
+begin
+    -- One statement where all is well: the first search of a session plans each.
+    for b in
+        select * from pgembed.bm25
+        where source::oid = (select typrelid from pg_catalog.pg_type where oid = pg_typeof(_bm25_target.source)::oid)
+          and (p_name is null or name = p_name)
+    loop
+        many := many + 1;
+    end loop;
+    if many <> 1 then
+        perform pgembed._bm25_not_found(source, p_name);
     end if;
     if b.state <> 'ready' then
         raise exception 'the BM25 index "%" is %', b.name, case b.state when 'pending' then 'not built yet' else 'broken' end
@@ -51,6 +67,17 @@ as $$
     from regexp_matches(querytree(p_query), '''((?:[^'']|'''')*)''', 'g') as m
 $$;
 comment on function pgembed._tsquery_lexemes(tsquery) is 'Lexemes that a tsquery asks for.';
+
+create or replace function pgembed._bm25_highlight(p_query pgembed._bm25_words) returns tsquery
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select string_agg(word::text, ' | ')::tsquery
+    from (select pgembed._bm25_lexeme_query(t) from unnest((p_query).terms) as t
+          union all
+          select pgembed._bm25_prefix_query((p_query).prefix)) as words(word)
+$$;
+comment on function pgembed._bm25_highlight(pgembed._bm25_words) is 'What a snippet marks: any word of a query.';
 
 create or replace function pgembed._bm25_parse(
     b pgembed.bm25, p_query text, p_syntax text, p_prefix boolean, p_config text
@@ -85,7 +112,7 @@ begin
         end if;
         if last_word is not null then
             w.prefix := coalesce((tsvector_to_array(to_tsvector(w.config::regconfig, last_word)))[1], lower(last_word));
-            beginning := (pgembed._bm25_lexeme_query(w.prefix)::text || ':*')::tsquery;
+            beginning := pgembed._bm25_prefix_query(w.prefix);
             w.terms := array_remove(w.terms, w.prefix);
             if w.required is not null then    -- the other words are required as before
                 rest := websearch_to_tsquery(w.config::regconfig, regexp_replace(head, '\mor\s*$', '', 'i'));
@@ -101,10 +128,6 @@ begin
     if numnode(w.required) < 2 then
         w.required := null;    -- one word, or none: finding it is enough
     end if;
-    w.highlight := (select string_agg(pgembed._bm25_lexeme_query(t)::text, ' | ')::tsquery from unnest(w.terms) as t);
-    if w.prefix is not null then
-        w.highlight := coalesce(w.highlight || beginning, beginning);
-    end if;
     return w;
 end
 $$;
@@ -117,34 +140,31 @@ language plpgsql stable    -- whose plans are kept, where a SQL function's are m
 as $$
 #variable_conflict use_column
 declare
-    row_of_key text;
-    source text;    -- with its schema: a table called best is not the best below
+    key constant int2[] := (select (indkey::int2[])[:indnkeyatts - 1] from pg_catalog.pg_index
+                            where indrelid = b.source::oid and indisprimary);
+    row_of_key constant text := (
+        select string_agg(format('s.%I = %s::%s', attname,
+                                 case when cardinality(key) = 1 then 'hit.key'
+                                      else format('(hit.key::text[])[%s]', array_position(key, attnum)) end,
+                                 format_type(atttypid, atttypmod)), ' and ')
+        from pg_catalog.pg_attribute where attrelid = b.source::oid and attnum = any (key));
 begin
-    select format('%I.%I', n.nspname, c.relname) into source
-    from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
-    where c.oid = b.source;
-    select string_agg(format('s.%I = %s::%s', a.attname,
-                             case when i.indnkeyatts = 1 then 'hit.key' else format('(hit.key::text[])[%s]', k.position) end,
-                             format_type(a.atttypid, a.atttypmod)), ' and ')
-    into row_of_key
-    from pg_catalog.pg_index as i
-    cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
-    join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
-    where i.indrelid = b.source and i.indisprimary and k.position <= i.indnkeyatts;
     if row_of_key is null then
         raise exception 'table % has no primary key any more', b.source using errcode = 'PE017',
             hint = format('ALTER TABLE ... ADD PRIMARY KEY, then SELECT pgembed.bm25_rebuild(%L).', b.name);
     end if;
 
-    -- The row is in a subquery of its own, so that names in the condition mean its columns.
+    -- The row is in a subquery of its own, so that names in the condition mean its
+    -- columns; and a table called best is not the best here.
     return format(
-        'with best as materialized (select * from pgembed.bm25_%1$s_top($1, $2::int, $3, $4, $5)) '
-        'select (select cardinality(handles) from best), array_agg(doc order by place), array_agg(score order by place) '
-        'from (select s.doc, hit.score, hit.place from best '
-        'cross join lateral unnest(pgembed.bm25_%1$s_keys(best.handles), best.scores) with ordinality as hit(key, score, place) '
+        'with pgembed_best as materialized (select * from pgembed.bm25_%1$s_top($1, $2::int, $3, $4, $5)) '
+        'select (select cardinality(handles) from pgembed_best), array_agg(doc order by place), array_agg(score order by place) '
+        'from (select s.doc, hit.score, hit.place '
+        'from (select unnest(pgembed.bm25_%1$s_keys(handles)) as key, unnest(scores) as score, '
+        'generate_subscripts(scores, 1) as place from pgembed_best) as hit '
         'cross join lateral (select (s.*)::%2$s as doc from %3$s as s where %4$s and (%5$s)) as s '
         'order by hit.place limit %6$s) as found',
-        b.bm25_id, p_row_type, source, row_of_key, p_condition, p_k);
+        b.bm25_id, p_row_type, b.source, row_of_key, p_condition, p_k);
 end
 $$;
 comment on function pgembed._bm25_rank_sql(pgembed.bm25, regtype, text, int) is
@@ -158,9 +178,10 @@ create or replace function pgembed._bm25_hits(
 language plpgsql stable
 as $$
 declare
-    condition text := p_condition;
+    condition text;
     select_among text;
     rank_sql text;
+    small constant float8 := 0.05;
     share float8 := 1;
     depth bigint := p_k;
     given bigint;
@@ -178,16 +199,16 @@ begin
         return;
     end if;
     if p_query.required is not null then
-        condition := format('(%s) and pgembed._bm25_lexemes(%s, (%s)::text) @@ %L::tsquery', condition,
+        condition := format('(%s) and pgembed._bm25_lexemes(%s, (%s)::text) @@ %L::tsquery', p_condition,
             pgembed._bm25_config_sql(b.config, b.config_expression), b.canonical_expression, p_query.required);
     end if;
-    rank_sql := pgembed._bm25_rank_sql(b, pg_typeof(source), condition, p_k);
+    rank_sql := pgembed._bm25_rank_sql(b, pg_typeof(source), coalesce(condition, p_condition), p_k);
     if filtered then
         share := pgembed._estimated_share(b.source, p_condition);
-        depth := ceil(p_k / greatest(share, 0.05) * 1.3);
+        depth := ceil(p_k / greatest(share, small) * 1.3);
     end if;
     loop
-        if filtered and among is null and (share < 0.05 or depth > 5000) then
+        if filtered and among is null and (share < small or depth > 5000) then
             -- Few rows pass, or the best ones do not: rank those that do.
             select_among := format(
                 'select coalesce(array_agg(d.slot) filter (where d.slot is not null), ''{}''), '
@@ -209,7 +230,7 @@ comment on function pgembed._bm25_hits(anyelement, anyarray, pgembed.bm25, pgemb
     'The k best rows for a parsed query (pgembed._bm25_parse) that meet a condition over the source '
     '(alias s), best first. docs only lends its type: pass array[source].';
 
-create or replace function pgembed._snippets(docs anyarray, b pgembed.bm25, p_highlight tsquery) returns text[]
+create or replace function pgembed._snippets(docs anyarray, b pgembed.bm25, p_query pgembed._bm25_words) returns text[]
 language plpgsql stable
 as $$
 declare
@@ -220,11 +241,11 @@ begin
         'select array_agg(s.snippet order by place) from generate_subscripts($1, 1) as place '
         'cross join lateral (select ts_headline(%s, %s, $2) as snippet from unnest($1[place:place]) as s) as s',
         pgembed._bm25_config_sql(b.config, b.config_expression), format('(%s)::text', b.canonical_expression))
-    into snippets using docs, p_highlight;
+    into snippets using docs, pgembed._bm25_highlight(p_query);
     return snippets;
 end
 $$;
-comment on function pgembed._snippets(anyarray, pgembed.bm25, tsquery) is
+comment on function pgembed._snippets(anyarray, pgembed.bm25, pgembed._bm25_words) is
     'Excerpts of rows with the words of a query between <b> and </b> (ts_headline).';
 
 create or replace function pgembed.bm25_search(
@@ -255,7 +276,7 @@ begin
                                                case when filter is null and where_sql is null then 'true'
                                                     else pgembed._search_condition(b.source, filter, where_sql) end);
     if snippets and hits.scores is not null then
-        excerpts := pgembed._snippets(hits.rows, b, words.highlight);
+        excerpts := pgembed._snippets(hits.rows, b, words);
     end if;
     return query
     select hits.rows[i], hits.scores[i], excerpts[i] from generate_series(1, cardinality(hits.scores)) as i;

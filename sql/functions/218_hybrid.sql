@@ -146,15 +146,17 @@ begin
     depth := coalesce(candidates, least(greatest(40, 4 * k), 10000));
     condition := pgembed._search_condition(e.source, filter, where_sql);
     words := pgembed._bm25_parse(b, query, syntax, prefix, config);
-    begin
-        q := pgembed._query_vector(e, query, query_embedding, query_model);
-    exception when sqlstate 'PE010' or sqlstate 'PE014' then
-        if on_missing_query_embedding = 'error' then
-            raise;
-        end if;
-    end;
+    if vector_weight > 0 then
+        begin
+            q := pgembed._query_vector(e, query, query_embedding, query_model);
+        exception when sqlstate 'PE010' or sqlstate 'PE014' then
+            if on_missing_query_embedding = 'error' then
+                raise;
+            end if;
+        end;
+    end if;
 
-    if q is not null and vector_weight > 0 then
+    if q is not null then
         select array_agg(h.doc) as rows, array_agg(h.similarity) as similarities,
                array_agg(h.chunk) as chunks, array_agg(h.content) as contents
         into vector_hits
@@ -190,7 +192,7 @@ begin
             bm25 := scores[at_bm25];
         end if;
         if snippets then
-            snippet := (pgembed._snippets(array[doc], b, words.highlight))[1];
+            snippet := (pgembed._snippets(array[doc], b, words))[1];
         end if;
         return next;
     end loop;

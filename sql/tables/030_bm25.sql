@@ -57,7 +57,8 @@ create type pgembed._bm25_query as (
     frozen_avgdl  float8,      -- and as folded into the impacts
     margin        float8,      -- stored score that may still win, as a share of the k-th best
     drifted       boolean,     -- whether stored scores differ from those of now at all
-    dead          int[],       -- slots of deleted documents
+    slots         int,         -- how many were given out
+    dead          int[],       -- those of deleted documents with a word of the query
     recent        bigint[],    -- versions of matching documents not packed yet ...
     recent_scores float8[],    -- ... and their scores
     k1            float8,
@@ -66,10 +67,9 @@ create type pgembed._bm25_query as (
 
 -- What the caller's words come down to.
 create type pgembed._bm25_words as (
-    query     text,        -- as written
-    config    text,
-    terms     text[],
-    prefix    text,        -- beginning of one more term
-    required  tsquery,     -- what a document must match besides; NULL: any of the terms will do
-    highlight tsquery
+    query    text,       -- as written
+    config   text,
+    terms    text[],
+    prefix   text,       -- beginning of one more term
+    required tsquery     -- what a document must match besides; NULL: any of the terms will do
 );

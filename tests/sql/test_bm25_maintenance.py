@@ -96,6 +96,21 @@ def test_a_key_that_is_used_again_before_it_is_purged(doc: Indexed) -> None:
     doc.assert_intact()
 
 
+def test_tombstones_of_rows_that_no_trigger_has_seen(doc: Indexed) -> None:
+    """Statistics are off until the packer drops the tombstones; rows are found."""
+    conn = doc.conn
+    conn.execute("alter table doc disable trigger user")
+    conn.execute("insert into doc select i, 'w0 unseen' from generate_series(900, 1999) i")
+    conn.execute("alter table doc enable trigger user")
+    before = [{key for key, _ in doc.search(query, 400)} for query in doc.queries]
+    conn.execute("delete from doc where id between 900 and 1999")
+    assert [{key for key, _ in doc.search(q, 400)} for q in doc.queries] == before
+    assert doc.search("unseen") == []
+    doc.settle()
+    doc.check()
+    doc.assert_intact()
+
+
 def test_packing_and_purging_wait_until_enough_has_gathered(doc: Indexed) -> None:
     doc.put(make_texts(40, seed=3), first=1000)
     doc.conn.execute("delete from doc where id < 20")

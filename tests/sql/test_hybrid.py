@@ -234,6 +234,14 @@ def test_no_service_answers(doc: psycopg.Connection) -> None:
     assert all(vector is None for _, vector, _ in found)
 
 
+def test_without_a_weight_no_vector_is_asked_for(doc: psycopg.Connection) -> None:
+    found = doc.execute(
+        "select (doc).id from pgembed.hybrid_search(null::doc, %s, vector_weight => 0)",
+        [WORDS],
+    ).fetchall()
+    assert [row[0] for row in found] == list(arms(doc, 10)[1])
+
+
 def test_a_service_encodes_the_query(doc: psycopg.Connection, dsn: str) -> None:
     with answering(dsn, lambda _: (as_text(QUERY), None)):
         doc.execute("call pgembed.encode(%s, 'test-8')", [WORDS])

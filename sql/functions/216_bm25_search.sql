@@ -155,13 +155,14 @@ begin
     end if;
 
     -- The row is in a subquery of its own, so that names in the condition mean its
-    -- columns; and a table called best is not the best here.
+    -- columns; and a table called best is not the best here. The limit of the hits
+    -- says nothing new but to the planner.
     return format(
         'with pgembed_best as materialized (select * from pgembed.bm25_%1$s_top($1, $2::int, $3, $4, $5)) '
         'select (select cardinality(handles) from pgembed_best), array_agg(doc order by place), array_agg(score order by place) '
         'from (select s.doc, hit.score, hit.place '
         'from (select unnest(pgembed.bm25_%1$s_keys(handles)) as key, unnest(scores) as score, '
-        'generate_subscripts(scores, 1) as place from pgembed_best) as hit '
+        'generate_subscripts(scores, 1) as place from pgembed_best limit $2) as hit '
         'cross join lateral (select (s.*)::%2$s as doc from %3$s as s where %4$s and (%5$s)) as s '
         'order by hit.place limit %6$s) as found',
         b.bm25_id, p_row_type, b.source, row_of_key, p_condition, p_k);

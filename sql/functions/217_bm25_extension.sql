@@ -18,8 +18,12 @@ create or replace function pgembed._bm25_engine(b pgembed.bm25) returns text
 language plpgsql stable
 as $$
 declare
-    -- It ranks partitions each by its own statistics, and has one configuration an index.
-    fits constant boolean := b.config_expression is null and not pgembed._captures_by_row(b.source);
+    -- It ranks partitions each by its own statistics, has one configuration an index,
+    -- and indexes expressions from version 1.1 on.
+    fits constant boolean := b.config_expression is null and not pgembed._captures_by_row(b.source)
+        and (b.canonical_expression = quote_ident(b.source_columns[1])
+             or (select (regexp_match(extversion, '^(\d+)\.(\d+)'))::int[] >= '{1,1}'
+                 from pg_catalog.pg_extension where extname = 'pg_textsearch'));
 begin
     if b.engine = 'auto' then
         return case when pgembed._textsearch_schema() is not null and fits then 'pg_textsearch' else 'sql' end;
@@ -31,7 +35,8 @@ begin
         elsif not fits then
             raise exception 'the engine pg_textsearch cannot serve table % with these options', b.source
                 using errcode = 'PE007',
-                hint = 'It knows no config_expression and compares no scores across partitions: use the engine sql.';
+                hint = 'It knows no config_expression, compares no scores across partitions, and before version 1.1 '
+                       'indexes columns only: use the engine sql.';
         end if;
     end if;
     return b.engine;
@@ -65,7 +70,7 @@ as $$
 begin
     execute pgembed._bm25_extension_ddl(b);
     update pgembed.bm25 set state = 'ready', state_reason = null where bm25_id = b.bm25_id;
-exception when invalid_object_definition then    -- an expression that is only STABLE
+exception when invalid_object_definition or feature_not_supported then    -- for instance, it is only STABLE
     raise exception 'pg_textsearch cannot index this expression: %', sqlerrm using errcode = 'PE004',
         detail = format('Expression: %s', b.text_expression), hint = 'Use the engine sql: {"engine": "sql"}.';
 end

@@ -42,6 +42,7 @@ MEASURES = ("nDCG@10", "MRR@10", "recall@100", "MAP")
 # What to fuse, besides the default.
 FUSIONS: dict[str, dict[str, object]] = {
     "hybrid, rrf": {},
+    "hybrid, rrf with rrf_k 60": {"rrf_k": 60},
     "hybrid, minmax": {"fusion": "minmax"},
     "hybrid, distribution": {"fusion": "distribution"},
 }

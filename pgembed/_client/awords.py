@@ -110,7 +110,7 @@ async def hybrid_search(
     fusion: str = "rrf",
     vector_weight: float = 1.0,
     bm25_weight: float = 1.0,
-    rrf_k: int = 60,
+    rrf_k: int = 20,
     candidates: int | None = None,
     syntax: str = "words",
     prefix: bool = False,

@@ -202,7 +202,7 @@ class EmbeddingOf(Generic[T]):
             fusion: `rrf`, `minmax` or `distribution`.
             vector_weight: Weight of the vector search; 1.
             bm25_weight: Weight of the word search; 1.
-            rrf_k: Constant of reciprocal rank fusion; 60.
+            rrf_k: Constant of reciprocal rank fusion; 20.
             candidates: Rows that each search gives to the fusion.
             syntax: As in `bm25_search`, and so are the next three.
             prefix: The last word may go on.

@@ -10,7 +10,7 @@ as $$
 $$;
 comment on function pgembed._query_hash(text) is 'Key of a query in the cache.';
 
-create or replace function pgembed._check_query(p_query text) returns void
+create or replace function pgembed._check_query(p_query text) returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -19,9 +19,10 @@ begin
         raise exception 'the query is empty' using errcode = 'PE009',
             hint = 'Give some words, or a vector: query_embedding => ...';
     end if;
+    return p_query;
 end
 $$;
-comment on function pgembed._check_query(text) is 'PE009 for a query without words.';
+comment on function pgembed._check_query(text) is 'The query; PE009 for one without words.';
 
 create or replace function pgembed._cached_query(p_query text, p_model_id int, out embedding vector, out error text)
 language sql stable security definer

@@ -170,7 +170,7 @@ $$;
 comment on function pgembed._search_condition(regclass, jsonb, text) is
     'Filter and where_sql as one condition over the source (alias s), or PE008.';
 
-create or replace function pgembed._check_k(p_k int) returns void
+create or replace function pgembed._check_k(p_k int) returns int
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -179,9 +179,10 @@ begin
         raise exception 'k must be between 1 and 10000, not %', coalesce(p_k::text, 'NULL')
             using errcode = 'PE007', hint = 'k is the number of rows wanted; the default is 10.';
     end if;
+    return p_k;
 end
 $$;
-comment on function pgembed._check_k(int) is 'PE007 for a k out of range.';
+comment on function pgembed._check_k(int) is 'k; PE007 for one out of range.';
 
 create or replace function pgembed._search_names(
     e pgembed.embedding,

@@ -138,8 +138,7 @@ begin
         total := total - dead_length + recent_length;
     end if;
 
-    rows := greatest(rows, 1);
-    q.avgdl := greatest(total, rows)::float8 / rows::float8;
+    q.avgdl := greatest(total, rows, 1)::float8 / greatest(rows, 1)::float8;
     q.frozen_avgdl := coalesce(q.frozen_avgdl, q.avgdl);
     drift := least(q.avgdl / q.frozen_avgdl, q.frozen_avgdl / q.avgdl);
     select array_agg(term), array_agg(idf), array_agg(frozen_idf::float8),
@@ -150,7 +149,7 @@ begin
     into q.terms, q.idf, q.frozen_idf, q.dense, q.dense_bound, q.has_sparse, q.margin
     from (
         select term, packed_df, dense_df, max_impact, frozen_idf,
-               ln(1::float8 + (rows::float8 - df + 0.5::float8) / (df + 0.5::float8)) as idf
+               ln(1::float8 + (greatest(rows, 1)::float8 - df + 0.5::float8) / (df + 0.5::float8)) as idf
         from (
             -- Frequencies of 1 at least: a tombstone of a row that no trigger has seen,
             -- until the packer drops it, hides no row of another.
@@ -161,7 +160,6 @@ begin
             left join (select * from bm25_N_term where term = any (query_terms) and truncated is null) as p
                    on p.term = w.term collate "C"
             where p.df > 0 or w.recent_df > 0) as counted) as t;
-    q.drifted := q.margin < 0.99998::float8;    -- by more than floats are rounded
     if hit_version is not null and q.terms is not null then
         select array_agg(version), array_agg(score) into q.recent, q.recent_scores
         from (select h.version,
@@ -372,15 +370,12 @@ declare
     rest_scores float8[];
     threshold float8;    -- a score that the k-th best is known to reach
     guess float8;
-    lowest constant float8 := 1e-20::float8;    -- below every score there is
+    tries int;
 begin
     if prefix is not null then
         terms := array(select distinct term from unnest(terms || bm25_N_expand(prefix, 50)) as term);
     end if;
     q := bm25_N_live(terms);
-    if q.terms is null then
-        return;
-    end if;
     if among is not null then
         select a.slots, a.scores into found_slots, found_scores from bm25_N_among(q, among) as a;
     else
@@ -416,20 +411,22 @@ begin
             end if;
             -- A proven threshold finds all at once. A guess is checked: when fewer than k
             -- reach it, so that it could hide some of them, it is lowered.
-            guess := case when threshold is null and q.slots > 6000 then bm25_N_guess(q, k) * q.margin else threshold end;
-            for try in 1 .. 5 loop
-                guess := greatest(case when try = 5 then threshold else guess end, lowest);
+            guess := greatest(case when threshold is null and q.slots > 6000 then bm25_N_guess(q, k) * q.margin end,
+                              threshold, 1e-20::float8);
+            loop
                 select d.slots, d.scores into found_slots, found_scores
                 from bm25_N_dense(q, guess, sparse_slots, sparse_scores) as d;
-                exit when guess <= greatest(threshold, lowest)
+                exit when guess <= greatest(threshold, 1e-20::float8)
                     or (select score from unnest(found_scores) as score order by score desc offset k - 1 limit 1)
                        * q.margin >= guess;
-                guess := guess * 0.7;
+                tries := coalesce(tries, 0) + 1;
+                guess := greatest(case when tries < 4 then guess * 0.7 end, threshold, 1e-20::float8);
             end loop;
         end dense;
     end if;
 
-    if q.drifted and found_slots is not null then
+    -- Stored scores are those of now but for rounding, or are computed anew.
+    if q.margin < 0.99998::float8 and found_slots is not null then
         select r.slots, r.scores into found_slots, found_scores
         from bm25_N_rescore(q, array(
             select u.slot from unnest(found_slots, found_scores) as u(slot, score)

@@ -1,6 +1,6 @@
 -- bm25_search: from the caller's words to rows. Runs with the caller's rights.
 
-create or replace function pgembed._bm25_not_found(source anyelement, p_name text) returns void
+create or replace function pgembed._bm25_no_target(source anyelement, p_name text) returns void
 language plpgsql stable
 as $$
 #variable_conflict use_column
@@ -11,19 +11,30 @@ declare
 begin
     if p_name is not null then
         b := pgembed._bm25(p_name);
-        raise exception 'BM25 index "%" is declared on %, not on %', p_name, b.source, searched
-            using errcode = 'PE001', hint = format('Write NULL::%s.', b.source);
+        if b.source <> searched then
+            raise exception 'BM25 index "%" is declared on %, not on %', p_name, b.source, searched
+                using errcode = 'PE001', hint = format('Write NULL::%s.', b.source);
+        end if;
+    else
+        names := array(select name from pgembed.bm25 where source = searched order by name);
+        if cardinality(names) <> 1 then
+            raise exception 'table % has % BM25 indexes', searched, cardinality(names)
+                using errcode = 'PE001',
+                detail = case when names = '{}' then '' else format('Its BM25 indexes: %s.', array_to_string(names, ', ')) end,
+                hint = case when names = '{}' then 'Declare an embedding with bm25 => true, or pgembed.create_bm25.'
+                            else 'Say which: embedding => ''...''.' end;
+        end if;
+        b := pgembed._bm25(names[1]);
     end if;
-    names := array(select name from pgembed.bm25 where source = searched order by name);
-    raise exception 'table % has % BM25 indexes', searched, cardinality(names)
-        using errcode = 'PE001',
-        detail = case when names = '{}' then '' else format('Its BM25 indexes: %s.', array_to_string(names, ', ')) end,
-        hint = case when names = '{}' then 'Declare an embedding with bm25 => true, or pgembed.create_bm25.'
-                    else 'Say which: embedding => ''...''.' end;
+    raise exception 'the BM25 index "%" is %', b.name, case b.state when 'pending' then 'not built yet' else 'broken' end
+        using errcode = 'PE017', detail = coalesce(b.state_reason, ''),
+        hint = case b.state when 'pending' then 'The encoder service builds it, or: '
+                    else 'Mend the table or the expression, then: ' end
+               || format('SELECT pgembed.%s(%L).', case b.state when 'pending' then 'bm25_maintain' else 'bm25_rebuild' end, b.name);
 end
 $$;
-comment on function pgembed._bm25_not_found(anyelement, text) is
-    'PE001 or PE003: why a search does not tell which BM25 index it means.';
+comment on function pgembed._bm25_no_target(anyelement, text) is
+    'Why a search cannot be: PE001, PE003 where it is not clear which BM25 index is meant, PE017 where that is not ready.';
 
 create or replace function pgembed._bm25_target(source anyelement, p_name text) returns pgembed.bm25
 language plpgsql stable
@@ -31,7 +42,7 @@ as $$
 #variable_conflict use_column
 declare
     b pgembed.bm25;
-    many int := 0;
+    several boolean;
 begin
     -- One statement where all is well: the first search of a session plans each.
     for b in
@@ -39,23 +50,16 @@ begin
         where source::oid = (select typrelid from pg_catalog.pg_type where oid = pg_typeof(_bm25_target.source)::oid)
           and (p_name is null or name = p_name)
     loop
-        many := many + 1;
+        several := several is not null;
     end loop;
-    if many <> 1 then
-        perform pgembed._bm25_not_found(source, p_name);
-    end if;
-    if b.state <> 'ready' then
-        raise exception 'the BM25 index "%" is %', b.name, case b.state when 'pending' then 'not built yet' else 'broken' end
-            using errcode = 'PE017', detail = coalesce(b.state_reason, ''),
-            hint = case b.state when 'pending' then 'The encoder service builds it, or: '
-                        else 'Mend the table or the expression, then: ' end
-                   || format('SELECT pgembed.%s(%L).', case b.state when 'pending' then 'bm25_maintain' else 'bm25_rebuild' end, b.name);
+    if several is distinct from false or b.state <> 'ready' then
+        perform pgembed._bm25_no_target(source, p_name);
     end if;
     return b;
 end
 $$;
 comment on function pgembed._bm25_target(anyelement, text) is
-    'The BM25 index that a search is about, ready; or PE001, PE017.';
+    'The BM25 index that a search is about, ready; or PE001, PE003, PE017.';
 
 create or replace function pgembed._tsquery_lexemes(p_query tsquery) returns text[]
 language sql immutable
@@ -91,8 +95,7 @@ declare
     rest tsquery;      -- and what that requires
     beginning tsquery;
 begin
-    perform pgembed._check_query(p_query);
-    w.query := p_query;
+    w.query := pgembed._check_query(p_query);
     w.config := case when p_config is null then b.config else pgembed._text_config(p_config) end;
     if p_syntax = 'words' then
         w.terms := tsvector_to_array(to_tsvector(w.config::regconfig, p_query));
@@ -158,7 +161,7 @@ begin
     -- columns; and a table called best is not the best here. The limit of the hits
     -- says nothing new but to the planner.
     return format(
-        'with pgembed_best as materialized (select * from pgembed.bm25_%1$s_top($1, $2::int, $3, $4, $5)) '
+        'with pgembed_best as materialized (select * from pgembed.bm25_%1$s_top(($1).terms, $2::int, ($1).prefix, $3, $4)) '
         'select (select cardinality(handles) from pgembed_best), array_agg(doc order by place), array_agg(score order by place) '
         'from (select s.doc, hit.score, hit.place '
         'from (select unnest(pgembed.bm25_%1$s_keys(handles)) as key, unnest(scores) as score, '
@@ -169,7 +172,7 @@ begin
 end
 $$;
 comment on function pgembed._bm25_rank_sql(pgembed.bm25, regtype, text, int) is
-    'Statement that ranks documents ($1 terms, $2 how many, $3 prefix, $4 and $5 among which) and gives the first '
+    'Statement that ranks documents ($1 the parsed query, $2 how many, $3 and $4 among which) and gives the first '
     'rows that meet a condition, with their scores and the number of documents ranked.';
 
 create or replace function pgembed._bm25_hits(
@@ -182,8 +185,7 @@ declare
     condition text;
     select_among text;
     rank_sql text;
-    small constant float8 := 0.05;
-    share float8 := 1;
+    share float8;
     depth bigint := p_k;
     given bigint;
     among int[];
@@ -206,10 +208,10 @@ begin
     rank_sql := pgembed._bm25_rank_sql(b, pg_typeof(source), coalesce(condition, p_condition), p_k);
     if filtered then
         share := pgembed._estimated_share(b.source, p_condition);
-        depth := ceil(p_k / greatest(share, small) * 1.3);
+        depth := ceil(p_k / greatest(share, 0.05) * 1.3);
     end if;
     loop
-        if filtered and among is null and (share < small or depth > 5000) then
+        if filtered and among is null and (share < 0.05::float8 or depth > 5000) then
             -- Few rows pass, or the best ones do not: rank those that do.
             select_among := format(
                 'select coalesce(array_agg(d.slot) filter (where d.slot is not null), ''{}''), '
@@ -221,7 +223,7 @@ begin
             execute select_among into among, among_recent;
             depth := case when p_query.required is null then p_k else depth end;
         end if;
-        execute rank_sql into given, rows, scores using p_query.terms, depth, p_query.prefix, among, among_recent;
+        execute rank_sql into given, rows, scores using p_query, depth, among, among_recent;
         exit when cardinality(scores) = p_k or coalesce(given, 0) < depth;
         depth := least(depth * 8, 2000000000);
     end loop;
@@ -267,13 +269,13 @@ as $$
 #variable_conflict use_variable
 declare
     b constant pgembed.bm25 := pgembed._bm25_target(source, embedding);
+    wanted constant int := pgembed._check_k(k);
     words pgembed._bm25_words;
     hits record;
     excerpts text[];
 begin
-    perform pgembed._check_k(k);
     words := pgembed._bm25_parse(b, query, syntax, prefix, config);
-    select * into hits from pgembed._bm25_hits(source, array[source], b, words, k,
+    select * into hits from pgembed._bm25_hits(source, array[source], b, words, wanted,
                                                case when filter is null and where_sql is null then 'true'
                                                     else pgembed._search_condition(b.source, filter, where_sql) end);
     if snippets and hits.scores is not null then

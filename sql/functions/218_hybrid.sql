@@ -21,7 +21,7 @@ begin
     end if;
     if p_rrf_k is null or p_rrf_k not between 1 and 10000 then
         raise exception 'rrf_k must be between 1 and 10000, not %', coalesce(p_rrf_k::text, 'NULL')
-            using errcode = 'PE007', hint = 'The default is 60; smaller values favour the first ranks.';
+            using errcode = 'PE007', hint = 'The default is 20; smaller values favour the first ranks.';
     end if;
     if p_candidates < p_k or p_candidates > 10000 then
         raise exception 'candidates must be between k (%) and 10000, not %', p_k, p_candidates
@@ -105,7 +105,7 @@ create or replace function pgembed.hybrid_search(
     fusion text default 'rrf',
     vector_weight float8 default 1,
     bm25_weight float8 default 1,
-    rrf_k int default 60,
+    rrf_k int default 20,
     candidates int default null,
     syntax text default 'words',
     prefix boolean default false,

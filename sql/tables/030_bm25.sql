@@ -56,7 +56,6 @@ create type pgembed._bm25_query as (
     avgdl         float8,      -- average document length now
     frozen_avgdl  float8,      -- and as folded into the impacts
     margin        float8,      -- stored score that may still win, as a share of the k-th best
-    drifted       boolean,     -- whether stored scores differ from those of now at all
     slots         int,         -- how many were given out
     dead          int[],       -- those of deleted documents with a word of the query
     recent        bigint[],    -- versions of matching documents not packed yet ...

@@ -89,7 +89,7 @@ Scale = Callable[[dict[int, float]], dict[int, float]]
 
 def by_rank(scores: dict[int, float]) -> dict[int, float]:
     """Reciprocal rank fusion."""
-    return {key: 1 / (60 + rank) for rank, key in enumerate(scores, 1)}
+    return {key: 1 / (20 + rank) for rank, key in enumerate(scores, 1)}
 
 
 def by_range(scores: dict[int, float]) -> dict[int, float]:

@@ -92,7 +92,7 @@ def test_hybrid_tells_both_ranks_and_scores(
     assert (best.vector_rank, best.bm25_rank) == (1, 1)
     assert best.content == "black tea with milk"
     assert best.chunk == 0
-    assert best.score == pytest.approx(1 / 61 + 1 / 61)
+    assert best.score == pytest.approx(1 / 21 + 1 / 21)
     by_vector = {
         hit.doc["id"]: hit.similarity
         for hit in pgembed.search(words, "article", "black tea", encoder=encoder)

@@ -49,14 +49,18 @@ FUSIONS: dict[str, dict[str, object]] = {
 
 
 def lexemes(conn: psycopg.Connection) -> tuple[list[str], list[list[str]]]:
-    """Give every row's key, and its lexemes as often as they occur."""
+    """Give the key of every row that has words, and its lexemes as often as they occur.
+
+    A row without words is in no statistic, as in Lucene: bm25s would count it.
+    """
     keys, texts = [], []
     for key, words in conn.execute(
         f"select id, (select array_agg(l.lexeme) from unnest(to_tsvector('{CONFIG}', {TEXT})) as l,"
         f" unnest(l.positions)) from {TABLE} order by id"
     ):
-        keys.append(key)
-        texts.append(words or [])
+        if words:
+            keys.append(key)
+            texts.append(words)
     return keys, texts
 
 

@@ -172,7 +172,9 @@ create or replace function pgembed._bm25_trigger_name(p_id int, p_event text) re
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select format('pgembed_bm25_%s_%s', p_id, p_event)::name
+    -- Triggers fire by name. These come before a user's, which may change the row
+    -- again: the first version must be recorded before the second.
+    select format('_pgembed_bm25_%s_%s', p_id, p_event)::name
 $$;
 comment on function pgembed._bm25_trigger_name(int, text) is 'Name of a trigger of a BM25 index.';
 

@@ -262,8 +262,11 @@ begin
     perform bm25_N_settle();
     select count(*) into rows from (select from bm25_N_recent limit min_rows) as r;
     if rows >= min_rows then
+        -- Nothing once a mark is there: what was written after a TRUNCATE must stay
+        -- apart from what is packed until the rebuild.
         create temp table bm25_input on commit drop as
-        select key, version, length, lexemes from bm25_N_recent order by version
+        select key, version, length, lexemes from bm25_N_recent
+        where not exists (select from bm25_N_dead where op <> 'D') order by version
         limit case when min_rows >= 2000 then (select count(*) from bm25_N_recent) / 2000 * 2000 end;    -- whole blocks
         delete from bm25_N_recent where version in (select version from bm25_input);
         rows := 0;

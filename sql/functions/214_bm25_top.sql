@@ -14,7 +14,7 @@
 -- The first search of a session pays for reading the catalog and planning, so what
 -- every search executes is kept cheap in that: operands have one type (for float8 *
 -- 0.5, a numeric, each cast from each type is looked up), statements are few, and
--- only hash joins are considered.
+-- ways to join that are of no use here are switched off.
 
 create or replace aggregate pgembed.bm25_sum(vector) (sfunc = vector_add, stype = vector, parallel = safe);
 comment on aggregate pgembed.bm25_sum(vector) is
@@ -61,6 +61,7 @@ declare
     total bigint;
     changed boolean;
     truncated bigint;
+    stale boolean;
     dead_df bigint[];
     dead_keys text[];
     dead_versions bigint[];
@@ -88,7 +89,7 @@ begin
         -- Every document that was written counts, and every tombstone takes one away:
         -- the statistics are sums, whichever documents the tombstones mean. Which ones
         -- matters only of those with a word of the query, as others are not found.
-        truncated := (select max(version) from bm25_N_dead where op = 'T');
+        select max(version) filter (where op = 'T'), bool_or(op = 'R') into truncated, stale from bm25_N_dead;
         if truncated is not null then    -- what is packed was written before
             rows := 0;
             total := 0;
@@ -101,7 +102,7 @@ begin
                      from unnest(term_queries) with ordinality as t(query, place) order by t.place),
                -- The packer has given it its slot, or it is that of the last version before.
                (select array_agg(slot)
-                from (select slot from hit where slot is not null
+                from (select slot from bm25_N_dead where slot is not null
                       union all
                       select p.slot
                       from hit as h
@@ -113,6 +114,11 @@ begin
         into dead_rows, dead_length, dead_df, q.dead, dead_keys, dead_versions
         from (select count(*) as rows, coalesce(sum(length), 0) as length
               from bm25_N_dead where op = 'D' and version > coalesce(truncated, 0)) as g;
+
+        if stale then    -- rows went without a tombstone, and their keys may have come back
+            q.dead := q.dead || array(select p.slot from bm25_N_recent as r
+                                      join bm25_N_doc as p on p.key = r.key and p.version < r.version);
+        end if;
 
         -- Documents not packed yet, the caller's own uncommitted ones included.
         with hit as materialized (
@@ -143,7 +149,7 @@ begin
     drift := least(q.avgdl / q.frozen_avgdl, q.frozen_avgdl / q.avgdl);
     select array_agg(term), array_agg(idf), array_agg(frozen_idf::float8),
            array_agg(term) filter (where dense_df > 0),
-           coalesce(sum(frozen_idf * max_impact) filter (where dense_df > 0), 0) / 0.99999::float8,
+           coalesce(sum((frozen_idf * max_impact)::float8) filter (where dense_df > 0), 0) / 0.99999::float8,
            bool_or(packed_df > dense_df),
            coalesce(least(min(idf / frozen_idf), 1) / greatest(max(idf / frozen_idf), 1), 1) * drift * drift * 0.99999::float8
     into q.terms, q.idf, q.frozen_idf, q.dense, q.dense_bound, q.has_sparse, q.margin
@@ -377,7 +383,9 @@ begin
     end if;
     q := bm25_N_live(terms);
     if among is not null then
-        select a.slots, a.scores into found_slots, found_scores from bm25_N_among(q, among) as a;
+        if q.has_sparse or q.dense is not null then    -- the words are in what is packed and not truncated
+            select a.slots, a.scores into found_slots, found_scores from bm25_N_among(q, among) as a;
+        end if;
     else
         if q.has_sparse then
             select s.slots, s.scores into sparse_slots, sparse_scores from bm25_N_sparse(q, k) as s;
@@ -426,7 +434,7 @@ begin
     end if;
 
     -- Stored scores are those of now but for rounding, or are computed anew.
-    if q.margin < 0.99998::float8 and found_slots is not null then
+    if q.margin < 0.999989::float8 and found_slots is not null then
         select r.slots, r.scores into found_slots, found_scores
         from bm25_N_rescore(q, array(
             select u.slot from unnest(found_slots, found_scores) as u(slot, score)

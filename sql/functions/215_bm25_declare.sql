@@ -76,7 +76,6 @@ begin
                 hint = 'Options are config, config_expression, k1, b and engine.';
         end if;
     end loop;
-    b.engine := pgembed._bm25_engine(b);
     return b;
 end
 $$;
@@ -224,6 +223,7 @@ declare
     large boolean;
 begin
     b := pgembed._bm25_analyze(b);
+    b.engine := pgembed._bm25_engine(b);
     insert into pgembed.bm25 (name, embedding_id, source, text_expression, canonical_expression, source_columns,
                               config, config_expression, k1, b, engine)
     values (b.name, b.embedding_id, b.source, b.text_expression, b.canonical_expression, b.source_columns,
@@ -370,6 +370,7 @@ begin
     b := p_was;
     b.text_expression := coalesce(p_text_expression, b.text_expression);
     b := pgembed._bm25_analyze(pgembed._bm25_apply_options(b, coalesce(p_options, '{}')));
+    b.engine := pgembed._bm25_engine(b);
     if b.engine <> p_was.engine then
         perform pgembed._bm25_drop(p_was);
         perform pgembed._bm25_create(b);

@@ -42,12 +42,12 @@ as $$
 #variable_conflict use_column
 declare
     b pgembed.bm25;
-    several boolean;
+    several boolean;    -- NULL: none
 begin
     -- One statement where all is well: the first search of a session plans each.
     for b in
         select * from pgembed.bm25
-        where source::oid = (select typrelid from pg_catalog.pg_type where oid = pg_typeof(_bm25_target.source)::oid)
+        where source::oid = (select typrelid from pg_catalog.pg_type where oid = pg_catalog.pg_typeof(_bm25_target.source)::oid)
           and (p_name is null or name = p_name)
     loop
         several := several is not null;
@@ -162,10 +162,11 @@ begin
     -- says nothing new but to the planner.
     return format(
         'with pgembed_best as materialized (select * from pgembed.bm25_%1$s_top(($1).terms, $2::int, ($1).prefix, $3, $4)) '
-        'select (select cardinality(handles) from pgembed_best), array_agg(doc order by place), array_agg(score order by place) '
+        'select (select pg_catalog.cardinality(handles) from pgembed_best), pg_catalog.array_agg(doc order by place), '
+        'pg_catalog.array_agg(score order by place) '
         'from (select s.doc, hit.score, hit.place '
-        'from (select unnest(pgembed.bm25_%1$s_keys(handles)) as key, unnest(scores) as score, '
-        'generate_subscripts(scores, 1) as place from pgembed_best limit $2) as hit '
+        'from (select pg_catalog.unnest(pgembed.bm25_%1$s_keys(handles)) as key, pg_catalog.unnest(scores) as score, '
+        'pg_catalog.generate_subscripts(scores, 1) as place from pgembed_best limit $2) as hit '
         'cross join lateral (select (s.*)::%2$s as doc from %3$s as s where %4$s and (%5$s)) as s '
         'order by hit.place limit %6$s) as found',
         b.bm25_id, p_row_type, b.source, row_of_key, p_condition, p_k);

@@ -26,7 +26,7 @@ end
 $$;
 comment on function pgembed._bm25_due_v1() is
     'BM25 indexes with work to do: to be built, 2,000 documents to pack, 1,000 tombstones to purge, 100 '
-    'to be given their slot (a search looks that up for each).';
+    'to be given their slot (a search looks up that of each with a word of the query).';
 
 create or replace function pgembed._bm25_maintain_v1(p_bm25_id int) returns text
 language plpgsql

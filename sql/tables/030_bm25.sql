@@ -47,7 +47,7 @@ comment on column pgembed.bm25.segments is
 
 -- What a query carries from stage to stage.
 create type pgembed._bm25_query as (
-    terms         text[] collate "C",    -- those that any document has
+    terms         text[] collate "C",    -- those that the index knows
     idf           float8[],    -- of each, now
     frozen_idf    float8[],    -- of each, as folded into its blocks; NULL: it has none
     dense         text[] collate "C",    -- those with blocks
@@ -57,7 +57,7 @@ create type pgembed._bm25_query as (
     frozen_avgdl  float8,      -- and as folded into the impacts
     margin        float8,      -- stored score that may still win, as a share of the k-th best
     slots         int,         -- how many were given out
-    dead          int[],       -- those of deleted documents with a word of the query
+    dead          int[],       -- those of deleted documents
     recent        bigint[],    -- versions of matching documents not packed yet ...
     recent_scores float8[],    -- ... and their scores
     k1            float8,

@@ -297,7 +297,7 @@ def test_paused_capture_and_repair(plain: psycopg.Connection) -> None:
 
 def test_missing_triggers_are_made_again(conn: psycopg.Connection) -> None:
     doc = make_doc(conn, make_texts(30, seed=1))
-    conn.execute(f"drop trigger pgembed_bm25_{doc.number}_insert on doc")
+    conn.execute(f"drop trigger _pgembed_bm25_{doc.number}_insert on doc")
     conn.execute("alter table doc disable trigger all")
     conn.execute("insert into doc values (900, 'w0 new')")
     conn.execute("alter table doc enable trigger all")

@@ -184,6 +184,38 @@ def test_truncate(doc: Indexed, dsn: str) -> None:
     doc.assert_intact()
 
 
+def test_truncate_and_a_filter(doc: Indexed) -> None:
+    """What is packed was written before; a filter looks up slots by key."""
+    conn = doc.conn
+    conn.execute("update doc set body = 'w0 old' where id = 3")
+    doc.settle()
+    with conn.transaction():
+        conn.execute("truncate doc")
+        conn.execute("insert into doc values (3, 'w0 new'), (4, 'w1')")
+        assert doc.search("w0 old") == doc.search("w0 old", where_sql="id = 3")
+        assert [key for key, _ in doc.search("w0", where_sql="id = 3")] == [3]
+        assert doc.search("old", where_sql="id = 3") == []
+
+
+def test_a_partition_is_truncated_and_filled_again(conn: psycopg.Connection) -> None:
+    conn.execute(
+        "create table doc (id int primary key, body text) partition by range (id);"
+        "create table doc_low partition of doc for values from (0) to (100);"
+        "create table doc_high partition of doc default"
+    )
+    conn.execute("insert into doc select i, 'w0 old' from generate_series(1, 150) as i")
+    doc = Indexed(conn).create()
+    doc.settle()
+    conn.execute("truncate doc_low")
+    conn.execute("insert into doc values (1, 'w0 new'), (2, 'w1')")
+    found = [key for key, _ in doc.search("w0 new w1", 200)]
+    assert sorted(found) == [1, 2, *range(100, 151)]
+    assert 1 not in [key for key, _ in doc.search("old", 200)]
+    doc.settle()
+    doc.check(queries=["w0 new", "old w1"])
+    doc.assert_intact()
+
+
 def test_truncate_cascade_and_restart(conn: psycopg.Connection) -> None:
     conn.execute("create table parent (id int primary key)")
     conn.execute(

@@ -94,6 +94,25 @@ def test_copied_rows(doc: Indexed) -> None:
     doc.assert_intact()
 
 
+def test_a_trigger_of_the_user_changes_the_row_again(doc: Indexed) -> None:
+    """The version that was written first must be recorded first."""
+    conn = doc.conn
+    conn.execute(
+        "create function more() returns trigger language plpgsql as $$ begin"
+        " if new.body !~ 'more' then"
+        "  update doc set body = body || ' more w3' where id = new.id; end if;"
+        " return null; end $$;"
+        "create trigger aa_more after insert or update on doc"
+        " for each row execute function more()"
+    )
+    conn.execute("insert into doc values (9001, 'w0 w1'), (9002, 'w2')")
+    conn.execute("update doc set body = 'w5' where id = 7")
+    doc.check(queries=["w0 w1 more", "w3 w2"], ks=(10, 1000))
+    doc.settle()
+    doc.check(queries=["w0 w1 more", "w3 w2"], ks=(10, 1000))
+    doc.assert_intact()
+
+
 def test_own_changes_are_found_and_gone_on_rollback(doc: Indexed, dsn: str) -> None:
     conn = doc.conn
     before = doc.snapshot()

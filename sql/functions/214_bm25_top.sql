@@ -1,6 +1,7 @@
 -- The k best documents by BM25, exactly. In stages, each of which drops only what
 -- can be shown not to be among the k best:
 --
+--   changes   what is not packed yet: documents, tombstones, what they add to the statistics
 --   live      statistics of now: N, df, idf, avgdl; documents not packed yet are scored here
 --   sparse    documents of the terms that few have: sums of their postings
 --   threshold the k-th best of those, completed: a score that the k-th best surely reaches
@@ -52,30 +53,83 @@ create or replace function pgembed._bm25_install_top(p_index pgembed.bm25) retur
 language plpgsql
 as $create$
 begin
+    -- Every document that was written counts, and every tombstone takes one away: the
+    -- statistics are sums, whichever documents the tombstones mean. Which ones matters
+    -- only of those with a word of the query, as others are not found.
+    perform pgembed._bm25_function(p_index.bm25_id, 'changes', 'terms text[]', 'pgembed._bm25_changes', 'stable', $body$
+#variable_conflict use_column
+declare
+    c _bm25_changes;
+    query_terms alias for terms;
+    term_queries constant tsquery[] := array(select _bm25_lexeme_query(term) from unnest(query_terms) as term);
+    any_term constant tsquery := nullif(array_to_string(term_queries, '|'), '')::tsquery;
+    since bigint;
+    stale boolean;
+    dead_rows bigint;
+    dead_length bigint;
+    dead_keys text[];
+    dead_versions bigint[];
+begin
+    select coalesce(max(version) filter (where op = 'T'), 0), bool_or(op = 'R') into since, stale from bm25_N_dead;
+    c.truncated := since > 0;    -- what is packed was written before
+    with hit as materialized (
+        select key, version, slot, lexemes from bm25_N_dead
+        where op = 'D' and version > since and lexemes @@ any_term)
+    select g.rows, g.length,
+           array(select (select count(*) from hit as h where h.lexemes @@ t.query)
+                 from unnest(term_queries) with ordinality as t(query, place) order by t.place),
+           -- The packer has given it its slot, or it is that of the last version before.
+           (select array_agg(slot)
+            from (select slot from bm25_N_dead where slot is not null
+                  union all
+                  select p.slot
+                  from hit as h
+                  cross join lateral (select p.slot from bm25_N_doc as p
+                                      where p.key = h.key and p.version < h.version
+                                      order by p.version desc limit 1) as p
+                  where h.slot is null) as s),
+           (select array_agg(key) from hit where slot is null), (select array_agg(version) from hit where slot is null)
+    into dead_rows, dead_length, c.dead_df, c.dead, dead_keys, dead_versions
+    from (select count(*) as rows, coalesce(sum(length), 0) as length
+          from bm25_N_dead where op = 'D' and version > since) as g;
+    if stale then    -- rows went without a tombstone, and their keys may have come back
+        c.dead := c.dead || array(select p.slot from bm25_N_recent as r
+                                  join bm25_N_doc as p on p.key = r.key and p.version < r.version);
+    end if;
+
+    -- Documents not packed yet, the caller's own uncommitted ones included.
+    with hit as materialized (
+        select key, version, length, lexemes from bm25_N_recent
+        where version > since and lexemes @@ any_term),
+    hit_of_term as materialized (
+        select t.place, t.term, h.version, h.length, d.key is null as alive,
+               width_bucket(ts_rank('{1,1,1,1}', h.lexemes, t.query), (select _bm25_tf_bounds())) as tf
+        from hit as h
+        join unnest(query_terms, term_queries) with ordinality as t(term, query, place) on h.lexemes @@ t.query
+        left join (select key, max(version) as version from unnest(dead_keys, dead_versions) as d(key, version)
+                   group by key) as d on d.key = h.key and d.version > h.version)
+    select r.rows - dead_rows, r.length - dead_length,
+           array(select count(h.place) from generate_subscripts(query_terms, 1) as place
+                 left join hit_of_term as h using (place) group by place order by place),
+           h.*
+    into c.rows, c.length, c.recent_df, c.versions, c.lengths, c.terms, c.tfs
+    from (select count(*) as rows, coalesce(sum(length), 0) as length
+          from bm25_N_recent where version > since) as r
+    cross join (select array_agg(version), array_agg(length), array_agg(term), array_agg(tf)
+                from hit_of_term where alive) as h;
+    return c;
+end
+$body$);
+
     perform pgembed._bm25_function(p_index.bm25_id, 'live', 'terms text[]', 'pgembed._bm25_query', 'stable', $body$
 #variable_conflict use_column
 declare
     q _bm25_query;
+    c _bm25_changes;
     query_terms alias for terms;
     rows bigint;
     total bigint;
     changed boolean;
-    truncated bigint;
-    stale boolean;
-    dead_df bigint[];
-    dead_keys text[];
-    dead_versions bigint[];
-    dead_rows bigint;
-    dead_length bigint;
-    recent_df bigint[];
-    recent_rows bigint;
-    recent_length bigint;
-    hit_version bigint[];
-    hit_length int[];
-    hit_term text[];
-    hit_tf int[];
-    term_queries tsquery[];
-    any_term tsquery;
     drift float8;
 begin
     select packed_rows, packed_length, k1, b, frozen_avgdl, slots,
@@ -83,68 +137,15 @@ begin
     into rows, total, q.k1, q.b, q.frozen_avgdl, q.slots, changed
     from pgembed.bm25 where bm25_id = index_N;
     if changed then
-        term_queries := array(select _bm25_lexeme_query(term) from unnest(query_terms) as term);
-        any_term := nullif(array_to_string(term_queries, '|'), '')::tsquery;
-
-        -- Every document that was written counts, and every tombstone takes one away:
-        -- the statistics are sums, whichever documents the tombstones mean. Which ones
-        -- matters only of those with a word of the query, as others are not found.
-        select max(version) filter (where op = 'T'), bool_or(op = 'R') into truncated, stale from bm25_N_dead;
-        if truncated is not null then    -- what is packed was written before
-            rows := 0;
-            total := 0;
-        end if;
-        with hit as materialized (
-            select key, version, slot, lexemes from bm25_N_dead
-            where op = 'D' and version > coalesce(truncated, 0) and lexemes @@ any_term)
-        select g.rows, g.length,
-               array(select (select count(*) from hit as h where h.lexemes @@ t.query)
-                     from unnest(term_queries) with ordinality as t(query, place) order by t.place),
-               -- The packer has given it its slot, or it is that of the last version before.
-               (select array_agg(slot)
-                from (select slot from bm25_N_dead where slot is not null
-                      union all
-                      select p.slot
-                      from hit as h
-                      cross join lateral (select p.slot from bm25_N_doc as p
-                                          where p.key = h.key and p.version < h.version
-                                          order by p.version desc limit 1) as p
-                      where h.slot is null) as s),
-               (select array_agg(key) from hit where slot is null), (select array_agg(version) from hit where slot is null)
-        into dead_rows, dead_length, dead_df, q.dead, dead_keys, dead_versions
-        from (select count(*) as rows, coalesce(sum(length), 0) as length
-              from bm25_N_dead where op = 'D' and version > coalesce(truncated, 0)) as g;
-
-        if stale then    -- rows went without a tombstone, and their keys may have come back
-            q.dead := q.dead || array(select p.slot from bm25_N_recent as r
-                                      join bm25_N_doc as p on p.key = r.key and p.version < r.version);
-        end if;
-
-        -- Documents not packed yet, the caller's own uncommitted ones included.
-        with hit as materialized (
-            select key, version, length, lexemes from bm25_N_recent
-            where version > coalesce(truncated, 0) and lexemes @@ any_term),
-        hit_of_term as materialized (
-            select t.place, t.term, h.version, h.length, d.key is null as alive,
-                   width_bucket(ts_rank('{1,1,1,1}', h.lexemes, t.query), (select _bm25_tf_bounds())) as tf
-            from hit as h
-            join unnest(query_terms, term_queries) with ordinality as t(term, query, place) on h.lexemes @@ t.query
-            left join (select key, max(version) as version from unnest(dead_keys, dead_versions) as d(key, version)
-                       group by key) as d on d.key = h.key and d.version > h.version)
-        select r.rows, r.length,
-               array(select count(h.place) from generate_subscripts(query_terms, 1) as place
-                     left join hit_of_term as h using (place) group by place order by place),
-               h.*
-        into recent_rows, recent_length, recent_df, hit_version, hit_length, hit_term, hit_tf
-        from (select count(*) as rows, coalesce(sum(length), 0) as length
-              from bm25_N_recent where version > coalesce(truncated, 0)) as r
-        cross join (select array_agg(version), array_agg(length), array_agg(term), array_agg(tf)
-                    from hit_of_term where alive) as h;
-        rows := rows - dead_rows + recent_rows;
-        total := total - dead_length + recent_length;
+        c := bm25_N_changes(query_terms);
+        q.dead := c.dead;
+        rows := case when c.truncated then 0 else rows end + c.rows;
+        total := case when c.truncated then 0 else total end + c.length;
     end if;
-
-    q.avgdl := greatest(total, rows, 1)::float8 / greatest(rows, 1)::float8;
+    -- At least 1, each: a tombstone of a row that no trigger has seen, until the
+    -- packer drops it, hides no row of another.
+    rows := greatest(rows, 1);
+    q.avgdl := greatest(total, rows)::float8 / rows::float8;
     q.frozen_avgdl := coalesce(q.frozen_avgdl, q.avgdl);
     drift := least(q.avgdl / q.frozen_avgdl, q.frozen_avgdl / q.avgdl);
     select array_agg(term), array_agg(idf), array_agg(frozen_idf::float8),
@@ -155,22 +156,20 @@ begin
     into q.terms, q.idf, q.frozen_idf, q.dense, q.dense_bound, q.has_sparse, q.margin
     from (
         select term, packed_df, dense_df, max_impact, frozen_idf,
-               ln(1::float8 + (greatest(rows, 1)::float8 - df + 0.5::float8) / (df + 0.5::float8)) as idf
+               ln(1::float8 + (rows::float8 - df + 0.5::float8) / (df + 0.5::float8)) as idf
         from (
-            -- Frequencies of 1 at least: a tombstone of a row that no trigger has seen,
-            -- until the packer drops it, hides no row of another.
             select w.term, p.max_impact, p.frozen_idf, coalesce(p.dense_df, 0) as dense_df,
                    coalesce(p.df, 0) as packed_df,
                    greatest(least(coalesce(p.df, 0) + coalesce(w.recent_df, 0) - coalesce(w.dead_df, 0), rows), 1)::float8 as df
-            from unnest(query_terms, recent_df, dead_df) as w(term, recent_df, dead_df)
-            left join (select * from bm25_N_term where term = any (query_terms) and truncated is null) as p
+            from unnest(query_terms, c.recent_df, c.dead_df) as w(term, recent_df, dead_df)
+            left join (select * from bm25_N_term where term = any (query_terms) and c.truncated is not true) as p
                    on p.term = w.term collate "C"
             where p.df > 0 or w.recent_df > 0) as counted) as t;
-    if hit_version is not null and q.terms is not null then
+    if c.versions is not null and q.terms is not null then
         select array_agg(version), array_agg(score) into q.recent, q.recent_scores
         from (select h.version,
                      sum(t.idf * h.tf * (q.k1 + 1) / (h.tf + q.k1 * (1 - q.b + q.b * h.length / q.avgdl))) as score
-              from unnest(hit_version, hit_length, hit_term, hit_tf) as h(version, length, term, tf)
+              from unnest(c.versions, c.lengths, c.terms, c.tfs) as h(version, length, term, tf)
               join unnest(q.terms, q.idf) as t(term, idf) on t.term = h.term
               group by h.version) as scored;
     end if;

@@ -64,6 +64,20 @@ create type pgembed._bm25_query as (
     b             float8
 );
 
+-- What writers appended since the last packing, as far as it concerns a query.
+create type pgembed._bm25_changes as (
+    truncated boolean,     -- whether what is packed is gone
+    rows      bigint,      -- documents more, or fewer, than are packed
+    length    bigint,      -- the sum of their lengths
+    recent_df bigint[],    -- of each term of the query: documents that came ...
+    dead_df   bigint[],    -- ... and went
+    dead      int[],       -- slots of deleted documents
+    versions  bigint[],    -- document by document, term by term that it has: version ...
+    lengths   int[],
+    terms     text[],
+    tfs       int[]        -- ... and how often it has the term
+);
+
 -- What the caller's words come down to.
 create type pgembed._bm25_words as (
     query    text,       -- as written

@@ -100,7 +100,9 @@ def test_tombstones_of_rows_that_no_trigger_has_seen(doc: Indexed) -> None:
     """Statistics are off until the packer drops the tombstones; rows are found."""
     conn = doc.conn
     conn.execute("alter table doc disable trigger user")
-    conn.execute("insert into doc select i, 'w0 unseen' from generate_series(900, 1999) i")
+    conn.execute(
+        "insert into doc select i, 'w0 unseen' from generate_series(900, 1999) i"
+    )
     conn.execute("alter table doc enable trigger user")
     before = [{key for key, _ in doc.search(query, 400)} for query in doc.queries]
     conn.execute("delete from doc where id between 900 and 1999")

@@ -220,16 +220,22 @@ def first_calls(dsn: str, count: int) -> None:
     """Time the first search of new sessions."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         found = queries(conn, "short", count)
-    times = []
-    for query in found:
+    times: Timed = {"gin": [], "bm25": []}
+    for query, (name, statement) in itertools.product(
+        found, (("gin", GIN), ("bm25", BM25))
+    ):
         with psycopg.connect(dsn, autocommit=True) as conn:
             began = time.perf_counter()
-            conn.execute(BM25, {**query, "k": 10}).fetchall()
-            times.append((time.perf_counter() - began) * 1e3)
+            conn.execute(statement, {**query, "k": 10}).fetchall()
+            times[name].append((time.perf_counter() - began) * 1e3)
     show(
-        "First search of a session, ms",
-        ("what", "p50", "p95", "goal"),
-        [("bm25_search", statistics.median(times), percentile(times, 0.95), "15")],
+        "First search of a session, short queries, k = 10",
+        ("way", "p50 ms (goal 15)", "p95 ms", "p50 / GIN", "p95 / GIN"),
+        [
+            (name, p50, p95, f"{share:.4f}", f"{share95:.4f}")
+            for name in times
+            for p50, p95, share, share95 in [figures(times, name, "gin")]
+        ],
     )
 
 

@@ -146,7 +146,7 @@ begin
     depth := coalesce(candidates, least(greatest(40, 4 * k), 10000));
     condition := pgembed._search_condition(e.source, filter, where_sql);
     words := pgembed._bm25_parse(b, query, syntax, prefix, config);
-    if vector_weight > 0 then
+    if vector_weight > 0 or query_embedding is not null then    -- what is given is checked, used or not
         begin
             q := pgembed._query_vector(e, query, query_embedding, query_model);
         exception when sqlstate 'PE010' or sqlstate 'PE014' then
@@ -156,7 +156,7 @@ begin
         end;
     end if;
 
-    if q is not null then
+    if q is not null and vector_weight > 0 then
         select array_agg(h.doc) as rows, array_agg(h.similarity) as similarities,
                array_agg(h.chunk) as chunks, array_agg(h.content) as contents
         into vector_hits

@@ -273,6 +273,7 @@ BAD = [
     ("query => ''", "PE009", []),
     ("query => null", "PE009", []),
     ("query_embedding => '[1,2,3]'", "PE006", ["3", "8"]),
+    ("query_embedding => '[1,2,3]', vector_weight => 0", "PE006", ["3", "8"]),
     ("query_embedding => '[0,0,0,0,0,0,0,0]'", "PE009", ["zero"]),
     ("query_model => 'another'", "PE011", ["another"]),
     ("filter => '{\"views\": 1}'", "PE008", ["views"]),

@@ -79,18 +79,16 @@ begin
            array(select (select count(*) from hit as h where h.lexemes @@ t.query)
                  from unnest(term_queries) with ordinality as t(query, place) order by t.place),
            -- The packer has given it its slot, or it is that of the last version before.
-           (select array_agg(slot)
-            from (select slot from bm25_N_dead where slot is not null
-                  union all
-                  select p.slot
-                  from hit as h
-                  cross join lateral (select p.slot from bm25_N_doc as p
-                                      where p.key = h.key and p.version < h.version
-                                      order by p.version desc limit 1) as p
-                  where h.slot is null) as s),
+           g.slots || array(select p.slot
+                            from hit as h
+                            cross join lateral (select p.slot from bm25_N_doc as p
+                                                where p.key = h.key and p.version < h.version
+                                                order by p.version desc limit 1) as p
+                            where h.slot is null),
            (select array_agg(key) from hit where slot is null), (select array_agg(version) from hit where slot is null)
     into dead_rows, dead_length, c.dead_df, c.dead, dead_keys, dead_versions
-    from (select count(*) as rows, coalesce(sum(length), 0) as length
+    from (select count(*) as rows, coalesce(sum(length), 0) as length,
+                 array_agg(slot) filter (where slot is not null) as slots
           from bm25_N_dead where op = 'D' and version > since) as g;
     if stale then    -- rows went without a tombstone, and their keys may have come back
         c.dead := c.dead || array(select p.slot from bm25_N_recent as r

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import psycopg
 
 from tests.fixtures.postgres import Server
@@ -19,38 +17,21 @@ def test_dump_and_restore(conn: psycopg.Connection, server: Server, dsn: str) ->
     conn.execute("delete from doc where id between 15 and 30")
     before = doc.snapshot()
 
-    copy = server.create_database()
-    try:
-        dump = subprocess.run(
-            [server.program("pg_dump"), "--dbname", dsn],
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
-        subprocess.run(
-            [
-                *(server.program("psql"), "--no-psqlrc", "--quiet"),
-                *("--set", "ON_ERROR_STOP=1", "--dbname", server.dsn(copy)),
-            ],
-            input=dump.stdout,
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
-        with psycopg.connect(server.dsn(copy), autocommit=True) as restored:
-            again = doc.on(restored)
-            assert again.scores() == before
-            restored.execute("insert into doc values (900, 'w0 w3 new')")
-            restored.execute("update doc set body = 'w1 new' where id < 5")
-            restored.execute("delete from doc where id = 6")
-            again.check(queries=["new w0", "w1 w3"])
-            again.settle()
-            again.check(queries=["new w0", "w1 w3"])
-            again.assert_intact()
-            assert Indexed(restored).column("state") == "ready"
-            restored.execute("select pgembed.bm25_rebuild('doc_bm25')")
-            again.check()
-            restored.execute("select pgembed.drop_bm25('doc_bm25')")
-            assert value(restored, "select count(*) from pgembed.bm25") == 0
-    finally:
-        server.drop_database(copy)
+    with (
+        server.restored(dsn) as copy,
+        psycopg.connect(copy, autocommit=True) as restored,
+    ):
+        again = doc.on(restored)
+        assert again.scores() == before
+        restored.execute("insert into doc values (900, 'w0 w3 new')")
+        restored.execute("update doc set body = 'w1 new' where id < 5")
+        restored.execute("delete from doc where id = 6")
+        again.check(queries=["new w0", "w1 w3"])
+        again.settle()
+        again.check(queries=["new w0", "w1 w3"])
+        again.assert_intact()
+        assert Indexed(restored).column("state") == "ready"
+        restored.execute("select pgembed.bm25_rebuild('doc_bm25')")
+        again.check()
+        restored.execute("select pgembed.drop_bm25('doc_bm25')")
+        assert value(restored, "select count(*) from pgembed.bm25") == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -854,43 +853,22 @@ def test_dump_and_restore(conn: psycopg.Connection, server: Server, dsn: str) ->
     service.drain()
     conn.execute('insert into "My Schema"."T" values (3, \'waiting\')')
 
-    copy = server.create_database()
-    try:
-        dump = subprocess.run(
-            [server.program("pg_dump"), "--dbname", dsn],
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
-        subprocess.run(
-            [
-                *(server.program("psql"), "--no-psqlrc", "--quiet"),
-                *("--set", "ON_ERROR_STOP=1", "--dbname", server.dsn(copy)),
-            ],
-            input=dump.stdout,
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
-        with psycopg.connect(server.dsn(copy), autocommit=True) as restored:
-            again = service.on(restored)
-            assert again.jobs() == [("U", "3")]
-            restored.execute('update "My Schema"."T" set body = \'c\' where id = 1')
-            restored.execute('delete from "My Schema"."T" where id = 2')
-            restored.execute(
-                "insert into article (id, title, body) values (1, 'x', 'y')"
-            )
-            again.drain()
-            assert again.embedded() == {"1": "c", "3": "waiting"}
-            restored.execute("select pgembed._reconcile_v1()")
-            states = "select name, state from pgembed.embedding order by name"
-            assert restored.execute(states).fetchall() == [
-                ("inline", "active"),
-                ("kept", "active"),
-            ]
-            assert value(restored, "select count(*) from pgembed.queue") == 1
-            restored.execute(
-                "select pgembed.drop_embedding(name) from pgembed.embedding"
-            )
-    finally:
-        server.drop_database(copy)
+    with (
+        server.restored(dsn) as copy,
+        psycopg.connect(copy, autocommit=True) as restored,
+    ):
+        again = service.on(restored)
+        assert again.jobs() == [("U", "3")]
+        restored.execute('update "My Schema"."T" set body = \'c\' where id = 1')
+        restored.execute('delete from "My Schema"."T" where id = 2')
+        restored.execute("insert into article (id, title, body) values (1, 'x', 'y')")
+        again.drain()
+        assert again.embedded() == {"1": "c", "3": "waiting"}
+        restored.execute("select pgembed._reconcile_v1()")
+        states = "select name, state from pgembed.embedding order by name"
+        assert restored.execute(states).fetchall() == [
+            ("inline", "active"),
+            ("kept", "active"),
+        ]
+        assert value(restored, "select count(*) from pgembed.queue") == 1
+        restored.execute("select pgembed.drop_embedding(name) from pgembed.embedding")

@@ -125,10 +125,9 @@ declare
     q _bm25_query;
     c _bm25_changes;
     query_terms alias for terms;
-    rows bigint;
-    total bigint;
+    rows float8;
+    total float8;
     changed boolean;
-    drift float8;
 begin
     select packed_rows, packed_length, k1, b, frozen_avgdl, slots,
            exists (select from bm25_N_dead) or exists (select from bm25_N_recent)
@@ -142,27 +141,27 @@ begin
     end if;
     -- At least 1, each: a tombstone of a row that no trigger has seen, until the
     -- packer drops it, hides no row of another.
-    rows := greatest(rows, 1);
-    q.avgdl := greatest(total, rows)::float8 / rows::float8;
-    q.frozen_avgdl := coalesce(q.frozen_avgdl, q.avgdl);
-    drift := least(q.avgdl / q.frozen_avgdl, q.frozen_avgdl / q.avgdl);
-    select array_agg(term), array_agg(idf), array_agg(frozen_idf::float8),
+    select n, l / n, coalesce(q.frozen_avgdl, l / n)
+    into rows, q.avgdl, q.frozen_avgdl
+    from (select greatest(rows, 1::float8) as n, greatest(total, rows, 1::float8) as l) as size;
+    select array_agg(term), array_agg(idf), array_agg(frozen_idf),
            array_agg(term) filter (where dense_df > 0),
-           coalesce(sum((frozen_idf * max_impact)::float8) filter (where dense_df > 0), 0) / 0.99999::float8,
+           coalesce(sum(frozen_idf * max_impact) filter (where dense_df > 0), 0::float8) / 0.99999::float8,
            bool_or(packed_df > dense_df),
-           coalesce(least(min(idf / frozen_idf), 1) / greatest(max(idf / frozen_idf), 1), 1) * drift * drift * 0.99999::float8
+           coalesce(least(min(idf / frozen_idf), 1::float8) / greatest(max(idf / frozen_idf), 1::float8), 1::float8)
+           * least(q.avgdl / q.frozen_avgdl, q.frozen_avgdl / q.avgdl) ^ 2::float8 * 0.99999::float8
     into q.terms, q.idf, q.frozen_idf, q.dense, q.dense_bound, q.has_sparse, q.margin
     from (
         select term, packed_df, dense_df, max_impact, frozen_idf,
-               ln(1::float8 + (rows::float8 - df + 0.5::float8) / (df + 0.5::float8)) as idf
+               ln(1::float8 + (rows - df + 0.5::float8) / (df + 0.5::float8)) as idf
         from (
-            select w.term, p.max_impact, p.frozen_idf, coalesce(p.dense_df, 0) as dense_df,
-                   coalesce(p.df, 0) as packed_df,
-                   greatest(least(coalesce(p.df, 0) + coalesce(w.recent_df, 0) - coalesce(w.dead_df, 0), rows), 1)::float8 as df
-            from unnest(query_terms, c.recent_df, c.dead_df) as w(term, recent_df, dead_df)
-            left join (select * from bm25_N_term where term = any (query_terms) and c.truncated is not true) as p
-                   on p.term = w.term collate "C"
-            where p.df > 0 or w.recent_df > 0) as counted) as t;
+            select term, (packed).max_impact::float8, (packed).frozen_idf::float8, (packed).dense_df, (packed).df as packed_df,
+                   greatest(least((coalesce((packed).df, 0) + coalesce(recent_df - dead_df, 0))::float8, rows), 1::float8) as df
+            from (
+                select w.*, (select p from bm25_N_term as p
+                             where p.term = w.term collate "C" and c.truncated is not true) as packed
+                from unnest(query_terms, c.recent_df, c.dead_df) as w(term, recent_df, dead_df) offset 0) as known
+            where (packed).df > 0 or recent_df > 0 offset 0) as counted offset 0) as t;
     if c.versions is not null and q.terms is not null then
         select array_agg(version), array_agg(score) into q.recent, q.recent_scores
         from (select h.version,
@@ -242,7 +241,7 @@ $body$);
     -- above the threshold, so no other is looked at.
     perform pgembed._bm25_function(p_index.bm25_id, 'dense',
         'q pgembed._bm25_query, threshold float8, known_slots int[], known_scores float8[], '
-        'out slots int[], out scores float8[]', 'record', 'stable', $body$
+        'out slots int[], out scores float8[], out sure int', 'record', 'stable', $body$
 #variable_conflict use_column
 declare
     limits constant vectors.vector := array_fill(threshold::real, array[2000])::vectors.vector;
@@ -257,15 +256,18 @@ begin
         from (select * from marked where bit_count(above) > 0 offset 0) as m
         cross join lateral (
             -- The pieces between the ones of a bit string: their lengths add up to places.
-            select (sum(length(piece) + 1) over (order by n))::int as place, n, count(*) over () as pieces
+            -- What follows the last is no place: 2001.
+            select (sum(length(piece) + 1) over (order by n))::int as place
             from string_to_table(m.above::text, '1') with ordinality as p(piece, n)) as p
-        where n < pieces),
+        where place <= 2000),
     known as (
         select c.slot, c.score + coalesce(vectors.inner_product(vectors.subvector(s.impacts, c.slot % 2000 + 1, 1), '[1]'), 0) as score
         from unnest(known_slots, known_scores) as c(slot, score)
         left join summed as s on s.block = c.slot / 2000
         where c.score + (q).dense_bound >= threshold)
-    select array_agg(slot), array_agg(score) into slots, scores
+    -- Sure: those that no document below the threshold can pass once both are scored anew.
+    select array_agg(slot), array_agg(score), count(*) filter (where score * (q).margin >= threshold)
+    into slots, scores, sure
     from (select slot, max(score) as score    -- one that is both has its whole score as known
           from (select * from hit union all select * from known) as both_kinds
           group by slot
@@ -374,6 +376,7 @@ declare
     threshold float8;    -- a score that the k-th best is known to reach
     guess float8;
     tries int;
+    d record;
 begin
     if prefix is not null then
         terms := array(select distinct term from unnest(terms || bm25_N_expand(prefix, 50)) as term);
@@ -419,11 +422,10 @@ begin
             guess := greatest(case when threshold is null and q.slots > 6000 then bm25_N_guess(q, k) * q.margin end,
                               threshold, 1e-20::float8);
             loop
-                select d.slots, d.scores into found_slots, found_scores
-                from bm25_N_dense(q, guess, sparse_slots, sparse_scores) as d;
-                exit when guess <= greatest(threshold, 1e-20::float8)
-                    or (select score from unnest(found_scores) as score order by score desc offset k - 1 limit 1)
-                       * q.margin >= guess;
+                d := bm25_N_dense(q, guess, sparse_slots, sparse_scores);
+                found_slots := d.slots;
+                found_scores := d.scores;
+                exit when guess <= greatest(threshold, 1e-20::float8) or d.sure >= k;
                 tries := coalesce(tries, 0) + 1;
                 guess := greatest(case when tries < 4 then guess * 0.7 end, threshold, 1e-20::float8);
             end loop;
@@ -438,7 +440,7 @@ begin
             where u.score >= coalesce((select score from unnest(found_scores) as score
                                        order by score desc offset k - 1 limit 1), 0) * q.margin)) as r;
     end if;
-    select array_agg(handle order by score desc, handle), array_agg(score order by score desc, handle)
+    select array_agg(handle), array_agg(score)    -- in the order of best
     into handles, scores
     from (select u.handle, u.score
           from (select unnest(found_slots)::bigint as handle, unnest(found_scores) as score

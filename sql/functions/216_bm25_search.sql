@@ -162,8 +162,7 @@ begin
     -- says nothing new but to the planner.
     return format(
         'with pgembed_best as materialized (select * from pgembed.bm25_%1$s_top(($1).terms, $2::int, ($1).prefix, $3, $4)) '
-        'select (select pg_catalog.cardinality(handles) from pgembed_best), pg_catalog.array_agg(doc order by place), '
-        'pg_catalog.array_agg(score order by place) '
+        'select (select pg_catalog.cardinality(handles) from pgembed_best), pg_catalog.array_agg(doc), pg_catalog.array_agg(score) '
         'from (select s.doc, hit.score, hit.place '
         'from (select pg_catalog.unnest(pgembed.bm25_%1$s_keys(handles)) as key, pg_catalog.unnest(scores) as score, '
         'pg_catalog.generate_subscripts(scores, 1) as place from pgembed_best limit $2) as hit '
@@ -276,9 +275,9 @@ declare
     excerpts text[];
 begin
     words := pgembed._bm25_parse(b, query, syntax, prefix, config);
-    select * into hits from pgembed._bm25_hits(source, array[source], b, words, wanted,
-                                               case when filter is null and where_sql is null then 'true'
-                                                    else pgembed._search_condition(b.source, filter, where_sql) end);
+    hits := pgembed._bm25_hits(source, array[source], b, words, wanted,
+                               case when filter is null and where_sql is null then 'true'
+                                    else pgembed._search_condition(b.source, filter, where_sql) end);
     if snippets and hits.scores is not null then
         excerpts := pgembed._snippets(hits.rows, b, words);
     end if;

@@ -211,6 +211,27 @@ begin
 end
 $body$);
 
+    -- Folds the idf of now into the blocks of terms where it has moved by 10 %. A
+    -- search is exact without, but the further it has moved, the more documents it
+    -- has to score anew.
+    perform pgembed._bm25_function(p_index.bm25_id, 'refreeze', '', 'void', 'volatile', $body$
+begin
+    with moved as materialized (
+        select term, idf, array_fill(idf / frozen_idf, array[2000])::vectors.vector as factors
+        from (select t.term, t.frozen_idf,
+                     ln(1 + (greatest(b.packed_rows - t.df, 0) + 0.5) / (t.df + 0.5))::real as idf
+              from bm25_N_term as t cross join pgembed.bm25 as b
+              where t.dense_df > 0 and b.bm25_id = index_N) as now
+        where idf / frozen_idf not between 0.91 and 1.1),
+    folded as (
+        update bm25_N_block as b
+        set impacts = vectors.vector_mul(b.impacts::vectors.vector, m.factors)::vectors.sparsevec
+        from moved as m where b.term = m.term)
+    update bm25_N_term as t set frozen_idf = m.idf
+    from moved as m where t.term = m.term;
+end
+$body$);
+
     -- Reads the whole table anew, in one statement and so in one snapshot: what
     -- recent and dead hold in that snapshot is in the rows too. Later entries have
     -- versions above 0, so their tombstones find what they kill.
@@ -250,11 +271,17 @@ $body$, pgembed._table_sql(p_index.source)));
 declare
     b pgembed.bm25;
     rows bigint;
+    avgdl float8;    -- with what is not packed yet
     done text;
 begin
     select * into b from pgembed.bm25 where bm25_id = index_N;
+    select (b.packed_length + coalesce(sum(length), 0))::float8 / nullif(b.packed_rows + count(*), 0) into avgdl
+    from bm25_N_recent;
     if b.state = 'pending' or exists (select from bm25_N_dead where op <> 'D')
-       or b.packed_rows < b.slots / 2 and b.slots > 20000 then
+       or b.packed_rows < b.slots / 2 and b.slots > 20000
+       -- Built from a few short rows, and filled since: impacts that are far off make
+       -- searches slow.
+       or least(avgdl / b.frozen_avgdl, b.frozen_avgdl / avgdl) < 0.91 then
         rows := bm25_N_rebuild();
         update pgembed.bm25 set state = 'ready', state_reason = null where bm25_id = index_N;
         return format('built from %s rows', rows);
@@ -277,7 +304,9 @@ begin
         drop table bm25_input;
         done := format('packed %s rows', rows);
         perform bm25_N_settle();
-        perform bm25_N_merge();
+        if bm25_N_merge() > 0 then
+            perform bm25_N_refreeze();
+        end if;
     end if;
     select count(*) into rows from bm25_N_dead where slot is not null;
     if rows >= least(min_rows, 1000) and rows > 0 then

@@ -9,8 +9,10 @@
 --   rescore   the survivors' exact scores, from tf and the statistics of now
 --
 -- Stored impacts carry the avgdl, and blocks the idf, of the time of packing. The
--- score of now lies within known factors of the stored one; margin is the quotient
--- of the two bounds, and every comparison of stored scores keeps it.
+-- score of now lies within known factors of the stored one: idf / frozen idf of its
+-- terms, and between 1 (a document of length 0) and avgdl / frozen avgdl (an endless
+-- one). margin is the quotient of the two bounds, and every comparison of stored
+-- scores keeps it.
 --
 -- The first search of a session pays for reading the catalog and planning, so what
 -- every search executes is kept cheap in that: operands have one type (for float8 *
@@ -149,7 +151,7 @@ begin
            coalesce(sum(frozen_idf * max_impact) filter (where dense_df > 0), 0::float8) / 0.99999::float8,
            bool_or(packed_df > dense_df),
            coalesce(least(min(idf / frozen_idf), 1::float8) / greatest(max(idf / frozen_idf), 1::float8), 1::float8)
-           * least(q.avgdl / q.frozen_avgdl, q.frozen_avgdl / q.avgdl) ^ 2::float8 * 0.99999::float8
+           * least(q.avgdl / q.frozen_avgdl, q.frozen_avgdl / q.avgdl) * 0.99999::float8
     into q.terms, q.idf, q.frozen_idf, q.dense, q.dense_bound, q.has_sparse, q.margin
     from (
         select term, packed_df, dense_df, max_impact, frozen_idf,

@@ -128,7 +128,7 @@ def test_packing_and_purging_wait_until_enough_has_gathered(doc: Indexed) -> Non
 
 def test_whole_blocks_are_packed(doc: Indexed) -> None:
     """What does not fill a block waits for the next time: slots are not wasted."""
-    doc.put(make_texts(2040, seed=5, length=4), first=1000)
+    doc.put(make_texts(2040, seed=5), first=1000)
     assert unchanged(doc, lambda: doc.maintain(2000)) == "packed 2000 rows"
     assert doc.count("recent") == 40
     assert doc.column("slots") == 4000
@@ -157,6 +157,45 @@ def test_a_table_with_many_empty_slots_is_built_anew(doc: Indexed) -> None:
     assert doc.column("slots") > 20000
     assert unchanged(doc, doc.maintain) == "built from 310 rows"
     assert doc.column("slots") == 310
+    doc.assert_intact()
+
+
+def test_declared_on_a_few_short_rows_and_filled_since(
+    conn: psycopg.Connection,
+) -> None:
+    """The average length of the first rows says nothing of those to come."""
+    doc = make_doc(conn, ["hello world", "a test", "w0"])
+    assert doc.column("frozen_avgdl") < 2
+    doc.put(make_texts(2100, seed=9), first=100)
+    assert unchanged(doc, lambda: doc.maintain(2000)) == "built from 2103 rows"
+    assert doc.column("packed_length / packed_rows::float8 / frozen_avgdl") == 1
+    doc.check()
+    doc.assert_intact()
+    doc.put(make_texts(2000, seed=10), first=3000)
+    assert unchanged(doc, lambda: doc.maintain(2000)) == "packed 2000 rows"
+
+
+def test_weights_follow_the_frequencies(conn: psycopg.Connection) -> None:
+    """In all of the first documents and in few of the others, or the reverse."""
+    doc = make_doc(conn, [f"early {text}" for text in make_texts(300, seed=11)])
+    doc.queries = [*doc.queries, "early", "early w0", "late w1 w700", "late early"]
+    for batch in range(7):
+        texts = [f"late {text}" for text in make_texts(300, seed=12 + batch)]
+        doc.put(texts, first=1000 * (batch + 1))
+        doc.check(ks=(10, 1000))
+        unchanged(doc, doc.maintain)
+    assert len(doc.column("segments")) == 1
+    off = value(
+        conn,
+        "select max(abs(ln(ln(1 + (2400 - df + 0.5) / (df + 0.5)) / frozen_idf)))"
+        f" from pgembed.bm25_{doc.number}_term where dense_df > 0",
+    )
+    assert off < 0.12
+    doc.check(ks=(10, 1000, 1))
+    doc.assert_intact()
+    conn.execute("delete from doc where id % 2 = 0")
+    doc.check(ks=(1000, 10))
+    doc.settle()
     doc.assert_intact()
 
 
@@ -241,7 +280,7 @@ def test_only_what_is_due_is_told_to_a_service(doc: Indexed) -> None:
     due = "select count(*) from pgembed._bm25_due_v1()"
     maintain = "select pgembed._bm25_maintain_v1(%s)"
     assert value(conn, due) == 0
-    doc.put(make_texts(1999, seed=6, length=3), first=1000)
+    doc.put(make_texts(1999, seed=6), first=1000)
     assert value(conn, due) == 0
     conn.execute("insert into doc values (900, 'w0')")
     assert value(conn, due) == 1

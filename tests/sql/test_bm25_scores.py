@@ -153,12 +153,34 @@ def test_average_length_drifts_away(doc: Indexed, length: float) -> None:
     """Stored impacts are far off then; what is found and its score are not."""
     doc.put(make_texts(300, seed=3, length=length), first=3000)
     doc.check(ks=(1, 10, 1000))
-    assert doc.maintain(1)
+    assert doc.maintain(1) == "built from 900 rows"
+    doc.check(ks=(10, 1, 1000))
+    doc.conn.execute("delete from doc where id < 3000 and id % 10 > 0")
+    doc.check(ks=(1000, 10, 1))
+    assert doc.maintain(1) == "purged 540 rows"
     frozen, packed, rows = doc.column("array[frozen_avgdl, packed_length, packed_rows]")
     assert not 0.8 < packed / rows / frozen < 1.25
     doc.check(ks=(10, 1, 1000))
-    doc.conn.execute("delete from doc where id % 3 = 0")
-    doc.check(ks=(1000, 10, 1))
+    assert doc.maintain(1) == "built from 360 rows"
+    doc.assert_intact()
+
+
+def test_a_long_document_gains_most_when_the_average_grows(
+    conn: psycopg.Connection,
+) -> None:
+    """The stored score of the best is near the bound: a third of the second's."""
+    words = [f"c{i}" for i in range(5)]
+    fill = [f"f{i}" for i in range(35)]
+    texts = ["rare"] * 30 + words * 50 + [" ".join(fill[:30])] * 700
+    doc = make_doc(conn, [*texts, " ".join((words + fill) * 100)], k1=10, b=1)
+    doc.k1, doc.b = 10, 1
+    query = " ".join(["rare", *words])
+    longest = len(texts)
+    assert [key for key, _ in doc.search(query, 1)] != [longest]
+    later = " ".join([f"y{i}" for i in range(40)] * 10)
+    doc.put([later] * 300, first=2000)
+    assert [key for key, _ in doc.search(query, 1)] == [longest]
+    doc.check(queries=[query], ks=(1,))
 
 
 def test_frequencies_drift_away(doc: Indexed) -> None:

@@ -187,7 +187,7 @@ class Scheduler:
         busy = Counter(
             window.embedding.embedding_id
             for window in self._windows.values()
-            if window.priority is Priority.FRESH
+            if window.store is self._fast
         )
         room = [
             embedding
@@ -363,7 +363,9 @@ class Scheduler:
         ]
 
     def _bulk_windows(self) -> int:
-        return sum(w.priority is not Priority.FRESH for w in self._windows.values())
+        # By who claimed them, not by priority: where the fast lane has no room left,
+        # fresh changes are claimed here too, and must fill this one's room.
+        return sum(window.store is self._bulk for window in self._windows.values())
 
     def _window_size(self, embedding: Embedding) -> int:
         """Rows to claim: about as many as can be encoded in a few seconds."""

@@ -189,6 +189,21 @@ async def test_fresh_change_goes_before_a_bulk_change_of_its_own_embedding(
         assert len(contents(article)) < 3000
 
 
+async def test_changes_that_come_one_by_one_gather_while_the_encoder_is_busy(
+    dsn: str, article: Conn, encoder: FaultyEncoder, settings: ServiceSettings
+) -> None:
+    """A window each would have the encoder called for each, long after the write."""
+    async with running(dsn, settings, {"test": encoder}):
+        await asleep(article)
+        encoder.gate.clear()
+        for i in range(60):
+            article.execute("insert into article values (%s, %s)", [i, f"text {i}"])
+            await asyncio.sleep(0.03)
+        encoder.gate.set()
+        await until(lambda: len(contents(article)) == 60)
+    assert len(encoder.calls) < 12
+
+
 async def test_two_backfills_advance_together(
     dsn: str, article: Conn, encoder: FaultyEncoder, settings: ServiceSettings
 ) -> None:

@@ -62,12 +62,17 @@ create or replace function pgembed._key_text_sql(p_source oid, p_alias text) ret
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case when i.indnkeyatts = 1
-                then pgembed._key_sql(p_source, null, coalesce(p_alias || '.', '') || '%2$I::text', '')
-                else format('array[%s]::text',
-                            pgembed._key_sql(p_source, null, coalesce(p_alias || '.', '') || '%2$I::text', ', ')) end
+    -- concat() writes any type by its own output function. A cast may be a function
+    -- of whoever owns the type, and triggers would call it with our rights.
+    select case when count(*) = 1 then min(c.part)
+                when count(*) > 1 then format('array[%s]::text', string_agg(c.part, ', ' order by k.position)) end
     from pg_index as i
-    where i.indrelid = p_source and i.indisprimary
+    cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
+    join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
+    cross join lateral (select format('pg_catalog.concat(%s%I)', p_alias || '.', a.attname)) as o(output)
+    cross join lateral (    -- char(n), as every cast of it to text, without the blanks at its end
+        select case a.atttypid when 'bpchar'::regtype then format('pg_catalog.rtrim(%s)', o.output) else o.output end) as c(part)
+    where i.indrelid = p_source and i.indisprimary and k.position <= i.indnkeyatts
 $$;
 comment on function pgembed._key_text_sql(oid, text) is
     'Expression for the key text of a source row: the one key column as text, or the text '
@@ -144,6 +149,20 @@ end
 $$;
 comment on function pgembed._index_name(pgembed.embedding) is
     'Name of the vector index of an embedding.';
+
+create or replace function pgembed._give_to_owner(p_kind text, p_name text) returns void
+language plpgsql
+as $$
+declare
+    owner constant regrole := (select nspowner from pg_catalog.pg_namespace where nspname = 'pgembed');
+begin
+    if owner <> (select oid from pg_catalog.pg_roles where rolname = current_user) then
+        execute format('alter %s %s owner to %s', p_kind, p_name, owner);
+    end if;
+end
+$$;
+comment on function pgembed._give_to_owner(text, text) is
+    'What a member of the owning role, or a superuser, has made in schema pgembed belongs to its owner, whom the service is.';
 
 create or replace function pgembed._require_owner() returns void
 language plpgsql stable

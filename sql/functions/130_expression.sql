@@ -1,6 +1,25 @@
 -- What a text expression reads, and whether it may be one. PostgreSQL itself
 -- parses it: a temporary view over it is made, looked at and dropped.
 
+create or replace function pgembed._trusted_type(p_type oid) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with recursive part(oid) as (
+        select p_type
+        union
+        select case when t.typtype = 'd' then t.typbasetype else t.typelem end
+        from part join pg_type as t using (oid)
+        where t.typtype = 'd' or t.typcategory = 'A' and t.typelem <> 0)
+    select bool_and(t.oid < 16384 or exists (
+        select from pg_depend
+        where classid = 'pg_type'::regclass and objid = t.oid and deptype = 'e'))
+    from part join pg_type as t using (oid)
+    where t.typtype <> 'd' and t.typcategory <> 'A'
+$$;
+comment on function pgembed._trusted_type(oid) is
+    'Whether a type is PostgreSQL''s or an extension''s, or a domain or array of one: nobody else can give it casts.';
+
 create or replace function pgembed._analyze_expression(
     p_source regclass,
     p_expression text,
@@ -85,15 +104,6 @@ begin
                    'is in truth STABLE or IMMUTABLE, declare it so (ALTER FUNCTION ... STABLE).';
     end if;
 
-    -- FirstNormalObjectId is 16384: what comes before is PostgreSQL's own. Over a
-    -- whole row (varattno 0) a session that has compared once would not notice a
-    -- column that is added later.
-    compare_in_trigger := tree !~ ':varattno 0 '
-        and not coalesce((select bool_or(f >= 16384) from unnest(functions) as f), false)
-        and not exists (
-            select from pg_catalog.pg_attribute
-            where attrelid = p_source and attgenerated = 'v' and not attisdropped);
-
     -- Printed under a search_path of pg_catalog alone, all else comes out qualified.
     perform set_config('search_path', 'pg_catalog', true);
     view_text := pg_catalog.pg_get_viewdef(view_oid);
@@ -111,6 +121,16 @@ begin
         where d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = rule_oid
           and d.refobjid = p_source and d.refobjsubid > 0;
     end if;
+    -- FirstNormalObjectId is 16384: what comes before is PostgreSQL's own. Over a
+    -- whole row (varattno 0) a session that has compared once would not notice a
+    -- column that is added later. Types of users may have casts of theirs, and
+    -- domains checks: triggers would run them with the rights of pgembed's owner.
+    compare_in_trigger := tree !~ ':varattno 0 |\{COERCETODOMAIN '
+        and not coalesce((select bool_or(f >= 16384) from unnest(functions) as f), false)
+        and not exists (
+            select from pg_catalog.pg_attribute
+            where attrelid = p_source and attname = any (source_columns) and not attisdropped
+              and (attgenerated = 'v' or not pgembed._trusted_type(atttypid)));
     drop view pg_temp.pgembed_expression_probe;
     if canonical is null
        or substring(view_text from '\s+FROM ([^\n]*?);?\s*$') <> pgembed._table_sql(p_source) then
@@ -145,6 +165,20 @@ end
 $$;
 comment on function pgembed._row_columns(regclass, text, text) is
     'An expression over a row variable of PL/pgSQL, with columns quoted that are named like its keywords.';
+
+create or replace function pgembed._row_types(p_source regclass, p_columns text[], p_row text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select pgembed._row_columns(p_source, coalesce(string_agg(
+        format('pg_catalog.pg_typeof(%s.%I) = %L::pg_catalog.regtype', p_row, attname, atttypid::regtype), ' and '
+        order by attnum), 'true'), p_row)
+    from pg_attribute
+    where attrelid = p_source and attnum > 0 and attname = any (p_columns) and not attisdropped
+$$;
+comment on function pgembed._row_types(regclass, text[], text) is
+    'Condition over a row variable of PL/pgSQL: its columns have the types that they have now, so that an '
+    'expression over them calls what it was checked to call.';
 
 create or replace function pgembed._row_expression(p_source regclass, p_canonical text, p_row text) returns text
 language plpgsql

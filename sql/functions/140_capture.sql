@@ -47,6 +47,7 @@ begin
         'create or replace function %s returns trigger language plpgsql security definer '
         'set search_path = pg_catalog, pg_temp %s as %L',
         name, p_settings, format(E'%s\nbegin\n%s\n    return null;\nend\n', p_declare, p_body));
+    perform pgembed._give_to_owner('function', name);
     execute format('revoke all on function %s from public', name);
     execute format('comment on function %s is %L', name,
                    format('Generated: records %s for embedding %s.', p_event, p_embedding_id));
@@ -147,11 +148,13 @@ begin
     -- queued, and the service reports the error.
     compare := case when p_embedding.compare_in_trigger then format(
 $body$
-        if new_key = old_key and
-           (%s)::text collate "C" is not distinct from
-           (%s)::text collate "C" then
-            return null;
+        if new_key = old_key and %s then
+            if (%s)::text collate "C" is not distinct from
+               (%s)::text collate "C" then
+                return null;
+            end if;
         end if;$body$,
+            pgembed._row_types(p_embedding.source, p_embedding.source_columns, 'new'),
             pgembed._row_expression(p_embedding.source, p_embedding.canonical_expression, 'new'),
             pgembed._row_expression(p_embedding.source, p_embedding.canonical_expression, 'old'))
         else '' end;

@@ -71,6 +71,12 @@ begin
     end if;
     execute format('comment on table %s is %L', p_side, format(
         'Embedding of %s, kept by pgembed: one row a chunk.', p_embedding.source));
+    begin
+        perform pgembed._give_to_owner('table', p_side);
+    exception when insufficient_privilege then    -- it may not own tables in this schema
+        execute format('grant all on table %s to %s', p_side,
+                       (select nspowner::regrole from pg_catalog.pg_namespace where nspname = 'pgembed'));
+    end;
     return p_side::regclass;
 end
 $$;

@@ -58,6 +58,7 @@ begin
     select p.oid::regprocedure into signature
     from pg_catalog.pg_proc as p
     where p.pronamespace = 'pgembed'::regnamespace and p.proname = name;
+    perform pgembed._give_to_owner('function', signature);
     execute format('revoke all on function %s from public', signature);
     execute format('comment on function %s is %L', signature,
                    format('Generated: %s of BM25 index %s.', p_name, p_id));
@@ -141,6 +142,8 @@ begin
         comment on table pgembed.bm25_N_block is
             'Documents of a term in a block where it is dense: impact times frozen idf by slot.';
     $template$, 'vectors.', pgembed._vector_schema() || '.'));
+    perform pgembed._give_to_owner(case part when 'version' then 'sequence' else 'table' end, pgembed._bm25_table(p_id, part))
+    from unnest(array['version', 'recent', 'dead', 'doc', 'term', 'posting', 'block']) as part;
 end
 $create$;
 comment on function pgembed._bm25_create_tables(int) is 'Makes the tables of a BM25 index.';

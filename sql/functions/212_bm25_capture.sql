@@ -22,11 +22,11 @@ as $$
 begin
     return pg_catalog.to_tsvector(p_config, p_text);
 exception when program_limit_exceeded then    -- a tsvector holds 1 MB
-    return pg_catalog.to_tsvector(p_config, pg_catalog.left(p_text, 200000));
+    return pgembed._bm25_lexemes(p_config, pg_catalog.left(p_text, least(200000, pg_catalog.length(p_text) / 2)));
 end
 $$;
 comment on function pgembed._bm25_lexemes(regconfig, text) is
-    'Lexemes of a text; of one that is too long for a tsvector, those of its first 200,000 characters.';
+    'Lexemes of a text; of one that is too long for a tsvector, those of its first 200,000 characters, or as many as fit.';
 
 create or replace function pgembed._bm25_settings_sql() returns text
 language sql immutable
@@ -74,6 +74,10 @@ declare
 begin
     begin
         key := %1$s;
+        if not (%4$s) then    -- not what was checked any more; nothing of it is called
+            perform pgembed.bm25_N_mark('R');
+            return;
+        end if;
         content := nullif((%2$s)::text, '');
         if content is null then
             return;
@@ -95,7 +99,8 @@ end
 $body$, pgembed._row_columns(p_index.source, pgembed._key_text_sql(p_index.source, 'r'), 'r'),
         pgembed._row_expression(p_index.source, p_index.canonical_expression, 'r'),
         pgembed._bm25_config_sql(p_index.config, case when p_index.config_expression is not null
-            then pgembed._row_expression(p_index.source, p_index.config_expression, 'r') end)));
+            then pgembed._row_expression(p_index.source, p_index.config_expression, 'r') end),
+        pgembed._row_types(p_index.source, p_index.source_columns, 'r')));
 
     perform pgembed._bm25_function(p_index.bm25_id, 'mark', 'mark "char"', 'void', 'volatile', $body$
 begin

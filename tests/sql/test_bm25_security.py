@@ -145,6 +145,81 @@ def test_rows_hidden_from_the_owner_are_an_error_not_a_hole(
     run(conn, "alter table doc owner to {}", owner)
 
 
+def test_a_cast_of_the_tables_owner_is_not_called(
+    roles: str, conn: psycopg.Connection
+) -> None:
+    """Triggers have the rights of pgembed's owner: they call PostgreSQL's own only."""
+    run(conn, "create schema tenant authorization {}", LATE)
+    others = "select who from tenant.calls where who <> %s"
+    with acting_as(roles, LATE) as tenant:
+        tenant.execute(
+            "create type tenant.kind as enum ('a', 'b', 'c');"
+            "create table tenant.calls (who text);"
+            "create table tenant.doc (id tenant.kind primary key, body text);"
+            "create function tenant.spy(tenant.kind) returns text language sql as"
+            " $$ insert into tenant.calls values (current_user) returning 'a' $$"
+        )
+        conn.execute("select pgembed.create_bm25('tenant.doc', 'body', name => 'ix')")
+        conn.execute("select pgembed.register_model('test', 8, 'hashing')")
+        conn.execute(
+            "select pgembed.create_embedding('tenant.doc', 'body', model => 'test',"
+            " bm25 => false)"
+        )
+        tenant.execute(
+            "create cast (tenant.kind as text) with function tenant.spy(tenant.kind)"
+            " as implicit"
+        )
+        # The key, then the text: its type is another than the one that was checked.
+        tenant.execute("insert into tenant.doc values ('a', 'w0'), ('b', 'w1')")
+        tenant.execute("update tenant.doc set body = 'w2' where id = 'b'")
+        number = value(conn, "select bm25_id from pgembed.bm25 where name = 'ix'")
+        for (name,) in conn.execute(
+            "select tgname from pg_trigger where tgrelid = 'tenant.doc'::regclass"
+            " and tgname ~ '_update$'"
+        ).fetchall():
+            run(tenant, "drop trigger {} on tenant.doc", name)
+    with acting_as(roles, LATE) as tenant:
+        tenant.execute(
+            "alter table tenant.doc alter body type tenant.kind using 'c'::tenant.kind"
+        )
+        tenant.execute("insert into tenant.doc values ('c', 'c')")
+        tenant.execute("delete from tenant.doc where id = 'a'")
+    assert conn.execute(others, [LATE]).fetchall() == []
+    assert value(conn, f"select count(*) from pgembed.bm25_{number}_dead") > 0
+    (done,) = conn.execute("select done from pgembed.bm25_maintain('ix')").fetchall()
+    assert done[0].startswith("broken")
+    assert conn.execute(others, [LATE]).fetchall() == []
+    with pytest.raises(psycopg.Error) as caught:
+        conn.execute(
+            "select pgembed.create_bm25('tenant.doc', 'body::text', name => 'again')"
+        )
+    assert caught.value.sqlstate == "PE004"
+
+
+def test_what_a_member_declares_is_the_owners(
+    roles: str, conn: psycopg.Connection
+) -> None:
+    """The service is the owner of pgembed, and has to work with all of it."""
+    owner = value(conn, "select current_user")
+    run(conn, "grant {} to {}", owner, LATE)
+    run(conn, "create schema tenant authorization {}", LATE)
+    conn.execute("select pgembed.register_model('test', 8, 'hashing')")
+    with acting_as(roles, LATE) as member:
+        member.execute("create table tenant.doc (id int primary key, body text)")
+        member.execute("insert into tenant.doc values (1, 'w0')")
+        member.execute(
+            "select pgembed.create_embedding('tenant.doc', 'body', model => 'test')"
+        )
+        assert Indexed(member, table="tenant.doc", name="doc_embedding").search("w0")
+    assert conn.execute(
+        "select distinct relowner::regrole::text from pg_class"
+        " where relname ~ '^bm25_[0-9]+_|^doc_embedding'"
+        " union select proowner::regrole::text from pg_proc"
+        " where proname ~ '^bm25_[0-9]+_|^_capture_[0-9]'"
+    ).fetchall() == [(owner,)]
+    run(conn, "revoke {} from {}", owner, LATE)
+
+
 def test_words_of_documents_are_closed(doc: Indexed, roles: str) -> None:
     number = doc.number
     with acting_as(roles, APP) as app:

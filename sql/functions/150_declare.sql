@@ -123,7 +123,7 @@ begin
             execute pgembed._index_ddl(e, p_concurrently => false);
         end if;
     end if;
-    if coalesce(create_embedding.bm25, e.compare_in_trigger and pgembed._key_immediate(e.source)) then
+    if coalesce(create_embedding.bm25, e.compare_in_trigger and pgembed._bm25_possible(e.source)) then
         perform pgembed._embedding_bm25(e, create_embedding.bm25_options);
     end if;
     perform pg_notify('pgembed', '');

@@ -237,8 +237,9 @@ $body$);
     -- versions above 0, so their tombstones find what they kill.
     -- Row security that hides rows from whoever maintains is an error, not a hole.
     perform pgembed._bm25_function(p_index.bm25_id, 'rebuild', '', 'bigint',
-        'volatile set work_mem = ''256MB'' set row_security = off', format($body$
+        'volatile set work_mem = ''256MB'' set row_security = off', $body$
 declare
+    source constant text := _table_sql((select b.source from pgembed.bm25 as b where b.bm25_id = index_N));
     rows bigint;
 begin
     delete from bm25_N_block;
@@ -246,12 +247,11 @@ begin
     delete from bm25_N_term;
     delete from bm25_N_doc;
     create temp table bm25_input (key text, version bigint, length int, lexemes tsvector) on commit drop;
-    with recent as (delete from bm25_N_recent), dead as (delete from bm25_N_dead)
-    insert into bm25_input (key, version, length, lexemes)
-    select d.key, 0, d.length, d.lexemes
-    from %s as s
-    cross join lateral bm25_N_document(s) as d
-    where d.lexemes is not null;
+    execute format(
+        'with recent as (delete from bm25_N_recent), dead as (delete from bm25_N_dead) '
+        'insert into bm25_input (key, version, length, lexemes) '
+        'select d.key, 0, d.length, d.lexemes '
+        'from %s as s cross join lateral bm25_N_document(s) as d where d.lexemes is not null', source);
     get diagnostics rows = row_count;
     update pgembed.bm25
     set packed_rows = 0, packed_length = 0, slots = 0, segments = '{}',
@@ -263,7 +263,7 @@ begin
     drop table bm25_input;
     return rows;
 end
-$body$, pgembed._table_sql(p_index.source)));
+$body$);
 
     -- What is due, in this order. Returns what it did.
     perform pgembed._bm25_function(p_index.bm25_id, 'maintain', 'min_rows int', 'text',

@@ -180,10 +180,13 @@ $body$);
     perform pgembed._bm25_function(p_index.bm25_id, 'expand', 'prefix text, n int', 'text[]', 'stable', $body$
 #variable_conflict use_column
 declare
-    after constant text :=    -- the greatest character ends the range in the index
-        case when getdatabaseencoding() = 'UTF8' then prefix || chr(1114111)
-             else (select max(term) || 'z' from bm25_N_term) end;
+    after text;    -- ends the range in the index
 begin
+    if getdatabaseencoding() = 'UTF8' then    -- where alone there is this character
+        after := prefix || chr(1114111);
+    else
+        after := (select max(term) || 'z' from bm25_N_term);
+    end if;
     return array(
         select term
         from (select term, df from bm25_N_term
@@ -454,20 +457,21 @@ end
 $body$);
 
     -- Runs as the caller, so under the row security of doc and recent: the key of
-    -- each handle, NULL where the caller may not see it.
+    -- each handle, NULL where the caller may not see it. And on the caller's path,
+    -- where somebody may have put an unnest(bigint[]).
     perform pgembed._bm25_function(p_index.bm25_id, 'keys', 'handles bigint[]', 'text[]', 'stable', $body$
 begin
     if 0 > any (handles) then
         return array(
             select coalesce(d.key, r.key)
-            from unnest(handles) with ordinality as h(handle, place)
+            from pg_catalog.unnest(handles) with ordinality as h(handle, place)
             left join pgembed.bm25_N_doc as d on d.slot = h.handle and h.handle >= 0
             left join pgembed.bm25_N_recent as r on r.version = -h.handle
             order by h.place);
     end if;
     return array(
         select (select d.key from pgembed.bm25_N_doc as d where d.slot = h.handle)
-        from unnest(handles) with ordinality as h(handle, place) order by h.place);
+        from pg_catalog.unnest(handles) with ordinality as h(handle, place) order by h.place);
 end
 $body$);
 end

@@ -91,6 +91,15 @@ $$;
 comment on function pgembed._key_immediate(regclass) is
     'Whether a table has a primary key that is checked at each write, not deferrable to the commit.';
 
+create or replace function pgembed._bm25_possible(p_source regclass) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select pgembed._key_immediate(p_source) and relpersistence = 'p' from pg_class where oid = p_source
+$$;
+comment on function pgembed._bm25_possible(regclass) is
+    'Whether a table can have a BM25 index: its key is checked at each write, and its rows are there after a crash.';
+
 create or replace function pgembed._bm25_analyze(b pgembed.bm25) returns pgembed.bm25
 language plpgsql
 as $$
@@ -106,6 +115,11 @@ begin
             hint = 'Two rows may hold one key for a while, and a write would not say which of them it changes. '
                    'ALTER TABLE ... DROP CONSTRAINT, and ADD PRIMARY KEY without DEFERRABLE.';
     end if;
+    if not pgembed._bm25_possible(b.source) then
+        raise exception 'BM25 is not possible on table %: it is not logged', b.source using errcode = 'PE003',
+            hint = 'After a crash it would be empty, and the index would not. ALTER TABLE ... SET LOGGED.';
+    end if;
+    b.config := pgembed._text_config(b.config);
     select * into analyzed from pgembed._analyze_expression(b.source, b.text_expression);
     b.canonical_expression := analyzed.canonical;
     b.source_columns := analyzed.source_columns;
@@ -120,7 +134,8 @@ begin
         raise exception 'BM25 is not possible over this expression' using errcode = 'PE004',
             detail = format('Expression: %s', b.text_expression),
             hint = 'It may call functions of PostgreSQL only, because triggers evaluate it with the rights of '
-                   'pgembed''s owner, and may not read a whole row: write it out, keep its value in a '
+                   'pgembed''s owner, may not read columns of types that users define (an enum may have a '
+                   'cast of theirs), and may not read a whole row: write it out, keep its value in a '
                    'generated column, or declare the embedding with bm25 => false.';
     end if;
     return b;
@@ -129,38 +144,44 @@ $$;
 comment on function pgembed._bm25_analyze(pgembed.bm25) is
     'A BM25 index with its expressions checked against the table, or PE004.';
 
+create or replace function pgembed._bm25_readers_amiss(b pgembed.bm25) returns table (reader text, may_read boolean)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with source as (
+        select distinct a.grantee
+        from pg_class as c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) as a
+        where c.oid = b.source and a.privilege_type = 'SELECT'),
+    index as (
+        select distinct a.grantee
+        from pg_proc as p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a
+        where p.pronamespace = 'pgembed'::regnamespace and p.proname = format('bm25_%s_top', b.bm25_id)
+          and a.grantee <> p.proowner)
+    select case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end, source.grantee is not null
+    from source full join index using (grantee)
+    where source.grantee is null
+       or index.grantee is null and grantee <> (select relowner from pg_class
+                                                where oid = pgembed._bm25_table(b.bm25_id, 'doc')::regclass)
+$$;
+comment on function pgembed._bm25_readers_amiss(pgembed.bm25) is
+    'Roles that may read the source and not search the BM25 index, or the reverse.';
+
 create or replace function pgembed._bm25_sync_readers(b pgembed.bm25) returns void
 language plpgsql
 as $$
 declare
-    reader record;
+    r record;
     way text;
     functions constant text := format('function %s(text[], int, text, int[], bigint[]), %s(bigint[]), %s(anyelement)',
         pgembed._bm25_table(b.bm25_id, 'top'), pgembed._bm25_table(b.bm25_id, 'keys'), pgembed._bm25_table(b.bm25_id, 'key'));
 begin
     -- Who may read the source may ask for handles and look up their keys; the words
     -- of documents stay closed. Only what differs is changed, so this is cheap.
-    for reader in
-        with source as (
-            select distinct a.grantee
-            from pg_catalog.pg_class as c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) as a
-            where c.oid = b.source and a.privilege_type = 'SELECT'),
-        index as (
-            select distinct a.grantee
-            from pg_catalog.pg_proc as p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a
-            where p.pronamespace = 'pgembed'::regnamespace and p.proname = format('bm25_%s_top', b.bm25_id)
-              and a.grantee <> p.proowner)
-        select case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end as name,
-               source.grantee is not null as may_read
-        from source full join index using (grantee)
-        where source.grantee is null
-           or index.grantee is null and grantee <> (select relowner from pg_catalog.pg_class
-                                                    where oid = pgembed._bm25_table(b.bm25_id, 'doc')::regclass)
-    loop
-        way := case when reader.may_read then 'grant %s on %s to %s' else 'revoke %s on %s from %s' end;
-        execute format(way, 'execute', functions, reader.name);
-        execute format(way, 'select (slot, key)', pgembed._bm25_table(b.bm25_id, 'doc'), reader.name);
-        execute format(way, 'select (version, key)', pgembed._bm25_table(b.bm25_id, 'recent'), reader.name);
+    for r in select * from pgembed._bm25_readers_amiss(b) loop
+        way := case when r.may_read then 'grant %s on %s to %s' else 'revoke %s on %s from %s' end;
+        execute format(way, 'execute', functions, r.reader);
+        execute format(way, 'select (slot, key)', pgembed._bm25_table(b.bm25_id, 'doc'), r.reader);
+        execute format(way, 'select (version, key)', pgembed._bm25_table(b.bm25_id, 'recent'), r.reader);
     end loop;
 end
 $$;
@@ -284,7 +305,7 @@ $$;
 comment on function pgembed.create_bm25(text, text, text, jsonb) is
     'Declares a BM25 index over a text expression, without vectors. Options: config (text search '
     'configuration), config_expression (for tables of several languages), k1, b, engine. Returns its '
-    'name. Example: SELECT pgembed.create_bm25(''article'', ''title || body'').';
+    'name. Example: SELECT pgembed.create_bm25(''article'', ''title || '''' '''' || body'').';
 
 create or replace function pgembed._bm25_defaults(b pgembed.bm25, p_options jsonb) returns pgembed.bm25
 language plpgsql stable
@@ -530,6 +551,7 @@ create or replace function pgembed._bm25_maintain(b pgembed.bm25, p_min_rows int
 language plpgsql
 as $$
 declare
+    patience constant text := current_setting('lock_timeout');
     done text;
     changed boolean;
     partitioned boolean := false;
@@ -547,14 +569,31 @@ begin
         return null;
     end if;
     if pgembed._table_sql(b.source) is not null then
-        perform pgembed._bm25_sync_readers(b);
+        perform pgembed._bm25_sync_privileges(b);
         if not pgembed._bm25_capture_fits(b) then
             update pgembed.bm25 as x set state = 'broken', state_reason = pgembed._bm25_misfit(b.name)
             where bm25_id = b.bm25_id;
             return format('broken: %s', pgembed._bm25_misfit(b.name));
         end if;
         partitioned := pgembed._is_partitioned(b.source);
-        if not pgembed._bm25_key_fits(b) or partitioned and pgembed._bm25_partitions_changed(b) then
+        if pgembed._bm25_key_fits(b) is not true then
+            begin
+                -- Where the key as it was can still be computed, nobody marks what is written
+                -- with it: wait for those who do, not long, as others' writes queue behind.
+                execute format('select %s(null::%s)', pgembed._bm25_table(b.bm25_id, 'key'), pgembed._table_sql(b.source));
+                if pgembed._key_immediate(b.source) then
+                    perform set_config('lock_timeout', '1s', true);
+                    perform pgembed._bm25_install_capture(b);
+                    perform set_config('lock_timeout', patience, true);
+                end if;
+            exception
+                when lock_not_available then
+                    return 'waits: the key has changed, and transactions that write are open';
+                when undefined_column or insufficient_privilege then
+                    null;    -- renamed; or a service that does not own the table
+            end;
+            execute format('select %s(''R'')', pgembed._bm25_table(b.bm25_id, 'mark'));
+        elsif partitioned and pgembed._bm25_partitions_changed(b) then
             execute format('select %s(''R'')', pgembed._bm25_table(b.bm25_id, 'mark'));
         end if;
     end if;
@@ -563,7 +602,7 @@ begin
         -- The table may have another shape than the functions know.
         begin
             b := pgembed._bm25_analyze(b);
-        exception when sqlstate 'PE004' or sqlstate 'PE003' then
+        exception when sqlstate 'PE003' or sqlstate 'PE004' or sqlstate 'PE007' then
             update pgembed.bm25 set state = 'broken', state_reason = sqlerrm where bm25_id = b.bm25_id;
             return format('broken: %s', sqlerrm);
         end;

@@ -65,10 +65,12 @@ create or replace function pgembed._tsquery_lexemes(p_query tsquery) returns tex
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- querytree() leaves out what must not occur. A lexeme is printed in quotes,
-    -- with quotes and backslashes in it doubled.
+    -- What must not occur is left out: !'a', or !( 'a' <-> 'b' ). A lexeme is printed
+    -- in quotes, with quotes and backslashes in it doubled.
     select coalesce(array_agg(distinct replace(replace(m[1], '''''', ''''), '\\', '\')), '{}')
-    from regexp_matches(querytree(p_query), '''((?:[^'']|'''')*)''', 'g') as m
+    from regexp_matches(
+        regexp_replace(p_query::text, '!(''(?:[^'']|'''')*''|\( ''(?:[^'']|'''')*''(?: <[-0-9]+> ''(?:[^'']|'''')*'')* \))', '', 'g'),
+        '''((?:[^'']|'''')*)''', 'g') as m
 $$;
 comment on function pgembed._tsquery_lexemes(tsquery) is 'Lexemes that a tsquery asks for.';
 
@@ -98,34 +100,47 @@ begin
     w.query := pgembed._check_query(p_query);
     w.config := case when p_config is null then b.config else pgembed._text_config(p_config) end;
     if p_syntax = 'words' then
-        w.terms := tsvector_to_array(to_tsvector(w.config::regconfig, p_query));
+        w.terms := pg_catalog.tsvector_to_array(to_tsvector(w.config::regconfig, p_query));
     elsif p_syntax = 'websearch' then
-        w.required := websearch_to_tsquery(w.config::regconfig, p_query);
-        w.terms := pgembed._tsquery_lexemes(w.required);
+        if p_prefix then    -- as typed so far: the other words are still to come
+            p_query := regexp_replace(p_query, '\s+or$', ' ', 'i');
+        end if;
+        begin
+            w.required := websearch_to_tsquery(w.config::regconfig, p_query);
+            w.terms := pgembed._tsquery_lexemes(w.required);
+        exception when statement_too_complex then    -- some ten thousand words
+            raise exception 'the query is too long: % characters', length(p_query) using errcode = 'PE009',
+                hint = 'At most 1000 words are possible: search with the words that matter.';
+        end;
     else
         raise exception 'unknown query syntax "%"', coalesce(p_syntax, 'NULL') using errcode = 'PE007',
             hint = 'Syntax is words (any of them, the more the better) or websearch ("phrase", OR, -word).';
     end if;
     if p_prefix then
         -- While a word is being typed; after a space it is complete.
-        last_word := substring(p_query from '[[:alnum:]]+$');
+        -- Where the locale is C only ASCII has classes; the parser takes all else for letters.
+        last_word := substring(p_query from case
+            when (select datctype from pg_catalog.pg_database where datname = current_database()) in ('C', 'POSIX')
+            then '(?:[[:alnum:]]|[^\x01-\x7f])+$' else '[[:alnum:]]+$' end);
         head := left(p_query, -length(last_word));
-        if p_syntax = 'websearch' and (head ~ '-$' or length(replace(head, '"', '')) % 2 <> length(head) % 2) then
+        if p_syntax = 'websearch' and (head ~ '(^|\s)-$' or length(replace(head, '"', '')) % 2 <> length(head) % 2) then
             last_word := null;    -- of a word that must not occur, or in a phrase, nothing less than all counts
         end if;
         if last_word is not null then
-            w.prefix := coalesce((tsvector_to_array(to_tsvector(w.config::regconfig, last_word)))[1], lower(last_word));
+            w.prefix := coalesce((pg_catalog.tsvector_to_array(to_tsvector(w.config::regconfig, last_word)))[1], lower(last_word));
             beginning := pgembed._bm25_prefix_query(w.prefix);
-            w.terms := array_remove(w.terms, w.prefix);
+            w.terms := pg_catalog.array_remove(w.terms, w.prefix);
             if w.required is not null then    -- the other words are required as before
-                rest := websearch_to_tsquery(w.config::regconfig, regexp_replace(head, '\mor\s*$', '', 'i'));
-                w.required := case when numnode(rest) = 0 then beginning
+                if head ~ '[[:alnum:]]' then
+                    rest := websearch_to_tsquery(w.config::regconfig, regexp_replace(head, '\mor\s*$', '', 'i'));
+                end if;
+                w.required := case when coalesce(numnode(rest), 0) = 0 then beginning
                                    when head ~* '\mor\s*$' then rest || beginning else rest && beginning end;
             end if;
         end if;
     end if;
-    if cardinality(w.terms) > 1000 then
-        raise exception 'the query has % different words', cardinality(w.terms) using errcode = 'PE009',
+    if pg_catalog.cardinality(w.terms) > 1000 then
+        raise exception 'the query has % different words', pg_catalog.cardinality(w.terms) using errcode = 'PE009',
             hint = 'At most 1000 are possible: search with the words that matter, or with the text''s vector.';
     end if;
     if numnode(w.required) < 2 then
@@ -147,8 +162,8 @@ declare
                             where indrelid = b.source::oid and indisprimary);
     row_of_key constant text := (
         select string_agg(format('s.%I = %s::%s', attname,
-                                 case when cardinality(key) = 1 then 'hit.key'
-                                      else format('(hit.key::text[])[%s]', array_position(key, attnum)) end,
+                                 case when pg_catalog.cardinality(key) = 1 then 'hit.key'
+                                      else format('(hit.key::text[])[%s]', pg_catalog.array_position(key, attnum)) end,
                                  format_type(atttypid, atttypmod)), ' and ')
         from pg_catalog.pg_attribute where attrelid = b.source::oid and attnum = any (key));
 begin
@@ -214,8 +229,8 @@ begin
         if filtered and among is null and (share < 0.05::float8 or depth > 5000) then
             -- Few rows pass, or the best ones do not: rank those that do.
             select_among := format(
-                'select coalesce(array_agg(d.slot) filter (where d.slot is not null), ''{}''), '
-                'coalesce(array_agg(r.version) filter (where r.version is not null), ''{}'') '
+                'select coalesce(pg_catalog.array_agg(d.slot) filter (where d.slot is not null), ''{}''), '
+                'coalesce(pg_catalog.array_agg(r.version) filter (where r.version is not null), ''{}'') '
                 'from (select %1$s as pgembed_key_text from %2$s as s where %3$s) as s '
                 'left join %4$s as d on d.key = s.pgembed_key_text left join %5$s as r on r.key = s.pgembed_key_text',
                 pgembed._bm25_key_text_sql(b, 's'), pgembed._table_sql(b.source), p_condition,
@@ -224,7 +239,7 @@ begin
             depth := case when p_query.required is null then p_k else depth end;
         end if;
         execute rank_sql into given, rows, scores using p_query, depth, among, among_recent;
-        exit when cardinality(scores) = p_k or coalesce(given, 0) < depth;
+        exit when pg_catalog.cardinality(scores) = p_k or coalesce(given, 0) < depth;
         depth := least(depth * 8, 2000000000);
     end loop;
 end
@@ -241,8 +256,8 @@ declare
 begin
     -- Names in the expression mean columns of the row.
     execute format(
-        'select array_agg(s.snippet order by place) from generate_subscripts($1, 1) as place '
-        'cross join lateral (select ts_headline(%s, %s, $2) as snippet from unnest($1[place:place]) as s) as s',
+        'select pg_catalog.array_agg(s.snippet order by place) from pg_catalog.generate_subscripts($1, 1) as place '
+        'cross join lateral (select ts_headline(%s, %s, $2) as snippet from pg_catalog.unnest($1[place:place]) as s) as s',
         pgembed._bm25_config_sql(b.config, b.config_expression), format('(%s)::text', b.canonical_expression))
     into snippets using docs, pgembed._bm25_highlight(p_query);
     return snippets;
@@ -282,7 +297,7 @@ begin
         excerpts := pgembed._snippets(hits.rows, b, words);
     end if;
     return query
-    select hits.rows[i], hits.scores[i], excerpts[i] from generate_series(1, cardinality(hits.scores)) as i;
+    select hits.rows[i], hits.scores[i], excerpts[i] from pg_catalog.generate_series(1, pg_catalog.cardinality(hits.scores)) as i;
 end
 $$;
 comment on function pgembed.bm25_search(anyelement, text, int, jsonb, text, text, text, boolean, text, boolean) is

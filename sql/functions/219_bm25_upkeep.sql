@@ -60,9 +60,10 @@ begin
     loop
         -- What was written since it is a partition has been captured.
         execute format(
-            'select exists (select from %s as p where %s not in (select key from %s union all select key from %s) '
-            'and (%s(p)).lexemes is not null)',
-            pgembed._table_sql(part), pgembed._bm25_key_text_sql(b, 'p'), pgembed._bm25_table(b.bm25_id, 'doc'),
+            'select exists (select from (select p as row, %s as key from %s as p offset 0) as p '
+            'where not exists (select from %s as d where d.key = p.key) '
+            'and not exists (select from %s as r where r.key = p.key) and (%s(p.row)).lexemes is not null)',
+            pgembed._bm25_key_text_sql(b, 'p'), pgembed._table_sql(part), pgembed._bm25_table(b.bm25_id, 'doc'),
             pgembed._bm25_table(b.bm25_id, 'recent'), pgembed._bm25_table(b.bm25_id, 'document'))
         into found_row;
         exit when found_row;
@@ -136,7 +137,7 @@ begin
                 if pgembed._bm25_capture_fits(b) then
                     update pgembed.bm25 set state = 'pending' where bm25_id = b.bm25_id and state = 'broken';
                 end if;
-            exception when sqlstate 'PE003' or sqlstate 'PE004' then
+            exception when sqlstate 'PE003' or sqlstate 'PE004' or sqlstate 'PE007' then
                 null;
             end;
         elsif not pgembed._bm25_capture_fits(b) then

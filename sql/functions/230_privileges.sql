@@ -60,8 +60,14 @@ begin
     end loop;
     for b in select * from pgembed.bm25 where engine = 'sql' and pgembed._table_sql(source) is not null order by name loop
         perform pgembed._bm25_lock(b.bm25_id);    -- not while a packer makes functions too
-        perform pgembed._bm25_install_functions(b);
-        perform pgembed._bm25_sync_privileges(b);
+        begin
+            b := pgembed._bm25_analyze(b);
+            perform pgembed._bm25_install_functions(b);
+            perform pgembed._bm25_sync_privileges(b);
+        exception when sqlstate 'PE003' or sqlstate 'PE004' or sqlstate 'PE007' then
+            -- A column is gone, or the key: no reason not to upgrade all the others.
+            update pgembed.bm25 set state = 'broken', state_reason = sqlerrm where bm25_id = b.bm25_id;
+        end;
     end loop;
 end
 $$;

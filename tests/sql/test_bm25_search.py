@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
+from pgembed import schema
 from tests.fixtures.bm25_reference import fetch_query_lexemes, reference_scores
 from tests.sql.bm25_steps import Indexed, make_doc, make_texts
 from tests.sql.steps import value
@@ -114,6 +117,21 @@ def test_websearch_without_a_word_to_find(doc: Indexed) -> None:
         assert doc.search(query, syntax="websearch") == []
 
 
+def test_websearch_for_a_word_or_without_another(conn: psycopg.Connection) -> None:
+    doc = make_doc(conn, ["aa bb", "bb", "cc"])
+    for query in ("bb or -aa", "-aa or bb"):
+        hits = doc.search(query, syntax="websearch")
+        assert {key for key, _ in hits} == {0, 1}
+
+
+def test_websearch_of_very_many_words(doc: Indexed) -> None:
+    for words in (2_000, 20_000):
+        query = " ".join(f"w{n}" for n in range(words))
+        with pytest.raises(psycopg.Error) as caught:
+            doc.search(query, syntax="websearch")
+        assert caught.value.sqlstate == "PE009"
+
+
 def test_prefix_of_the_last_word(conn: psycopg.Connection) -> None:
     texts = ["cat category", "category", "dog cat", "catalogue", "concat", "dog", "ca"]
     doc = make_doc(conn)
@@ -156,6 +174,44 @@ def test_prefix_of_a_websearch(conn: psycopg.Connection) -> None:
     for query, rows in BEGUN:
         hits = doc.search(query, 100, prefix=True, syntax="websearch")
         assert {key for key, _ in hits} == rows, query
+
+
+def test_prefix_of_a_websearch_while_it_is_typed(conn: psycopg.Connection) -> None:
+    doc = make_doc(conn, ["e-mail server", "low-cost air travel", "custard tart"])
+    notices: list[str] = []
+    conn.add_notice_handler(lambda note: notices.append(note.message_primary or ""))
+    for query, rows in (
+        ("e-ma", {0}),
+        ("low-cos", {1}),
+        ("cust", {2}),
+        ("custard or", {2}),  # an operator, as far as one can see
+        ("custard or trav", {1, 2}),
+    ):
+        hits = doc.search(query, prefix=True, syntax="websearch")
+        assert {key for key, _ in hits} == rows, query
+    assert notices == []
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_prefix_where_the_encoding_is_another(dsn: str, encoding: str) -> None:
+    name = f"pgembed_test_{os.getpid()}_{encoding.lower()}"
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute(
+            f"create database {name} encoding '{encoding}' locale 'C'"
+            " template template0"
+        )
+        try:
+            other = make_conninfo(dsn, dbname=name, client_encoding="UTF8")
+            schema.install(other)
+            with psycopg.connect(other, autocommit=True) as conn:
+                doc = make_doc(conn, ["cat", "category dog", "dog"])
+                for number in (10, 11):
+                    hits = doc.search("ca", prefix=True)
+                    assert {key for key, _ in hits} == {0, 1}
+                    doc.put(["zebra"], first=number)
+                    doc.settle()
+        finally:
+            admin.execute(f"drop database {name} with (force)")
 
 
 def test_a_prefix_of_very_many_words(doc: Indexed) -> None:

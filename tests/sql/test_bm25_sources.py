@@ -431,6 +431,68 @@ def test_a_renamed_table_keeps_its_index(conn: psycopg.Connection) -> None:
     assert doc.column("state") == "ready"
 
 
+def test_a_rebuild_reads_the_renamed_table(conn: psycopg.Connection) -> None:
+    conn.execute("create table doc (id int primary key, body text)")
+    conn.execute("insert into doc values (1, 'w0 old'), (2, 'w1 old')")
+    doc = Indexed(conn).create()
+    conn.execute("alter table doc rename to doc_old")
+    conn.execute("create table doc (id int primary key, body text)")
+    conn.execute("insert into doc values (1, 'secret')")
+    conn.execute(
+        "update pgembed.bm25 set slots = 30000, packed_rows = 2"
+    )  # half empty: due to be built anew
+    assert doc.maintain() == "built from 2 rows"
+    old = Indexed(conn, table="doc_old")
+    assert {key for key, _ in old.search("old")} == {1, 2}
+    assert old.search("secret") == []
+    old.check(queries=["w0 old", "w1"])
+
+
+def test_a_key_of_other_columns_waits_for_open_writers(
+    conn: psycopg.Connection, dsn: str
+) -> None:
+    """Else a key as it was would be appended after the rebuild, and stay."""
+    conn.execute("create table doc (id int, t int, body text, primary key (id, t))")
+    conn.execute("insert into doc select i, 1, 'w0' from generate_series(1, 5) as i")
+    doc = Indexed(conn).create()
+    with psycopg.connect(dsn) as writer:
+        conn.execute("alter table doc drop constraint doc_pkey, add primary key (id)")
+        writer.execute("update doc set body = 'w1' where id = 3")
+        assert "waits" in str(doc.maintain())
+        writer.commit()
+    assert doc.maintain() == "built from 5 rows"
+    assert [key for key, _ in doc.search("w1")] == [3]
+    doc.check(queries=["w0", "w1"])
+
+
+def test_a_table_that_is_not_logged(conn: psycopg.Connection) -> None:
+    """After a crash it would be empty, and its index would not."""
+    conn.execute("create unlogged table doc (id int primary key, body text)")
+    with pytest.raises(psycopg.Error) as caught:
+        Indexed(conn).create()
+    assert caught.value.sqlstate == "PE003"
+    conn.execute("select pgembed.register_model('test', 8, 'hashing')")
+    conn.execute("select pgembed.create_embedding('doc', 'body', model => 'test')")
+    assert value(conn, "select count(*) from pgembed.bm25") == 0
+
+
+def test_a_configuration_that_is_dropped(conn: psycopg.Connection) -> None:
+    conn.execute("create text search configuration public.own (copy = simple)")
+    conn.execute("create table doc (id int primary key, body text)")
+    conn.execute("insert into doc values (1, 'w0')")
+    doc = Indexed(conn, config="public.own").create()
+    conn.execute("drop text search configuration public.own")
+    conn.execute("insert into doc values (2, 'w0 w1')")
+    doc.conn.execute(f"select pgembed.bm25_{doc.number}_mark('R')")
+    assert "public.own" in str(doc.maintain())
+    assert doc.column("state") == "broken"
+    conn.execute("create text search configuration public.own (copy = simple)")
+    conn.execute("select pgembed._reconcile_v1()")
+    doc.settle()
+    doc.check(queries=["w0", "w1 w0"])
+    doc.assert_intact()
+
+
 def test_a_dropped_table(conn: psycopg.Connection) -> None:
     conn.execute("create table doc (id int primary key, body text)")
     doc = Indexed(conn).create()

@@ -33,6 +33,8 @@ def table_parts(table: Table) -> tuple[str, ...]:
     Raises:
         InvalidSource: The name is not one, has a NUL byte or too many parts.
     """
+    if not isinstance(table, (str, tuple, list)):
+        raise InvalidSource(f"{table!r} is not a table name", hint=_HINT)
     parts: tuple[object, ...] = (
         _parse(table) if isinstance(table, str) else tuple(table)
     )

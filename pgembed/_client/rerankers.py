@@ -10,7 +10,12 @@ from pgembed._client.results import Bm25Hit, Hit, HybridHit
 from pgembed._client.steps import Flow, Work
 from pgembed._client.values import check_int, check_text
 from pgembed.errors import InvalidParameter, InvalidQuery
-from pgembed.rerankers import Reranker, SupportsPredict, as_reranker
+from pgembed.rerankers import (
+    Reranker,
+    SupportsPredict,
+    as_reranker,
+    check_scores,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +100,8 @@ def _score(wanted: Rerank, texts: list[str]) -> list[float]:
         reranker = wanted.reranker
         if isinstance(reranker, str):
             reranker = _load(reranker)
-        return reranker.score(wanted.query, texts)
+        scores = reranker.score(wanted.query, texts)
+        return check_scores(reranker.name, scores, len(texts))
 
 
 def _load(name: str) -> Reranker:

@@ -129,14 +129,18 @@ def translate(exc: psycopg.Error, statement: Statement) -> Exception:
     about_pgembed = "pgembed" in message
     if exc.sqlstate in ("3F000", "42P01", "42883") and about_pgembed:
         return UnsupportedEnvironment(
-            "pgembed is not installed in this database, or in an older version",
+            "pgembed is not installed in this database, or in an older version, "
+            "or an argument has the wrong type",
             detail=message,
             hint="Run `pgembed install --dsn ...` or, to update, `pgembed upgrade`.",
         )
-    if exc.sqlstate == "42501" and about_pgembed:
+    # What a search reads besides the table is named in the context, not the message.
+    if exc.sqlstate == "42501" and "pgembed" in message + (exc.diag.context or ""):
         return InsufficientPrivilege(
             message,
-            hint="Its owner can allow it: SELECT pgembed.grant_usage('<role>').",
+            hint="A role that searches needs SELECT on the table, and its owner's "
+            "SELECT pgembed.grant_usage('<role>'). A later GRANT is passed on by "
+            "SELECT pgembed.repair('<embedding>').",
         )
     if exc.sqlstate == "2D000":
         return NoEncoderService(

@@ -39,6 +39,7 @@ Vector: TypeAlias = Iterable[float] | FloatArray
 #: A filter on columns of the source: `{"category": "books", "price": {"$lt": 20}}`.
 Filter: TypeAlias = Mapping[str, Any]
 
+_FLOAT4_MAX = 3.4028234663852886e38
 _INT4_MAX = 2**31 - 1
 
 
@@ -74,7 +75,8 @@ def check_query(query: str) -> str:
     text = check_text(query, "the query", InvalidQuery)
     if not text.strip():
         raise InvalidQuery(
-            "the query is empty", hint="Give some words, or query_embedding=..."
+            "the query is empty",
+            hint="Give some words; search() also takes query_embedding=...",
         )
     return text
 
@@ -144,9 +146,9 @@ def vector_text(vector: Vector) -> str:
             f"query_embedding must be numbers, not {type(vector).__name__}",
             hint="Pass the query's words as query.",
         )
-    values = vector.tolist() if isinstance(vector, FloatArray) else list(vector)
     hint = "Give a flat sequence of finite numbers, one a dimension."
     try:
+        values = vector.tolist() if isinstance(vector, FloatArray) else list(vector)
         numbers = [float(value) for value in values]
     except (TypeError, ValueError) as exc:
         raise InvalidQuery(
@@ -155,7 +157,7 @@ def vector_text(vector: Vector) -> str:
     if not numbers:
         raise InvalidQuery("query_embedding is empty", hint=hint)
     for position, number in enumerate(numbers):
-        if not math.isfinite(number):
+        if not abs(number) <= _FLOAT4_MAX:  # NaN is not either
             raise InvalidQuery(
                 f"query_embedding has {number} at position {position}", hint=hint
             )

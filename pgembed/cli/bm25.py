@@ -142,6 +142,8 @@ def maintain(
         console.print("Nothing was due.")
     for index, what in done.items():
         console.print(f"{index}: {what}", markup=False)
+    if any(what.startswith("broken") for what in done.values()):
+        raise typer.Exit(1)
 
 
 def rebuild(name: Name, *, dsn: Dsn = "") -> None:

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import psycopg
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from pgembed.cli.common import Dsn, console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pgembed.doctor import Finding
 
 
@@ -37,21 +34,20 @@ def doctor(
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     elif findings:
-        console.print(_table(findings))
+        for finding in findings:
+            _show(finding)
     else:
         console.print("Nothing found: triggers, indexes, models, privileges, services.")
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
 
 
-def _table(findings: Sequence[Finding]) -> Table:
-    table = Table("", "embedding", "problem", "what to do", show_lines=True)
-    for finding in findings:
-        style = "bold red" if finding.severity == "error" else "yellow"
-        table.add_row(
-            Text(finding.severity, style=style),
-            Text(finding.embedding or ""),
-            Text(finding.problem),
-            Text(finding.advice),
-        )
-    return table
+def _show(finding: Finding) -> None:
+    style = "bold red" if finding.severity == "error" else "yellow"
+    about = f"{finding.embedding}: " if finding.embedding else ""
+    # No table, and lines that the terminal wraps: the advice is there to be copied.
+    console.print(
+        Text.assemble((finding.severity, style), " ", about, finding.problem),
+        soft_wrap=True,
+    )
+    console.print(Text(f"  {finding.advice}"), soft_wrap=True)

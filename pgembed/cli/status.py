@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pgembed.client import EmbeddingStatus
 
 _REFRESH_S = 1.0
+_WIDE = 110  # characters that the table needs
 _BYTES_A_STEP = 1024
 
 
@@ -49,18 +50,14 @@ def status(
         elif watch:
             _watch(conn)
         else:
-            console.print(_view(client.status(conn), _service_count(conn)))
+            console.print(_view(conn))
 
 
 def _watch(conn: psycopg.Connection[Any]) -> None:
-    from pgembed import client
-
     try:
         with Live(console=console, auto_refresh=False) as live:
             while True:
-                live.update(
-                    _view(client.status(conn), _service_count(conn)), refresh=True
-                )
+                live.update(_view(conn), refresh=True)
                 time.sleep(_REFRESH_S)
     except KeyboardInterrupt:
         return
@@ -71,11 +68,61 @@ def _service_count(conn: psycopg.Connection[Any]) -> int:
     return int(row[0]) if row else 0
 
 
-def _view(statuses: Sequence[EmbeddingStatus], services: int) -> Group:
-    caption = f"{services} encoder service{'' if services == 1 else 's'} running"
+def _view(conn: psycopg.Connection[Any]) -> Group:
+    from pgembed import client
+
+    statuses = client.status(conn)
+    parts: list[Table | Text] = []
+    # Columns that share too little width are unreadable: then one block each.
+    if statuses and console.width >= _WIDE:
+        parts.append(_table(statuses))
+    else:
+        parts.extend(_block(one) for one in statuses)
+    parts.extend(
+        Text(f"{one.name}: {reason}", style="red")
+        for one in statuses
+        if (reason := one.state_reason or one.index_error)
+    )
+    parts.extend(_bm25_alone(conn))
+    services = _service_count(conn)
+    if not parts:
+        parts.append(Text("No embedding is declared: see `pgembed create --help`."))
+    summary = f"{services} encoder service{'' if services == 1 else 's'} running"
     if not services:
-        caption += ": start one with `pgembed serve`"
-    table = Table(caption=Text(caption), caption_justify="left")
+        summary += ": start one with `pgembed serve`"
+    return Group(*parts, Text(summary))
+
+
+def _block(one: EmbeddingStatus) -> Table:
+    """Show an embedding over several lines, for narrow terminals and pipes."""
+    wide = _table([one])
+    block = Table.grid(padding=(0, 2))
+    for column in wide.columns:
+        (cell,) = column.cells
+        block.add_row(Text(str(column.header), style="bold"), cell)
+    block.add_row()
+    return block
+
+
+def _bm25_alone(conn: psycopg.Connection[Any]) -> list[Text]:
+    """Show BM25 indexes that belong to no embedding, a line each."""
+    # From the catalog, which everyone who searches may read.
+    rows = conn.execute(
+        "select name, source::text, state, engine, packed_rows, state_reason"
+        " from pgembed.bm25 where embedding_id is null order by name"
+    )
+    return [
+        Text(
+            f"BM25 index {name} on {source}: {state}, {engine}, "
+            f"{_number(packed)} rows packed" + (f". {reason}" if reason else ""),
+            style="red" if state == "broken" else "",
+        )
+        for name, source, state, engine, packed, reason in rows
+    ]
+
+
+def _table(statuses: Sequence[EmbeddingStatus]) -> Table:
+    table = Table()
     table.add_column("embedding", overflow="fold")
     table.add_column("state", no_wrap=True)
     for name in ("rows", "embedded", "pending", "failed", "oldest", "rows/s", "ETA"):
@@ -98,12 +145,7 @@ def _view(statuses: Sequence[EmbeddingStatus], services: int) -> Group:
             _bm25(one),
             _size((one.index_bytes or 0) + (one.side_table_bytes or 0)),
         )
-    reasons = [
-        Text(f"{one.name}: {reason}", style="red")
-        for one in statuses
-        if (reason := one.state_reason or one.index_error)
-    ]
-    return Group(table, *reasons)
+    return table
 
 
 def _state(one: EmbeddingStatus) -> Text:

@@ -17,7 +17,7 @@ as $$
 begin
     if coalesce(p_query, '') !~ '[^[:space:]]' then
         raise exception 'the query is empty' using errcode = 'PE009',
-            hint = 'Give some words, or a vector: query_embedding => ...';
+            hint = 'Give some words. Where you have a vector, vector_search takes it: query_embedding => ...';
     end if;
     return p_query;
 end

@@ -68,17 +68,18 @@ declare
     q p_query_embedding%type := p_query_embedding;    -- pgvector may be off the caller's search_path
 begin
     select * into m from pgembed.model where model_id = p_embedding.model_id;
-    if q is null then
-        perform pgembed._check_query(p_query);
-        q := pgembed.embed(p_query, m.name);
-    elsif p_query_model is not null
-          and (regexp_replace(split_part(p_query_model, '@', 1), '^sentence-transformers/', '') <> m.name
-               or split_part(p_query_model, '@', 2) not in ('', coalesce(m.fingerprint, split_part(p_query_model, '@', 2)))) then
+    if p_query_model is not null
+       and (regexp_replace(split_part(p_query_model, '@', 1), '^sentence-transformers/', '') <> m.name
+            or split_part(p_query_model, '@', 2) not in ('', coalesce(m.fingerprint, split_part(p_query_model, '@', 2)))) then
         raise exception 'the query was encoded with model "%", the embedding "%" with "%"',
             p_query_model, p_embedding.name, m.name using errcode = 'PE011',
             detail = format('Fingerprint of the stored vectors: %s.', coalesce(m.fingerprint, 'not known yet')),
             hint = 'Vectors of different models cannot be compared: encode the query with the '
                    'embedding''s model.';
+    end if;
+    if q is null then
+        perform pgembed._check_query(p_query);
+        q := pgembed.embed(p_query, m.name);
     end if;
     -- A Matryoshka embedding keeps the first dimensions, at unit length again.
     if pg_catalog.array_length(q::real[], 1) = m.dimensions and p_embedding.dimensions < m.dimensions then
@@ -157,7 +158,8 @@ begin
             execute format(E'select from %s as s where (\n%s\n) limit 0', pgembed._table_sql(p_source), p_where_sql);
         exception
             when syntax_error or undefined_column or undefined_function or datatype_mismatch
-                 or undefined_table or ambiguous_column or undefined_object then
+                 or undefined_table or ambiguous_column or undefined_object or grouping_error
+                 or windowing_error or feature_not_supported then
             raise exception 'where_sql is not a condition over table %: %', p_source, sqlerrm
                 using errcode = 'PE008', detail = 'where_sql: ' || p_where_sql,
                 hint = 'Write a condition over its columns, as after WHERE; the row is called s.';

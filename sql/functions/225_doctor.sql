@@ -12,7 +12,9 @@ declare
 begin
     if b.state = 'broken' then
         return query select 'error', 'its BM25 index is broken: ' || coalesce(b.state_reason, 'no reason known'),
-            format('Mend the table or the text expression, then SELECT pgembed.bm25_rebuild(%L).', b.name);
+            format('Mend the table, then SELECT pgembed.bm25_rebuild(%L); or another text: SELECT pgembed.%s(%L, text_expression => ...).',
+                   b.name, case when b.embedding_id is null then 'alter_bm25' else 'alter_embedding' end,
+                   coalesce((select name from pgembed.embedding where embedding_id = b.embedding_id), b.name));
     end if;
     if pgembed._table_sql(b.source) is null or b.engine <> 'sql' then
         return;
@@ -25,6 +27,9 @@ begin
                 format('ENABLE the trigger if it is there, then SELECT pgembed.bm25_rebuild(%L).', b.name);
         end if;
     end loop;
+    return query select 'warning', format('role %s may read %s but not its BM25 index, so it cannot search', reader, b.source),
+                        format('SELECT pgembed.bm25_maintain(%L).', b.name)
+                 from pgembed._bm25_readers_amiss(b) where may_read;
     counts := pgembed._bm25_counts(b);
     if counts.recent > 20000 or counts.dead > 20000 then
         return query select 'warning',
@@ -88,7 +93,7 @@ begin
         where c.oid = e.side_table and a.privilege_type = 'SELECT'
     loop
         return query select 'warning', format('role "%s" may read %s but not its side table, so it cannot search', reader, e.source),
-            format('SELECT pgembed.repair(%L), or GRANT SELECT ON %s TO %I.', e.name, e.side_table, reader);
+            format('SELECT pgembed.repair(%L).', e.name);
     end loop;
 end
 $$;

@@ -16,9 +16,9 @@ from tests.fixtures.cross_encoders import save_cross_encoder
 runner = CliRunner()
 
 
-def run(*arguments: str, dsn: str) -> Result:
+def run(*arguments: str, dsn: str, columns: int = 200) -> Result:
     return runner.invoke(
-        app, list(arguments), env={"PGEMBED_DSN": dsn, "COLUMNS": "200"}
+        app, list(arguments), env={"PGEMBED_DSN": dsn, "COLUMNS": str(columns)}
     )
 
 
@@ -209,9 +209,29 @@ def test_status_as_table_and_as_json(embedded: psycopg.Connection, dsn: str) -> 
     assert done.exit_code == 0, done.output
     for words in ("broken", "article_embedding: the reason", "0 encoder services"):
         assert words in done.output
+    # No column is cut where there is little room.
+    narrow = run("status", dsn=dsn, columns=60).output
+    for words in ("article_embedding", "oldest", "pending", "broken", "the reason"):
+        assert words in narrow
     (one,) = json.loads(run("status", "--json", dsn=dsn).output)
     assert (one["rows"], one["embedded"], one["pending"]) == (3, 2, 1)
     assert one["oldest_pending_seconds"] >= 0
+
+
+def test_bm25_index_of_its_own_in_status_and_doctor(
+    shop: psycopg.Connection, dsn: str
+) -> None:
+    assert "No embedding is declared" in run("status", dsn=dsn).output
+    assert run("bm25", "create", "article", "title", dsn=dsn).exit_code == 0
+    assert "BM25 index article_bm25 on article: ready" in run("status", dsn=dsn).output
+    shop.execute("alter table article rename column title to headline")
+    shop.execute("insert into article values (3, 'white wolf', 9)")
+    done = run("bm25", "maintain", dsn=dsn)
+    assert done.exit_code == 1
+    assert "article_bm25: broken" in done.output
+    assert "article_bm25 on article: broken" in run("status", dsn=dsn).output
+    advice = run("doctor", dsn=dsn, columns=70).output
+    assert "SELECT pgembed.alter_bm25('article_bm25', text_expression" in advice
 
 
 @pytest.mark.parametrize(

@@ -413,6 +413,7 @@ def test_an_empty_table_has_no_hits(conn: Connection) -> None:
         ("PE009", "query => ' '", "empty"),
         ("PE009", "query => null", "empty"),
         ("PE011", "query_embedding => '[1,1]', query_model => 'other'", '"other"'),
+        ("PE011", "'words', query_model => 'other'", '"other"'),
         ("PE011", "query_embedding => '[1,1]', query_model => 'test-2@b0'", "a0"),
         ("PE010", "query => 'words'", "CALL pgembed.encode('words', 'test-2')"),
     ],

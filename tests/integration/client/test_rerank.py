@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import psycopg
@@ -129,6 +130,30 @@ def test_other_models_are_refused(
         search(object())
     with pytest.raises(errors.InvalidParameter, match="NUL"):
         search("a\0")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ([1.0], "1 scores for 2 texts"),
+        (None, "one number for each text"),
+        (["best", "worst"], "one number for each text"),
+        ([math.nan, math.nan], "the score nan"),
+    ],
+)
+def test_scores_of_an_own_reranker_are_checked(
+    shop: psycopg.Connection, encoder: HashingEncoder, answer: Any, words: str
+) -> None:
+    class Own:
+        name = "own"
+
+        def score(self, query: str, texts: Any) -> Any:  # noqa: ARG002
+            return answer
+
+    with pytest.raises(errors.RerankError, match=words):
+        pgembed.search(
+            shop, "article", QUERY, encoder=encoder, rerank=2, reranker=Own()
+        )
 
 
 def test_a_vector_alone_cannot_be_reranked(

@@ -6,6 +6,8 @@ search. Three kinds of query: short (2-3 words of one document), long (12) and c
 
     build     rows a second, size on disk, against building the GIN index
     latency   k = 10 and 100
+    filled    the same over an index that was declared on three short rows, and then
+              filled and packed 2,000 rows at a time
     changed   the same with 2,000 rows not packed yet and 2,000 tombstones
     first     the first search of a session
     hybrid    hybrid_search against the sum of its arms (random vectors)
@@ -37,7 +39,18 @@ from common import new_database, percentile, server, server_version, show
 from corpora import CONFIG, TABLE, TEXT, build_bm25, documents, load
 from pgvector.psycopg import register_vector
 
-SECTIONS = ("build", "latency", "changed", "first", "hybrid", "filters", "growth")
+from pgembed.evaluation import Document
+
+SECTIONS = (
+    "build",
+    "latency",
+    "filled",
+    "changed",
+    "first",
+    "hybrid",
+    "filters",
+    "growth",
+)
 KINDS = ("short", "long", "common")
 DIMENSIONS = 384
 CHANGED = 2000
@@ -185,6 +198,35 @@ def build(conn: psycopg.Connection, rows: int, seconds: tuple[float, float]) -> 
                 bm25_size / gin_size,
             ),
         ],
+    )
+
+
+def filled(conn: psycopg.Connection, data: Path, rows: int, count: int) -> None:
+    """Measure an index that grew with its table: no build has seen all of it."""
+    load(conn, (Document(f"test-{i}", "", "hello world") for i in range(3)))
+    conn.execute(
+        f"alter table {TABLE} add column words tsvector"
+        f" generated always as (to_tsvector('{CONFIG}', {TEXT})) stored"
+    )
+    conn.execute(f"create index doc_words on {TABLE} using gin (words)")
+    conn.execute(
+        "select pgembed.create_bm25(%s, %s, options => %s)",
+        (TABLE, TEXT, json.dumps({"config": CONFIG})),
+    )
+    found = documents(data, rows)
+    while batch := list(itertools.islice(found, CHANGED)):
+        statement = f"copy {TABLE} (id, title, body, bucket) from stdin"
+        with conn.cursor() as cursor, cursor.copy(statement) as copy:
+            for each in batch:
+                title, text = (p.replace("\0", " ") for p in (each.title, each.text))
+                copy.write_row((each.id, title, text, 0))
+        build_bm25(conn)
+    conn.execute("vacuum analyze")
+    latency(
+        conn,
+        count,
+        f"Latency, {rows} rows, filled {CHANGED} at a time",
+        "(goal 1/20, k = 100: 1/10)",
     )
 
 
@@ -480,6 +522,11 @@ def main() -> None:
                     f"Latency, {options.rows} rows",
                     "(goal 1/20, k = 100: 1/10)",
                 )
+        if "filled" in only:
+            with psycopg.connect(
+                new_database(running, "filled"), autocommit=True
+            ) as conn:
+                filled(conn, options.data, options.rows, options.queries)
         if "first" in only:
             first_calls(dsn, options.queries)
         if "growth" in only:

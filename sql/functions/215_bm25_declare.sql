@@ -188,6 +188,17 @@ $$;
 comment on function pgembed._bm25_sync_readers(pgembed.bm25) is
     'Gives a BM25 index the readers that its source has now.';
 
+create or replace function pgembed._bm25_security_differs(b pgembed.bm25) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select s.relrowsecurity <> d.relrowsecurity
+    from pg_class as s, pg_class as d
+    where s.oid = b.source and d.oid = pgembed._bm25_table(b.bm25_id, 'doc')::regclass
+$$;
+comment on function pgembed._bm25_security_differs(pgembed.bm25) is
+    'Whether row-level security of the source was switched on or off since it was taken over.';
+
 create or replace function pgembed._bm25_sync_privileges(b pgembed.bm25) returns void
 language plpgsql
 as $$
@@ -569,7 +580,12 @@ begin
         return null;
     end if;
     if pgembed._table_sql(b.source) is not null then
-        perform pgembed._bm25_sync_privileges(b);
+        -- Each of these locks out writers: a step of its own, not before hours of building.
+        if pgembed._bm25_security_differs(b) then
+            perform pgembed._bm25_sync_privileges(b);
+            return 'took over row-level security';
+        end if;
+        perform pgembed._bm25_sync_readers(b);
         if not pgembed._bm25_capture_fits(b) then
             update pgembed.bm25 as x set state = 'broken', state_reason = pgembed._bm25_misfit(b.name)
             where bm25_id = b.bm25_id;
@@ -585,6 +601,7 @@ begin
                     perform set_config('lock_timeout', '1s', true);
                     perform pgembed._bm25_install_capture(b);
                     perform set_config('lock_timeout', patience, true);
+                    done := 'took over the key, will be built anew';
                 end if;
             exception
                 when lock_not_available then
@@ -593,6 +610,9 @@ begin
                     null;    -- renamed; or a service that does not own the table
             end;
             execute format('select %s(''R'')', pgembed._bm25_table(b.bm25_id, 'mark'));
+            if done is not null then
+                return done;
+            end if;
         elsif partitioned and pgembed._bm25_partitions_changed(b) then
             execute format('select %s(''R'')', pgembed._bm25_table(b.bm25_id, 'mark'));
         end if;

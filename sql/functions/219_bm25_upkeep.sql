@@ -152,8 +152,7 @@ begin
             if pgembed._is_partitioned(b.source) then
                 perform pgembed._bm25_follow_partitions(b);
             end if;
-            if (select c.relrowsecurity <> d.relrowsecurity from pg_catalog.pg_class as c, pg_catalog.pg_class as d
-                where c.oid = b.source and d.oid = pgembed._bm25_table(b.bm25_id, 'doc')::regclass) then
+            if pgembed._bm25_security_differs(b) then
                 begin
                     perform pgembed._bm25_sync_privileges(b);
                 exception when lock_not_available or insufficient_privilege then

@@ -118,6 +118,21 @@ def test_row_security_that_is_switched_off_again(doc: Indexed, roles: str) -> No
         doc.on(app).check()
 
 
+def test_row_security_that_is_switched_on_without_a_service(
+    doc: Indexed, roles: str
+) -> None:
+    doc.conn.execute(
+        "alter table doc enable row level security;"
+        "create policy own on doc using (n = 1)"
+    )
+    assert doc.maintain() == "took over row-level security"
+    with acting_as(roles, APP) as app:
+        keys = app.execute(f"select key from pgembed.bm25_{doc.number}_doc").fetchall()
+        own = app.execute("select id::text from doc").fetchall()
+    assert keys
+    assert set(keys) <= set(own)
+
+
 def test_rows_hidden_from_the_owner_are_an_error_not_a_hole(
     doc: Indexed, roles: str
 ) -> None:

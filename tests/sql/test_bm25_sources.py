@@ -460,6 +460,7 @@ def test_a_key_of_other_columns_waits_for_open_writers(
         writer.execute("update doc set body = 'w1' where id = 3")
         assert "waits" in str(doc.maintain())
         writer.commit()
+    assert "took over the key" in str(doc.maintain())
     assert doc.maintain() == "built from 5 rows"
     assert [key for key, _ in doc.search("w1")] == [3]
     doc.check(queries=["w0", "w1"])

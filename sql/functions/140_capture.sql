@@ -145,16 +145,15 @@ begin
     -- WHEN lets a change of any column through that the expression reads; here the
     -- texts themselves are compared (attrs->>'summary' reads one value of many).
     -- An expression that fails on this row must not fail the write: the row is
-    -- queued, and the service reports the error.
+    -- queued, and the service reports the error. Its columns have the types that it
+    -- was checked with: this trigger's own WHEN keeps them from being changed.
     compare := case when p_embedding.compare_in_trigger then format(
 $body$
-        if new_key = old_key and %s then
-            if (%s)::text collate "C" is not distinct from
-               (%s)::text collate "C" then
-                return null;
-            end if;
+        if new_key = old_key and
+           (%s)::text collate "C" is not distinct from
+           (%s)::text collate "C" then
+            return null;
         end if;$body$,
-            pgembed._row_types(p_embedding.source, p_embedding.source_columns, 'new'),
             pgembed._row_expression(p_embedding.source, p_embedding.canonical_expression, 'new'),
             pgembed._row_expression(p_embedding.source, p_embedding.canonical_expression, 'old'))
         else '' end;

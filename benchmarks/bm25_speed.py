@@ -36,7 +36,7 @@ from pathlib import Path
 import numpy as np
 import psycopg
 from common import new_database, percentile, server, server_version, show
-from corpora import CONFIG, TABLE, TEXT, build_bm25, documents, load
+from corpora import CONFIG, TABLE, TEXT, append, build_bm25, documents, load
 from pgvector.psycopg import register_vector
 
 from pgembed.evaluation import Document
@@ -214,12 +214,7 @@ def filled(conn: psycopg.Connection, data: Path, rows: int, count: int) -> None:
         (TABLE, TEXT, json.dumps({"config": CONFIG})),
     )
     found = documents(data, rows)
-    while batch := list(itertools.islice(found, CHANGED)):
-        statement = f"copy {TABLE} (id, title, body, bucket) from stdin"
-        with conn.cursor() as cursor, cursor.copy(statement) as copy:
-            for each in batch:
-                title, text = (p.replace("\0", " ") for p in (each.title, each.text))
-                copy.write_row((each.id, title, text, 0))
+    while append(conn, itertools.islice(found, CHANGED)):
         build_bm25(conn)
     conn.execute("vacuum analyze")
     latency(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -54,17 +54,24 @@ def load(conn: psycopg.Connection, found: Iterator[Document]) -> int:
         f"create table {TABLE} (id text primary key, title text not null,"
         " body text not null, bucket int not null)"
     )
+    count = append(conn, found)
+    conn.execute(f"create index on {TABLE} (bucket)")
+    conn.execute(f"vacuum analyze {TABLE}")
+    return count
+
+
+def append(conn: psycopg.Connection, found: Iterable[Document]) -> int:
+    """Copy documents into table `doc`; returns how many."""
     rng = random.Random(2)
     count = 0
-    with conn.cursor().copy(f"copy {TABLE} from stdin") as copy:
+    statement = f"copy {TABLE} (id, title, body, bucket) from stdin"
+    with conn.cursor() as cursor, cursor.copy(statement) as copy:
         for document in found:
             title, text = (
                 part.replace("\0", " ") for part in (document.title, document.text)
             )
             copy.write_row((document.id, title, text, rng.randrange(1000)))
             count += 1
-    conn.execute(f"create index on {TABLE} (bucket)")
-    conn.execute(f"vacuum analyze {TABLE}")
     return count
 
 

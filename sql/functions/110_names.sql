@@ -40,7 +40,8 @@ as $$
                coalesce(s.attname, a.attname) as side_column,
                format_type(a.atttypid, a.atttypmod) as type,
                case when i.indnkeyatts = 1 then 'pgembed_key.key'
-                    else format('(pgembed_key.key::text[])[%s]', k.position) end as part
+                    else format('(pgembed_key.key::text[])[%s]', k.position) end as part,
+               case a.atttypid when 'bpchar'::regtype then 'pg_catalog.rtrim' else '' end as trim
         from pg_index as i
         cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
         join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
@@ -49,14 +50,14 @@ as $$
         where i.indrelid = p_source and i.indisprimary and k.position <= i.indnkeyatts
     )
     select string_agg(
-        format(p_template, position, source_column, side_column, type, part),
+        format(p_template, position, source_column, side_column, type, part, trim),
         p_separator order by position)
     from key_column
 $$;
 comment on function pgembed._key_sql(oid, oid, text, text) is
     'Expands a format() template for each primary key column of a source: %1$s position, '
     '%2$I column in the source, %3$I column in the side table, %4$s type, %5$s its part of '
-    'pgembed_key.key.';
+    'pgembed_key.key, %6$s what takes the blanks at the end off a char(n), as a cast to text does.';
 
 create or replace function pgembed._key_text_sql(p_source oid, p_alias text) returns text
 language sql stable
@@ -64,15 +65,11 @@ set search_path = pg_catalog, pg_temp
 as $$
     -- concat() writes any type by its own output function. A cast may be a function
     -- of whoever owns the type, and triggers would call it with our rights.
-    select case when count(*) = 1 then min(c.part)
-                when count(*) > 1 then format('array[%s]::text', string_agg(c.part, ', ' order by k.position)) end
+    select format(case when i.indnkeyatts = 1 then '%s' else 'array[%s]::text' end,
+                  pgembed._key_sql(p_source, null,
+                                   '%6$s(pg_catalog.concat(' || coalesce(p_alias || '.', '') || '%2$I))', ', '))
     from pg_index as i
-    cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
-    join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
-    cross join lateral (select format('pg_catalog.concat(%s%I)', p_alias || '.', a.attname)) as o(output)
-    cross join lateral (    -- char(n), as every cast of it to text, without the blanks at its end
-        select case a.atttypid when 'bpchar'::regtype then format('pg_catalog.rtrim(%s)', o.output) else o.output end) as c(part)
-    where i.indrelid = p_source and i.indisprimary and k.position <= i.indnkeyatts
+    where i.indrelid = p_source and i.indisprimary
 $$;
 comment on function pgembed._key_text_sql(oid, text) is
     'Expression for the key text of a source row: the one key column as text, or the text '

@@ -159,18 +159,23 @@ def uninstall(conninfo: str = "", *, force: bool = False) -> list[str]:
         names: list[str] = []
         if force:
             conn.execute(
-                "lock table pgembed.embedding, pgembed.bm25 in access exclusive mode"
+                "lock table pgembed.captured_text, pgembed.embedding, pgembed.bm25"
+                " in access exclusive mode"
             )
             names = [
                 name
                 for (name,) in conn.execute(
-                    "select name from pgembed.embedding order by name"
+                    "select pgembed._qualified_name(source, name)"
+                    " from pgembed.embedding order by 1"
                 )
             ]
         for name in names:
             conn.execute("select pgembed.drop_embedding(%s)", (name,))
         if force:  # those without an embedding
-            conn.execute("select pgembed.drop_bm25(name) from pgembed.bm25")
+            conn.execute(
+                "select pgembed.drop_bm25(pgembed._qualified_name(source, name))"
+                " from pgembed.bm25"
+            )
         conn.execute(sqlfiles.load("uninstall.sql").text.encode())
     return names
 

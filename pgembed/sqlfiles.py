@@ -2,7 +2,8 @@
 
 `sql/tables/` holds files that run once, in order, and never change after a
 release (`sql/frozen.txt` has their hashes). `sql/functions/` holds files that
-run again after every upgrade. `sql/queries.sql` holds the statements of the
+run again after every upgrade, in a folder for each part of the system.
+`sql/queries.sql` holds the statements of the
 encoder service by name.
 """
 
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 _PACKAGE = "pgembed.sql"
+# Functions may call what comes later: their bodies are looked at when they run. Views
+# and grants come last.
+FUNCTION_FOLDERS = (
+    "capture",
+    "models",
+    "embedding",
+    "bm25",
+    "search",
+    "service",
+    "status",
+)
 _QUERY_NAME = re.compile(r"^-- ([a-z][a-z0-9_]*) --$")
 
 
@@ -60,13 +72,27 @@ def load(name: str) -> SqlFile:
 
 @cache
 def folder(name: Literal["tables", "functions"]) -> tuple[SqlFile, ...]:
-    """Read a folder's files in the order in which they run: by name."""
+    """Read a folder's files in the order in which they run.
+
+    Tables by name; functions folder by folder (`FUNCTION_FOLDERS`), by name in each,
+    and what grants privileges at the end.
+    """
+    if name == "tables":
+        return _files("tables")
+    files = [
+        file for part in FUNCTION_FOLDERS for file in _files(f"functions/{part}")
+    ]
+    last = load("functions/status/privileges.sql")
+    return (*(file for file in files if file != last), last)
+
+
+def _files(folder_name: str) -> tuple[SqlFile, ...]:
     names = sorted(
         entry.name
-        for entry in _root().joinpath(name).iterdir()
+        for entry in _root().joinpath(folder_name).iterdir()
         if entry.name.endswith(".sql")
     )
-    return tuple(load(f"{name}/{file}") for file in names)
+    return tuple(load(f"{folder_name}/{file}") for file in names)
 
 
 @cache

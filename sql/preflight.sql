@@ -24,7 +24,23 @@ begin
                                 'GRANT CREATE ON DATABASE %I TO %I;', current_database(), current_user);
     end if;
 
-    perform pg_advisory_xact_lock(1885824365, 2);
+    if to_regclass('pgembed.alembic_version') is not null then
+        lock table pgembed.alembic_version in share row exclusive mode;
+    else
+        -- There is nothing yet to lock but this, which anybody may hold: not for ever.
+        perform set_config('lock_timeout', '10s', true);
+        begin
+            perform pg_advisory_xact_lock(1885824365, 2);
+        exception when lock_not_available then
+            raise exception 'another session installs pgembed in this database'
+                using errcode = 'PE012',
+                      detail = format('Process %s holds the advisory lock (1885824365, 2).', (
+                          select string_agg(pid::text, ', ') from pg_catalog.pg_locks
+                          where locktype = 'advisory' and classid = 1885824365 and objid = 2 and granted)),
+                      hint = 'Wait for it; if it is not an installation: SELECT pg_terminate_backend(...).';
+        end;
+        perform set_config('lock_timeout', '0', true);
+    end if;
 
     if not exists (select from pg_catalog.pg_extension where extname = 'vector') then
         if not exists (select from pg_catalog.pg_available_extensions where name = 'vector') then
@@ -57,6 +73,8 @@ begin
                   hint = format('GRANT USAGE ON SCHEMA %I TO %I;', vector_schema, current_user);
     end if;
 
+    -- Functions may call what a later file makes.
+    perform set_config('check_function_bodies', 'off', true);
     -- No notice of what is there already.
     perform set_config('client_min_messages', 'warning', true);
     perform set_config('search_path', format('pg_catalog, %I, pg_temp', vector_schema), true);

@@ -14,6 +14,10 @@ select p.proname from pg_catalog.pg_proc as p where p.pronamespace = to_regnames
 -- Settings of each connection: row security must raise, not hide rows (a hidden row looks deleted).
 select set_config('search_path', %(search_path)s, false), set_config('row_security', 'off', false), set_config('default_transaction_isolation', 'read committed', false), set_config('default_transaction_read_only', 'off', false), set_config('lock_timeout', %(lock_timeout)s, false), set_config('statement_timeout', '0', false), set_config('idle_session_timeout', '0', false), set_config('jit', 'off', false), set_config('application_name', 'pgembed service', false)
 
+-- discard_session --
+-- After code of a table's owner ran in it.
+discard all
+
 -- backend_pid --
 -- Backend that runs this statement; behind a pooler another than the one that answered the connection request.
 select pg_backend_pid()
@@ -68,7 +72,7 @@ select content, embedding from pgembed._chunks_v1(%(embedding_id)s, %(keys)s::te
 
 -- write --
 -- Writes chunks, removes jobs.
-select written, stale from pgembed._write_v1(%(embedding_id)s, %(revision)s, %(seqs)s::bigint[], %(attempts)s::smallint[], %(keys)s::text[], %(hashes)s::uuid[], %(chunk_rows)s::int[], %(chunks)s::int[], %(contents)s::text[], %(embeddings)b::vector[])
+select written, stale from pgembed._write_v1(%(embedding_id)s, %(revision)s, %(seqs)s::bigint[], %(attempts)s::smallint[], %(keys)s::text[], %(hashes)s::bytea[], %(chunk_rows)s::int[], %(chunks)s::int[], %(contents)s::text[], %(embeddings)b::vector[])
 
 -- release --
 -- Gives jobs back.
@@ -120,15 +124,15 @@ select pgembed._query_answer_v1(%(model_id)s, %(query_hash)s, %(embedding)s, %(e
 
 -- bm25_due --
 -- BM25 indexes with work to do.
-select bm25_id, name from pgembed._bm25_due_v1()
+select bm25_id, name from pgembed._bm25_due_v1(%(erase_seconds)s)
 
 -- bm25_maintain --
 -- Does what is due for one; NULL when there was nothing, or another service is at it.
-select pgembed._bm25_maintain_v1(%(bm25_id)s)
+select pgembed._bm25_maintain_v1(%(bm25_id)s, %(erase_seconds)s)
 
 -- index_next --
 -- The next index to build.
-select embedding_id, ddl from pgembed._index_next_v1()
+select embedding_id, ddl from pgembed._index_next_v1(%(worker_id)s)
 
 -- index_done --
 -- Ends an index build.

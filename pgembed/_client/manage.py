@@ -29,11 +29,13 @@ _STATUS = sql.SQL("select {} from pgembed.status order by name").format(
 # Cheaper than the view, which counts rows, and exact: a job leaves the queue in
 # the transaction that writes its vector, or its error.
 _WAITING = sql.SQL(
-    "select e.name, e.state, e.state_reason,"
-    " e.backfill_state = 'pending'"
+    "select e.name, case t.state when 'broken' then t.state else e.state end,"
+    " coalesce(t.state_reason, e.state_reason), e.backfill_state = 'pending'"
     " or exists (select from pgembed.queue as q where q.embedding_id = e.embedding_id)"
-    " from pgembed.embedding as e"
-    " where %(embedding)s::text is null or e.name = %(embedding)s order by e.name"
+    " from pgembed.embedding as e join pgembed.captured_text as t using (text_id)"
+    " where %(embedding)s::text is null"
+    " or e.embedding_id = pgembed._named('embedding', %(embedding)s)"
+    " order by e.name"
 )
 _KNOWN = sql.SQL("select (pgembed._embedding(%(embedding)s)).name")
 

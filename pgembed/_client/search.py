@@ -44,7 +44,8 @@ _CACHED = sql.SQL(
     " from pgembed._cached_query(%(query)s, m.model_id) as c)"
     " from pgembed.embedding as e join pgembed.model as m using (model_id)"
     " where e.source = to_regclass(%(source)s)"
-    " and (%(embedding)s::text is null or e.name = %(embedding)s)"
+    " and (%(embedding)s::text is null or %(embedding)s in"
+    " (e.name, pgembed._qualified_name(e.source, e.name)))"
 )
 _ENCODE = sql.SQL("call pgembed.encode(%(query)s, %(model)s, %(timeout)s::float8)")
 _EMBED = sql.SQL("select pgembed.embed(%(query)s, %(model)s)::text")

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 _EMBEDDINGS = """
 select e.name, sn.nspname as schema, s.relname as "table", e.source::oid as source,
-       dn.nspname as side_schema, d.relname as side_table, e.text_expression,
-       e.canonical_expression, e.source_columns, e.compare_in_trigger, m.name as model,
+       dn.nspname as side_schema, d.relname as side_table, t.text_expression,
+       t.canonical_expression, t.source_columns,
+       t.volatility = 'immutable' and not t.foreign_code
+           and t.canonical_expression !~ '\\.\\*' as bm25_by_default, m.name as model,
        m.dimensions as model_dimensions, m.distance as model_distance, e.dimensions,
        e.distance, e.storage, e.column_name, e.vector_type, e.chunking, e.chunk_size,
        e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts, e.state,
@@ -28,6 +30,7 @@ select e.name, sn.nspname as schema, s.relname as "table", e.source::oid as sour
                  on a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[])
              where i.indrelid = e.source and i.indisprimary) as key_columns
 from pgembed.embedding as e
+join pgembed.captured_text as t using (text_id)
 join pgembed.model as m using (model_id)
 left join pg_catalog.pg_class as s on s.oid = e.source
 left join pg_catalog.pg_namespace as sn on sn.oid = s.relnamespace
@@ -112,7 +115,7 @@ def _existing(
         "wake": row["wake"],
         "max_attempts": row["max_attempts"],
         # A schema from before BM25 has none, and wants none.
-        "bm25": unless(bm25 is not None, row["compare_in_trigger"])
+        "bm25": unless(bm25 is not None, row["bm25_by_default"])
         if has_bm25
         else None,
         "bm25_options": {} if bm25 is None else _bm25_options(bm25),
@@ -136,7 +139,7 @@ def _existing(
         model_dimensions=row["model_dimensions"],
         model_distance=row["model_distance"],
         columns=frozenset(row["source_columns"]) | frozenset(row["key_columns"]),
-        bm25_possible=row["compare_in_trigger"],
+        bm25_possible=row["bm25_by_default"],
         default_config=None if bm25 is None else bm25["default_config"],
         index_name=row["index_name"],
     )
@@ -169,8 +172,10 @@ def canonical_form(
     try:
         found: str = connection.execute(
             text(
-                "select a.canonical from pgembed._analyze_expression("
-                "cast(cast(:source as oid) as regclass), :expression) as a"
+                "select a.canonical_expression from pgembed.captured_text as t,"
+                " pgembed._analyze_expression(t.text_id, t.source, :expression,"
+                " current_setting('search_path')) as a"
+                " where t.source = :source order by t.text_id limit 1"
             ),
             {"source": existing.source, "expression": expression},
         ).scalar_one()

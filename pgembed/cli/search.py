@@ -213,7 +213,8 @@ def _default_mode(
 
     row = conn.execute(
         "select exists (select from pgembed.embedding where source = t.t"
-        "  and (%(name)s::text is null or name = %(name)s)),"
+        "  and (%(name)s::text is null or %(name)s in"
+        "  (name, pgembed._qualified_name(source, name)))),"
         " exists (select from pgembed.bm25 where source = t.t and state = 'ready')"
         " from to_regclass(%(table)s) as t",
         {"table": table_text(table), "name": embedding},

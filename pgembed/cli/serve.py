@@ -87,6 +87,14 @@ def serve(
             help="Longest sleep in seconds: what a lost notification costs.",
         ),
     ] = 5.0,
+    erase_after: Annotated[
+        float,
+        typer.Option(
+            envvar="PGEMBED_ERASE_AFTER",
+            min=1.0,
+            help="Seconds after which nothing of a deleted row is left in any table.",
+        ),
+    ] = 3600.0,
     health_port: Annotated[
         int | None,
         typer.Option(
@@ -154,6 +162,7 @@ def serve(
         batch_size=batch_size,
         lease_seconds=lease,
         poll_seconds=poll,
+        erase_seconds=erase_after,
         health_port=health_port,
         health_host=health_host,
         device=device,

@@ -36,7 +36,7 @@ _INDEX = sql.SQL(
     " (select greatest(c.reltuples, 0) from pg_catalog.pg_class as c"
     "  where c.oid = to_regclass(n.vectors))"
     " from pgembed.embedding as e cross join lateral pgembed._search_names(e) as n"
-    " where e.name = %(name)s"
+    " where e.embedding_id = pgembed._named('embedding', %(name)s)"
 )
 _KEYS = sql.SQL(
     "select a.attname::text"
@@ -45,7 +45,8 @@ _KEYS = sql.SQL(
     " join pg_catalog.pg_attribute as a"
     "  on a.attrelid = i.indrelid and a.attnum = k.attnum"
     " join pgembed.embedding as e on e.source = i.indrelid"
-    " where e.name = %(name)s and i.indisprimary and k.position <= i.indnkeyatts"
+    " where e.embedding_id = pgembed._named('embedding', %(name)s)"
+    " and i.indisprimary and k.position <= i.indnkeyatts"
     " order by k.position"
 )
 

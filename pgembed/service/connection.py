@@ -95,18 +95,24 @@ async def connect(dsn: str, *, lock_timeout_seconds: float) -> Connection:
                     f"{connection.info.dbname!r}",
                     hint="Run: pgembed install --dsn ...",
                 )
-            await connection.execute(
-                QUERIES["prepare_session"],
-                {
-                    "search_path": sql.Identifier(found[0]).as_string(),
-                    "lock_timeout": f"{int(lock_timeout_seconds * 1000)}ms",
-                },
-            )
+            await _prepare(connection, found[0], lock_timeout_seconds)
             await register_vector_async(connection)
     except BaseException:
         await connection.close()
         raise
     return connection
+
+
+async def _prepare(
+    connection: Connection, vector_schema: str, lock_timeout_seconds: float
+) -> None:
+    await connection.execute(
+        QUERIES["prepare_session"],
+        {
+            "search_path": sql.Identifier(vector_schema).as_string(),
+            "lock_timeout": f"{int(lock_timeout_seconds * 1000)}ms",
+        },
+    )
 
 
 class Link:
@@ -157,6 +163,25 @@ class Link:
                 if connection.info.transaction_status != 0:
                     await self._drop()
                 raise
+
+    async def clean(self) -> None:
+        """Remove what foreign code has left in the session, or the session.
+
+        Settings, temporary objects, prepared statements, held cursors, locks: they
+        outlive the function that ran with its owner's rights.
+        """
+        async with self._lock:
+            connection = self._connection
+            if connection is None or connection.closed:
+                return
+            try:
+                await connection.execute(QUERIES["discard_session"])
+                cursor = await connection.execute(QUERIES["vector_schema"])
+                found = await cursor.fetchone()
+                assert found is not None
+                await _prepare(connection, found[0], self._lock_timeout)
+            except (psycopg.Error, AssertionError):
+                await self._drop()
 
     async def close(self) -> None:
         """Close on purpose; the next use opens it again, and that is no news."""

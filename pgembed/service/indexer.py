@@ -15,6 +15,7 @@ from pgembed.service.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from uuid import UUID
 
 log = structlog.get_logger("pgembed.service")
 
@@ -26,23 +27,28 @@ LOCK_ATTEMPTS = 3
 class Indexer:
     """Runs CREATE INDEX CONCURRENTLY, one at a time, over a connection of its own.
 
-    The connection is opened for the look and stays while an index is built: the
-    advisory lock that keeps other services from building the same one belongs to
-    its session.
+    The connection is opened for the look and stays while an index is built. Of
+    several services one builds an index, as long as its heart beats.
     """
 
     def __init__(
-        self, dsn: str, may_be_due: asyncio.Event, any_filled: Callable[[], bool]
+        self,
+        dsn: str,
+        worker_id: UUID,
+        may_be_due: asyncio.Event,
+        any_filled: Callable[[], bool],
     ) -> None:
         """Prepare.
 
         Args:
             dsn: Connection string.
+            worker_id: Of this service, which has a heartbeat.
             may_be_due: Set when a declaration or the state of a fill has changed.
             any_filled: Whether any embedding's first fill is done.
         """
         # No lock timeout: CONCURRENTLY waits for long transactions by design.
         self._store = Store(Link(dsn, "index", lock_timeout_seconds=0))
+        self._worker_id = worker_id
         self._may_be_due = may_be_due
         self._any_filled = any_filled
 
@@ -70,7 +76,7 @@ class Indexer:
         """
         built = 0
         try:
-            while (due := await self._store.next_index()) is not None:
+            while (due := await self._store.next_index(self._worker_id)) is not None:
                 built += await self._build(*due)
         finally:
             await self._store.link.close()

@@ -24,12 +24,14 @@ class Packer:
     services one does the work for an index; the others pass it by.
     """
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, erase_seconds: float) -> None:
         """Prepare.
 
         Args:
             dsn: Connection string.
+            erase_seconds: How long the words of a deleted row may stay.
         """
+        self._erase_seconds = erase_seconds
         self.link = Link(dsn, "bm25", lock_timeout_seconds=0)
         self._store = Store(self.link)
 
@@ -50,9 +52,11 @@ class Packer:
             ConnectionLost: No connection.
             StatementFailed: PostgreSQL refused; what was done before stays done.
         """
-        for bm25_id, name in await self._store.bm25_due():
+        for bm25_id, name in await self._store.bm25_due(
+            self._erase_seconds
+        ):
             started = time.monotonic()
-            done = await self._store.bm25_maintain(bm25_id)
+            done = await self._store.bm25_maintain(bm25_id, self._erase_seconds)
             if done is not None:
                 log.info(
                     "bm25.maintained",

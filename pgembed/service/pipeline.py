@@ -219,7 +219,10 @@ class Pipeline:
         for attempt in range(1, WRITE_ATTEMPTS + 1):
             try:
                 written, stale = await window.store.write(
-                    embedding.embedding_id, embedding.revision, batch
+                    embedding.embedding_id,
+                    embedding.revision,
+                    batch,
+                    in_column=embedding.storage == "column",
                 )
             except ConnectionLost:
                 # The vectors are dear and a late write is harmless: try again.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
-from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +83,7 @@ class Row(NamedTuple):
     deferred: bool
     current: bool
     content: str | None
-    hash: UUID | None
+    hash: bytes | None
 
 
 class Query(NamedTuple):
@@ -93,7 +92,7 @@ class Query(NamedTuple):
     model_id: int
     model: str
     provider: str
-    query_hash: UUID
+    query_hash: bytes
     query: str
 
 
@@ -123,7 +122,7 @@ class WriteBatch:
 
     jobs: list[Job]
     keys: list[str]
-    hashes: list[UUID | None]
+    hashes: list[bytes | None]
     chunk_rows: list[int]
     chunks: list[int]
     contents: list[str]

@@ -97,8 +97,6 @@ class EncoderService:
             on_jobs=self._wake_scheduler,
             on_query=self._queries.wake.set,
         )
-        self._indexer = Indexer(dsn, self._scheduler.index_may_be_due, self._any_filled)
-        self._packer = Packer(dsn)
         self._maintenance = Maintenance(
             self._stores["maintenance"],
             dsn,
@@ -108,6 +106,13 @@ class EncoderService:
             metrics=self.metrics,
             lease_seconds=self.settings.lease_seconds,
         )
+        self._indexer = Indexer(
+            dsn,
+            self._maintenance.worker_id,
+            self._scheduler.index_may_be_due,
+            self._any_filled,
+        )
+        self._packer = Packer(dsn, self.settings.erase_seconds)
         self._tick = time.monotonic()
         self._schema_checked = False
         self._stopping = asyncio.Event()

@@ -199,9 +199,27 @@ class Store:
             ]
 
     async def write(
+        self, embedding_id: int, revision: int, batch: WriteBatch, *, in_column: bool
+    ) -> tuple[int, int]:
+        """Write chunks and remove jobs: numbers of rows written, and stale.
+
+        Args:
+            embedding_id: Whose.
+            revision: Of the declaration that the vectors were made for.
+            batch: What to write.
+            in_column: Whether the vectors are in the source itself: writing them runs
+                triggers of the table's owner, and what these leave in the session is
+                cleaned away.
+        """
+        try:
+            return await self._write(embedding_id, revision, batch)
+        finally:
+            if in_column:
+                await self.link.clean()
+
+    async def _write(
         self, embedding_id: int, revision: int, batch: WriteBatch
     ) -> tuple[int, int]:
-        """Write chunks and remove jobs: numbers of rows written, and stale."""
         rows = await self._rows(
             "write",
             tuple,
@@ -339,7 +357,7 @@ class Store:
     async def answer_query(
         self,
         model_id: int,
-        query_hash: UUID,
+        query_hash: bytes,
         *,
         embedding: Vector | None = None,
         error: str | None = None,
@@ -355,25 +373,33 @@ class Store:
             },
         )
 
-    async def next_index(self) -> tuple[int, list[str]] | None:
-        """Give the next index to build, with its statements; locks it for us."""
+    async def next_index(self, worker_id: UUID) -> tuple[int, list[str]] | None:
+        """Give the next index that a service is to build, with its statements."""
         async with self.link.use() as connection:
             cursor = connection.cursor(row_factory=dict_row)
-            await cursor.execute(QUERIES["index_next"])
+            await cursor.execute(QUERIES["index_next"], {"worker_id": worker_id})
             row = await cursor.fetchone()
         if row is None or row["embedding_id"] is None:
             return None
         return row["embedding_id"], row["ddl"]
 
-    async def bm25_due(self) -> list[tuple[int, str]]:
-        """Tell which BM25 indexes have work to do, by id and name."""
+    async def bm25_due(self, erase_seconds: float) -> list[tuple[int, str]]:
+        """Tell which BM25 indexes have work to do, by id and name.
+
+        Args:
+            erase_seconds: How old the words of a deleted row may become.
+        """
         async with self.link.use() as connection:
-            cursor = await connection.execute(QUERIES["bm25_due"])
+            cursor = await connection.execute(
+                QUERIES["bm25_due"], {"erase_seconds": erase_seconds}
+            )
             return [(row[0], row[1]) for row in await cursor.fetchall()]
 
-    async def bm25_maintain(self, bm25_id: int) -> str | None:
+    async def bm25_maintain(self, bm25_id: int, erase_seconds: float) -> str | None:
         """Do what is due for a BM25 index; tells what it was, if anything."""
-        done: str | None = await self._value("bm25_maintain", {"bm25_id": bm25_id})
+        done: str | None = await self._value(
+            "bm25_maintain", {"bm25_id": bm25_id, "erase_seconds": erase_seconds}
+        )
         return done
 
     async def run_ddl(self, statement: str) -> None:

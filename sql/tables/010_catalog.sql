@@ -15,6 +15,7 @@ create table pgembed.model (
     query_prompt    text,
     document_prompt text,
     max_tokens      int check (max_tokens > 0),
+    revision        text,
     fingerprint     text
 );
 
@@ -28,6 +29,8 @@ comment on column pgembed.model.document_prompt is
     'Text put before every document; NULL: the prompt that the model itself declares.';
 comment on column pgembed.model.max_tokens is
     'Longest input in tokens, special tokens included; NULL until a service has loaded the model.';
+comment on column pgembed.model.revision is
+    'Revision of a model on the hub, by its commit; NULL: the newest.';
 comment on column pgembed.model.fingerprint is
     'SHA-256 over the weights, set by the first service that loads the model; '
     'a service that finds other weights refuses to mix them in.';
@@ -58,15 +61,61 @@ values
     ('text-embedding-3-small', 'litellm', 1536, 8191, '', ''),
     ('text-embedding-3-large', 'litellm', 3072, 8191, '', '');
 
-create table pgembed.embedding (
-    embedding_id         int generated always as identity primary key,
-    name                 text not null unique,
+-- The text of a table that something is made of: vectors, a BM25 index, or both.
+-- Triggers, the functions that read the table as its owner, and the follow-up of
+-- renames, partitions, owners and privileges belong to it.
+create table pgembed.captured_text (
+    text_id              int generated always as identity primary key,
     source               regclass not null,
-    side_table           regclass not null,
     text_expression      text not null,
     canonical_expression text not null,
     source_columns       text[] not null,
-    compare_in_trigger   boolean not null,
+    volatility           text not null check (volatility in ('immutable', 'stable', 'time')),
+    foreign_code         boolean not null,
+    code_functions       text[] not null default '{}',
+    code_digest          bytea,
+    capture              boolean not null default true,
+    capture_digest       bytea,
+    unseen               boolean not null default false,
+    state                text not null default 'active' check (state in ('active', 'broken')),
+    state_reason         text,
+    created_at           timestamptz not null default now(),
+    unique (text_id, source)
+);
+
+comment on table pgembed.captured_text is
+    'One row a text expression over a table that is captured: embeddings and BM25 indexes point to it.';
+comment on column pgembed.captured_text.text_expression is
+    'The text of a row, as the user wrote it.';
+comment on column pgembed.captured_text.canonical_expression is
+    'The same expression as the server prints it with every name qualified: it means the same '
+    'under any search_path.';
+comment on column pgembed.captured_text.source_columns is
+    'Columns the expression reads: the update trigger looks at these and the key only.';
+comment on column pgembed.captured_text.volatility is
+    'immutable: the text depends on its row alone; stable: on other tables too, perhaps; time: on the clock.';
+comment on column pgembed.captured_text.foreign_code is
+    'Whether the expression calls functions, or reads types, that are not PostgreSQL''s: these run as the '
+    'owner of the table only, never as who searches.';
+comment on column pgembed.captured_text.code_functions is
+    'Functions of users that the expression calls.';
+comment on column pgembed.captured_text.code_digest is
+    'Digest of what these say, to notice that one was changed.';
+comment on column pgembed.captured_text.capture is
+    'False while pgembed.pause(name, capture => false) has removed the triggers.';
+comment on column pgembed.captured_text.capture_digest is
+    'Digest of what functions and triggers were generated from, to notice that they must be generated again.';
+comment on column pgembed.captured_text.unseen is
+    'Whether triggers were off when last looked at: once they are on, the table is read again.';
+comment on column pgembed.captured_text.state_reason is
+    'Why the text is broken, and what to do.';
+
+create table pgembed.embedding (
+    embedding_id         int generated always as identity primary key,
+    name                 text not null,
+    text_id              int not null,
+    source               regclass not null,
+    side_table           regclass not null,
     model_id             int not null references pgembed.model,
     dimensions           int not null check (dimensions between 1 and 16000),
     distance             text not null
@@ -80,34 +129,27 @@ create table pgembed.embedding (
     index_kind           text not null check (index_kind in ('hnsw', 'ivfflat', 'none')),
     index_options        jsonb not null default '{}',
     index_error          text,
+    index_builder        uuid,
     wake                 text not null check (wake in ('notify', 'poll')),
     max_attempts         smallint not null check (max_attempts > 0),
     state                text not null default 'active'
                          check (state in ('active', 'paused', 'broken')),
     state_reason         text,
-    capture              boolean not null default true,
     backfill_state       text not null default 'pending'
                          check (backfill_state in ('pending', 'done')),
     backfill_cursor      text,
     revision             int not null default 1,
     valid_from           timestamptz not null default '-infinity',
     created_at           timestamptz not null default now(),
-    check ((storage = 'column') = (column_name is not null))
+    check ((storage = 'column') = (column_name is not null)),
+    foreign key (text_id, source) references pgembed.captured_text (text_id, source)
 );
 
 comment on table pgembed.embedding is
     'One row an embedding, as declared by pgembed.create_embedding(); the source of truth for '
     'its side table, triggers and index.';
-comment on column pgembed.embedding.text_expression is
-    'The text of a row, as the user wrote it.';
-comment on column pgembed.embedding.canonical_expression is
-    'The same expression as the server prints it with every name qualified: it means the same '
-    'under any search_path.';
-comment on column pgembed.embedding.source_columns is
-    'Columns the expression reads: the update trigger looks at these and the key only.';
-comment on column pgembed.embedding.compare_in_trigger is
-    'Whether the update trigger may evaluate the expression: only when it calls nothing but '
-    'PostgreSQL''s own functions, because the trigger runs with the rights of pgembed''s owner.';
+comment on column pgembed.embedding.name is
+    'Unique in the schema of the source.';
 comment on column pgembed.embedding.chunk_size is
     'Longest chunk in tokens; NULL: as long as the model allows.';
 comment on column pgembed.embedding.chunk_overlap is
@@ -115,8 +157,8 @@ comment on column pgembed.embedding.chunk_overlap is
     'the chunk size.';
 comment on column pgembed.embedding.state_reason is
     'Why the embedding is broken, and what to do.';
-comment on column pgembed.embedding.capture is
-    'False while pgembed.pause(name, capture => false) has removed the triggers.';
+comment on column pgembed.embedding.index_builder is
+    'Service that builds the index, as long as its heart beats.';
 comment on column pgembed.embedding.backfill_cursor is
     'Last key that the backfill has queued; the backfill walks the primary key.';
 comment on column pgembed.embedding.revision is
@@ -124,3 +166,11 @@ comment on column pgembed.embedding.revision is
     'an earlier one.';
 comment on column pgembed.embedding.valid_from is
     'Vectors written before this time are to be made again (reembed, new chunk size).';
+
+-- What a statement over a user's table gets: see functions/capture/fence.sql.
+create type pgembed._work as (
+    keys    text[],
+    vectors vector[],
+    after   text,     -- a key: what comes behind it
+    n       bigint    -- how many, at most
+);

@@ -47,6 +47,15 @@ create index dead_letter_key_idx on pgembed.dead_letter (embedding_id, key);
 comment on table pgembed.dead_letter is
     'Jobs that failed for good, with their error; pgembed.retry() queues them again.';
 
+create unlogged table pgembed.write_lock (
+    embedding_id int,
+    key          text,
+    primary key (embedding_id, key)
+);
+comment on table pgembed.write_lock is
+    'One service at a time writes the vectors of a row: it inserts the row''s key here and deletes it in the '
+    'same transaction, and another that comes with the same key waits. Always empty to look at.';
+
 create table pgembed.worker (
     worker_id    uuid primary key,
     hostname     text not null,
@@ -63,19 +72,24 @@ comment on column pgembed.worker.rates is 'Rows a second for each embedding, by 
 
 create table pgembed.query_embedding (
     model_id      int not null references pgembed.model on delete cascade,
-    query_hash    uuid not null,
+    role          name not null default current_user,
+    query_hash    bytea not null,
     query         text,
     embedding     vector,
     error         text,
-    requested_at  timestamptz not null default now(),
+    requested_at  timestamptz not null default clock_timestamp(),
     claimed_until timestamptz,
     answered_at   timestamptz,
-    primary key (model_id, query_hash)
+    primary key (model_id, query_hash, role)
 );
 create index query_embedding_open_idx on pgembed.query_embedding (requested_at)
     where answered_at is null;
+-- That somebody asked for something is nobody else's business.
+alter table pgembed.query_embedding enable row level security;
+create policy own_queries on pgembed.query_embedding
+    using (role = current_user) with check (role = current_user);
 
 comment on table pgembed.query_embedding is
-    'Requests for the vector of a query, and the cache of the answers.';
+    'Requests for the vector of a query, and the cache of the answers; each role sees its own.';
 comment on column pgembed.query_embedding.query is
     'The query''s text, kept only until it is answered.';

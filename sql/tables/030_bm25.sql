@@ -1,19 +1,18 @@
 -- The catalog of BM25 indexes. The tables of each index (documents, terms,
--- postings) are made with it: see functions/211_bm25_tables.sql.
+-- postings) are made with it: see functions/bm25/tables.sql.
 
 create table pgembed.bm25 (
     bm25_id              int generated always as identity primary key,
-    name                 text not null unique,
+    name                 text not null,
     embedding_id         int unique references pgembed.embedding,
+    text_id              int not null unique,
     source               regclass not null,
-    text_expression      text not null,
-    canonical_expression text not null,
-    source_columns       text[] not null,
     config               text not null,
     config_expression    text,
+    config_columns       text[] not null default '{}',
+    config_digest        bytea,
     k1                   float8 not null check (k1 between 0.01 and 10),
     b                    float8 not null check (b between 0 and 1),
-    engine               text not null check (engine in ('sql', 'pg_textsearch')),
     state                text not null default 'pending'
                          check (state in ('pending', 'ready', 'broken')),
     state_reason         text,
@@ -22,8 +21,20 @@ create table pgembed.bm25 (
     frozen_avgdl         float8,
     slots                int not null default 0,
     segments             int[] not null default '{}',
-    created_at           timestamptz not null default now()
+    created_at           timestamptz not null default now(),
+    foreign key (text_id, source) references pgembed.captured_text (text_id, source)
 );
+
+create table pgembed.bm25_failed (
+    bm25_id   int not null,
+    key       text,
+    error     text not null,
+    failed_at timestamptz not null default now()
+);
+create index bm25_failed_key_idx on pgembed.bm25_failed (bm25_id, key);
+
+comment on table pgembed.bm25_failed is
+    'Rows whose words could not be read, with the error; the view failed shows them. Writers only append.';
 
 comment on table pgembed.bm25 is
     'One row a BM25 index: of an embedding''s text, or one of its own (pgembed.create_bm25).';
@@ -32,11 +43,12 @@ comment on column pgembed.bm25.embedding_id is
 comment on column pgembed.bm25.config is
     'Text search configuration, schema-qualified: what a word is, and its stem.';
 comment on column pgembed.bm25.config_expression is
-    'SQL expression over the row that names its configuration, for tables of several languages.';
+    'SQL expression over the row that names its configuration, for tables of several languages; canonical.';
 comment on column pgembed.bm25.k1 is 'How soon further occurrences of a word count for little.';
 comment on column pgembed.bm25.b is 'How much long documents are held back: 0 not at all, 1 in full.';
-comment on column pgembed.bm25.engine is
-    'sql: the postings of pgembed; pg_textsearch: an index of that extension.';
+comment on column pgembed.bm25.config_columns is 'Columns that config_expression reads.';
+comment on column pgembed.bm25.config_digest is
+    'Digest of the text search configurations, to notice that one was changed or made again.';
 comment on column pgembed.bm25.packed_rows is 'Documents in the postings, deleted ones included.';
 comment on column pgembed.bm25.packed_length is 'Sum of their lengths, in lexemes.';
 comment on column pgembed.bm25.frozen_avgdl is

@@ -10,8 +10,8 @@
 --
 -- Writers only append to recent and dead. They read no index state and touch no
 -- shared counter, so they never wait for each other, for a reader or for the
--- packer, which alone writes the other tables (213_bm25_pack.sql). A version
--- number ties the two: a tombstone kills its key's last document before it.
+-- packer, which alone writes the other tables (pack.sql). A tombstone kills a document
+-- of its key and words that is not packed, else the packed one of its key before it.
 --
 -- The functions of an index are made from templates, so that their plans are
 -- kept. In a template bm25_N stands for bm25_7, where 7 is the index's id, and
@@ -28,6 +28,7 @@ comment on function pgembed._bm25_table(int, text) is 'Name of a table of a BM25
 
 create or replace function pgembed._bm25_make(p_id int, p_template text) returns void
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     execute replace(p_template, 'bm25_N', 'bm25_' || p_id);
@@ -40,6 +41,7 @@ create or replace function pgembed._bm25_function(
     p_id int, p_name text, p_arguments text, p_returns text, p_options text, p_body text
 ) returns void
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     name constant text := format('bm25_%s_%s', p_id, p_name);
@@ -69,6 +71,7 @@ comment on function pgembed._bm25_function(int, text, text, text, text, text) is
 
 create or replace function pgembed._bm25_create_tables(p_id int) returns void
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $create$
 begin
     perform pgembed._bm25_make(p_id, replace($template$
@@ -86,6 +89,7 @@ begin
             key     text,
             version bigint not null default nextval('pgembed.bm25_N_version'),
             op      "char" not null default 'D',
+            recorded_at timestamptz not null default clock_timestamp(),
             length  int,
             lexemes tsvector,
             slot    int
@@ -99,8 +103,9 @@ begin
             slot    int primary key,
             key     text not null,
             version bigint not null,
-            length  int not null
-        );
+            length  int not null,
+            lexemes tsvector
+        ) with (toast_tuple_target = 8160);
         create index bm25_N_doc_key_idx on pgembed.bm25_N_doc (key, version);
         create table pgembed.bm25_N_term (
             term       text collate "C" primary key,
@@ -124,6 +129,7 @@ begin
         ) with (toast_tuple_target = 8160);
         alter table pgembed.bm25_N_recent alter column lexemes set storage main;
         alter table pgembed.bm25_N_dead alter column lexemes set storage main;
+        alter table pgembed.bm25_N_doc alter column lexemes set storage main;
         -- A row that just fits a page stays in line, and uncompressed: fetched from
         -- TOAST, the same block takes three times as long.
         alter table pgembed.bm25_N_posting
@@ -133,7 +139,8 @@ begin
         comment on table pgembed.bm25_N_recent is 'Documents not packed yet.';
         comment on table pgembed.bm25_N_dead is
             'Tombstones (D), and marks that the table was truncated (T) or must be read again (R).';
-        comment on table pgembed.bm25_N_doc is 'Packed documents by slot; length in lexemes.';
+        comment on table pgembed.bm25_N_doc is
+            'Packed documents by slot; length in lexemes. Their words are kept only where the source has row security.';
         comment on table pgembed.bm25_N_term is
             'Terms of packed documents: document frequency, how many of those in blocks, the '
             'largest impact, and the idf folded into the blocks.';
@@ -147,3 +154,68 @@ begin
 end
 $create$;
 comment on function pgembed._bm25_create_tables(int) is 'Makes the tables of a BM25 index.';
+
+create or replace function pgembed._bm25_key_body(p_source regclass) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('begin return %s; end', pgembed._row_columns(p_source, pgembed._key_text_sql(p_source, 'r'), 'r'))
+$$;
+comment on function pgembed._bm25_key_body(regclass) is
+    'Body of the function that gives a row''s key text; NULL without a primary key.';
+
+create or replace function pgembed._bm25_key_text_sql(b pgembed.bm25, p_alias text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when pgembed._key_text_varies(b.source)
+        then format('pgembed.bm25_%s_key(%s)', b.bm25_id, p_alias)
+        else pgembed._key_text_sql(b.source, p_alias) end
+$$;
+comment on function pgembed._bm25_key_text_sql(pgembed.bm25, text) is
+    'Expression for the key text of a source row as a BM25 index has it, whatever the settings of the session.';
+
+create or replace function pgembed._bm25_mark(p_id int) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format('select %s(''R'')', pgembed._bm25_table(p_id, 'mark'));
+end
+$$;
+comment on function pgembed._bm25_mark(int) is 'Has all rows of a BM25 index read again at the next maintenance.';
+
+create or replace function pgembed._bm25_drop_tables(p_id int) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    part record;
+begin
+    for part in select c.oid::regclass as name, case c.relkind when 'S' then 'sequence' else 'table' end as kind
+                from pg_class as c
+                where c.relnamespace = 'pgembed'::regnamespace and c.relkind in ('r', 'S') and c.relname ~ format('^bm25_%s_', p_id)
+                order by c.relkind desc    -- a sequence after the tables whose default it is
+    loop
+        execute format('drop %s %s', part.kind, part.name);
+    end loop;
+end
+$$;
+comment on function pgembed._bm25_drop_tables(int) is 'Drops what there is of the tables of a BM25 index.';
+
+create or replace function pgembed._bm25_make_parts(b pgembed.bm25) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (select from unnest(array['version', 'recent', 'dead', 'doc', 'term', 'posting', 'block']) as p where to_regclass(pgembed._bm25_table(b.bm25_id, p)) is null) then
+        perform pgembed._bm25_drop_tables(b.bm25_id);
+        perform pgembed._bm25_create_tables(b.bm25_id);
+        update pgembed.bm25 set state = 'pending', packed_rows = 0, packed_length = 0, slots = 0, segments = '{}', frozen_avgdl = null
+        where bm25_id = b.bm25_id;
+    end if;
+    perform pgembed._bm25_install_functions(b);
+end
+$$;
+comment on function pgembed._bm25_make_parts(pgembed.bm25) is
+    'Makes again the tables, empty, and the functions of a BM25 index that somebody has dropped.';

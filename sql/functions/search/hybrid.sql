@@ -80,6 +80,7 @@ comment on function pgembed._fuse(text, text[], float8[], text[], float8[], floa
 
 create or replace function pgembed._row_keys(docs anyarray, p_source regclass) returns text[]
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     keys text[];
@@ -122,6 +123,7 @@ language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
+    path constant text := pg_catalog.current_setting('search_path');
     e constant pgembed.embedding := pgembed._search_target(source, embedding);
     b pgembed.bm25;
     q query_embedding%type;
@@ -138,14 +140,15 @@ declare
     at_vector int;
     at_bm25 int;
 begin
+    perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_k(k);
     perform pgembed._check_fusion(fusion, vector_weight, bm25_weight, rrf_k, candidates, k, on_missing_query_embedding);
     -- Its own index, else the only one that the table has.
     select x.* into b from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
     b := pgembed._bm25_target(source, b.name);
     depth := coalesce(candidates, least(greatest(40, 4 * k), 10000));
-    condition := pgembed._search_condition(e.source, filter, where_sql);
-    words := pgembed._bm25_parse(b, query, syntax, prefix, config);
+    condition := pgembed._search_condition(e.source, filter, where_sql, path);
+    words := pgembed._bm25_parse(b, query, syntax, prefix, config, path);
     if vector_weight > 0 or query_embedding is not null then    -- what is given is checked, used or not
         begin
             q := pgembed._query_vector(e, query, query_embedding, query_model);
@@ -160,12 +163,14 @@ begin
         select array_agg(h.doc) as rows, array_agg(h.similarity) as similarities,
                array_agg(h.chunk) as chunks, array_agg(h.content) as contents
         into vector_hits
-        from pgembed._search(source, array[source], e, q, depth, condition, null, ef_search, false) as h;
+        from pgembed._search(source, array[source], e, q, depth, condition, null, ef_search, false,
+                             case when where_sql is not null then path end) as h;
         vector_keys := pgembed._row_keys(vector_hits.rows, e.source);
         similarities := vector_hits.similarities;
     end if;
     if bm25_weight > 0 then
-        select * into bm25_hits from pgembed._bm25_hits(source, array[source], b, words, depth, condition);
+        select * into bm25_hits from pgembed._bm25_hits(source, array[source], b, words, depth, condition,
+                                                             case when where_sql is not null then path end);
         bm25_keys := pgembed._row_keys(bm25_hits.rows, e.source);
         scores := bm25_hits.scores;
     end if;
@@ -196,6 +201,7 @@ begin
         end if;
         return next;
     end loop;
+    perform pgembed._at_path(path);
 end
 $$;
 comment on function pgembed.hybrid_search(anyelement, text, int, jsonb, text, text, vector, text, text, float8, float8, int, int, text, boolean, text, boolean, int, text) is

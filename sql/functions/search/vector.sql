@@ -10,6 +10,7 @@
 
 create or replace function pgembed._searched_table(source anyelement) returns regclass
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     source_oid oid := (select typrelid from pg_catalog.pg_type where oid = pg_typeof(source));
@@ -26,31 +27,38 @@ comment on function pgembed._searched_table(anyelement) is
 
 create or replace function pgembed._search_target(source anyelement, p_name text) returns pgembed.embedding
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
     searched regclass := pgembed._searched_table(source);
     e pgembed.embedding;
+    found_row pgembed.embedding;
     many int := 0;
 begin
-    if p_name is not null then
-        e := pgembed._embedding(p_name);
-        if e.source <> searched then
+    for found_row in
+        select x.* from pgembed.embedding as x
+        where x.source = searched and (p_name is null or x.name = p_name or pgembed._qualified_name(x.source, x.name) = p_name)
+        order by x.name
+    loop
+        many := many + 1;
+        e := found_row;
+    end loop;
+    if many <> 1 then
+        if p_name is not null then
+            e := pgembed._embedding(p_name);
             raise exception 'embedding "%" is declared on %, not on %', p_name, e.source, searched
                 using errcode = 'PE001', hint = format('Write NULL::%s.', e.source);
         end if;
-    else
-        for e in select * from pgembed.embedding where source = searched order by name loop
-            many := many + 1;
-        end loop;
-        if many <> 1 then
-            raise exception 'table % has % embeddings', searched, many
-                using errcode = 'PE001',
-                detail = coalesce((select 'Its embeddings: ' || string_agg(name, ', ' order by name) || '.'
-                                   from pgembed.embedding where source = searched), ''),
-                hint = case many when 0 then 'Declare one with pgembed.create_embedding.'
-                                 else 'Say which: embedding => ''...''.' end;
-        end if;
+        raise exception 'table % has % embeddings', searched, many
+            using errcode = 'PE001',
+            detail = coalesce((select 'Its embeddings: ' || string_agg(name, ', ' order by name) || '.'
+                               from pgembed.embedding as x where x.source = searched), ''),
+            hint = case many when 0 then 'Declare one with pgembed.create_embedding.'
+                             else 'Say which: embedding => ''...''.' end;
+    end if;
+    if e.side_table is null or not exists (select from pg_class where oid = e.side_table) then
+        perform pgembed._require_side_table(e);
     end if;
     return e;
 end
@@ -62,6 +70,7 @@ create or replace function pgembed._query_vector(
     p_embedding pgembed.embedding, p_query text, p_query_embedding vector, p_query_model text
 ) returns vector
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     m pgembed.model;
@@ -108,31 +117,47 @@ as $$
 declare
     plan json;
 begin
-    execute 'explain (format json) ' || p_query into plan;
-    return plan -> 0 -> 'Plan' ->> 'Plan Rows';
+    execute pg_catalog.concat('explain (format json) ', p_query) into plan;
+    return plan operator(pg_catalog.->) 0 operator(pg_catalog.->) 'Plan' operator(pg_catalog.->>) 'Plan Rows';
 end
 $$;
 comment on function pgembed._estimated_rows(text) is 'Rows that the planner expects of a query.';
 
-create or replace function pgembed._estimated_share(p_source regclass, p_condition text) returns float8
+create or replace function pgembed._at_path(p_path text) returns void
+language plpgsql
+as $$
+begin
+    if p_path is not null then
+        perform pg_catalog.set_config('search_path', p_path, true);
+    end if;
+end
+$$;
+comment on function pgembed._at_path(text) is 'Sets the search_path, unless it is NULL.';
+
+create or replace function pgembed._estimated_share(p_source regclass, p_condition text, p_path text) returns float8
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     -- -1: not analyzed yet, as most partitioned tables.
     everything float8 := (select reltuples from pg_catalog.pg_class where oid = p_source);
+    matching float8;
 begin
     if everything <= 0 then
-        everything := pgembed._estimated_rows(format('select from %s', p_source));
+        everything := pgembed._estimated_rows(format('select from %s', pgembed._table_sql(p_source)));
     end if;
-    return least(1, pgembed._estimated_rows(format('select from %s as s where %s', p_source, p_condition))
-                    / greatest(1, everything));
+    perform pgembed._at_path(p_path);
+    matching := pgembed._estimated_rows(pg_catalog.format('select from %s as s where %s', pgembed._table_sql(p_source), p_condition));
+    perform pgembed._at_path('pg_catalog, pg_temp');
+    return least(1, matching / greatest(1, everything));
 end
 $$;
-comment on function pgembed._estimated_share(regclass, text) is
+comment on function pgembed._estimated_share(regclass, text, text) is
     'Share of the rows of a table (alias s) that meet a condition, as the planner sees it.';
 
 create or replace function pgembed._setting(p_name text, p_value text) returns text
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     old text := current_setting(p_name, true);
@@ -146,16 +171,19 @@ $$;
 comment on function pgembed._setting(text, text) is
     'Sets a configuration parameter for the transaction and returns what it was.';
 
-create or replace function pgembed._search_condition(p_source regclass, p_filter jsonb, p_where_sql text)
+create or replace function pgembed._search_condition(p_source regclass, p_filter jsonb, p_where_sql text, p_path text)
 returns text
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     condition text := pgembed._filter_sql(p_source, p_filter, 's');
 begin
     if p_where_sql is not null then
         begin
-            execute format(E'select from %s as s where (\n%s\n) limit 0', pgembed._table_sql(p_source), p_where_sql);
+            perform pgembed._at_path(p_path);
+            execute pg_catalog.format(E'select from %s as s where (\n%s\n) limit 0', pgembed._table_sql(p_source), p_where_sql);
+            perform pgembed._at_path('pg_catalog, pg_temp');
         exception
             when syntax_error or undefined_column or undefined_function or datatype_mismatch
                  or undefined_table or ambiguous_column or undefined_object or grouping_error
@@ -169,7 +197,7 @@ begin
     return regexp_replace(condition, '^true and ', '');
 end
 $$;
-comment on function pgembed._search_condition(regclass, jsonb, text) is
+comment on function pgembed._search_condition(regclass, jsonb, text, text) is
     'Filter and where_sql as one condition over the source (alias s), or PE008.';
 
 create or replace function pgembed._check_k(p_k int) returns int
@@ -200,6 +228,7 @@ create or replace function pgembed._search_names(
     out lists int
 )
 language plpgsql stable    -- whose plans are kept, where a SQL function's are made at every call
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -219,12 +248,17 @@ begin
     select string_agg('k' || k.position, ', ' order by k.position),
            string_agg(format('c.%I as k%s', case when in_table then c.attname else r.attname end, k.position), ', '
                       order by k.position),
-           string_agg(format('s.%I = c.k%s', r.attname, k.position), ' and ')
+           string_agg(format('s.%I operator(%I.%s) c.k%s', r.attname, n.nspname, o.oprname, k.position), ' and ')
     into keys, chunk_keys, chunk_of_row
     from pg_catalog.pg_index as i
     cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
     join pg_catalog.pg_attribute as r on r.attrelid = i.indrelid and r.attnum = k.attnum
     join pg_catalog.pg_attribute as c on c.attrelid = e.side_table and c.attnum = k.position
+    join pg_catalog.pg_opclass as x on x.oid = i.indclass[k.position - 1]
+    join pg_catalog.pg_amop as m on m.amopfamily = x.opcfamily and m.amoplefttype = x.opcintype
+                                and m.amoprighttype = x.opcintype and m.amopstrategy = 3
+    join pg_catalog.pg_operator as o on o.oid = m.amopopr
+    join pg_catalog.pg_namespace as n on n.oid = o.oprnamespace
     where i.indrelid = e.source and i.indisprimary and k.position <= i.indnkeyatts;
     chunk_values := case when in_table then 'c.chunk, c.content' else '0 as chunk' end;
 
@@ -253,10 +287,11 @@ comment on function pgembed._search_names(pgembed.embedding) is
 
 create or replace function pgembed._search(
     source anyelement, docs anyarray, p_embedding pgembed.embedding, p_query vector, p_k int,
-    p_condition text, p_skip text, p_ef_search int, p_exact boolean
+    p_condition text, p_skip text, p_ef_search int, p_exact boolean, p_path text
 )
 returns table (doc anyelement, similarity float8, distance float8, chunk int, content text)
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -278,6 +313,7 @@ declare
     effort_name constant text := case p_embedding.index_kind when 'ivfflat' then 'ivfflat.probes' else 'hnsw.ef_search' end;
     effort int := p_ef_search;
 begin
+    -- Pinned by who calls; what the caller has written is read under the caller's path.
     select * into names from pgembed._search_names(e);
 
     -- From candidates (chunks c, with their distance) to the k best rows, each by
@@ -285,19 +321,20 @@ begin
     -- names in the condition mean the source's. The aggregates keep the order of
     -- their input.
     result_sql := format(
-        'select (select count(*) from pgembed_chunk), array_agg(doc), array_agg(chunk), array_agg(content), array_agg(distance) '
+        'select (select pg_catalog.count(*) from pgembed_chunk), pg_catalog.array_agg(doc), pg_catalog.array_agg(chunk), '
+        'pg_catalog.array_agg(content), pg_catalog.array_agg(distance) '
         'from (select * from (select distinct on (%1$s) %1$s, s.doc, c.chunk, %2$s as content, c.distance '
         'from pgembed_chunk as c cross join lateral (select (s.*)::%3$s as doc%4$s from %5$s as s where %6$s and (%7$s) and %8$s) as s '
         'order by %1$s, c.distance, c.chunk) as r order by distance, %1$s limit %9$s) as best',
         names.keys, case when in_table then 'c.content' else 's.content' end, pg_typeof(source),
-        case when in_table then '' else format(', (%s) as content', e.canonical_expression) end,
+        case when in_table then '' else format(', %s as content', pgembed._compose_sql(e.text_id, 's')) end,
         e.source, names.chunk_of_row, p_condition, coalesce(p_skip, 'true'), p_k);
 
     -- Where few rows meet the condition, ranking those exactly is faster than
     -- walking the index for them, and misses none.
     exact := p_exact or not names.index_valid;
     if not exact and (p_condition <> 'true' or row_security_active(e.source)) then
-        share := pgembed._estimated_share(e.source, p_condition);
+        share := pgembed._estimated_share(e.source, p_condition, p_path);
         exact := share < 0.02;
         candidates := ceil(candidates / greatest(share, 0.02) * 1.3);
     end if;
@@ -326,8 +363,10 @@ begin
                             'select %s, %s, %s as distance from (select * from %s as c order by %s limit %s) as c',
                             names.chunk_keys, names.chunk_values, names.distance, names.vectors,
                             names.binary_distance, greatest(candidates * 4, 40)) end;
-            execute format('with pgembed_chunk as materialized (%s) %s', candidate_sql, result_sql)
+            perform pgembed._at_path(p_path);
+            execute pg_catalog.format('with pgembed_chunk as materialized (%s) %s', candidate_sql, result_sql)
             into seen, docs, chunks, contents, distances using p_query;
+            perform pgembed._at_path('pg_catalog, pg_temp');
             exit when cardinality(chunks) = p_k;
             -- Rows that do not match, or several chunks of one row, took the places: go
             -- deeper, and without the index where that gives no more
@@ -348,11 +387,13 @@ begin
     if exact then
         -- Adding zero keeps the planner from the approximate index. The subquery is
         -- no barrier: the planner joins rows and chunks as it sees fit.
-        candidate_sql := format('select %s, %s, (%s) + 0 as distance from %s as c where c.%s is not null',
+        candidate_sql := format('select %s, %s, (%s) operator(pg_catalog.+) 0::pg_catalog.float8 as distance from %s as c where c.%s is not null',
                                 names.chunk_keys, names.chunk_values, names.distance, names.vectors, names.vector);
-        execute format('with pgembed_chunk as not materialized (%s) %s', candidate_sql,
-                       replace(result_sql, 'select (select count(*) from pgembed_chunk),', 'select 0,'))
-        into seen, docs, chunks, contents, distances using p_query;
+        result_sql := format('with pgembed_chunk as not materialized (%s) %s', candidate_sql,
+                             replace(result_sql, 'select (select pg_catalog.count(*) from pgembed_chunk),', 'select 0::pg_catalog.int8,'));
+        perform pgembed._at_path(p_path);
+        execute result_sql into seen, docs, chunks, contents, distances using p_query;
+        perform pgembed._at_path('pg_catalog, pg_temp');
     end if;
 
     return query
@@ -363,9 +404,10 @@ begin
     from generate_series(1, cardinality(chunks)) as i;
 end
 $$;
-comment on function pgembed._search(anyelement, anyarray, pgembed.embedding, vector, int, text, text, int, boolean) is
+comment on function pgembed._search(anyelement, anyarray, pgembed.embedding, vector, int, text, text, int, boolean, text) is
     'The k rows nearest to a vector that meet a condition over the source (alias s), nearest first, '
-    'each with its best chunk; rows for which the condition p_skip fails are left out. docs only lends its type to a variable: pass array[source].';
+    'each with its best chunk; rows for which the condition p_skip fails are left out. docs only lends its type to a variable: '
+    'pass array[source]. p_path is the search_path that the condition is meant under; NULL: it needs none.';
 
 create or replace function pgembed.vector_search(
     source anyelement,
@@ -384,9 +426,11 @@ language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
+    path constant text := pg_catalog.current_setting('search_path');
     e pgembed.embedding := pgembed._search_target(source, embedding);
     q query_embedding%type;
 begin
+    perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_k(k);
     if ef_search < 1 or ef_search > (case e.index_kind when 'hnsw' then 1000 else 32768 end) then
         raise exception 'ef_search is out of range: %', ef_search using errcode = 'PE007',
@@ -394,8 +438,9 @@ begin
     end if;
     q := pgembed._query_vector(e, query, query_embedding, query_model);
     return query
-    select * from pgembed._search(source, array[source], e, q, k, pgembed._search_condition(e.source, filter, where_sql),
-                                  null, ef_search, coalesce(exact, false));
+    select * from pgembed._search(source, array[source], e, q, k, pgembed._search_condition(e.source, filter, where_sql, path),
+                                  null, ef_search, coalesce(exact, false), case when where_sql is not null then path end);
+    perform pgembed._at_path(path);
 end
 $$;
 comment on function pgembed.vector_search(anyelement, text, int, jsonb, text, text, vector, text, int, boolean) is
@@ -417,10 +462,12 @@ language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
+    path constant text := pg_catalog.current_setting('search_path');
     e pgembed.embedding := pgembed._search_target(source, embedding);
-    key_text text := key::text;
+    key_text text := key::pg_catalog.text;
     q pgembed.query_embedding.embedding%type;
 begin
+    perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_k(k);
     -- The direction of the row: the mean of its chunks' vectors.
     begin
@@ -428,7 +475,7 @@ begin
             pgembed._vector_schema(), coalesce(e.column_name, 'embedding'),
             pgembed._table_sql(case e.storage when 'table' then e.side_table else e.source end),
             pgembed._key_sql(e.source, e.side_table,
-                             case e.storage when 'table' then 'c.%3$I = %5$s::%4$s' else 'c.%2$I = %5$s::%4$s' end, ' and '))
+                             case e.storage when 'table' then 'c.%3$I %7$s %5$s::%4$s' else 'c.%2$I %7$s %5$s::%4$s' end, ' and '))
         into q using key_text;
     exception when data_exception or array_subscript_error then
         raise exception '"%" is not a key of table %', key_text, e.source using errcode = 'PE009',
@@ -440,9 +487,10 @@ begin
     end if;
     return query
     select * from pgembed._search(
-        source, array[source], e, q, k, pgembed._search_condition(e.source, filter, where_sql),
-        format('not (%s)', replace(pgembed._key_sql(e.source, null, 's.%2$I = %5$s::%4$s', ' and '),
-                                   'pgembed_key.key', quote_literal(key_text))), null, false);
+        source, array[source], e, q, k, pgembed._search_condition(e.source, filter, where_sql, path),
+        format('not (%s)', replace(pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '),
+                                   'pgembed_key.key', quote_literal(key_text))), null, false, case when where_sql is not null then path end);
+    perform pgembed._at_path(path);
 end
 $$;
 comment on function pgembed.similar(anyelement, anycompatible, int, jsonb, text, text) is

@@ -1,7 +1,9 @@
--- The side table of an embedding: its columns, its keys, who may read it.
+-- The side table of an embedding: its columns and its keys. It belongs to pgembed's owner,
+-- so the owner of the source can hang no code on it.
 
 create or replace function pgembed._sync_key_columns(p_embedding pgembed.embedding) returns void
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     changes text;
@@ -36,6 +38,7 @@ comment on function pgembed._vector_column_type(pgembed.embedding) is
 create or replace function pgembed._create_side_table(p_embedding pgembed.embedding, p_side text)
 returns regclass
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     key_columns text;
@@ -58,7 +61,7 @@ begin
                                        'embedded_at')
                     then 'source_' || a.attname else a.attname end) as k(name)
     where x.indrelid = p_embedding.source and x.indisprimary and i.position <= x.indnkeyatts;
-    execute format('create table %s (%s, chunk int not null, %s text_hash uuid not null, '
+    execute format('create table %s (%s, chunk int not null, %s text_hash bytea not null, '
                    'model_id int not null, embedded_at timestamptz not null, primary key (%s, chunk))',
         p_side, key_columns,
         case when p_embedding.storage = 'table'
@@ -71,57 +74,17 @@ begin
     end if;
     execute format('comment on table %s is %L', p_side, format(
         'Embedding of %s, kept by pgembed: one row a chunk.', p_embedding.source));
-    begin
-        perform pgembed._give_to_owner('table', p_side);
-    exception when insufficient_privilege then    -- it may not own tables in this schema
-        execute format('grant all on table %s to %s', p_side,
-                       (select nspowner::regrole from pg_catalog.pg_namespace where nspname = 'pgembed'));
-    end;
+    perform pgembed._give_to_owner('table', p_side);
+    execute format('revoke all on table %s from public', p_side);
     return p_side::regclass;
 end
 $$;
 comment on function pgembed._create_side_table(pgembed.embedding, text) is
     'Makes the side table of an embedding.';
 
-create or replace function pgembed._sync_privileges(p_embedding pgembed.embedding) returns void
-language plpgsql
-as $$
-declare
-    side text := pgembed._table_sql(p_embedding.side_table);
-    grantee text;
-begin
-    -- Search runs with the caller's rights: who may read the source may read its
-    -- vectors and chunks, and no one else.
-    execute format('revoke all on %s from public', side);
-    for grantee in
-        select distinct case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
-        from pg_catalog.pg_class as c, aclexplode(c.relacl) as a
-        where c.oid = p_embedding.source and a.privilege_type = 'SELECT'
-    loop
-        execute format('grant select on %s to %s', side, grantee);
-    end loop;
-
-    if exists (select from pg_catalog.pg_policy
-               where polrelid = p_embedding.side_table and polname = 'pgembed_source') then
-        execute format('drop policy pgembed_source on %s', side);
-    end if;
-    if (select relrowsecurity from pg_catalog.pg_class where oid = p_embedding.source) then
-        execute format('alter table %s enable row level security', side);
-        execute format('create policy pgembed_source on %1$s for select using '
-                       '(exists (select from %2$s as pgembed_source where %3$s))',
-            side, pgembed._table_sql(p_embedding.source),
-            pgembed._key_sql(p_embedding.source, p_embedding.side_table,
-                             format('pgembed_source.%%2$I = %s.%%3$I', replace(side, '%', '%%')), ' and '));
-    else
-        execute format('alter table %s disable row level security', side);
-    end if;
-end
-$$;
-comment on function pgembed._sync_privileges(pgembed.embedding) is
-    'Gives the side table the readers and the row security of the source.';
-
 create or replace function pgembed._clear_vectors(p_embedding pgembed.embedding) returns void
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     execute format('truncate %s', pgembed._table_sql(p_embedding.side_table));
@@ -129,11 +92,55 @@ begin
         execute format('alter table %s alter column embedding type %s using null',
             pgembed._table_sql(p_embedding.side_table), pgembed._vector_column_type(p_embedding));
     else
-        execute format('alter table %1$s drop column if exists %2$I, add column %2$I %3$s',
+        perform pgembed._run_as_owner(p_embedding.text_id, format('alter table %1$s drop column if exists %2$I, add column %2$I %3$s',
             pgembed._table_sql(p_embedding.source), p_embedding.column_name,
-            pgembed._vector_column_type(p_embedding));
+            pgembed._vector_column_type(p_embedding)));
     end if;
 end
 $$;
 comment on function pgembed._clear_vectors(pgembed.embedding) is
     'Removes all vectors of an embedding, for a change of model or type.';
+
+create or replace function pgembed._check_schema_rights(p_source oid) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    own constant oid := pgembed._own();
+    space constant oid := (select relnamespace from pg_class where oid = p_source);
+begin
+    if not has_schema_privilege(own, space, 'USAGE') or not has_schema_privilege(own, space, 'CREATE') then
+        raise exception 'role "%", which owns pgembed, may not create tables in schema %', pg_get_userbyid(own), space::regnamespace
+            using errcode = 'PE013', detail = 'The side table of an embedding is there, and belongs to that role.',
+                  hint = format('GRANT USAGE, CREATE ON SCHEMA %s TO %s;', space::regnamespace, own::regrole);
+    end if;
+end
+$$;
+comment on function pgembed._check_schema_rights(oid) is
+    'PE013 where pgembed''s owner cannot have a side table beside a source.';
+
+create or replace function pgembed._follow_parts(t pgembed.captured_text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    e pgembed.embedding;
+    b pgembed.bm25;
+begin
+    -- What was dropped is made again; reading the whole table fills it.
+    for e in select * from pgembed.embedding where text_id = t.text_id and pgembed._table_sql(side_table) is null loop
+        update pgembed.embedding
+        set side_table = pgembed._create_side_table(e, pgembed._qualified_name(e.source, e.name)), index_error = null, revision = revision + 1
+        where embedding_id = e.embedding_id;
+    end loop;
+    for e in select * from pgembed.embedding where text_id = t.text_id loop
+        perform pgembed._sync_key_columns(e);
+    end loop;
+    select * into b from pgembed.bm25 where text_id = t.text_id;
+    if found then
+        perform pgembed._bm25_make_parts(b);
+    end if;
+end
+$$;
+comment on function pgembed._follow_parts(pgembed.captured_text) is
+    'Makes again the tables and functions of embeddings and BM25 indexes that somebody has dropped.';

@@ -2,6 +2,7 @@
 
 create or replace function pgembed._model(p_name text) returns pgembed.model
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     found_row pgembed.model;
@@ -35,6 +36,7 @@ create or replace function pgembed.register_model(
     max_tokens int default null
 ) returns text
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
@@ -91,6 +93,7 @@ comment on function pgembed.register_model(text, int, text, text, boolean, text,
 
 create or replace function pgembed.accept_weights(name text) returns void
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -115,6 +118,7 @@ create or replace function pgembed._model_seen_v1(
     p_model_id int, p_dimensions int, p_max_tokens int, p_normalized boolean, p_fingerprint text
 ) returns void
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     m pgembed.model;

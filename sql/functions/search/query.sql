@@ -2,14 +2,6 @@
 -- service and wait for it in its own transaction, so there is a procedure that
 -- commits (encode), and a function that reads what it left (embed).
 
-create or replace function pgembed._query_hash(p_query text) returns uuid
-language sql immutable strict
-set search_path = pg_catalog, pg_temp
-as $$
-    select md5(p_query)::uuid
-$$;
-comment on function pgembed._query_hash(text) is 'Key of a query in the cache.';
-
 create or replace function pgembed._check_query(p_query text) returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -25,19 +17,19 @@ $$;
 comment on function pgembed._check_query(text) is 'The query; PE009 for one without words.';
 
 create or replace function pgembed._cached_query(p_query text, p_model_id int, out embedding vector, out error text)
-language sql stable security definer
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select q.embedding, q.error
     from pgembed.query_embedding as q
-    where q.model_id = p_model_id and q.query_hash = pgembed._query_hash(p_query)
+    where q.model_id = p_model_id and q.query_hash = pgembed._hash(p_query) and q.role = current_user
       and q.answered_at is not null
 $$;
 comment on function pgembed._cached_query(text, int) is
-    'Answer of a service to a query. Reads with the owner''s rights: the cache itself is private.';
+    'Answer of a service to a query of the caller: nobody learns what others have asked.';
 
 create or replace function pgembed._request_query(p_query text, p_model text) returns int
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -47,15 +39,15 @@ begin
     if exists (select from pgembed._cached_query(p_query, m.model_id) as c where c.embedding is not null) then
         return null;
     end if;
-    if not pgembed._service_alive() then
+    if not pgembed._service_alive_public() then
         raise exception 'no encoder service is running, so the query cannot be encoded'
             using errcode = 'PE010',
             hint = 'Start one (pgembed serve), or encode the query in the application and pass '
                    'query_embedding => ...';
     end if;
     insert into pgembed.query_embedding (model_id, query_hash, query)
-    values (m.model_id, pgembed._query_hash(p_query), p_query)
-    on conflict (model_id, query_hash) do update
+    values (m.model_id, pgembed._hash(p_query), p_query)
+    on conflict (model_id, query_hash, role) do update
         set query = excluded.query, error = null, answered_at = null,
             requested_at = clock_timestamp(), claimed_until = null
         where query_embedding.embedding is null;
@@ -136,6 +128,7 @@ comment on procedure pgembed.encode(text, text, float8) is
 create or replace function pgembed.embed(query text, model text default 'all-MiniLM-L6-v2')
 returns vector
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     m pgembed.model := pgembed._model(model);
@@ -185,11 +178,12 @@ comment on function pgembed._service_alive_public() is
     'Whether an encoder service is running, for callers who may not read pgembed.worker.';
 
 create or replace function pgembed._query_claim_v1(p_n int, p_lease interval)
-returns table (model_id int, model text, provider text, query_hash uuid, query text)
+returns table (model_id int, model text, provider text, query_hash bytea, query text)
 language sql
+set search_path = pg_catalog, pg_temp
 as $$
     with ready as materialized (
-        select q.model_id, q.query_hash
+        select q.model_id, q.query_hash, q.role
         from pgembed.query_embedding as q
         where q.answered_at is null
           and (q.claimed_until is null or q.claimed_until <= clock_timestamp())
@@ -200,19 +194,20 @@ as $$
     set claimed_until = clock_timestamp() + p_lease
     from ready
     join pgembed.model as m using (model_id)
-    where q.model_id = ready.model_id and q.query_hash = ready.query_hash
+    where q.model_id = ready.model_id and q.query_hash = ready.query_hash and q.role = ready.role
     returning q.model_id, m.name, m.provider, q.query_hash, q.query
 $$;
 comment on function pgembed._query_claim_v1(int, interval) is 'Leases queries that wait for their vector.';
 
 create or replace function pgembed._query_answer_v1(
-    p_model_id int, p_query_hash uuid, p_embedding vector, p_error text
+    p_model_id int, p_query_hash bytea, p_embedding vector, p_error text
 ) returns void
 language sql
+set search_path = pg_catalog, pg_temp
 as $$
     update pgembed.query_embedding
     set embedding = p_embedding, error = p_error, query = null, answered_at = clock_timestamp()
-    where model_id = p_model_id and query_hash = p_query_hash
+    where model_id = p_model_id and query_hash = p_query_hash and answered_at is null
 $$;
-comment on function pgembed._query_answer_v1(int, uuid, vector, text) is
+comment on function pgembed._query_answer_v1(int, bytea, vector, text) is
     'Answers a query with its vector, or with the error; its text is then forgotten.';

@@ -1,7 +1,19 @@
 -- bm25_search: from the caller's words to rows. Runs with the caller's rights.
 
+create or replace function pgembed._bm25_parts_lost(b pgembed.bm25) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception 'of the BM25 index "%" somebody has dropped %', b.name, pgembed._parts_missing(b.text_id) using errcode = 'PE016',
+        hint = format('SELECT pgembed.repair(%L) makes it again.', pgembed._qualified_name(b.source, b.name));
+end
+$$;
+comment on function pgembed._bm25_parts_lost(pgembed.bm25) is 'PE016 for a BM25 index that is not whole.';
+
 create or replace function pgembed._bm25_no_target(source anyelement, p_name text) returns void
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -26,6 +38,9 @@ begin
         end if;
         b := pgembed._bm25(names[1]);
     end if;
+    if pgembed._parts_missing(b.text_id) is not null then
+        perform pgembed._bm25_parts_lost(b);
+    end if;
     raise exception 'the BM25 index "%" is %', b.name, case b.state when 'pending' then 'not built yet' else 'broken' end
         using errcode = 'PE017', detail = coalesce(b.state_reason, ''),
         hint = case b.state when 'pending' then 'The encoder service builds it, or: '
@@ -38,6 +53,7 @@ comment on function pgembed._bm25_no_target(anyelement, text) is
 
 create or replace function pgembed._bm25_target(source anyelement, p_name text) returns pgembed.bm25
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -48,7 +64,7 @@ begin
     for b in
         select * from pgembed.bm25
         where source::oid = (select typrelid from pg_catalog.pg_type where oid = pg_catalog.pg_typeof(_bm25_target.source)::oid)
-          and (p_name is null or name = p_name)
+          and (p_name is null or name = p_name or pgembed._qualified_name(source, name) = p_name)
     loop
         several := several is not null;
     end loop;
@@ -86,9 +102,10 @@ $$;
 comment on function pgembed._bm25_highlight(pgembed._bm25_words) is 'What a snippet marks: any word of a query.';
 
 create or replace function pgembed._bm25_parse(
-    b pgembed.bm25, p_query text, p_syntax text, p_prefix boolean, p_config text
+    b pgembed.bm25, p_query text, p_syntax text, p_prefix boolean, p_config text, p_path text
 ) returns pgembed._bm25_words
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     w pgembed._bm25_words;
@@ -98,7 +115,7 @@ declare
     beginning tsquery;
 begin
     w.query := pgembed._check_query(p_query);
-    w.config := case when p_config is null then b.config else pgembed._text_config(p_config) end;
+    w.config := case when p_config is null then b.config else pgembed._text_config(p_config, p_path) end;
     if p_syntax = 'words' then
         w.terms := pg_catalog.tsvector_to_array(to_tsvector(w.config::regconfig, p_query));
     elsif p_syntax = 'websearch' then
@@ -149,23 +166,19 @@ begin
     return w;
 end
 $$;
-comment on function pgembed._bm25_parse(pgembed.bm25, text, text, boolean, text) is
+comment on function pgembed._bm25_parse(pgembed.bm25, text, text, boolean, text, text) is
     'The words of a query as lexemes, and what else a document must match.';
 
-create or replace function pgembed._bm25_rank_sql(b pgembed.bm25, p_row_type regtype, p_condition text, p_k int)
+create or replace function pgembed._bm25_rank_sql(
+    b pgembed.bm25, p_row_type regtype, p_condition text, p_k int, p_function text, p_keys text
+)
 returns text
 language plpgsql stable    -- whose plans are kept, where a SQL function's are made at every call
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    key constant int2[] := (select (indkey::int2[])[:indnkeyatts - 1] from pg_catalog.pg_index
-                            where indrelid = b.source::oid and indisprimary);
-    row_of_key constant text := (
-        select string_agg(format('s.%I = %s::%s', attname,
-                                 case when pg_catalog.cardinality(key) = 1 then 'hit.key'
-                                      else format('(hit.key::text[])[%s]', pg_catalog.array_position(key, attnum)) end,
-                                 format_type(atttypid, atttypmod)), ' and ')
-        from pg_catalog.pg_attribute where attrelid = b.source::oid and attnum = any (key));
+    row_of_key constant text := replace(pgembed._key_sql(b.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '), 'pgembed_key.key', 'hit.key');
 begin
     if row_of_key is null then
         raise exception 'table % has no primary key any more', b.source using errcode = 'PE017',
@@ -176,53 +189,62 @@ begin
     -- columns; and a table called best is not the best here. The limit of the hits
     -- says nothing new but to the planner.
     return format(
-        'with pgembed_best as materialized (select * from pgembed.bm25_%1$s_top(($1).terms, $2::int, ($1).prefix, $3, $4)) '
+        'with pgembed_best as materialized (%1$s) '
         'select (select pg_catalog.cardinality(handles) from pgembed_best), pg_catalog.array_agg(doc), pg_catalog.array_agg(score) '
         'from (select s.doc, hit.score, hit.place '
-        'from (select pg_catalog.unnest(pgembed.bm25_%1$s_keys(handles)) as key, pg_catalog.unnest(scores) as score, '
+        'from (select pg_catalog.unnest(%7$s) as key, pg_catalog.unnest(scores) as score, '
         'pg_catalog.generate_subscripts(scores, 1) as place from pgembed_best limit $2) as hit '
         'cross join lateral (select (s.*)::%2$s as doc from %3$s as s where %4$s and (%5$s)) as s '
         'order by hit.place limit %6$s) as found',
-        b.bm25_id, p_row_type, b.source, row_of_key, p_condition, p_k);
+        p_function, p_row_type, pgembed._table_sql(b.source), row_of_key, p_condition, p_k, p_keys);
 end
 $$;
-comment on function pgembed._bm25_rank_sql(pgembed.bm25, regtype, text, int) is
-    'Statement that ranks documents ($1 the parsed query, $2 how many, $3 and $4 among which) and gives the first '
+comment on function pgembed._bm25_rank_sql(pgembed.bm25, regtype, text, int, text, text) is
+    'Statement that ranks documents by a query for handles and scores ($1 the parsed query, $2 how many, $3 and $4 among which) and gives the first '
     'rows that meet a condition, with their scores and the number of documents ranked.';
 
 create or replace function pgembed._bm25_hits(
-    source anyelement, docs anyarray, b pgembed.bm25, p_query pgembed._bm25_words, p_k int, p_condition text,
+    source anyelement, docs anyarray, b pgembed.bm25, p_query pgembed._bm25_words, p_k int, p_condition text, p_path text,
     out rows anyarray, out scores float8[]
 )
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     condition text;
     select_among text;
     rank_sql text;
+    ranking text := 'top';
     share float8;
     depth bigint := p_k;
     given bigint;
     among int[];
     among_recent bigint[];
-    filtered boolean := p_condition <> 'true' or row_security_active(b.source);
+    restricted record;
+    filtered boolean := p_condition <> 'true';
 begin
-    if b.engine = 'pg_textsearch' then
-        if p_query.prefix is not null or p_query.required is not null then
-            raise exception 'the engine pg_textsearch has no prefix and no websearch' using errcode = 'PE007',
-                hint = format('SELECT pgembed.alter_bm25(%L, options => ''{"engine": "sql"}'').', b.name);
+    if (select relrowsecurity from pg_class where oid = b.source) then
+        ranking := 'rank';
+        -- Who is past row security, and not yet let in, is ranked as slowly and as exactly.
+        if row_security_active(b.source)
+           or not has_function_privilege(pgembed._bm25_table(b.bm25_id, 'rank(text[], int, text, int[], bigint[])'), 'EXECUTE') then
+            restricted := pgembed._bm25_restricted_keys(b, p_query, p_k, p_condition, p_path);
+            execute pgembed._bm25_rank_sql(b, pg_typeof(source), 'true', p_k,
+                                           'select $1 as handles, $3 as scores', 'handles')
+            into given, rows, scores using restricted.keys, p_k, restricted.scores;
+            return;
         end if;
-        execute pgembed._bm25_extension_sql(b, pg_typeof(source), p_condition, p_k)
-            into rows, scores using p_query.query;
-        return;
     end if;
     if p_query.required is not null then
-        condition := format('(%s) and pgembed._bm25_lexemes(%s, (%s)::text) @@ %L::tsquery', p_condition,
-            pgembed._bm25_config_sql(b.config, b.config_expression), b.canonical_expression, p_query.required);
+        condition := format('(%s) and pgembed._bm25_lexemes(%s, %s) operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition,
+            pgembed._bm25_config_sql(b.config, b.config_expression), pgembed._compose_sql(b.text_id, 's'), p_query.required);
     end if;
-    rank_sql := pgembed._bm25_rank_sql(b, pg_typeof(source), coalesce(condition, p_condition), p_k);
+    rank_sql := pgembed._bm25_rank_sql(
+        b, pg_typeof(source), coalesce(condition, p_condition), p_k,
+        format('select * from pgembed.bm25_%s_%s(($1).terms, $2::pg_catalog.int4, ($1).prefix, $3, $4)', b.bm25_id, ranking),
+        format('pgembed.bm25_%s_keys(handles)', b.bm25_id));
     if filtered then
-        share := pgembed._estimated_share(b.source, p_condition);
+        share := pgembed._estimated_share(b.source, p_condition, p_path);
         depth := ceil(p_k / greatest(share, 0.05) * 1.3);
     end if;
     loop
@@ -232,24 +254,31 @@ begin
                 'select coalesce(pg_catalog.array_agg(d.slot) filter (where d.slot is not null), ''{}''), '
                 'coalesce(pg_catalog.array_agg(r.version) filter (where r.version is not null), ''{}'') '
                 'from (select %1$s as pgembed_key_text from %2$s as s where %3$s) as s '
-                'left join %4$s as d on d.key = s.pgembed_key_text left join %5$s as r on r.key = s.pgembed_key_text',
+                'left join %4$s as d on d.key operator(pg_catalog.=) s.pgembed_key_text '
+                'left join %5$s as r on r.key operator(pg_catalog.=) s.pgembed_key_text',
                 pgembed._bm25_key_text_sql(b, 's'), pgembed._table_sql(b.source), p_condition,
                 pgembed._bm25_table(b.bm25_id, 'doc'), pgembed._bm25_table(b.bm25_id, 'recent'));
+            perform pgembed._at_path(p_path);
             execute select_among into among, among_recent;
+            perform pgembed._at_path('pg_catalog, pg_temp');
             depth := case when p_query.required is null then p_k else depth end;
         end if;
+        perform pgembed._at_path(p_path);
         execute rank_sql into given, rows, scores using p_query, depth, among, among_recent;
-        exit when pg_catalog.cardinality(scores) = p_k or coalesce(given, 0) < depth;
+        perform pgembed._at_path('pg_catalog, pg_temp');
+        exit when cardinality(scores) = p_k or coalesce(given, 0) < depth;
         depth := least(depth * 8, 2000000000);
     end loop;
 end
 $$;
-comment on function pgembed._bm25_hits(anyelement, anyarray, pgembed.bm25, pgembed._bm25_words, int, text) is
+comment on function pgembed._bm25_hits(anyelement, anyarray, pgembed.bm25, pgembed._bm25_words, int, text, text) is
     'The k best rows for a parsed query (pgembed._bm25_parse) that meet a condition over the source '
-    '(alias s), best first. docs only lends its type: pass array[source].';
+    '(alias s), best first. docs only lends its type: pass array[source]. p_path is the search_path that the condition is '
+    'meant under; NULL: it needs none.';
 
 create or replace function pgembed._snippets(docs anyarray, b pgembed.bm25, p_query pgembed._bm25_words) returns text[]
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     snippets text[];
@@ -257,8 +286,8 @@ begin
     -- Names in the expression mean columns of the row.
     execute format(
         'select pg_catalog.array_agg(s.snippet order by place) from pg_catalog.generate_subscripts($1, 1) as place '
-        'cross join lateral (select ts_headline(%s, %s, $2) as snippet from pg_catalog.unnest($1[place:place]) as s) as s',
-        pgembed._bm25_config_sql(b.config, b.config_expression), format('(%s)::text', b.canonical_expression))
+        'cross join lateral (select pg_catalog.ts_headline(%s, %s, $2) as snippet from pg_catalog.unnest($1[place:place]) as s) as s',
+        pgembed._bm25_config_sql(b.config, b.config_expression), pgembed._compose_sql(b.text_id, 's'))
     into snippets using docs, pgembed._bm25_highlight(p_query);
     return snippets;
 end
@@ -283,21 +312,25 @@ language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
+    path constant text := pg_catalog.current_setting('search_path');
     b constant pgembed.bm25 := pgembed._bm25_target(source, embedding);
     wanted constant int := pgembed._check_k(k);
     words pgembed._bm25_words;
     hits record;
     excerpts text[];
 begin
-    words := pgembed._bm25_parse(b, query, syntax, prefix, config);
+    perform pgembed._at_path('pg_catalog, pg_temp');
+    words := pgembed._bm25_parse(b, query, syntax, prefix, config, path);
     hits := pgembed._bm25_hits(source, array[source], b, words, wanted,
                                case when filter is null and where_sql is null then 'true'
-                                    else pgembed._search_condition(b.source, filter, where_sql) end);
+                                    else pgembed._search_condition(b.source, filter, where_sql, path) end,
+                               case when where_sql is not null then path end);
     if snippets and hits.scores is not null then
         excerpts := pgembed._snippets(hits.rows, b, words);
     end if;
     return query
     select hits.rows[i], hits.scores[i], excerpts[i] from pg_catalog.generate_series(1, pg_catalog.cardinality(hits.scores)) as i;
+    perform pgembed._at_path(path);
 end
 $$;
 comment on function pgembed.bm25_search(anyelement, text, int, jsonb, text, text, text, boolean, text, boolean) is

@@ -41,7 +41,15 @@ as $$
                format_type(a.atttypid, a.atttypmod) as type,
                case when i.indnkeyatts = 1 then 'pgembed_key.key'
                     else format('(pgembed_key.key::text[])[%s]', k.position) end as part,
-               case a.atttypid when 'bpchar'::regtype then 'pg_catalog.rtrim' else '' end as trim
+               case a.atttypid when 'bpchar'::regtype then 'pg_catalog.rtrim' else '' end as trim,
+               -- That of the key's index: whatever else somebody has called =.
+               (select format('operator(%I.%s)', n.nspname, o.oprname)
+                from pg_opclass as x
+                join pg_amop as m on m.amopfamily = x.opcfamily and m.amopstrategy = 3
+                                 and m.amoplefttype = x.opcintype and m.amoprighttype = x.opcintype
+                join pg_operator as o on o.oid = m.amopopr
+                join pg_namespace as n on n.oid = o.oprnamespace
+                where x.oid = i.indclass[k.position - 1]) as equals
         from pg_index as i
         cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
         join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
@@ -50,14 +58,14 @@ as $$
         where i.indrelid = p_source and i.indisprimary and k.position <= i.indnkeyatts
     )
     select string_agg(
-        format(p_template, position, source_column, side_column, type, part, trim),
+        format(p_template, position, source_column, side_column, type, part, trim, equals),
         p_separator order by position)
     from key_column
 $$;
 comment on function pgembed._key_sql(oid, oid, text, text) is
     'Expands a format() template for each primary key column of a source: %1$s position, '
     '%2$I column in the source, %3$I column in the side table, %4$s type, %5$s its part of '
-    'pgembed_key.key, %6$s what takes the blanks at the end off a char(n), as a cast to text does.';
+    'pgembed_key.key, %6$s what takes the blanks at the end off a char(n), as a cast to text does, %7$s = of the key.';
 
 create or replace function pgembed._key_text_sql(p_source oid, p_alias text) returns text
 language sql stable
@@ -99,12 +107,82 @@ as $$
                   p_expression,
                   pgembed._table_sql(p_source),
                   pgembed._key_sql(p_source, null,
-                                   replace(format('%I', c.relname), '%', '%%') || '.%2$I = %5$s::%4$s', ' and '))
+                                   replace(format('%I', c.relname), '%', '%%') || '.%2$I %7$s %5$s::%4$s', ' and '))
     from pg_class as c
     where c.oid = p_source
 $$;
 comment on function pgembed._source_rows_sql(oid, text) is
     'Query for the composed text of the source row that pgembed_key.key names.';
+
+create or replace function pgembed._key_settings_sql() returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Texts of dates, floats and the like depend on settings of the session. A key
+    -- or a text must read the same whoever writes, deletes or reads it.
+    select 'set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' set timezone = ''UTC'' '
+           'set extra_float_digits = 1 set bytea_output = ''hex'''
+$$;
+comment on function pgembed._key_settings_sql() is
+    'Settings under which keys and texts are written.';
+
+create or replace function pgembed._schema_of(p_source oid) returns name
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select n.nspname from pg_class as c join pg_namespace as n on n.oid = c.relnamespace where c.oid = p_source
+$$;
+comment on function pgembed._schema_of(oid) is 'Schema of a table; NULL when it is gone.';
+
+create or replace function pgembed._qualified_name(p_source oid, p_name text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select concat_ws('.', quote_ident(pgembed._schema_of(p_source)), quote_ident(p_name))
+$$;
+comment on function pgembed._qualified_name(oid, text) is
+    'Name of an embedding or BM25 index with the schema of its source, as functions take it anywhere.';
+
+create or replace function pgembed._named(p_kind text, p_name text) returns int
+language plpgsql stable
+as $$
+declare
+    candidate record;
+    place int;
+    best int;
+    chosen int;
+    several text[] := '{}';
+begin
+    -- A bare name, or one with the schema of the source. Of several with one name the
+    -- search_path decides, as for tables; nothing here is looked up by it.
+    for candidate in
+        select d.id, d.source, d.name, pgembed._schema_of(d.source) as schema
+        from (select 'embedding' as kind, e.embedding_id as id, e.source::pg_catalog.oid as source, e.name from pgembed.embedding as e
+              union all
+              select 'BM25 index', b.bm25_id, b.source::pg_catalog.oid, b.name from pgembed.bm25 as b) as d
+        where d.kind operator(pg_catalog.=) p_kind
+          and (d.name operator(pg_catalog.=) p_name
+               or pg_catalog.strpos(p_name, '.') operator(pg_catalog.>) 0
+               and (pgembed._qualified_name(d.source, d.name) operator(pg_catalog.=) p_name
+                    or pg_catalog.concat(pgembed._schema_of(d.source), '.', d.name) operator(pg_catalog.=) p_name))
+    loop
+        place := pg_catalog.array_position(pg_catalog.current_schemas(true), candidate.schema);
+        several := pg_catalog.array_append(several, pgembed._qualified_name(candidate.source, candidate.name));
+        if chosen is null or place operator(pg_catalog.<) best or best is null and place is not null then
+            chosen := candidate.id;
+            best := place;
+        end if;
+    end loop;
+    if pg_catalog.cardinality(several) operator(pg_catalog.>) 1 and best is null then
+        raise exception 'there are several of the name "%"', p_name using errcode = 'PE001',
+            detail = pg_catalog.format('They are: %s.', pg_catalog.array_to_string(several, ', ')),
+            hint = 'Say which: give the name with the schema of its table.';
+    end if;
+    return chosen;
+end
+$$;
+comment on function pgembed._named(text, text) is
+    'Id of the embedding or BM25 index that somebody means by a name; NULL for none, PE001 where that is not clear.';
 
 create or replace function pgembed._embedding(p_name text) returns pgembed.embedding
 language plpgsql stable
@@ -112,7 +190,8 @@ as $$
 declare
     found_row pgembed.embedding;
 begin
-    select * into found_row from pgembed.embedding where name = p_name;
+    select * into found_row from pgembed.embedding as e
+    where e.embedding_id operator(pg_catalog.=) pgembed._named('embedding', p_name);
     if not found then
         raise exception 'there is no embedding "%"', coalesce(p_name, 'NULL')
             using errcode = 'PE001',
@@ -126,29 +205,21 @@ end
 $$;
 comment on function pgembed._embedding(text) is 'The catalog row of an embedding, or PE001.';
 
-create or replace function pgembed._index_name(p_embedding pgembed.embedding) returns name
-language plpgsql immutable    -- searches ask: its plan is kept
+create or replace function pgembed._name_of_text(p_text_id int) returns text
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    head text := p_embedding.name;
-    full_name constant text := head || '_' || p_embedding.index_kind;
-begin
-    if octet_length(full_name) <= 63 then
-        return full_name;
-    end if;
-    -- A long name keeps its head, of whole characters, and a hash of the whole.
-    while octet_length(head) > 40 loop
-        head := left(head, -1);
-    end loop;
-    return head || '_' || left(md5(full_name), 8) || '_' || p_embedding.index_kind;
-end
+    select pgembed._qualified_name(d.source, d.name)
+    from (select text_id, source, name from pgembed.embedding
+          union all select text_id, source, name from pgembed.bm25) as d
+    where d.text_id = p_text_id order by d.name limit 1
 $$;
-comment on function pgembed._index_name(pgembed.embedding) is
-    'Name of the vector index of an embedding.';
+comment on function pgembed._name_of_text(int) is
+    'What is declared over a captured text: the name by which a user repairs it.';
 
 create or replace function pgembed._give_to_owner(p_kind text, p_name text) returns void
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     owner constant regrole := (select nspowner from pg_catalog.pg_namespace where nspname = 'pgembed');

@@ -53,8 +53,24 @@ comment on function pgembed._bm25_tf_bounds() is
 
 create or replace function pgembed._bm25_install_top(p_index pgembed.bm25) returns void
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $create$
 begin
+    perform pgembed._bm25_function(p_index.bm25_id, 'mark', 'mark "char"', 'void', 'volatile', $body$
+begin
+    -- One a transaction. That of another would not do: it may be acted upon, and
+    -- be gone, before the rows of this one are there to be read.
+    insert into pgembed.bm25_N_dead (op, key)
+    select mark, pg_catalog.pg_current_xact_id()::text
+    where mark = 'T' or not exists (select from pgembed.bm25_N_dead
+                                    where op = mark and key = pg_catalog.pg_current_xact_id()::text);
+end
+$body$);
+
+    perform pgembed._bm25_function(p_index.bm25_id, 'key', 'r anyelement', 'text',
+        'stable ' || pgembed._key_settings_sql(),
+        pgembed._bm25_key_body(p_index.source));
+
     -- Every document that was written counts, and every tombstone takes one away: the
     -- statistics are sums, whichever documents the tombstones mean. Which ones matters
     -- only of those with a word of the query, as others are not found.
@@ -70,7 +86,7 @@ declare
     dead_rows bigint;
     dead_length bigint;
     dead_keys text[];
-    dead_versions bigint[];
+    dead_lexemes tsvector[];
 begin
     select coalesce(max(version) filter (where op = 'T'), 0), bool_or(op = 'R') into since, stale from bm25_N_dead;
     c.truncated := since > 0;    -- what is packed was written before
@@ -87,8 +103,9 @@ begin
                                                 where p.key = h.key and p.version < h.version
                                                 order by p.version desc limit 1) as p
                             where h.slot is null),
-           (select array_agg(key) from hit where slot is null), (select array_agg(version) from hit where slot is null)
-    into dead_rows, dead_length, c.dead_df, c.dead, dead_keys, dead_versions
+           (select array_agg(key order by version) from hit where slot is null),
+           (select array_agg(lexemes order by version) from hit where slot is null)
+    into dead_rows, dead_length, c.dead_df, c.dead, dead_keys, dead_lexemes
     from (select count(*) as rows, coalesce(sum(length), 0) as length,
                  array_agg(slot) filter (where slot is not null) as slots
           from bm25_N_dead where op = 'D' and version > since) as g;
@@ -97,17 +114,21 @@ begin
                                   join bm25_N_doc as p on p.key = r.key and p.version < r.version);
     end if;
 
-    -- Documents not packed yet, the caller's own uncommitted ones included.
+    -- Documents not packed yet, the caller's own uncommitted ones included. A tombstone
+    -- kills one of the same key and words.
     with hit as materialized (
         select key, version, length, lexemes from bm25_N_recent
         where version > since and lexemes @@ any_term),
+    killed as materialized (
+        select h.version
+        from (select key, lexemes, count(*) as n from unnest(dead_keys, dead_lexemes) as d(key, lexemes) group by key, lexemes) as d
+        join (select version, key, lexemes, row_number() over (partition by key, lexemes order by version) as nth
+              from hit where key = any (dead_keys)) as h on h.key = d.key and h.lexemes = d.lexemes and h.nth <= d.n),
     hit_of_term as materialized (
-        select t.place, t.term, h.version, h.length, d.key is null as alive,
+        select t.place, t.term, h.version, h.length, h.version not in (select version from killed) as alive,
                width_bucket(ts_rank('{1,1,1,1}', h.lexemes, t.query), (select _bm25_tf_bounds())) as tf
         from hit as h
-        join unnest(query_terms, term_queries) with ordinality as t(term, query, place) on h.lexemes @@ t.query
-        left join (select key, max(version) as version from unnest(dead_keys, dead_versions) as d(key, version)
-                   group by key) as d on d.key = h.key and d.version > h.version)
+        join unnest(query_terms, term_queries) with ordinality as t(term, query, place) on h.lexemes @@ t.query)
     select r.rows - dead_rows, r.length - dead_length,
            array(select count(h.place) from generate_subscripts(query_terms, 1) as place
                  left join hit_of_term as h using (place) group by place order by place),
@@ -359,9 +380,9 @@ begin
 end
 $body$);
 
-    -- Handles say where the key is found: a slot, or minus a version of recent. They
-    -- are all that a caller gets here, so that row security decides on the keys.
-    perform pgembed._bm25_function(p_index.bm25_id, 'top',
+    -- Handles say where the key is found: a slot, or minus a version of recent. For those
+    -- whom no row security restricts.
+    perform pgembed._bm25_function(p_index.bm25_id, 'rank',
         'terms text[], k int, prefix text default null, among int[] default null, among_recent bigint[] default null, '
         'out handles bigint[], out scores float8[]', 'record',
         -- One plan a statement and session: by default the first five calls plan anew.
@@ -453,6 +474,23 @@ begin
                 select -r.version, r.score from unnest(q.recent, q.recent_scores) as r(version, score)
                 where among is null or r.version in (select unnest(among_recent))) as u
           order by u.score desc, u.handle limit k) as best;
+end
+$body$);
+
+    -- What a caller who may see all rows asks. Handles are all that comes back, so a caller
+    -- who has lost the right to the table since cannot look their keys up. Where the table
+    -- has row security at all, this way is closed, whoever asks and from the moment on that
+    -- it is switched on: callers whom no policy restricts have rank() itself.
+    perform pgembed._bm25_function(p_index.bm25_id, 'top',
+        'terms text[], k int, prefix text default null, among int[] default null, among_recent bigint[] default null, '
+        'out handles bigint[], out scores float8[]', 'record',
+        'stable security definer set search_path = index_path', $body$
+begin
+    if (select c.relrowsecurity from pgembed.bm25 as b join pg_class as c on c.oid = b.source where b.bm25_id = index_N) then
+        raise exception 'the table of this BM25 index has row-level security' using errcode = 'PE013',
+            hint = 'Use pgembed.bm25_search.';
+    end if;
+    select r.handles, r.scores into handles, scores from bm25_N_rank(terms, k, prefix, among, among_recent) as r;
 end
 $body$);
 

@@ -1,67 +1,8 @@
--- What a declaration must be: the table, the options, and how they go together.
-
-create or replace function pgembed._source_table(p_source text) returns regclass
-language plpgsql stable
-as $$
-declare
-    found_oid regclass;
-    kind "char";
-begin
-    begin
-        found_oid := to_regclass(p_source);
-    exception when invalid_name or syntax_error or feature_not_supported then
-        found_oid := null;
-    end;
-    if found_oid is null then
-        raise exception 'there is no table %', coalesce(p_source, 'NULL') using errcode = 'PE003',
-            hint = 'Write the name as in a query, quoted where needed: ''shop.article'', '
-                   '''"My Table"''. The search_path is ' || current_setting('search_path') || '.';
-    end if;
-    select relkind into kind from pg_catalog.pg_class where oid = found_oid;
-    if kind not in ('r', 'p') then
-        raise exception '% is not a table', found_oid using errcode = 'PE003',
-            hint = 'Embeddings are declared on ordinary and partitioned tables: name the table '
-                   'under the view.';
-    end if;
-    if (select relnamespace = pg_my_temp_schema() from pg_catalog.pg_class where oid = found_oid) then
-        raise exception '% is a temporary table', found_oid using errcode = 'PE003',
-            hint = 'The encoder service, another session, could not see it.';
-    end if;
-    if found_oid < 16384 or exists (
-        select from pg_catalog.pg_class
-        where oid = found_oid and relnamespace in ('pgembed'::regnamespace, 'information_schema'::regnamespace)) then
-        raise exception '% is a system table', found_oid using errcode = 'PE003',
-            hint = 'Embeddings are declared on tables of your own.';
-    end if;
-    if kind = 'r' and exists (select from pg_catalog.pg_inherits where inhparent = found_oid) then
-        raise exception 'other tables inherit from %', found_oid using errcode = 'PE003',
-            hint = 'Writes to those would not be seen. Declare an embedding on each, or partition the table.';
-    end if;
-    if not exists (select from pg_catalog.pg_index where indrelid = found_oid and indisprimary) then
-        raise exception 'table % has no primary key', found_oid using errcode = 'PE003',
-            hint = 'Vectors are tied to their rows by the primary key: '
-                   'ALTER TABLE ... ADD PRIMARY KEY (...).';
-    end if;
-    return found_oid;
-end
-$$;
-comment on function pgembed._source_table(text) is 'A table that may have an embedding, or PE003.';
-
-create or replace function pgembed._require_source_owner(p_source regclass) returns void
-language plpgsql stable
-as $$
-begin
-    if not pg_has_role((select relowner from pg_catalog.pg_class where oid = p_source), 'USAGE') then
-        raise exception 'role "%" does not own table %', current_user, p_source using errcode = 'PE013',
-            hint = 'An embedding is declared by the owner of the table, as an index is.';
-    end if;
-end
-$$;
-comment on function pgembed._require_source_owner(regclass) is
-    'PE013 unless the caller owns the table, or is a member of the role that does.';
+-- What a declaration must be: the options, and how they go together.
 
 create or replace function pgembed._check_attempts(p_max_attempts int) returns smallint
 language plpgsql immutable
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if p_max_attempts not between 1 and 1000 then
@@ -73,27 +14,23 @@ end
 $$;
 comment on function pgembed._check_attempts(int) is 'max_attempts in its range, or PE007.';
 
-create or replace function pgembed._require_tables(p_embedding pgembed.embedding) returns void
+create or replace function pgembed._require_source(p_source oid, p_name text) returns void
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
-declare
-    problem text := case
-        when pgembed._table_sql(p_embedding.source) is null then 'table of embedding "%s" has been dropped'
-        when pgembed._table_sql(p_embedding.side_table) is null then 'side table of embedding "%s" has been dropped'
-        when not pgembed._key_fits(p_embedding) then 'table of embedding "%s" has another primary key now'
-    end;
 begin
-    if problem is not null then
-        raise exception 'the %', format(problem, p_embedding.name) using errcode = 'PE003',
-            hint = format('SELECT pgembed.drop_embedding(%L), and declare it anew.', p_embedding.name);
+    if pgembed._table_sql(p_source) is null then
+        raise exception 'the table of "%" has been dropped', p_name using errcode = 'PE003',
+            hint = 'Drop what was declared over it too: pgembed.drop_embedding, pgembed.drop_bm25.';
     end if;
 end
 $$;
-comment on function pgembed._require_tables(pgembed.embedding) is
-    'PE003 for an embedding whose tables are past repair.';
+comment on function pgembed._require_source(oid, text) is
+    'PE003 for an embedding or BM25 index that is past repair.';
 
 create or replace function pgembed._check_declaration(e pgembed.embedding) returns void
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     model pgembed.model;
@@ -189,13 +126,16 @@ $$;
 comment on function pgembed._check_declaration(pgembed.embedding) is
     'PE006 or PE007 for a declaration whose options are wrong or do not go together.';
 
-create or replace function pgembed._check_not_own_column(p_embedding pgembed.embedding) returns void
-language plpgsql immutable
+create or replace function pgembed._check_not_own_column(e pgembed.embedding) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
+declare
+    t constant pgembed.captured_text := pgembed._text(e.text_id);
 begin
-    if p_embedding.column_name = any (p_embedding.source_columns) then
-        raise exception 'the text expression reads column "%", the vector that it is to make', p_embedding.column_name
-            using errcode = 'PE004', detail = format('Expression: %s', p_embedding.text_expression),
+    if e.column_name = any (t.source_columns) then
+        raise exception 'the text expression reads column "%", the vector that it is to make', e.column_name
+            using errcode = 'PE004', detail = format('Expression: %s', t.text_expression),
             hint = 'Name the columns instead of the whole row, or use storage => ''table''.';
     end if;
 end

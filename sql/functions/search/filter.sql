@@ -7,6 +7,7 @@ create or replace function pgembed._filter_literal(
     p_value jsonb, p_type text, p_column text, p_operator text default '='
 ) returns text
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     literal text := case when jsonb_typeof(p_value) in ('object', 'array') and p_type not in ('json', 'jsonb')
@@ -40,6 +41,7 @@ create or replace function pgembed._filter_condition(
     p_column text, p_type text, p_operator text, p_operand jsonb
 ) returns text
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     label constant text := regexp_replace(p_column, '^s[.]', '');    -- for messages
@@ -118,6 +120,7 @@ comment on function pgembed._filter_condition(text, text, text, jsonb) is
 
 create or replace function pgembed._filter_sql(p_source regclass, p_filter jsonb, p_alias text) returns text
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     conditions text[] := '{}';

@@ -1,7 +1,29 @@
 -- The vector index of an embedding: what it must be, and whether it is there.
 
+create or replace function pgembed._index_name(p_embedding pgembed.embedding) returns name
+language plpgsql immutable    -- searches ask: its plan is kept
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    head text := p_embedding.name;
+    full_name constant text := head || '_' || p_embedding.index_kind;
+begin
+    if octet_length(full_name) <= 63 then
+        return full_name;
+    end if;
+    -- A long name keeps its head, of whole characters, and a hash of the whole.
+    while octet_length(head) > 40 loop
+        head := left(head, -1);
+    end loop;
+    return head || '_' || left(md5(full_name), 8) || '_' || p_embedding.index_kind;
+end
+$$;
+comment on function pgembed._index_name(pgembed.embedding) is
+    'Name of the vector index of an embedding.';
+
 create or replace function pgembed._index_is_binary(p_embedding pgembed.embedding) returns boolean
 language sql immutable
+set search_path = pg_catalog, pg_temp
 as $$
     -- pgvector indexes up to 2,000 dimensions of vector and 4,000 of halfvec.
     select p_embedding.dimensions > case p_embedding.vector_type when 'vector' then 2000 else 4000 end
@@ -52,13 +74,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     vectors record;
-    row_count float8;
+    row_count float8;    -- one vector a row with column storage, so the side table tells for both
     options text;
 begin
     select * into vectors from pgembed._vector_column(p_embedding);
     if p_embedding.index_kind = 'ivfflat' and not p_embedding.index_options ? 'lists' then
         -- pgvector's advice: rows / 1000 up to a million rows, their square root above.
-        execute format('select count(*) from %s', vectors.table_sql) into row_count;
+        row_count := pgembed._row_count(p_embedding.side_table);
         p_embedding.index_options := jsonb_build_object('lists', greatest(1, least(32768,
             case when row_count <= 1e6 then ceil(row_count / 1000) else sqrt(row_count) end))::int);
     end if;
@@ -93,8 +115,9 @@ $$;
 comment on function pgembed._index_state(pgembed.embedding) is
     'none, pending (made after the first fill), building, valid or invalid.';
 
-create or replace function pgembed._index_next_v1(out embedding_id int, out ddl text[])
+create or replace function pgembed._index_next_v1(p_worker_id uuid, out embedding_id int, out ddl text[])
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -102,9 +125,9 @@ declare
     has_vectors boolean;
 begin
     for e in
-        select * from pgembed.embedding
-        where state = 'active' and index_kind <> 'none' and backfill_state = 'done' and index_error is null
-        order by embedding_id
+        select x.* from pgembed.embedding as x join pgembed.captured_text as t using (text_id)
+        where x.state = 'active' and t.state = 'active' and index_kind <> 'none' and backfill_state = 'done' and index_error is null
+        order by x.embedding_id
     loop
         continue when pgembed._table_sql(e.side_table) is null or pgembed._table_sql(e.source) is null
             or pgembed._index_state(e) not in ('pending', 'invalid')
@@ -112,30 +135,32 @@ begin
                        where q.embedding_id = e.embedding_id and q.priority = 2);
         execute format('select exists (select from %s)', pgembed._table_sql(e.side_table)) into has_vectors;
         continue when e.index_kind = 'ivfflat' and not has_vectors;
-        -- One service builds; the lock lasts as long as its session or until _index_done_v1.
-        continue when not pg_try_advisory_lock(1885824367, e.embedding_id);
-        if pgembed._index_state(e) in ('pending', 'invalid') then
-            embedding_id := e.embedding_id;
-            if pgembed._index_oid(e) is not null then
-                ddl := array[format('drop index concurrently %s', pgembed._table_sql(pgembed._index_oid(e)))];
-            end if;
-            ddl := ddl || pgembed._index_ddl(e, p_concurrently => true);
-            return;
+        -- One service builds, for as long as its heart beats.
+        update pgembed.embedding as x set index_builder = p_worker_id
+        where x.embedding_id = e.embedding_id
+          and (x.index_builder is null or x.index_builder = p_worker_id or not exists (
+              select from pgembed.worker as w
+              where w.worker_id = x.index_builder and w.heartbeat_at > clock_timestamp() - interval '1 minute'));
+        continue when not found;
+        embedding_id := e.embedding_id;
+        if pgembed._index_oid(e) is not null then
+            ddl := array[format('drop index concurrently %s', pgembed._table_sql(pgembed._index_oid(e)))];
         end if;
-        perform pg_advisory_unlock(1885824367, e.embedding_id);
+        ddl := ddl || pgembed._index_ddl(e, p_concurrently => true);
+        return;
     end loop;
 end
 $$;
-comment on function pgembed._index_next_v1() is
-    'The next index to be built now that its first fill is done, and the statements for it (to be '
-    'run outside a transaction, on this connection).';
+comment on function pgembed._index_next_v1(uuid) is
+    'The next index that a service is to build now that its first fill is done, and the statements for it (to be '
+    'run outside a transaction).';
 
 create or replace function pgembed._index_done_v1(p_embedding_id int, p_error text) returns void
 language sql
+set search_path = pg_catalog, pg_temp
 as $$
-    update pgembed.embedding set index_error = p_error
-    where embedding_id = p_embedding_id and p_error is not null;
-    select pg_advisory_unlock(1885824367, p_embedding_id);
+    update pgembed.embedding set index_error = p_error, index_builder = null
+    where embedding_id = p_embedding_id
 $$;
 comment on function pgembed._index_done_v1(int, text) is
     'Ends what _index_next_v1 began; an error is shown in the status and keeps it from being tried '

@@ -1,9 +1,10 @@
 -- The packer: moves what writers appended into the postings, and takes deleted
--- documents out of them. One at a time an index (advisory lock), never blocking
+-- documents out of them. One at a time an index (its catalog row is locked), never blocking
 -- writers; a search sees all of its work or, in its snapshot, none.
 
 create or replace function pgembed._bm25_install_packer(p_index pgembed.bm25) returns void
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $create$
 begin
     -- From the temporary table bm25_input to one new segment.
@@ -31,8 +32,9 @@ begin
             packed_length = b.packed_length + (select sum(length) from bm25_slotted)
         where bm25_id = index_N
         returning * into b;
-        insert into bm25_N_doc (slot, key, version, length)
-        select slot, key, version, length from bm25_slotted;
+        insert into bm25_N_doc (slot, key, version, length, lexemes)
+        select s.slot, s.key, s.version, s.length, case when c.relrowsecurity then s.lexemes end
+        from bm25_slotted as s cross join pg_class as c where c.oid = 'pgembed.bm25_N_doc'::regclass;
 
         -- An impact is the part of a score that does not change with idf:
         -- tf (k1 + 1) / (tf + k1 (1 - b + b length / avgdl)).
@@ -77,18 +79,20 @@ begin
 end
 $body$);
 
-    -- A document and its tombstone, neither of them packed, cancel out; tombstones
-    -- of packed documents get their slot; those that find nothing to kill go.
+    -- A tombstone and a document of the same key and the same words, neither of them
+    -- packed, cancel out, in whatever order they came: a user's trigger may change a row
+    -- again before ours has seen the first change. Tombstones of packed documents get their
+    -- slot; those that find nothing to kill go.
     perform pgembed._bm25_function(p_index.bm25_id, 'settle', '', 'void', 'volatile', $body$
 begin
-    with killed as materialized (    -- each tombstone's last document before it ...
-        select d.version as dead_version, max(r.version) as version
-        from bm25_N_dead as d
-        join bm25_N_recent as r on r.key = d.key and r.version < d.version
-        where d.op = 'D' and d.slot is null
-        group by d.version),
-    pair as materialized (           -- ... which only the first of them kills
-        select version, min(dead_version) as dead_version from killed group by version),
+    with tombstone as materialized (
+        select version, key, lexemes, row_number() over (partition by key, lexemes order by version) as nth
+        from bm25_N_dead where op = 'D' and slot is null),
+    document as materialized (
+        select version, key, lexemes, row_number() over (partition by key, lexemes order by version) as nth
+        from bm25_N_recent where key in (select key from tombstone)),
+    pair as materialized (
+        select t.version as dead_version, d.version from tombstone as t join document as d using (key, lexemes, nth)),
     gone as (
         delete from bm25_N_recent where version in (select version from pair))
     delete from bm25_N_dead where op = 'D' and version in (select dead_version from pair);
@@ -99,8 +103,7 @@ begin
         left join lateral (
             select p.slot from bm25_N_doc as p
             where p.key = d.key and p.version < d.version order by p.version desc limit 1) as p on true
-        where d.op = 'D' and d.slot is null
-          and not exists (select from bm25_N_recent as r where r.key = d.key and r.version < d.version)),
+        where d.op = 'D' and d.slot is null),
     resolved as materialized (
         select distinct on (slot) version, slot from packed
         where slot is not null and slot not in (select slot from bm25_N_dead where slot is not null)
@@ -110,6 +113,8 @@ begin
            and version in (select version from packed except select version from resolved))
     update bm25_N_dead as d set slot = r.slot
     from resolved as r where d.op = 'D' and d.version = r.version;
+    -- Rows that can be read again.
+    delete from pgembed.bm25_failed where bm25_id = index_N and key in (select key from bm25_N_recent);
 end
 $body$);
 
@@ -232,14 +237,13 @@ begin
 end
 $body$);
 
-    -- Reads the whole table anew, in one statement and so in one snapshot: what
-    -- recent and dead hold in that snapshot is in the rows too. Later entries have
+    -- Reads the whole table anew, as its owner, in one statement and so in one snapshot:
+    -- what recent and dead hold in that snapshot is in the rows too. Later entries have
     -- versions above 0, so their tombstones find what they kill.
-    -- Row security that hides rows from whoever maintains is an error, not a hole.
     perform pgembed._bm25_function(p_index.bm25_id, 'rebuild', '', 'bigint',
-        'volatile set work_mem = ''256MB'' set row_security = off', $body$
+        'volatile set work_mem = ''256MB''', $body$
 declare
-    source constant text := _table_sql((select b.source from pgembed.bm25 as b where b.bm25_id = index_N));
+    t constant pgembed.captured_text := pgembed._text((select x.text_id from pgembed.bm25 as x where x.bm25_id = index_N));
     rows bigint;
 begin
     delete from bm25_N_block;
@@ -247,11 +251,14 @@ begin
     delete from bm25_N_term;
     delete from bm25_N_doc;
     create temp table bm25_input (key text, version bigint, length int, lexemes tsvector) on commit drop;
-    execute format(
-        'with recent as (delete from bm25_N_recent), dead as (delete from bm25_N_dead) '
-        'insert into bm25_input (key, version, length, lexemes) '
-        'select d.key, 0, d.length, d.lexemes '
-        'from %s as s cross join lateral bm25_N_document(s) as d where d.lexemes is not null', source);
+    with recent as (delete from bm25_N_recent), dead as (delete from bm25_N_dead),
+    failed as (delete from pgembed.bm25_failed where bm25_id = index_N),
+    document as materialized (select * from pgembed._documents(t)),
+    unread as (
+        insert into pgembed.bm25_failed (bm25_id, key, error)
+        select index_N, key, left(error, 10000) from document where error is not null)
+    insert into bm25_input (key, version, length, lexemes)
+    select key, 0, length, lexemes from document where lexemes is not null;
     get diagnostics rows = row_count;
     update pgembed.bm25
     set packed_rows = 0, packed_length = 0, slots = 0, segments = '{}',
@@ -267,7 +274,7 @@ $body$);
 
     -- What is due, in this order. Returns what it did.
     perform pgembed._bm25_function(p_index.bm25_id, 'maintain', 'min_rows int', 'text',
-        'volatile set search_path = index_path ' || pgembed._bm25_settings_sql(), $body$
+        'volatile set search_path = index_path ' || pgembed._key_settings_sql(), $body$
 declare
     b pgembed.bm25;
     rows bigint;

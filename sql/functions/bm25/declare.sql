@@ -1,0 +1,381 @@
+-- Declaration of BM25 indexes: those of embeddings, and standalone ones.
+
+create or replace function pgembed._bm25(p_name text) returns pgembed.bm25
+language plpgsql stable
+as $$
+declare
+    b pgembed.bm25;
+begin
+    select * into b from pgembed.bm25 as x where x.bm25_id operator(pg_catalog.=) pgembed._named('BM25 index', p_name);
+    if not found then
+        raise exception 'there is no BM25 index "%"', coalesce(p_name, 'NULL') using errcode = 'PE001',
+            hint = coalesce((select pg_catalog.concat('Declared: ', pg_catalog.string_agg(name, ', ' order by name), '.') from pgembed.bm25
+                             having pg_catalog.count(*) operator(pg_catalog.>) 0),
+                            'None is declared yet: SELECT pgembed.create_bm25(...).');
+    end if;
+    return b;
+end
+$$;
+comment on function pgembed._bm25(text) is 'The catalog row of a BM25 index, or PE001.';
+
+create or replace function pgembed._text_config(p_config text, p_path text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    config_oid oid;
+    config text;
+begin
+    perform pgembed._at_path(p_path);
+    config_oid := p_config::pg_catalog.regconfig;
+    perform pgembed._back_inside();
+    select format('%I.%I', n.nspname, c.cfgname) into strict config    -- a number may be the oid of none
+    from pg_ts_config as c
+    join pg_namespace as n on n.oid = c.cfgnamespace
+    where c.oid = config_oid;
+    return config;
+exception when no_data_found or undefined_object or invalid_name or syntax_error or invalid_schema_name or feature_not_supported then
+    perform pgembed._back_inside();
+    raise exception 'there is no text search configuration "%"', p_config using errcode = 'PE007',
+        hint = 'There are: ' || (select string_agg(c.oid::regconfig::text, ', ' order by cfgname)
+                                 from pg_ts_config as c) || '.';
+end
+$$;
+comment on function pgembed._text_config(text, text) is
+    'Qualified name of a text search configuration, named under a search_path; or PE007.';
+
+create or replace function pgembed._bm25_apply_options(b pgembed.bm25, p_options jsonb, p_path text) returns pgembed.bm25
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    option text;
+    value text;
+    analyzed pgembed.captured_text;
+begin
+    if jsonb_typeof(p_options) <> 'object' then
+        raise exception 'the options of a BM25 index are an object, not %', p_options using errcode = 'PE007',
+            hint = 'For example {"config": "english", "k1": 1.2, "b": 0.75}.';
+    end if;
+    for option, value in select * from jsonb_each_text(p_options) loop
+        if option = 'config' then
+            b.config := pgembed._text_config(coalesce(value, current_setting('default_text_search_config')), p_path);
+        elsif option = 'config_expression' then
+            b.config_expression := value;
+            b.config_columns := '{}';
+            if value is not null then
+                analyzed := pgembed._analyze_expression(b.text_id, b.source, format(E'(\n%s\n)::text', value), p_path);
+                perform pgembed._check_words(analyzed, value);
+                b.config_expression := analyzed.canonical_expression;
+                b.config_columns := analyzed.source_columns;
+            end if;
+        elsif option in ('k1', 'b') then
+            if jsonb_typeof(p_options -> option) <> 'number'
+               or option = 'k1' and value::float8 not between 0.01 and 10
+               or option = 'b' and value::float8 not between 0 and 1 then
+                raise exception 'BM25 option % is out of range: %', option, coalesce(value, 'NULL')
+                    using errcode = 'PE007', hint = 'k1 is 0.01 to 10 (default 1.2), b is 0 to 1 (default 0.75).';
+            end if;
+            if option = 'k1' then
+                b.k1 := value::float8;
+            else
+                b.b := value::float8;
+            end if;
+        else
+            raise exception 'unknown BM25 option "%"', option using errcode = 'PE007',
+                hint = 'Options are config, config_expression, k1 and b.';
+        end if;
+    end loop;
+    return b;
+end
+$$;
+comment on function pgembed._bm25_apply_options(pgembed.bm25, jsonb, text) is
+    'A BM25 index with options changed, checked; PE007 or PE004 say what is wrong.';
+
+create or replace function pgembed._key_immediate(p_source regclass) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce((select indimmediate from pg_index where indrelid = p_source and indisprimary), false)
+$$;
+comment on function pgembed._key_immediate(regclass) is
+    'Whether a table has a primary key that is checked at each write, not deferrable to the commit.';
+
+create or replace function pgembed._bm25_possible(p_source regclass) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select pgembed._key_immediate(p_source) and relpersistence = 'p' from pg_class where oid = p_source
+$$;
+comment on function pgembed._bm25_possible(regclass) is
+    'Whether a table can have a BM25 index: its key is checked at each write, and its rows are there after a crash.';
+
+create or replace function pgembed._check_words(t pgembed.captured_text, p_expression text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if t.volatility <> 'immutable' or t.canonical_expression ~ '\.\*' then
+        raise exception 'BM25 is not possible over this expression' using errcode = 'PE004',
+            detail = format('Expression: %s', p_expression),
+            hint = case t.volatility
+                when 'time' then 'It depends on the time or the session, so the words of a row would change by themselves.'
+                when 'stable' then 'It calls a STABLE function of yours, so the words of a row may change without the row. Where the '
+                                   'function depends on its arguments alone, declare it IMMUTABLE.'
+                else 'It reads a whole row, so it would change with every column: write it out.' end
+                || ' Or keep its value in a column, or declare the embedding with bm25 => false.';
+    end if;
+end
+$$;
+comment on function pgembed._check_words(pgembed.captured_text, text) is
+    'PE004 for an expression that does not depend on the columns it names alone: words before and after a change '
+    'could not be told.';
+
+create or replace function pgembed._bm25_check(b pgembed.bm25) returns pgembed.bm25
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t constant pgembed.captured_text := pgembed._text(b.text_id);
+begin
+    if pgembed._table_sql(b.source) is null then
+        raise exception 'the table of BM25 index "%" has been dropped', b.name using errcode = 'PE003',
+            hint = format('SELECT pgembed.drop_bm25(%L) removes what is left.', b.name);
+    end if;
+    if not pgembed._key_immediate(b.source) then
+        raise exception 'BM25 is not possible on table %: its primary key is deferrable', b.source using errcode = 'PE003',
+            hint = 'Two rows may hold one key for a while, and a write would not say which of them it changes. '
+                   'ALTER TABLE ... DROP CONSTRAINT, and ADD PRIMARY KEY without DEFERRABLE.';
+    end if;
+    if not pgembed._bm25_possible(b.source) then
+        raise exception 'BM25 is not possible on table %: it is not logged', b.source using errcode = 'PE003',
+            hint = 'After a crash it would be empty, and the index would not. ALTER TABLE ... SET LOGGED.';
+    end if;
+    b.config := pgembed._text_config(b.config, 'pg_catalog, pg_temp');
+    perform pgembed._check_words(t, t.text_expression);
+    return b;
+end
+$$;
+comment on function pgembed._bm25_check(pgembed.bm25) is
+    'A BM25 index that its table, text and configuration allow; PE003, PE004 or PE007 where they do not.';
+
+create or replace function pgembed._bm25_install_functions(b pgembed.bm25) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform pgembed._bm25_install_packer(b);
+    perform pgembed._bm25_install_top(b);
+end
+$$;
+comment on function pgembed._bm25_install_functions(pgembed.bm25) is
+    'Makes, or makes again, all functions of a BM25 index.';
+
+create or replace function pgembed._bm25_create(b pgembed.bm25) returns pgembed.bm25
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t pgembed.captured_text;
+begin
+    b := pgembed._bm25_check(b);
+    b.config_digest := pgembed._bm25_config_digest(b);
+    insert into pgembed.bm25 (name, embedding_id, text_id, source, config, config_expression, config_columns, config_digest, k1, b)
+    values (b.name, b.embedding_id, b.text_id, b.source, b.config, b.config_expression, b.config_columns, b.config_digest, b.k1, b.b)
+    returning * into b;
+    t := pgembed._text(b.text_id);
+    perform pgembed._bm25_make_parts(b);
+    perform pgembed._install_capture(t);
+    perform pgembed._sync_privileges(t);
+    -- A table that is read in a second or two is searchable when this commits; a
+    -- larger one, or one that this transaction sees as it was before, when a
+    -- service, or bm25_maintain(), has read it.
+    if current_setting('transaction_isolation') = 'read committed'
+       and cardinality(pgembed._keys_as_owner(b.text_id, format('select 1::int8, null::text from %s offset 10000 limit 1',
+                                                                pgembed._table_sql(b.source)))) = 0 then
+        perform pgembed._bm25_maintain(b, 2000);
+    end if;
+    return b;
+end
+$$;
+comment on function pgembed._bm25_create(pgembed.bm25) is
+    'Makes a BM25 index as described: catalog row, tables, functions and triggers.';
+
+create or replace function pgembed.create_bm25(
+    source text,
+    text_expression text,
+    name text default null,
+    options jsonb default '{}',
+    if_not_exists boolean default false
+) returns text
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    path constant text := pg_catalog.current_setting('search_path');
+    b pgembed.bm25;
+begin
+    perform pgembed._back_inside();
+    perform pgembed._require_owner();
+    b.source := pgembed._source_table(create_bm25.source, path);
+    perform pgembed._require_source_owner(b.source);
+    perform pgembed._lock_declarations();
+    b.name := coalesce(create_bm25.name, (select relname || '_bm25' from pg_class where oid = b.source));
+    if not pgembed._check_new_name('a BM25 index', b.source, b.name, coalesce(create_bm25.if_not_exists, false)) then
+        perform set_config('search_path', path, true);
+        return b.name;
+    end if;
+    b.text_id := (pgembed._declare_text(b.source, create_bm25.text_expression, true, path)).text_id;
+    b := pgembed._bm25_create(pgembed._bm25_defaults(b, create_bm25.options, path));
+    perform pg_notify('pgembed', '');
+    perform set_config('search_path', path, true);
+    return b.name;
+end
+$$;
+comment on function pgembed.create_bm25(text, text, text, jsonb, boolean) is
+    'Declares a BM25 index over a text expression, without vectors. Options: config (text search '
+    'configuration), config_expression (for tables of several languages), k1, b. Returns its '
+    'name, which is unique in the schema of the table. Example: '
+    'SELECT pgembed.create_bm25(''article'', ''title || '''' '''' || body'').';
+
+create or replace function pgembed._bm25_defaults(b pgembed.bm25, p_options jsonb, p_path text) returns pgembed.bm25
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    b.config := pgembed._text_config(current_setting('default_text_search_config'), p_path);
+    b.config_columns := '{}';
+    b.k1 := 1.2;
+    b.b := 0.75;
+    return pgembed._bm25_apply_options(b, coalesce(p_options, '{}'), p_path);
+end
+$$;
+comment on function pgembed._bm25_defaults(pgembed.bm25, jsonb, text) is
+    'A BM25 index with the default parameters but for the given options.';
+
+create or replace function pgembed._bm25_alter(p_was pgembed.bm25, p_text_id int, p_options jsonb, p_path text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    b pgembed.bm25;
+begin
+    -- What another session changed while this one waited is kept.
+    perform pgembed._bm25_lock(p_was.bm25_id);
+    select * into p_was from pgembed.bm25 where bm25_id = p_was.bm25_id;
+    b := p_was;
+    b.text_id := coalesce(p_text_id, b.text_id);
+    b := pgembed._bm25_check(pgembed._bm25_apply_options(b, coalesce(p_options, '{}'), p_path));
+    b.config_digest := pgembed._bm25_config_digest(b);
+    update pgembed.bm25 as x
+    set text_id = b.text_id, config = b.config, config_expression = b.config_expression, config_columns = b.config_columns,
+        config_digest = b.config_digest, k1 = b.k1, b = b.b, state = 'pending', state_reason = null
+    where x.bm25_id = b.bm25_id
+    returning x.* into b;
+    -- Writers are captured by the new text from here on; the rebuild reads the rest. They
+    -- need not be kept out where they were captured by this text all along.
+    perform pgembed._bm25_make_parts(b);
+    perform pgembed._install_functions(pgembed._text(b.text_id));
+    perform pgembed._follow(pgembed._text(b.text_id), pgembed._triggers_off(pgembed._text(b.text_id)) is not null);
+    if b.text_id <> p_was.text_id then
+        perform pgembed._drop_text_unless_used(p_was.text_id);
+    end if;
+    perform pgembed._bm25_maintain(b, 2000);
+end
+$$;
+comment on function pgembed._bm25_alter(pgembed.bm25, int, jsonb, text) is
+    'Changes a BM25 index, or repairs it, and builds it again.';
+
+create or replace function pgembed.alter_bm25(
+    name text, text_expression text default null, options jsonb default null
+) returns void
+language plpgsql
+as $$
+declare
+    path constant text := pg_catalog.current_setting('search_path');
+    b pgembed.bm25 := pgembed._bm25(alter_bm25.name);
+    t pgembed.captured_text;
+begin
+    perform pgembed._back_inside();
+    perform pgembed._require_owner();
+    if b.embedding_id is not null and alter_bm25.text_expression is not null then
+        raise exception 'the BM25 index "%" has the text of its embedding', b.name using errcode = 'PE007',
+            hint = format('SELECT pgembed.alter_embedding(%L, text_expression => ...).', b.name);
+    end if;
+    perform pgembed._require_source(b.source, b.name);
+    perform pgembed._lock_declarations();
+    t := pgembed._text(b.text_id);
+    if alter_bm25.text_expression is not null and alter_bm25.text_expression <> t.text_expression then
+        t := pgembed._declare_text(b.source, alter_bm25.text_expression, true, path);
+    end if;
+    perform pgembed._bm25_alter(b, t.text_id, alter_bm25.options, path);
+    perform set_config('search_path', path, true);
+end
+$$;
+comment on function pgembed.alter_bm25(text, text, jsonb) is
+    'Changes the text or the options of a BM25 index, and builds it again before it returns. '
+    'NULL, or an option that is not named, keeps what is.';
+
+create or replace function pgembed.bm25_rebuild(name text) returns void
+language plpgsql
+as $$
+declare
+    path constant text := pg_catalog.current_setting('search_path');
+    b pgembed.bm25 := pgembed._bm25(bm25_rebuild.name);
+begin
+    perform pgembed._back_inside();
+    perform pgembed._require_owner();
+    perform pgembed._require_source(b.source, b.name);
+    perform pgembed._lock_declarations();
+    perform pgembed._bm25_alter(b, null, null, path);
+    perform set_config('search_path', path, true);
+end
+$$;
+comment on function pgembed.bm25_rebuild(text) is
+    'Makes functions and triggers of a BM25 index again and reads the whole table anew. Searches go '
+    'on with the earlier state until this commits.';
+
+create or replace function pgembed._bm25_drop(b pgembed.bm25) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    routine regprocedure;
+begin
+    perform pgembed._bm25_lock(b.bm25_id);    -- a packer that is at work finishes first
+    delete from pgembed.bm25 where bm25_id = b.bm25_id;
+    delete from pgembed.bm25_failed where bm25_id = b.bm25_id;
+    perform pgembed._drop_text_unless_used(b.text_id);
+    for routine in select oid from pg_proc
+                   where pronamespace = 'pgembed'::regnamespace
+                     and proname ~ format('^bm25_%s_', b.bm25_id)
+    loop
+        execute format('drop function %s', routine);
+    end loop;
+    perform pgembed._bm25_drop_tables(b.bm25_id);
+end
+$$;
+comment on function pgembed._bm25_drop(pgembed.bm25) is 'Removes a BM25 index with all that was made for it.';
+
+create or replace function pgembed.drop_bm25(name text, if_exists boolean default false) returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    path constant text := pg_catalog.current_setting('search_path');
+    b pgembed.bm25;
+begin
+    perform pgembed._require_owner();
+    if drop_bm25.if_exists and pgembed._named('BM25 index', drop_bm25.name) is null then
+        raise notice 'there is no BM25 index "%", skipping', drop_bm25.name;
+        return;
+    end if;
+    b := pgembed._bm25(drop_bm25.name);
+    perform pgembed._back_inside();
+    perform pgembed._lock_declarations();
+    perform pgembed._bm25_drop(b);
+    perform set_config('search_path', path, true);
+end
+$$;
+comment on function pgembed.drop_bm25(text, boolean) is
+    'Removes a BM25 index; an embedding of the same name stays.';

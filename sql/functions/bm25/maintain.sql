@@ -1,0 +1,263 @@
+-- What keeps BM25 indexes up: by the service, by pg_cron, by hand.
+
+create or replace function pgembed._bm25_lock(p_id int) returns void
+language sql
+as $$
+    select from pgembed.bm25 as b where b.bm25_id operator(pg_catalog.=) p_id for update
+$$;
+comment on function pgembed._bm25_lock(int) is
+    'Waits until no one else maintains a BM25 index, until the end of the transaction.';
+
+create or replace function pgembed._bm25_maintain(b pgembed.bm25, p_min_rows int) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t pgembed.captured_text;
+    done text;
+    changed boolean;
+    gone text[];
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'BM25 indexes cannot be maintained in a % transaction', current_setting('transaction_isolation')
+            using errcode = 'PE007', hint = 'Use READ COMMITTED: the work must see what others have committed.';
+    end if;
+    perform pgembed._bm25_lock(b.bm25_id);
+    select * into b from pgembed.bm25 where bm25_id = b.bm25_id;    -- as it is now that the lock is here
+    if not found then
+        return null;
+    end if;
+    t := pgembed._text(b.text_id);
+    if pgembed._table_sql(b.source) is null then
+        return null;
+    end if;
+    if t.state = 'broken' or t.capture_digest is distinct from pgembed._capture_digest(t)
+       or pgembed._security_differs(t) or pgembed._parts_missing(t.text_id) is not null then
+        -- It locks out writers: a step of its own, not before hours of building.
+        perform set_config('lock_timeout', '1s', true);
+        perform pgembed._follow(t, false);
+        t := pgembed._text(b.text_id);
+        update pgembed.bm25 set state = 'broken', state_reason = t.state_reason where bm25_id = b.bm25_id and t.state = 'broken';
+        return case t.state when 'broken' then format('broken: %s', t.state_reason) else 'followed its table' end;
+    end if;
+    perform pgembed._sync_readers(t);
+    perform pgembed._follow_partitions(t);
+    if exists (select from pgembed.bm25_failed where bm25_id = b.bm25_id) then
+        perform pgembed._bm25_forget_failed(b, t);
+    end if;
+    if b.config_digest is distinct from pgembed._bm25_config_digest(b) then
+        perform pgembed._bm25_mark(b.bm25_id);
+    end if;
+    execute format('select exists (select from %s where op = ''R'')', pgembed._bm25_table(b.bm25_id, 'dead')) into changed;
+    if changed or b.state <> 'ready' or not pgembed._key_immediate(b.source) then
+        begin
+            b := pgembed._bm25_check(b);
+        exception when sqlstate 'PE003' or sqlstate 'PE004' or sqlstate 'PE007' then
+            update pgembed.bm25 set state = 'broken', state_reason = sqlerrm where bm25_id = b.bm25_id;
+            return format('broken: %s', sqlerrm);
+        end;
+        perform pgembed._install_functions(t);    -- compiled anew in every session
+        b.config_digest := pgembed._bm25_config_digest(b);
+        update pgembed.bm25 as x set state = 'pending', config_digest = b.config_digest where x.bm25_id = b.bm25_id;
+    end if;
+    execute format('select %s($1)', pgembed._bm25_table(b.bm25_id, 'maintain')) into done using p_min_rows;
+    if changed then
+        -- Rows that fail as if a column were missing, now that none is, fail by their
+        -- values: to read them again would change nothing.
+        execute format('delete from %s where op = ''R'' and key = pg_current_xact_id()::text',
+                       pgembed._bm25_table(b.bm25_id, 'dead'));
+    end if;
+    return done;
+end
+$$;
+comment on function pgembed._bm25_maintain(pgembed.bm25, int) is
+    'Does what is due for a BM25 index once p_min_rows have gathered; returns what it did.';
+
+create or replace function pgembed._bm25_forget_failed(b pgembed.bm25, t pgembed.captured_text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    keys constant text[] := array(select distinct key from pgembed.bm25_failed where bm25_id = b.bm25_id and key is not null limit 1000);
+begin
+    delete from pgembed.bm25_failed where bm25_id = b.bm25_id and key = any (pgembed._missing_keys(t, keys));
+    -- What made them fail may be mended: a function, a right.
+    if cardinality(pgembed._keys_as_owner(t.text_id, format(
+        'select k.place, k.key from unnest(($1).keys) with ordinality as k(key, place) cross join lateral (select k.key) as pgembed_key '
+        'cross join lateral (select (pgembed._text_%s_document(s)).error from %s as s where %s) as d where d.error is null limit 1',
+        t.text_id, pgembed._table_sql(t.source), pgembed._key_sql(t.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ')),
+        row(keys, null, null, null)::pgembed._work)) > 0
+       and exists (select from pgembed.bm25_failed where bm25_id = b.bm25_id) then
+        perform pgembed._bm25_mark(b.bm25_id);
+    end if;
+end
+$$;
+comment on function pgembed._bm25_forget_failed(pgembed.bm25, pgembed.captured_text) is
+    'Forgets failed rows that are gone, and has all read again when one could be read now.';
+
+create or replace function pgembed.bm25_maintain(name text default null, min_rows int default 2000)
+returns table (bm25 text, done text)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    path constant text := pg_catalog.current_setting('search_path');
+    b pgembed.bm25;
+    wanted int;
+begin
+    if bm25_maintain.name is not null then
+        wanted := (pgembed._bm25(bm25_maintain.name)).bm25_id;
+    end if;
+    perform pgembed._back_inside();
+    perform pgembed._require_owner();
+    if bm25_maintain.min_rows < 1 or bm25_maintain.min_rows is null then
+        raise exception 'min_rows must be 1 or more, not %', coalesce(bm25_maintain.min_rows::text, 'NULL')
+            using errcode = 'PE007', hint = 'Rows are packed when so many have gathered.';
+    end if;
+    for b in select * from pgembed.bm25 as x where wanted is null or x.bm25_id = wanted order by x.name loop
+        bm25 := b.name;
+        done := pgembed._bm25_maintain(b, bm25_maintain.min_rows);
+        perform pgembed._back_inside();
+        if done is not null then
+            return next;
+        end if;
+    end loop;
+    perform set_config('search_path', path, true);
+end
+$$;
+comment on function pgembed.bm25_maintain(text, int) is
+    'Builds, packs, merges and purges BM25 indexes where that is due. The encoder service does this by '
+    'itself; without one, call it from pg_cron. Writers never wait for it.';
+
+create or replace function pgembed._bm25_due_v1(p_erase_seconds float8) returns table (bm25_id int, name text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    b pgembed.bm25;
+    due boolean;
+begin
+    for b in select * from pgembed.bm25 as x where x.state <> 'broken' order by x.bm25_id loop
+        continue when pgembed._table_sql(b.source) is null or to_regclass(pgembed._bm25_table(b.bm25_id, 'dead')) is null
+            or to_regclass(pgembed._bm25_table(b.bm25_id, 'recent')) is null;
+        execute format(
+            'select %L = ''pending'' or exists (select from %s offset 1999) '
+            'or exists (select from %3$s where op <> ''D'') or exists (select from %3$s offset 999) '
+            'or exists (select from %3$s where slot is null offset 99) '
+            'or exists (select from %3$s where recorded_at < clock_timestamp() - make_interval(secs => $1)) '
+            'or exists (select from pgembed.bm25_failed where bm25_id = %4$s and failed_at < clock_timestamp() - interval ''1 minute'')',
+            b.state, pgembed._bm25_table(b.bm25_id, 'recent'), pgembed._bm25_table(b.bm25_id, 'dead'), b.bm25_id)
+        into due using p_erase_seconds;
+        if due then
+            bm25_id := b.bm25_id;
+            name := b.name;
+            return next;
+        end if;
+    end loop;
+end
+$$;
+comment on function pgembed._bm25_due_v1(float8) is
+    'BM25 indexes with work to do: to be built, 2,000 documents to pack, 1,000 tombstones to purge or one that is '
+    'older than the given seconds, 100 to be given their slot (a search looks up that of each with a word of the query).';
+
+create or replace function pgembed._bm25_maintain_v1(p_bm25_id int, p_erase_seconds float8) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    b pgembed.bm25;
+    done text;
+    old boolean;
+begin
+    -- Another service is at it.
+    select * into b from pgembed.bm25 where bm25_id = p_bm25_id for update skip locked;
+    if not found then
+        return null;
+    end if;
+    done := pgembed._bm25_maintain(b, 2000);
+    if to_regclass(pgembed._bm25_table(p_bm25_id, 'dead')) is not null then
+        execute format('select exists (select from %s where recorded_at < clock_timestamp() - make_interval(secs => $1))',
+                       pgembed._bm25_table(p_bm25_id, 'dead')) into old using p_erase_seconds;
+        if old then
+            done := concat_ws(', ', done, pgembed._bm25_maintain(b, 1));
+        end if;
+    end if;
+    return done;
+end
+$$;
+comment on function pgembed._bm25_maintain_v1(int, float8) is
+    'Does what is due for one BM25 index, unless another session does; returns what it did.';
+
+create or replace function pgembed._bm25_reconcile() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    b pgembed.bm25;
+    t pgembed.captured_text;
+begin
+    for b in select * from pgembed.bm25 order by bm25_id for update skip locked loop
+        t := pgembed._text(b.text_id);
+        if t.state = 'broken' then
+            update pgembed.bm25 set state = 'broken', state_reason = t.state_reason
+            where bm25_id = b.bm25_id and (state, state_reason) is distinct from ('broken', t.state_reason);
+            continue;
+        end if;
+        begin
+            perform pgembed._bm25_check(b);
+        exception when sqlstate 'PE003' or sqlstate 'PE004' or sqlstate 'PE007' then
+            update pgembed.bm25 set state = 'broken', state_reason = sqlerrm
+            where bm25_id = b.bm25_id and (state, state_reason) is distinct from ('broken', sqlerrm);
+            continue;
+        end;
+        if b.state = 'broken' then    -- what was amiss is mended
+            update pgembed.bm25 set state = 'pending', state_reason = null where bm25_id = b.bm25_id;
+        elsif b.config_digest is distinct from pgembed._bm25_config_digest(b) then
+            perform pgembed._bm25_mark(b.bm25_id);
+        end if;
+    end loop;
+end
+$$;
+comment on function pgembed._bm25_reconcile() is
+    'Says which BM25 indexes are broken, with their text or by their configuration, and which are so no more.';
+
+create or replace function pgembed.erase(name text default null) returns void
+language plpgsql
+as $$
+declare
+    path constant text := pg_catalog.current_setting('search_path');
+    embedding constant int := pgembed._named('embedding', erase.name);
+    own constant int := pgembed._named('BM25 index', erase.name);
+    e pgembed.embedding;
+    b pgembed.bm25;
+begin
+    if erase.name is not null and embedding is null and own is null then
+        perform pgembed._embedding(erase.name);    -- PE001
+    end if;
+    perform pgembed._back_inside();
+    perform pgembed._require_owner();
+    for e in select * from pgembed.embedding where erase.name is null or embedding_id = embedding order by embedding_id loop
+        continue when pgembed._table_sql(e.source) is null or pgembed._table_sql(e.side_table) is null;
+        perform pgembed._sweep(e);
+        delete from pgembed.queue as q using (
+            select unnest(pgembed._missing_keys(pgembed._text(e.text_id), array(
+                select key from pgembed.queue where embedding_id = e.embedding_id and key is not null
+                union select key from pgembed.dead_letter where embedding_id = e.embedding_id and key is not null))) as key) as gone
+        where q.embedding_id = e.embedding_id and q.key = gone.key;
+        delete from pgembed.dead_letter where embedding_id = e.embedding_id
+           and key = any (pgembed._missing_keys(pgembed._text(e.text_id), array(
+                select key from pgembed.dead_letter where embedding_id = e.embedding_id and key is not null)));
+        update pgembed.embedding set backfill_cursor = null where embedding_id = e.embedding_id and backfill_state = 'done';
+    end loop;
+    for b in select * from pgembed.bm25 where (erase.name is null or bm25_id = own or embedding_id = embedding)
+                                          and pgembed._table_sql(source) is not null order by bm25_id loop
+        perform pgembed._bm25_maintain(b, 1);
+        perform pgembed._bm25_maintain(b, 1);    -- the first may have been a step of its own
+    end loop;
+    perform set_config('search_path', path, true);
+end
+$$;
+comment on function pgembed.erase(text) is
+    'Removes at once what pgembed still holds of deleted rows and earlier texts: vectors, chunks, words, keys in '
+    'the queue (NULL: of all). A running service does it within an hour. Space on disk is free after VACUUM.';

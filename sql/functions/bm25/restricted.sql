@@ -1,0 +1,77 @@
+-- BM25 under row security. Whom policies restrict is ranked over the rows that they see, by
+-- statistics of these rows: N, df and average length of anything else would tell of rows
+-- that are hidden. Everything here runs as the caller; the words of documents stand in doc
+-- and recent, whose policy follows the source. Slower than the postings, by about the
+-- number of visible rows.
+
+create or replace function pgembed._bm25_visible_sql(b pgembed.bm25, p_condition text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- One row for each visible document. Before the words of older documents are stored
+    -- (row security was just switched on), they are read from the row itself.
+    select format(
+        'select k.key, w.length, w.lexemes, (%1$s) as matches '
+        'from %2$s as s cross join lateral (select %3$s as key) as k '
+        'left join lateral (select d.version, d.length, d.lexemes from %4$s as d where %9$s and d.key operator(pg_catalog.=) k.key '
+        'order by d.version desc limit 1) as p on true '
+        'left join (select distinct on (r.key) r.key, r.version, r.length, r.lexemes from %5$s as r where %9$s order by r.key, r.version desc) as r '
+        'on r.key operator(pg_catalog.=) k.key '
+        'left join (select d.key, pg_catalog.max(d.version) as version from %6$s as d where %9$s and d.op operator(pg_catalog.=) ''D'' group by d.key) as gone '
+        'on gone.key operator(pg_catalog.=) k.key '
+        'cross join lateral (select coalesce(case when r.key is not null then r.lexemes '
+        'when gone.version operator(pg_catalog.>) p.version then '''' else p.lexemes end, '
+        'pgembed._bm25_lexemes(%7$s, %8$s), '''') as lexemes) as l '
+        'cross join lateral (select l.lexemes, (select pg_catalog.sum(pg_catalog.cardinality(u.positions)) '
+        'from pg_catalog.unnest(l.lexemes) as u)::pg_catalog.float8 as length) as w '
+        'where l.lexemes operator(pg_catalog.<>) ''''::pg_catalog.tsvector',
+        p_condition, pgembed._table_sql((b).source), pgembed._bm25_key_text_sql(b, 's'),
+        pgembed._bm25_table((b).bm25_id, 'doc'), pgembed._bm25_table((b).bm25_id, 'recent'), pgembed._bm25_table((b).bm25_id, 'dead'),
+        pgembed._bm25_config_sql((b).config, (b).config_expression), pgembed._compose_sql((b).text_id, 's'),
+        (select relrowsecurity::text from pg_class where oid = pgembed._bm25_table((b).bm25_id, 'doc')::regclass))
+$$;
+comment on function pgembed._bm25_visible_sql(pgembed.bm25, text) is
+    'Query for the documents that the caller sees: key, length, words, and whether the row meets a condition.';
+
+create or replace function pgembed._bm25_restricted_keys(
+    b pgembed.bm25, p_query pgembed._bm25_words, p_k int, p_condition text, p_path text, out keys text[], out scores float8[]
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    statement constant text := format(
+        'with document as materialized (%s), '
+        'prefixed as materialized (select u.lexeme from document as d cross join lateral pg_catalog.unnest(d.lexemes) as u '
+        'where $2 is not null and pg_catalog.starts_with(u.lexeme, $2) group by u.lexeme order by pg_catalog.count(*) desc, u.lexeme limit 50), '
+        'term as materialized (select t.lexeme, pgembed._bm25_lexeme_query(t.lexeme) as query '
+        'from (select pg_catalog.unnest($1) as lexeme union select p.lexeme from prefixed as p) as t), '
+        'total as materialized (select pg_catalog.count(*)::pg_catalog.float8 as n, pg_catalog.avg(d.length) as avgdl from document as d), '
+        'hit as materialized (select d.key, d.length, d.matches and ($3 is null or d.lexemes operator(pg_catalog.@@) $3) as matches, t.lexeme, '
+        'pg_catalog.width_bucket(pg_catalog.ts_rank(''{1,1,1,1}''::pg_catalog.float4[], d.lexemes, t.query), bounds)::pg_catalog.float8 as tf '
+        'from document as d join term as t on d.lexemes operator(pg_catalog.@@) t.query cross join pgembed._bm25_tf_bounds() as bounds), '
+        'df as materialized (select h.lexeme, pg_catalog.count(*)::pg_catalog.float8 as df from hit as h group by h.lexeme), '
+        'best as (select h.key, pg_catalog.sum(pgembed._bm25_score(h.tf, h.length, df.df, total.n, total.avgdl, $4, $5)) as score '
+        'from hit as h join df on df.lexeme operator(pg_catalog.=) h.lexeme cross join total where h.matches group by h.key '
+        'order by score desc, h.key limit $6) '
+        'select pg_catalog.array_agg(b.key order by b.score desc, b.key), pg_catalog.array_agg(b.score order by b.score desc, b.key) from best as b',
+        pgembed._bm25_visible_sql(b, p_condition));
+begin
+    perform pgembed._at_path(p_path);
+    execute statement into keys, scores using p_query.terms, p_query.prefix, p_query.required, b.k1, b.b, p_k;
+    perform pgembed._at_path('pg_catalog, pg_temp');
+end
+$$;
+comment on function pgembed._bm25_restricted_keys(pgembed.bm25, pgembed._bm25_words, int, text, text) is
+    'Keys and scores of the k best of the rows that the caller sees, by their statistics.';
+
+create or replace function pgembed._bm25_score(
+    p_tf float8, p_length float8, p_df float8, p_n float8, p_avgdl float8, p_k1 float8, p_b float8
+) returns float8
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select ln(1 + (p_n - p_df + 0.5) / (p_df + 0.5)) * p_tf * (p_k1 + 1) / (p_tf + p_k1 * (1 - p_b + p_b * p_length / p_avgdl))
+$$;
+comment on function pgembed._bm25_score(float8, float8, float8, float8, float8, float8, float8) is
+    'BM25 of one term in one document, with Lucene''s idf (Robertson and Zaragoza, 2009; Lucene''s BM25Similarity).';

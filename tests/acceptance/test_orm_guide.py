@@ -7,24 +7,16 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.fixtures.postgres import Server, first_server
 from tests.fixtures.urls import sqlalchemy_url
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "sqlalchemy.md"
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="session")
-def server(_servers: Callable[[str], Server]) -> Server:
-    """One server is enough here."""
-    return first_server(_servers)
 
 
 def blocks() -> list[tuple[str, str]]:

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,14 +18,7 @@ import psycopg
 import pytest
 from alembic.config import main
 
-from tests.fixtures.postgres import Server, first_server
 from tests.fixtures.urls import sqlalchemy_url
-
-
-@pytest.fixture(scope="session")
-def server(_servers: Callable[[str], Server]) -> Server:
-    """One server is enough: what differs between majors is in the SQL functions."""
-    return first_server(_servers)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -11,14 +11,8 @@ from sqlalchemy.orm import Session
 
 from pgembed import client
 from pgembed.testing import HASHING_DIMENSIONS, HASHING_MODEL, process_all
-from tests.fixtures.postgres import Server, first_server
+from tests.fixtures.postgres import Server
 from tests.integration.orm import models
-
-
-@pytest.fixture(scope="session")
-def server(_servers: Callable[[str], Server]) -> Server:
-    """One server is enough: what differs between majors is in the SQL functions."""
-    return first_server(_servers)
 
 
 def register_hashing(dsn: str) -> None:

@@ -121,9 +121,8 @@ class EmbeddingStatus:
         index_bytes: Size of the vector index.
         side_table_bytes: Size of the side table with its indexes.
         index_percent: Progress of the index while it is built.
-        bm25_engine: What serves its BM25 index: `sql` or `pg_textsearch`; None: it
-            has none.
-        bm25_state: `pending` until the table has been read, `ready` or `broken`.
+        bm25_state: Of its BM25 index: `pending` until the table has been read, `ready`
+            or `broken`; None: it has none.
     """
 
     name: str
@@ -145,7 +144,6 @@ class EmbeddingStatus:
     index_bytes: int | None
     side_table_bytes: int | None
     index_percent: float | None
-    bm25_engine: Literal["sql", "pg_textsearch"] | None
     bm25_state: Literal["pending", "ready", "broken"] | None
 
     @property

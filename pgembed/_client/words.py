@@ -246,7 +246,7 @@ def create_bm25(
         name: Name of the index; `<table>_bm25`.
         options: `config` (text-search configuration; the database's), or
             `config_expression` (SQL over the row that gives it); `k1` (1.2), `b`
-            (0.75); `engine`: `auto`, `sql` or `pg_textsearch`.
+            (0.75).
 
     Returns:
         The index's name.

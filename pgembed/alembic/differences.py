@@ -67,7 +67,7 @@ def normalized(wanted: Declaration, existing: Existing) -> dict[str, Any]:
     options["bm25_options"] = {
         name: value
         for name, value in wanted.bm25_options.items()
-        if value != {"k1": 1.2, "b": 0.75, "engine": "auto"}.get(name)
+        if value != {"k1": 1.2, "b": 0.75}.get(name)
     }
     return options
 
@@ -138,8 +138,6 @@ def _bm25_changes(
     if not existing.effective["bm25"]:
         return {"bm25_options": wanted} if found.get("bm25") and wanted else {}
     was = dict(existing.declaration.bm25_options)
-    if "engine" not in wanted:
-        was.pop("engine", None)  # "auto" is whatever the server offers
     expression = wanted.get("config_expression")
     if expression is not None and expression != was.get("config_expression"):
         form = canonical_form(connection, existing, f"({expression})::text")
@@ -148,7 +146,7 @@ def _bm25_changes(
     changed: dict[str, Any] = {
         name: value for name, value in wanted.items() if was.get(name) != value
     }
-    defaults = {"k1": 1.2, "b": 0.75, "engine": "auto"}
+    defaults = {"k1": 1.2, "b": 0.75}
     changed |= {name: defaults.get(name) for name in was if name not in wanted}
     return {"bm25_options": changed} if changed else {}
 

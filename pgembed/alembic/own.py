@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pgembed.alembic.reflect import Existing
 
 _SCHEMA = "pgembed"
-_TEXTSEARCH_INDEX = "pgembed_bm25_"  # with the engine pg_textsearch
 
 
 class Own:
@@ -74,7 +73,6 @@ class Own:
             return (
                 op.schema == _SCHEMA
                 or str(op.index_name) in self._indexes
-                or str(op.index_name).startswith(_TEXTSEARCH_INDEX)
                 or (op.schema, None if table_name is None else str(table_name))
                 in self._sides
             )

@@ -154,8 +154,6 @@ def _bm25_options(bm25: dict[str, Any]) -> dict[str, Any]:
     for name, default in _BM25_DEFAULTS.items():
         if bm25[name] != default:
             found[name] = bm25[name]
-    if bm25["engine"] != "sql":
-        found["engine"] = bm25["engine"]
     return found
 
 

@@ -25,9 +25,6 @@ K1 = Annotated[
 B = Annotated[
     float | None, typer.Option("--b", help="How much length counts, 0 to 1; 0.75.")
 ]
-Engine = Annotated[
-    str | None, typer.Option(help="auto, sql or pg_textsearch.", show_default=False)
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +54,6 @@ def create(
     config_expression: ConfigExpression = None,
     k1: K1 = None,
     b: B = None,
-    engine: Engine = None,
 ) -> None:
     """Declare that a table's rows are found by the words of an expression."""
     from pgembed import client
@@ -68,7 +64,6 @@ def create(
         config_expression=config_expression,
         k1=k1,
         b=b,
-        engine=engine,
     )
     with psycopg.connect(dsn, autocommit=True) as conn:
         created = client.create_bm25(
@@ -88,7 +83,6 @@ def alter(
     config_expression: ConfigExpression = None,
     k1: K1 = None,
     b: B = None,
-    engine: Engine = None,
 ) -> None:
     """Change a BM25 index; what is not given stays."""
     from pgembed import client
@@ -99,7 +93,6 @@ def alter(
         config_expression=config_expression,
         k1=k1,
         b=b,
-        engine=engine,
     )
     with psycopg.connect(dsn, autocommit=True) as conn:
         client.alter_bm25(conn, name, text_expression=text_expression, options=options)

@@ -108,16 +108,16 @@ def _bm25_alone(conn: psycopg.Connection[Any]) -> list[Text]:
     """Show BM25 indexes that belong to no embedding, a line each."""
     # From the catalog, which everyone who searches may read.
     rows = conn.execute(
-        "select name, source::text, state, engine, packed_rows, state_reason"
+        "select name, source::text, state, packed_rows, state_reason"
         " from pgembed.bm25 where embedding_id is null order by name"
     )
     return [
         Text(
-            f"BM25 index {name} on {source}: {state}, {engine}, "
+            f"BM25 index {name} on {source}: {state}, "
             f"{_number(packed)} rows packed" + (f". {reason}" if reason else ""),
             style="red" if state == "broken" else "",
         )
-        for name, source, state, engine, packed, reason in rows
+        for name, source, state, packed, reason in rows
     ]
 
 
@@ -161,10 +161,10 @@ def _index(one: EmbeddingStatus) -> Text:
 
 
 def _bm25(one: EmbeddingStatus) -> Text:
-    if one.bm25_engine is None:
+    if one.bm25_state is None:
         return Text("none")
-    style = {"ready": "", "pending": "yellow", "broken": "red"}[one.bm25_state or ""]
-    return Text(f"{one.bm25_state}, {one.bm25_engine}", style=style)
+    style = {"ready": "", "pending": "yellow", "broken": "red"}[one.bm25_state]
+    return Text(one.bm25_state, style=style)
 
 
 def _number(value: int | None) -> str:

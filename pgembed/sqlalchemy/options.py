@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pgembed.errors import InvalidParameter
 
@@ -54,14 +54,12 @@ class BM25:
             with texts in several languages.
         k1: How soon repeated words stop counting; 1.2.
         b: How much long texts are held back, 0 to 1; 0.75.
-        engine: `auto`, `sql` or `pg_textsearch`.
     """
 
     config: str | None = None
     config_expression: str | None = None
     k1: float | None = None
     b: float | None = None
-    engine: Literal["auto", "sql", "pg_textsearch"] | None = None
 
 
 VectorIndex = HNSW | IVFFlat | None

@@ -102,7 +102,6 @@ OPTIONS = [
     '{"b": {}}',
     '{"stem": true}',
     '{"engine": "c"}',
-    '{"engine": null}',
 ]
 
 
@@ -305,37 +304,6 @@ def test_missing_triggers_are_made_again(conn: psycopg.Connection) -> None:
     doc.check(queries=["new w0"])
     conn.execute("insert into doc values (901, 'w0 new')")
     doc.check(queries=["new w0"])
-
-
-def test_pg_textsearch_is_asked_for_and_absent(plain: psycopg.Connection) -> None:
-    error = refused(
-        plain,
-        "select pgembed.create_bm25('doc', 'body',"
-        ' options => \'{"engine": "pg_textsearch"}\')',
-        "PE012",
-    )
-    assert "pg_textsearch" in str(error.diag.message_primary)
-    Indexed(plain).create(engine="auto")
-    assert Indexed(plain).column("engine") == "sql"
-    refused(
-        plain,
-        "select pgembed.alter_bm25('doc_bm25',"
-        ' options => \'{"engine": "pg_textsearch"}\')',
-        "PE012",
-    )
-
-
-def test_statements_for_pg_textsearch(plain: psycopg.Connection) -> None:
-    """They cannot be run here; this is what would be."""
-    Indexed(plain, expression="body || n").create(config="english", k1=0.9, b=0.4)
-    number = Indexed(plain).number
-    assert value(
-        plain, "select pgembed._bm25_extension_ddl(x) from pgembed.bm25 as x"
-    ) == (
-        f"create index pgembed_bm25_{number} on public.doc using bm25"
-        " (((body || n))) with (text_config = 'pg_catalog.english', k1 = 0.9, b = 0.4)"
-    )
-    assert value(plain, "select pgembed._textsearch_schema() is null")
 
 
 def test_paused_without_capture_it_stays_so_until_resumed(

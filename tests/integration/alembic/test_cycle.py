@@ -43,7 +43,7 @@ _SETTINGS = """
 select e.name, e.source::text, e.text_expression, m.name, e.dimensions, e.distance,
        e.storage, e.column_name, e.chunking, e.chunk_size, e.chunk_overlap,
        e.vector_type, e.index_kind, e.index_options::text, e.wake, e.max_attempts,
-       e.state, b.config, b.config_expression, b.k1, b.b, b.engine
+       e.state, b.config, b.config_expression, b.k1, b.b
 from pgembed.embedding as e join pgembed.model as m using (model_id)
 left join pgembed.bm25 as b using (embedding_id) order by 1
 """

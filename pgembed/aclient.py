@@ -317,6 +317,7 @@ async def register_model(
     query_prompt: str | None = None,
     document_prompt: str | None = None,
     max_tokens: int | None = None,
+    revision: str | None = None,
 ) -> None:
     """Make a model known to the database. Nothing is loaded."""
     options = {
@@ -328,6 +329,7 @@ async def register_model(
         "query_prompt": query_prompt,
         "document_prompt": document_prompt,
         "max_tokens": max_tokens,
+        "revision": revision,
     }
     await arun(conn, manage.call("register_model", options))
 

@@ -479,6 +479,7 @@ def register_model(
     query_prompt: str | None = None,
     document_prompt: str | None = None,
     max_tokens: int | None = None,
+    revision: str | None = None,
 ) -> None:
     """Make a model known to the database. Nothing is loaded.
 
@@ -492,6 +493,8 @@ def register_model(
         query_prompt: Put before every query; None: the model's own.
         document_prompt: Put before every document; None: the model's own.
         max_tokens: Longest input in tokens; None: found when it is loaded.
+        revision: Commit of the model on the hub, which services then load and no
+            other; None: whichever they find.
 
     Raises:
         InvalidParameter: A value is out of range.
@@ -506,6 +509,7 @@ def register_model(
         "query_prompt": query_prompt,
         "document_prompt": document_prompt,
         "max_tokens": max_tokens,
+        "revision": revision,
     }
     run(conn, manage.call("register_model", options))
 

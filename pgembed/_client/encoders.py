@@ -20,6 +20,7 @@ class ModelRow:
     dimensions: int
     query_prompt: str | None
     document_prompt: str | None
+    revision: str | None
 
 
 # An encoder is used by one thread at a time, and two would only compete for the
@@ -44,6 +45,7 @@ def load(model: ModelRow) -> Encoder:
             encoder = _loaded[model] = load_encoder(
                 model.name,
                 model.provider,
+                revision=model.revision,
                 dimensions=model.dimensions,
                 query_prompt=model.query_prompt,
                 document_prompt=model.document_prompt,

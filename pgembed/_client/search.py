@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from pgembed.encoders.base import Encoder
 
 _MODEL = sql.SQL(
-    "select m.name, m.provider, m.dimensions, m.query_prompt, m.document_prompt"
+    "select m.name, m.provider, m.dimensions, m.query_prompt, m.document_prompt,"
+    " to_jsonb(m) ->> 'revision'"  # schemas of before it was a column have none
     " from pgembed._model(%(model)s) as m"
 )
 

@@ -44,13 +44,20 @@ def add(
     document_prompt: Annotated[
         str | None, typer.Option(help="Put before documents; the model's own.")
     ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMIT",
+            help="Commit on the hub: services load this one and no other.",
+        ),
+    ] = None,
 ) -> None:
     """Register a model; without --dimensions it is loaded to ask it."""
     from pgembed import client
 
     with psycopg.connect(dsn, autocommit=True) as conn:
         if dimensions is None:
-            encoder = _load(name, provider)
+            encoder = _load(name, provider, revision)
             dimensions = encoder.dimensions
             normalized, max_tokens = encoder.normalized, encoder.max_tokens
         else:
@@ -65,6 +72,7 @@ def add(
             query_prompt=query_prompt,
             document_prompt=document_prompt,
             max_tokens=max_tokens,
+            revision=revision,
         )
     console.print(f"Registered {name}: {dimensions} dimensions.", markup=False)
 
@@ -75,10 +83,14 @@ def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the registered models."""
-    columns = ("name", "provider", "dimensions", "distance", "max_tokens", "used_by")
+    columns = (
+        *("name", "provider", "revision", "dimensions", "distance", "max_tokens"),
+        "used_by",
+    )
     with psycopg.connect(dsn, autocommit=True) as conn:
         rows = conn.execute(
-            "select m.name, m.provider, m.dimensions, m.distance, m.max_tokens,"
+            "select m.name, m.provider, to_jsonb(m) ->> 'revision', m.dimensions,"
+            " m.distance, m.max_tokens,"
             " (select count(*) from pgembed.embedding as e"
             "  where e.model_id = m.model_id)"
             " from pgembed.model as m order by m.name"
@@ -118,8 +130,8 @@ def register_if_unknown(conn: psycopg.Connection, model: str) -> None:
     )
 
 
-def _load(name: str, provider: str) -> Encoder:
+def _load(name: str, provider: str, revision: str | None = None) -> Encoder:
     from pgembed.encoders import load_encoder
     from pgembed.settings import Settings
 
-    return load_encoder(name, provider, settings=Settings.from_env())
+    return load_encoder(name, provider, revision=revision, settings=Settings.from_env())

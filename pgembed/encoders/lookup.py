@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pgembed.encoders.packaged import installed_folder, packaged_model, verify
+from pgembed.encoders.trust import conversion, pickled
 from pgembed.encoders.weights import is_model_folder, weight_files
 from pgembed.errors import MissingExtra, ModelNotFound
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 HUB_TIMEOUT: Final = 10.0  # seconds until an unreachable hub counts as such
 _ORGANISATION: Final = "sentence-transformers"  # of a name without one
-# Exports for other runtimes, and code: never loaded, so never downloaded.
+# Exports for other runtimes, pickle and code: never loaded, so never downloaded.
 _NEVER: Final = (
     "onnx/*",
     "openvino/*",
@@ -31,6 +32,8 @@ _NEVER: Final = (
     "*.pt",
     "*.pth",
     "*.ckpt",
+    "*.bin",
+    "*.pkl",
     "*.py",
 )
 
@@ -43,7 +46,7 @@ class FoundModel:
     origin: str
 
 
-def find_model(name: str) -> FoundModel:
+def find_model(name: str, revision: str | None = None) -> FoundModel:
     """Find a model's files, downloading them only when no copy is here.
 
     Looked up in this order: a local directory of that name, an installed package
@@ -51,20 +54,34 @@ def find_model(name: str) -> FoundModel:
     The hub's own environment variables (`HF_HOME`, `HF_TOKEN`, `HF_HUB_OFFLINE`,
     `SENTENCE_TRANSFORMERS_HOME`) are respected.
 
+    Args:
+        name: A directory, a packaged model's name, or a name on the hub.
+        revision: A commit of the model's repository on the hub, which is then the one
+            that is taken; a branch or a tag is taken as it is when it is first
+            downloaded. Directories have none and are passed over, packages only count
+            if they carry this one. None: whatever is found.
+
     Raises:
-        ModelNotFound: None of them has it; lists what was tried and what helps.
+        ModelNotFound: None of them has it, or none has it in this revision; lists what
+            was tried and what helps.
         MissingExtra: The hub is needed and its client is not installed.
     """
     tried: list[str] = []
     path = Path(name).expanduser()
-    if path.is_dir() and is_model_folder(path):
+    if not path.is_dir():
+        tried.append(f"local directory {name!r}: there is none")
+    elif not is_model_folder(path):
+        tried.append(f"local directory {name!r}: no model in it (no config.json)")
+    elif revision is not None:
+        tried.append(f"local directory {name!r}: directories have no revisions")
+    else:
         return FoundModel(path.resolve(), "path")
-    tried.append(
-        f"local directory {name!r}: "
-        + ("no model in it (no config.json)" if path.is_dir() else "there is none")
-    )
     packaged = packaged_model(name)
-    if packaged is not None:
+    if packaged is not None and revision not in (None, packaged.revision):
+        tried.append(
+            f"package {packaged.distribution}: carries revision {packaged.revision}"
+        )
+    elif packaged is not None:
         folder = installed_folder(packaged)
         if folder is not None:
             verify(packaged, folder)
@@ -76,23 +93,26 @@ def find_model(name: str) -> FoundModel:
         tried.append("hub: not asked, this is a path and no model's name")
     else:
         repository = name if "/" in name else f"{_ORGANISATION}/{name}"
-        hub = _from_hub(repository, tried)
+        hub = _from_hub(repository, revision, tried)
         if hub is not None:
             return FoundModel(hub, "hub")
     ways = [f"pip install {packaged.distribution}"] if packaged else []
+    if revision is not None:
+        ways.append("register the model with a revision that its repository has")
     ways += [
         "give the path of a directory that holds the model as its name",
         "point HF_HOME at a cache that holds it",
         "let this machine reach the hub: HF_HUB_OFFLINE unset, HF_TOKEN if private",
     ]
     raise ModelNotFound(
-        f"model {name!r} was not found",
+        f"model {name!r} was not found"
+        + ("" if revision is None else f" in revision {revision!r}"),
         detail="Tried: " + "; ".join(tried) + ".",
         hint="Any of these helps: " + "; ".join(ways) + ".",
     )
 
 
-def _from_hub(repository: str, tried: list[str]) -> Path | None:
+def _from_hub(repository: str, revision: str | None, tried: list[str]) -> Path | None:
     """Take a model from the hub's cache, else from the hub; None: see `tried`."""
     try:
         import huggingface_hub
@@ -102,7 +122,7 @@ def _from_hub(repository: str, tried: list[str]) -> Path | None:
     try:
         cached = Path(
             huggingface_hub.snapshot_download(
-                repository, cache_dir=cache, local_files_only=True
+                repository, revision=revision, cache_dir=cache, local_files_only=True
             )
         )
         # A download that broke off leaves a snapshot without weights.
@@ -115,18 +135,28 @@ def _from_hub(repository: str, tried: list[str]) -> Path | None:
         with _quiet_downloads():
             # One question with a short timeout first: the download itself would
             # retry for minutes where nothing answers.
-            info = huggingface_hub.HfApi().model_info(repository, timeout=HUB_TIMEOUT)
+            info = huggingface_hub.HfApi().model_info(
+                repository, revision=revision, timeout=HUB_TIMEOUT
+            )
             names = [file.rfilename for file in info.siblings or ()]
-            has_safetensors = any(name.endswith(".safetensors") for name in names)
+            if pickled(names) and not any(n.endswith(".safetensors") for n in names):
+                raise ModelNotFound(
+                    f"the weights of {repository!r} on the hub are pickle, and were "
+                    "not loaded",
+                    detail=f"There: {', '.join(pickled(names))}; no *.safetensors.",
+                    hint=conversion(repository),
+                )
             return Path(
                 huggingface_hub.snapshot_download(
                     repository,
-                    revision=info.sha,
+                    revision=info.sha,  # what was looked at, not what is new since
                     cache_dir=cache,
                     etag_timeout=HUB_TIMEOUT,
-                    ignore_patterns=[*_NEVER, *(["*.bin"] if has_safetensors else [])],
+                    ignore_patterns=list(_NEVER),
                 )
             )
+    except ModelNotFound:
+        raise
     # Each version of the hub's client raises its own HTTP library's errors; what
     # they have in common is that this model did not come from the hub.
     except Exception as exc:

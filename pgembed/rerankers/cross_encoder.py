@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pgembed.encoders.base import check_texts
 from pgembed.encoders.lookup import find_model
+from pgembed.encoders.trust import check_folder, library_arguments, read_json
 from pgembed.encoders.weights import fingerprint
 from pgembed.errors import (
     EncoderUnavailable,
@@ -59,7 +59,8 @@ class CrossEncoderReranker:
             settings: Device, precision and batch size; None chooses all.
 
         Raises:
-            ModelNotFound: No place has it, it cannot be loaded, or is no cross-encoder.
+            ModelNotFound: No place has it, it cannot or must not be loaded, or is no
+                cross-encoder.
         """
         path = Path(name).expanduser()
         plain = (
@@ -68,12 +69,15 @@ class CrossEncoderReranker:
         found = find_model(f"{_ORGANISATION}/{name}" if plain else name)
         self.name = name
         _check_is_cross_encoder(name, found.folder)
+        check_folder(name, found.folder)
         self.fingerprint = fingerprint(found.folder)
         device = _choose_device(settings.device if settings else None)
         try:
             with _Quiet():
                 self._model = sentence_transformers.CrossEncoder(
-                    str(found.folder), device=device, local_files_only=True
+                    str(found.folder),
+                    device=device,
+                    **library_arguments(),
                 )
         # Loading runs the code of three libraries over files from anywhere.
         except Exception as exc:
@@ -166,11 +170,11 @@ def _check_is_cross_encoder(name: str, folder: Path) -> None:
     Raises:
         ModelNotFound: The folder's own description says it is something else.
     """
-    if _read(folder / "config_sentence_transformers.json").get("model_type") == (
+    if read_json(folder / "config_sentence_transformers.json").get("model_type") == (
         "CrossEncoder"
     ):
         return
-    architectures = _read(folder / "config.json").get("architectures") or []
+    architectures = read_json(folder / "config.json").get("architectures") or []
     if any(str(each).endswith(_ARCHITECTURES) for each in architectures):
         return
     raise ModelNotFound(
@@ -180,18 +184,6 @@ def _check_is_cross_encoder(name: str, folder: Path) -> None:
         hint="A re-ranker reads query and text together and gives one score, such as "
         "'cross-encoder/ms-marco-MiniLM-L6-v2'; a model for embeddings cannot.",
     )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as exc:
-        raise ModelNotFound(
-            f"{file} is damaged: {exc}", hint="Copy the model there again."
-        ) from exc
-    return value if isinstance(value, dict) else {}
 
 
 def _choose_device(wanted: str | None) -> str:

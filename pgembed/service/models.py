@@ -331,6 +331,7 @@ def _load_encoder(model: Model, settings: ServiceSettings) -> Encoder:
     return load_encoder(
         model.model,
         model.provider,
+        revision=model.model_revision,
         dimensions=model.dimensions,
         query_prompt=model.query_prompt,
         document_prompt=model.document_prompt,
@@ -350,10 +351,12 @@ def _differs(loaded: Model, wanted: Model) -> bool:
         loaded.dimensions,
         loaded.query_prompt,
         loaded.document_prompt,
+        loaded.model_revision,
     ) != (
         wanted.model,
         wanted.provider,
         wanted.dimensions,
         wanted.query_prompt,
         wanted.document_prompt,
+        wanted.model_revision,
     )

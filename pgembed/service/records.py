@@ -23,6 +23,8 @@ class Model:
     query_prompt: str | None
     document_prompt: str | None
     fingerprint: str | None
+    # Of the model's repository on the hub; a schema that is older has no such column.
+    model_revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Embedding:
     max_attempts: int
     backfill_state: str
     revision: int
+    model_revision: str | None = None
 
     def its_model(self) -> Model:
         """The model's part of this row."""
@@ -61,6 +64,7 @@ class Embedding:
             self.query_prompt,
             self.document_prompt,
             self.fingerprint,
+            self.model_revision,
         )
 
 

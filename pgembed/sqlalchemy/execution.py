@@ -49,7 +49,8 @@ _CACHED = text(
     " where e.name = :embedding"
 )
 _MODEL = text(
-    "select m.name, m.provider, m.dimensions, m.query_prompt, m.document_prompt"
+    "select m.name, m.provider, m.dimensions, m.query_prompt, m.document_prompt,"
+    " to_jsonb(m) ->> 'revision'"  # schemas of before it was a column have none
     " from pgembed._model(:model) as m"
 )
 _ENCODE = text(

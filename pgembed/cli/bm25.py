@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import psycopg
 import typer
 
 from pgembed.cli.common import Dsn, console
 from pgembed.cli.declare import bm25_options
+from pgembed.dsn import connect
 
 Name = Annotated[str, typer.Argument(help="Name of the BM25 index.")]
 Config = Annotated[
@@ -65,7 +65,7 @@ def create(
         k1=k1,
         b=b,
     )
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         created = client.create_bm25(
             conn, table, text_expression, name=name, options=options
         )
@@ -94,7 +94,7 @@ def alter(
         k1=k1,
         b=b,
     )
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         client.alter_bm25(conn, name, text_expression=text_expression, options=options)
     console.print(f"Changed BM25 index {name}.", markup=False)
 
@@ -110,7 +110,7 @@ def drop(
     """Remove a BM25 index; the table stays as it is."""
     from pgembed import client
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         client.drop_bm25(conn, name, if_exists=if_exists)
     console.print(f"Dropped BM25 index {name}.", markup=False)
 
@@ -129,7 +129,7 @@ def maintain(
     """Build, pack, merge and purge now; a running encoder service does it by itself."""
     from pgembed import client
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         done = client.bm25_maintain(conn, name, min_rows=min_rows)
     if not done:
         console.print("Nothing was due.")
@@ -143,6 +143,6 @@ def rebuild(name: Name, *, dsn: Dsn = "") -> None:
     """Build a BM25 index anew from the rows as they are."""
     from pgembed import client
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         client.bm25_rebuild(conn, name)
     console.print(f"BM25 index {name} will be built anew.", markup=False)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
-import psycopg
 import typer
 
 from pgembed.cli.common import Dsn, console
 from pgembed.cli.models import register_if_unknown
+from pgembed.dsn import connect
 from pgembed.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def create(
     """Declare that an expression over a table's rows has an embedding."""
     from pgembed import client
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         register_if_unknown(conn, model)
         created = client.create_embedding(
             conn,
@@ -171,7 +171,7 @@ def alter(
     """Change an embedding; what is not given stays. Also repairs a broken one."""
     from pgembed import client
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         if model is not None:
             register_if_unknown(conn, model)
         client.alter_embedding(
@@ -206,7 +206,7 @@ def drop(
     """Remove an embedding with its vectors; the table stays as it is."""
     from pgembed import client
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         client.drop_embedding(conn, name, if_exists=if_exists)
     console.print(f"Dropped embedding {name}.", markup=False)
 
@@ -226,7 +226,7 @@ def pause(
     """Stop encoding for an embedding; changes are still queued."""
     from pgembed import client
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         client.pause(conn, name, capture=not no_capture)
     console.print(f"Paused embedding {name}.", markup=False)
 
@@ -235,7 +235,7 @@ def resume(name: Name, *, dsn: Dsn = "") -> None:
     """Continue a paused embedding."""
     from pgembed import client
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         client.resume(conn, name)
     console.print(f"Resumed embedding {name}.", markup=False)
 
@@ -244,7 +244,7 @@ def reembed(name: Name, *, dsn: Dsn = "") -> None:
     """Encode every row again; searches use the old vectors until then."""
     from pgembed import client
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         client.reembed(conn, name)
     console.print(f"All rows of {name} will be encoded again.", markup=False)
 
@@ -253,7 +253,7 @@ def repair(name: Name, *, dsn: Dsn = "") -> None:
     """Make triggers, privileges and the rest of a declaration again."""
     from pgembed import client
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         client.repair(conn, name)
     console.print(f"Repaired embedding {name}.", markup=False)
 
@@ -268,7 +268,7 @@ def retry(
     """Queue failed rows again; see the view pgembed.failed for their errors."""
     from pgembed import client
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         count = client.retry(conn, name)
     console.print(f"Queued {count} failed row{'' if count == 1 else 's'} again.")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pgembed.cli.common import console
+from pgembed.cli.common import checked_dsn, console
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +37,7 @@ def demo(
         typer.Option(
             help="Use this database instead of the embedded PostgreSQL.",
             show_default=False,
+            callback=checked_dsn,
         ),
     ] = None,
     data_dir: Annotated[

@@ -6,11 +6,11 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
-import psycopg
 import typer
 from rich.text import Text
 
 from pgembed.cli.common import Dsn, console
+from pgembed.dsn import connect
 
 if TYPE_CHECKING:
     from pgembed.doctor import Finding
@@ -29,7 +29,7 @@ def doctor(
     """Look for what is wrong and say what to do. Exit code 1 when there are errors."""
     from pgembed.doctor import examine
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         findings = examine(conn)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import psycopg
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from pgembed.cli.common import Dsn, console
 from pgembed.cli.search import Embedding, FilterText, TableName
+from pgembed.dsn import connect
 from pgembed.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def evaluate(
     if reranker:
         options = replace(options, reranker=reranker)
     data = _data(folder, queries, qrels, split)
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         report = evaluation.evaluate(conn, table, data, options)
     if chart is not None:
         evaluation.save_chart(report, chart)
@@ -215,7 +215,7 @@ def recall(
         filter=filter_text,
         seed=seed,
     )
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         report = evaluation.measure_recall(conn, table, options)
     if chart is not None:
         evaluation.save_chart(report, chart)

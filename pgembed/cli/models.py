@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from pgembed.cli.common import Dsn, console
+from pgembed.dsn import connect
 from pgembed.errors import UnknownModel
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def add(
     """Register a model; without --dimensions it is loaded to ask it."""
     from pgembed import client
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         if dimensions is None:
             encoder = _load(name, provider, revision)
             dimensions = encoder.dimensions
@@ -87,7 +88,7 @@ def list_models(
         *("name", "provider", "revision", "dimensions", "distance", "max_tokens"),
         "used_by",
     )
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         rows = conn.execute(
             "select m.name, m.provider, to_jsonb(m) ->> 'revision', m.dimensions,"
             " m.distance, m.max_tokens,"

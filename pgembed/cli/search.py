@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pgembed.cli.common import Dsn, console
+from pgembed.dsn import connect
 from pgembed.errors import InvalidFilter, InvalidParameter
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def search(
         raise InvalidParameter("--exact goes with --mode vector only")
     conditions = _filter(filter_text)
     model = reranker or DEFAULT_RERANKER
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         mode = mode or _default_mode(conn, table, embedding)
         if mode is Mode.BM25:
             _show_bm25(
@@ -193,7 +194,7 @@ def similar(
     """Find the rows most like a row."""
     from pgembed import client
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         hits = client.similar(
             conn,
             table,

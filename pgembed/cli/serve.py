@@ -152,7 +152,7 @@ def serve(
     from pgembed.service import EncoderService, ServiceSettings
     from pgembed.service.logs import configure_logging
 
-    configure_logging(log_format.value, "debug" if verbose else "info")
+    configure_logging(log_format.value, "debug" if verbose else "info", dsn=dsn)
     settings = replace(
         # Options have read their variables themselves.
         ServiceSettings.from_env(

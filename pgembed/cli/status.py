@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pgembed.cli.common import Dsn, console
+from pgembed.dsn import connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ def status(
     """Show how each embedding stands: rows, embedded, pending, failed, pace, index."""
     from pgembed import client
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn:
         if as_json:
             statuses = [_plain(one) for one in client.status(conn)]
             typer.echo(json.dumps(statuses, indent=2))

@@ -7,11 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
 from pgembed import schema
 from pgembed.demo.service import stop_pid
+from pgembed.dsn import connect, shown
 from pgembed.embedded import EmbeddedServer, default_data_folder
 from pgembed.errors import SchemaVersionError, UnsupportedEnvironment
 
@@ -60,7 +58,7 @@ class DemoDatabase:
             self.dsn = self._server.create_database(DATABASE, exist_ok=True)
         try:
             version = self._install()
-            with psycopg.connect(self.dsn) as conn:
+            with connect(self.dsn) as conn:
                 self.description = (
                     f"{'Embedded ' if self._server else ''}"
                     f"PostgreSQL {conn.info.parameter_status('server_version')}, "
@@ -102,9 +100,7 @@ class DemoDatabase:
     @property
     def shown_dsn(self) -> str:
         """The connection string without its password."""
-        parameters = conninfo_to_dict(self.dsn)
-        parameters.pop("password", None)
-        return make_conninfo("", **parameters)
+        return shown(self.dsn)
 
     @property
     def psql_command(self) -> str:

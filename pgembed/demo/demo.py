@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -16,6 +16,7 @@ from pgembed.demo.database import DemoDatabase
 from pgembed.demo.screen import Screen, first_line
 from pgembed.demo.searches import HYBRID_QUERIES, possible_searches, shared_words
 from pgembed.demo.service import ServiceProcess
+from pgembed.dsn import connect
 from pgembed.errors import BrokenEmbedding, NotEmbeddedInTime
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class DemoOptions:
     rows: int = DEFAULT_ROWS
     keep: bool = False
     fresh: bool = False
-    dsn: str | None = None
+    dsn: str | None = field(default=None, repr=False)
     data_dir: Path | None = None
 
 
@@ -66,7 +67,7 @@ def run_demo(options: DemoOptions, console: Console) -> None:
             DemoDatabase(options.dsn, options.data_dir, fresh=options.fresh)
         )
         screen.say(escape(database.description))
-        conn = stack.enter_context(psycopg.connect(database.dsn, autocommit=True))
+        conn = stack.enter_context(connect(database.dsn, autocommit=True))
         row_count = _prepare(screen, conn, options)
         service = stack.enter_context(ServiceProcess(database.dsn, database.log_dir))
         _fill(screen, conn, service, row_count)

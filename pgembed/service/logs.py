@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import structlog
+
+from pgembed.dsn import redact
 
 LogFormat: TypeAlias = Literal["console", "json"]
 
 
 def configure_logging(
-    kind: LogFormat, level: Literal["debug", "info", "warning"] = "info"
+    kind: LogFormat,
+    level: Literal["debug", "info", "warning"] = "info",
+    *,
+    dsn: str = "",
 ) -> None:
     """Send the events of this process, and other libraries' messages, to stderr.
 
     Args:
         kind: `json` writes one object a line, for machines.
         level: What is less important is left out.
+        dsn: The connection string; its password is taken out of whatever is logged.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -29,10 +35,11 @@ def configure_logging(
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if kind == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else _redacting(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()), dsn)
     )
     if kind == "console":
         shared.pop()  # the console renderer shows tracebacks by itself
+    shared.append(_redacted_values(dsn))
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, renderer],
@@ -52,3 +59,28 @@ def configure_logging(
     )
     # Other libraries speak of themselves at INFO; only what is wrong matters here.
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _redacted_values(dsn: str) -> structlog.typing.Processor:
+    """Take secrets out of an event before it is quoted and escaped."""
+
+    def process(
+        _logger: Any, _name: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        return {
+            key: redact(value, dsn) if isinstance(value, str) else value
+            for key, value in event.items()
+        }
+
+    return process
+
+
+def _redacting(
+    renderer: structlog.dev.ConsoleRenderer, dsn: str
+) -> structlog.typing.Processor:
+    """Take secrets out of what is written, tracebacks included."""
+
+    def render(logger: Any, name: str, event: structlog.typing.EventDict) -> str:
+        return redact(renderer(logger, name, event), dsn)
+
+    return render

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from pgembed.dsn import check
 from pgembed.errors import InsufficientPrivilege, PgembedError, SchemaVersionError
 from pgembed.service.connection import Link
 from pgembed.service.encoding import EncodeThread
@@ -57,11 +58,14 @@ class EncoderService:
             dsn: Connection string of the database. The role must own pgembed.
             settings: None: the defaults.
             encoders: Encoders by model name, used instead of loading one.
+
+        Raises:
+            InvalidParameter: The connection string cannot be read.
         """
+        check(dsn)
         self.settings = settings or ServiceSettings()
         self.metrics = Metrics()
         self.health: HealthServer | None = None
-        self._dsn = dsn
         self._links = {
             purpose: Link(dsn, purpose)
             for purpose in ("listen", "fast", "bulk", "query", "maintenance")

@@ -17,7 +17,7 @@ WITHOUT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("more", [{}, {"model_revision": COMMIT}])
-def test_the_revision_reaches_the_model(more: dict[str, str]) -> None:
+def test_the_revision_reaches_the_model(more: dict[str, Any]) -> None:
     model = Embedding(**WITHOUT, **more).its_model()
     assert model.model_revision == more.get("model_revision")
 

@@ -109,7 +109,7 @@ def serve(
         str,
         typer.Option(
             envvar="PGEMBED_HEALTH_HOST",
-            help="Address for that; 0.0.0.0 in a container.",
+            help="Address for that; 0.0.0.0 lets other machines ask.",
         ),
     ] = "127.0.0.1",
     log_format: Annotated[

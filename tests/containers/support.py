@@ -143,7 +143,10 @@ class Encoder:
     ) -> None:
         self.container = (
             DockerContainer(image)
-            .with_envs(**database.inside, **environment)
+            .with_envs(
+                # As only who wants metrics sets it: the tests ask from outside.
+                **{"PGEMBED_HEALTH_HOST": "0.0.0.0", **database.inside, **environment}
+            )
             .with_network(network)
             .with_exposed_ports(8080)
             .with_tmpfs_mount("/tmp")

@@ -58,14 +58,15 @@ class Stack:
         """Run that many encoders."""
         self.run(
             *("up", "-d", "--no-build", "--no-recreate", "--timeout", "5"),
-            *("--scale", f"encoder={encoders}", "database", "install", "encoder"),
+            *("--scale", f"encoder={encoders}"),
+            *("database", "roles", "install", "encoder"),
         )
 
-    def psql(self, statement: str) -> str:
+    def psql(self, statement: str, *, user: str = "pgembed_owner") -> str:
         """Run psql in the database's container; its output, unaligned."""
         return self.run(
             *("exec", "-T", "database", "psql", "-X", "-v", "ON_ERROR_STOP=1"),
-            *("-U", "postgres", "-At", "-c", statement),
+            *("-U", user, "-d", "postgres", "-At", "-c", statement),
         )
 
     def containers(self, service: str) -> list[str]:
@@ -108,7 +109,7 @@ def stack(encoder_image: str, postgres_image: str) -> Iterator[Stack]:
         pytest.skip("there is no docker command")
     made = Stack(encoder_image, postgres_image)
     try:
-        made.run("up", "-d", "--no-build", "database", "install", "encoder")
+        made.run("up", "-d", "--no-build", "database", "roles", "install", "encoder")
         made.psql(
             "create table note (id int primary key, body text);"
             "insert into note values (1, 'Parse an INI file of settings'),"
@@ -150,6 +151,17 @@ def test_the_stack_survives_the_death_of_each_container(stack: Stack) -> None:
     assert find(stack, "a loaf from the oven") == "4"
     assert find(stack, QUERY) == "1"
     assert stack.psql("select count(*) from pgembed.failed") == "0"
+
+
+def test_the_encoder_is_an_ordinary_role(stack: Stack) -> None:
+    used = (
+        "select distinct r.rolname, r.rolsuper from pg_stat_activity as a"
+        " join pg_roles as r on r.oid = a.usesysid"
+        " where a.client_addr is not null"
+    )
+    assert stack.psql(used, user="postgres") == "pgembed_encoder|f"
+    owner = "select nspowner::regrole from pg_namespace where nspname = 'pgembed'"
+    assert stack.psql(owner) == "pgembed_owner"
 
 
 def test_every_encoder_is_found_by_the_name_that_is_scraped(stack: Stack) -> None:

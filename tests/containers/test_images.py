@@ -23,6 +23,16 @@ def test_database_image_has_no_python(postgres_image: str) -> None:
     assert code == 0
 
 
+def test_the_schema_of_a_new_database_is_no_superusers(cluster: Cluster) -> None:
+    owner = (
+        "select r.rolname, r.rolsuper, r.rolcanlogin from pg_namespace as n"
+        " join pg_roles as r on r.oid = n.nspowner where n.nspname = 'pgembed'"
+    )
+    assert cluster.psql("postgres", owner) == "pgembed_owner|f|f"
+    member = "select pg_has_role('pgembed_encoder', 'pgembed_owner', 'usage')"
+    assert cluster.psql("postgres", member) == "t"
+
+
 def test_encoder_image_runs_as_a_user_who_may_write_nothing_but_the_cache(
     encoder_image: str,
 ) -> None:

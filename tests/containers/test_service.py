@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import psycopg
+import pytest
 
 from tests.containers.support import (
     Cluster,
@@ -59,6 +60,14 @@ def test_written_rows_are_found_by_their_meaning(
     status, metrics = encoder.get("/metrics")
     assert status == 200
     assert 'pgembed_rows_total{embedding="note_embedding"} 3.0' in metrics
+
+
+def test_nobody_can_ask_unless_that_is_wanted(article: Conn, encode: Start) -> None:
+    """The health check works all the same."""
+    encoder = encode(probes=True, PGEMBED_HEALTH_HOST="127.0.0.1")
+    wait_until(lambda: health(encoder.container) == "healthy", "a healthy container")
+    with pytest.raises(OSError, match=r"."):
+        encoder.get("/healthz")
 
 
 def test_stopped_service_loses_nothing(article: Conn, encode: Start) -> None:

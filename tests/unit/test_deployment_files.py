@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
+from psycopg.conninfo import conninfo_to_dict
 from typer.main import get_command
 
 from pgembed.cli import app
+from pgembed.service.health import HealthServer
 
 DOCKER = Path(__file__).parents[2] / "docker"
 # The oldest version that is still maintained when this is written, and a newer one.
 VERSIONS = ("1.34", "1.37")
 
 
+def _yaml(*names: str) -> Any:
+    return yaml.safe_load(DOCKER.joinpath(*names).read_text())
+
+
 def _manifests() -> list[dict[str, Any]]:
     return [
         manifest
-        for file in sorted((DOCKER / "kubernetes").glob("*.yaml"))
+        for file in sorted((DOCKER / "kubernetes").rglob("*.yaml"))
         if file.name != "kustomization.yaml"
         for manifest in yaml.safe_load_all(file.read_text())
     ]
@@ -55,7 +64,7 @@ def test_kustomization_names_the_files_that_are_there() -> None:
     folder = DOCKER / "kubernetes"
     listed = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
     there = {file.name for file in folder.glob("*.yaml")}
-    assert set(listed) == there - {"kustomization.yaml", "secret.example.yaml"}
+    assert set(listed) == there - {"kustomization.yaml", "secrets.example.yaml"}
 
 
 def test_containers_are_locked_up() -> None:
@@ -69,27 +78,159 @@ def test_containers_are_locked_up() -> None:
         assert "memory" in container["resources"]["limits"]
 
 
-def test_probes_ask_what_the_service_answers() -> None:
-    encoder = next(one for one in _containers() if one["name"] == "encoder")
-    ports = {port["name"]: port["containerPort"] for port in encoder["ports"]}
-    paths = {
-        kind: (probe["httpGet"]["path"], ports[probe["httpGet"]["port"]])
-        for kind in ("startupProbe", "livenessProbe", "readinessProbe")
-        for probe in [encoder[kind]]
+def _container(name: str) -> dict[str, Any]:
+    return next(one for one in _containers() if one["name"] == name)
+
+
+def _secret(name: str) -> str:
+    sources = _container(name)["envFrom"]
+    assert len(sources) == 1
+    return str(sources[0]["secretRef"]["name"])
+
+
+def test_the_services_have_a_role_and_a_secret_of_their_own() -> None:
+    """Not the migration's, in Kubernetes and in compose."""
+    dsns = {
+        one["metadata"]["name"]: conninfo_to_dict(one["stringData"]["PGEMBED_DSN"])
+        for one in _manifests()
+        if one["kind"] == "Secret"
     }
-    assert paths == {
-        "startupProbe": ("/healthz", 8080),
-        "livenessProbe": ("/healthz", 8080),
-        "readinessProbe": ("/readyz", 8080),
+    users = {which: dsns[_secret(which)]["user"] for which in ("install", "encoder")}
+    assert users == {"install": "pgembed_owner", "encoder": "pgembed_encoder"}
+    services = _yaml("compose.yaml")["services"]
+    for which, user in users.items():
+        assert services[which]["environment"]["PGUSER"] == user
+    passwords = {
+        which: {
+            name
+            for name in re.findall(r"\$\{(\w+)", str(services[which]["environment"]))
+            if name.endswith("PASSWORD")
+        }
+        for which in ("database", "roles", "install", "encoder")
+    }
+    owner, encoder = "PGEMBED_OWNER_PASSWORD", "PGEMBED_ENCODER_PASSWORD"
+    assert passwords == {
+        "database": {"POSTGRES_PASSWORD"},
+        "roles": {"POSTGRES_PASSWORD", owner, encoder},
+        "install": {owner},
+        "encoder": {encoder},
+    }
+    needs = services["install"]["depends_on"]["roles"]["condition"]
+    assert needs == "service_completed_successfully"
+
+
+def test_probes_ask_what_the_service_answers_from_inside() -> None:
+    encoder = _container("encoder")
+    asked = {}
+    for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+        *program, path = encoder[kind]["exec"]["command"]
+        assert program[-1] == "/usr/local/lib/pgembed/healthcheck.py"
+        asked[kind] = path
+    assert asked == {
+        "startupProbe": "/healthz",
+        "livenessProbe": "/healthz",
+        "readinessProbe": "/readyz",
     }
     dockerfile = (DOCKER / "encoder" / "Dockerfile").read_text()
+    assert program[-1] in dockerfile
     assert "PGEMBED_HEALTH_PORT=8080" in dockerfile
     assert "EXPOSE 8080" in dockerfile
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_the_health_check_asks_for_a_path(path: str) -> None:
+    registry = CollectorRegistry()
+    states = {"/healthz": (True, "alive"), "/readyz": (False, "starting")}
+    server = HealthServer(
+        "127.0.0.1",
+        0,
+        healthy=lambda: states["/healthz"],
+        ready=lambda: states["/readyz"],
+        registry=registry,
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-S", "-E", DOCKER / "encoder" / "healthcheck.py", path],
+            env={"PGEMBED_HEALTH_PORT": str(server.port)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        server.close()
+    good, reason = states[path]
+    assert (done.returncode == 0, done.stdout.strip()) == (good, reason)
+
+
+def test_the_health_port_can_be_reached_only_where_that_is_asked_for() -> None:
+    dockerfile = (DOCKER / "encoder" / "Dockerfile").read_text()
+    assert "PGEMBED_HEALTH_HOST=127.0.0.1" in dockerfile
+    encoder = _container("encoder")
+    assert "ports" not in encoder
+    assert "HEALTH_HOST" not in str(encoder)
+    policies = {
+        one["metadata"]["name"]: one["spec"]
+        for one in _manifests()
+        if one["kind"] == "NetworkPolicy"
+    }
+    labels = next(one for one in _manifests() if one["kind"] == "Deployment")["spec"][
+        "template"
+    ]["metadata"]["labels"]
+    for spec in policies.values():
+        assert spec["podSelector"]["matchLabels"] == labels
+        assert spec["policyTypes"] == ["Ingress"]
+    assert policies["pgembed-encoder"]["ingress"] == []
+    (rule,) = policies["pgembed-encoder-metrics"]["ingress"]
+    assert rule["from"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 8080}]
+    # Compose: only where there is a Prometheus, and published nowhere.
+    assert "HEALTH_HOST" not in str(_yaml("compose.yaml"))
+    for file in ("compose.yaml", "compose.scale.yaml"):
+        assert "ports" not in _yaml(file)["services"]["encoder"]
+    scaled = _yaml("compose.scale.yaml")["services"]["encoder"]["environment"]
+    assert scaled == {"PGEMBED_HEALTH_HOST": "0.0.0.0"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_deployment_is_valid_with_metrics(version: str) -> None:
+    """What kustomize makes of it: its patches only add."""
+    component = _yaml("kubernetes", "metrics", "kustomization.yaml")
+    listed = set(component["resources"])
+    there = {file.name for file in (DOCKER / "kubernetes" / "metrics").iterdir()}
+    assert listed == there - {"kustomization.yaml"}
+    manifest = next(one for one in _manifests() if one["kind"] == "Deployment")
+    (patch,) = component["patches"]
+    assert patch["target"] == {"kind": "Deployment", "name": "pgembed-encoder"}
+    for step in yaml.safe_load(patch["patch"]):
+        assert step["op"] == "add"
+        *folders, last = step["path"].strip("/").split("/")
+        place: Any = manifest
+        for folder in folders:
+            place = place[int(folder) if isinstance(place, list) else folder]
+        if isinstance(place, list):
+            assert last == "-"
+            place.append(step["value"])
+        else:
+            assert last not in place
+            place[last] = step["value"]
+    kubernetes_validate.validate(manifest, version, strict=True)
+    container = manifest["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "PGEMBED_HEALTH_HOST", "value": "0.0.0.0"} in container["env"]
+    assert container["ports"] == [{"name": "health", "containerPort": 8080}]
+
+
+def test_images_are_named_by_digest() -> None:
+    (image,) = _yaml("kubernetes", "kustomization.yaml")["images"]
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", image["digest"])
+    assert "newTag" not in image
+    assert {one["image"] for one in _containers()} == {image["name"]}
+    document = (DOCKER.parent / "docs" / "containers.md").read_text()
+    assert "image@sha256:" in document
+
+
 def test_commands_and_their_options_exist() -> None:
     """Of the manifests and of the compose file."""
-    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    compose = _yaml("compose.yaml")
     lines = [container["args"] for container in _containers()]
     lines.append(compose["services"]["install"]["command"])
     commands = get_command(app).commands  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ are roles. `{s}.spy(what)` is VOLATILE and true, `{s}.spied(what, value)` says t
 IMMUTABLE and gives the value, `{s}.spy_trigger()` changes nothing.
 """
 
+# ruff: noqa: E501
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -14,11 +15,11 @@ from tests.fixtures.hostile import SUPERUSER
 BEFORE, AFTER = "before", "after"
 TEXT = "title || ' ' || body"
 TABLE = """
-create table {s}.doc (id int primary key, title text, body {body} {columns})
+create table {s}.doc (id {key} primary key, title text, body {body} {columns})
 """
 ROWS = """
 insert into {s}.doc (id, title, body)
-values (1, 'one', 'first text'), (2, 'two', 'second text'), (3, 'three', 'third text')
+values ('1', 'one', 'first text'), ('2', 'two', 'second text'), ('3', 'three', 'third text')
 """
 
 
@@ -30,7 +31,8 @@ class Kind:
         name: Of the case.
         hooks: SQL of the owner that hooks the spies in, once a schema.
         honest: SQL of the owner before the table is made.
-        body: Type of the table's column `body`.
+        key: Type of the table's column `id`.
+        body: Type of its column `body`.
         columns: More columns.
         table: The table itself.
         text: The text expression that is declared.
@@ -49,6 +51,7 @@ class Kind:
     name: str
     hooks: str
     honest: str = ""
+    key: str = "int"
     body: str = "text"
     columns: str = ""
     table: str = TABLE
@@ -88,6 +91,7 @@ def left_behind(code: str) -> str:
         create or replace function {s}.leave() returns void language plpgsql as $$
         declare
             r record;
+            one text;
         begin
         """
         + code
@@ -129,6 +133,7 @@ TEMPORARY = """
                             order by a.attnum)
                  from pg_catalog.pg_attribute as a
                  where a.attrelid operator(pg_catalog.=) r.oid
+                   and a.atttypid operator(pg_catalog.<>) 'anyarray'::pg_catalog.regtype::oid
                    and a.attnum operator(pg_catalog.>) 0 and not a.attisdropped),
                 'temporary view');
             execute pg_catalog.format(
@@ -137,15 +142,15 @@ TEMPORARY = """
         exception when others then null;
         end;
     end loop;
-    foreach r.relname in array '{bm25_input, bm25_slotted, bm25_impact, bm25_gone,
-                                 bm25_merged, changed_rows, pgembed_key}'::text[]
+    foreach one in array '{bm25_input, bm25_slotted, bm25_impact, bm25_gone, bm25_merged,
+                           changed_rows, pgembed_key}'::text[]
     loop
         begin
             execute pg_catalog.format('create temporary table %I (key text, version bigint, '
-                                      'length int, lexemes tsvector)', r.relname);
+                                      'length int, lexemes tsvector)', one);
             execute pg_catalog.format(
                 'create trigger t before insert or update or delete on pg_temp.%I '
-                'for each row execute function {s}.spy_trigger()', r.relname);
+                'for each row execute function {s}.spy_trigger()', one);
         exception when others then null;
         end;
     end loop;
@@ -186,33 +191,16 @@ alter table {s}.own add exclude using btree ({s}.spied('exclusion', 'x'::text) w
 grant insert on {s}.own to public;
 """
 ROLE_CHANGES = """
-    foreach r.role in array array['{kit}', '{dba}', '{bypass}', 'none', 'postgres'] loop
+    foreach one in array array['set role {kit}', 'set role {dba}', 'set role none',
+                               'set session authorization {kit}', 'reset role',
+                               'set session authorization default', 'set role {owner}']
+    loop
         begin
-            execute pg_catalog.concat('set role ', r.role);
-            perform {s}.spy('set role');
-        exception when others then null;
-        end;
-        begin
-            execute pg_catalog.concat('set session authorization ', r.role);
-            perform {s}.spy('set session authorization');
-        exception when others then null;
-        end;
-        begin
-            perform pg_catalog.set_config('role', r.role, false);
-            perform {s}.spy('set_config');
+            execute one;
+            perform {s}.spy(one);
         exception when others then null;
         end;
     end loop;
-    begin
-        reset role;
-        perform {s}.spy('reset role');
-    exception when others then null;
-    end;
-    begin
-        reset session authorization;
-        perform {s}.spy('reset session authorization');
-    exception when others then null;
-    end;
 """
 
 TRIGGERS = """
@@ -236,6 +224,42 @@ RULES = """
 create rule r_insert as on insert to {s}.doc do also select {s}.spy('rule');
 create rule r_update as on update to {s}.doc do also select {s}.spy('rule');
 create rule r_delete as on delete to {s}.doc do also select {s}.spy('rule');
+"""
+WITHOUT_TRIGGERS = """
+do $$
+declare
+    found name;
+begin
+    for found in select tgname from pg_trigger
+                 where tgrelid = '{s}.doc'::regclass and not tgisinternal
+    loop
+        execute format('drop trigger %I on {s}.doc', found);
+    end loop;
+end $$;
+"""
+OTHER_SIDE_TABLE = """
+do $$
+declare
+    columns text;
+begin
+    select string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', '
+                      order by attnum) into columns
+    from pg_attribute where attrelid = to_regclass('{s}.{s}_e') and attnum > 0
+                        and not attisdropped;
+    if columns is not null then
+        drop table {s}.{s}_e cascade;
+        execute format('create table {s}.{s}_e (%s, primary key (id, chunk))', columns);
+        create trigger b before insert or update or delete on {s}.{s}_e
+            for each row execute function {s}.spy_trigger();
+        create trigger a after insert or update or delete or truncate on {s}.{s}_e
+            for each statement execute function {s}.spy_trigger();
+        alter table {s}.{s}_e add constraint c check ({s}.spy('side table'));
+        create policy p on {s}.{s}_e using ({s}.spy('side table'));
+        alter table {s}.{s}_e enable row level security;
+        create index on {s}.{s}_e (chunk) where {s}.spied('side index', 'x') = 'x';
+        grant all on {s}.{s}_e to {kit}, {searcher};
+    end if;
+end $$;
 """
 CHILD = """
 alter table {s}.part owner to {other};
@@ -276,7 +300,7 @@ do $do$
 declare
     f record;
     kind text;
-    kinds constant text[] := '{text,int4,int8,float4,uuid,bool,name}';
+    kinds constant text[] := '{text,int2,int4,int8,float4,uuid,bool,name}';
     types constant text[] := '{int2,int4,int8,text,name,"\\"char\\"",bool,oid,regclass,
         regtype,regrole,regnamespace,uuid,float4,float8,jsonb,timestamptz,interval,text[],
         int4[],int8[],int2[],tsvector,tsquery,public.vector,public.halfvec}';
@@ -292,15 +316,13 @@ begin
         from pg_catalog.pg_proc as p
         where p.pronamespace = 'pg_catalog'::regnamespace and p.prokind = 'f'
           and (p.proargmodes is null or p.proargmodes::text[] <@ '{i,v}') and p.pronargs between 1 and 6
-          and p.proname in (
-              select (regexp_matches(b.prosrc, '([a-z_0-9]+)\\(', 'g'))[1]
-              from pg_catalog.pg_proc as b where b.pronamespace = 'pgembed'::regnamespace)
+          {called}
           and not exists (
               select from unnest(array[p.prorettype] || p.proargtypes::oid[]) as t(oid)
               where t.oid::regtype::text ~ 'internal|cstring|record|trigger|range|anyenum')
     loop
         foreach kind in array case
-            when array_to_string(f.types, ' ') ~ '\\many|"any"' then kinds else '{text}' end
+            when array_to_string(f.types, ' ') ~ '\\many|"any"' then kinds else array['text'] end
         loop
             select string_agg(t, ', ' order by n) into arguments
             from (select n, case when t ~ '^any.*array$' then kind || '[]'
@@ -343,17 +365,17 @@ begin
            or l.t = 'tsvector' and r.t = 'tsquery'
     loop
         begin
-            -- The type of the result, and whether there is such an operator at all.
-            execute format('select pg_typeof(null::%s %s null::%s)::text', f.left, f.oprname, f.right)
+            -- Whether there is such an operator at all, and what it gives.
+            body := format('operator(%s.%s)', case when f.left like 'public.%%' then 'public'
+                                                   else 'pg_catalog' end, f.oprname);
+            execute format('select pg_typeof(null::%s %s null::%s)::text', f.left, body, f.right)
                 into result;
             execute format(
                 'create function {trap}.%I(%s, %s) returns %s language plpgsql as %L',
                 'operator ' || f.oprname, f.left, f.right, result,
                 format('begin perform hostile.note(current_user::text, session_user::text, %L, %L);'
-                       ' return $1 operator(%s.%s) $2; end',
-                       '{trap}', concat_ws(' ', f.left, f.oprname, f.right),
-                       case when f.left like 'public.%%' and f.oprname <> '||' then 'public' else 'pg_catalog' end,
-                       f.oprname));
+                       ' return $1 %s $2; end',
+                       '{trap}', concat_ws(' ', f.left, f.oprname, f.right), body));
             execute format('create operator {trap}.%s (function = {trap}.%I, leftarg = %s, rightarg = %s)',
                            f.oprname, 'operator ' || f.oprname, f.left, f.right);
         exception when others then null;
@@ -374,7 +396,18 @@ begin
     end loop;
 end $do$;
 """
-OVERLOADS = TRAPS.replace("{trap}", "public")
+# Which functions: those that pgembed's call.
+CALLED = """
+and p.proname in (
+              select (regexp_matches(b.prosrc, '([a-z_0-9]+)\\(', 'g'))[1]
+              from pg_catalog.pg_proc as b where b.pronamespace = 'pgembed'::regnamespace)
+"""
+OVERLOADS = TRAPS.replace("{trap}", "public").replace("{called}", CALLED)
+# The same where pgembed is not there yet.
+EARLY_OVERLOADS = TRAPS.replace("{trap}", "public").replace(
+    "{called}",
+    "and p.proname ~ '^(array|unnest|count|concat|coalesce|jsonb|string|format|md5)'",
+)
 TRAP_SCHEMA = (
     """
 create schema trap authorization {owner};
@@ -382,7 +415,7 @@ grant usage on schema trap to public;
 set role {owner};
 set search_path = pg_catalog, public;
 """
-    + TRAPS.replace("{trap}", "trap")
+    + TRAPS.replace("{trap}", "trap").replace("{called}", CALLED)
     + """
 reset search_path;
 reset role;
@@ -437,6 +470,39 @@ KINDS = [
         columns=", label text default 'happy'",
         text="body || ' ' || (label::{s}.mood)::text",
     ),
+    Kind(
+        "domain of the key",
+        WITHOUT_TRIGGERS
+        + """
+        alter table {s}.doc alter id type {s}.words;
+        """
+        + DOMAIN_CHECK,
+        honest=DOMAIN,
+        key="text",
+        moments=(AFTER,),  # refused where it is there before
+        breaks=True,
+    ),
+    Kind(
+        "enum of the key",
+        WITHOUT_TRIGGERS
+        + """
+        create type {s}.key as enum ('1', '2', '3', '4', '7');
+        alter table {s}.doc alter id type {s}.key using id::{s}.key;
+        create function {s}.to_key(text) returns {s}.key immutable language plpgsql as $$
+        begin
+            perform {s}.spy('cast to key');
+            return (enum_range(null::{s}.key))[1];
+        end $$;
+        create cast (text as {s}.key) with function {s}.to_key(text);
+        create function {s}.from_key({s}.key) returns text immutable language plpgsql
+            as $$ begin return {s}.spied('cast of key', concat($1)); end $$;
+        create cast ({s}.key as text) with function {s}.from_key({s}.key);
+        """,
+        key="text",
+        moments=(AFTER,),  # refused where it is there before
+        silent=True,
+        breaks=True,
+    ),
     # Functions and operators.
     Kind(
         "function in the text",
@@ -460,9 +526,9 @@ KINDS = [
         "operator in the text",
         FUNCTION.replace("f(text)", "f(text, text)"),
         honest=HONEST_FUNCTION.replace("f(text)", "f(text, text)")
-        + "create operator {s}.+++"
+        + "create operator {s}.<+>"
         " (function = {s}.f, leftarg = text, rightarg = text);",
-        text="title || ' ' || (body operator({s}.+++) 'x')",
+        text="title || ' ' || (body operator({s}.<+>) 'x')",
     ),
     Kind(
         "overloads in the schema of pgvector",
@@ -551,6 +617,7 @@ KINDS = [
         by=SUPERUSER,
         trusted=frozenset({"owner", "other"}),
         refused=("PE003", "PE007"),  # column storage
+        breaks=True,
     ),
     Kind(
         "child of another owner",
@@ -560,17 +627,25 @@ KINDS = [
         reset role;
         """
         + CHILD
-        + "insert into {s}.part values (7, 'seven', 'seventh text');",
+        + "insert into {s}.part values ('7', 'seven', 'seventh text');",
         by=SUPERUSER,
         moments=(AFTER,),  # refused where it is there before
         trusted=frozenset({"owner", "other"}),
+        breaks=True,
+    ),
+    Kind(
+        "another table in place of the side table",
+        OTHER_SIDE_TABLE,
+        moments=(AFTER,),
+        silent=True,
+        breaks=True,
     ),
     # Text search.
     Kind(
         "text search configuration",
         """
         drop text search configuration {s}.words;
-        create text search dictionary {s}.words (template = simple, accept = false);
+        create text search dictionary {s}.words (template = simple);
         create text search configuration {s}.words (copy = simple);
         alter text search configuration {s}.words
             alter mapping replace simple with {s}.words;
@@ -590,6 +665,7 @@ KINDS = [
         columns=", lang {s}.lang default 'simple'",
         bm25_options='{"config_expression": "lang::text::regconfig"}',
         refused=("PE004",),
+        silent=True,
     ),
     Kind(
         "function that gives the configuration",
@@ -604,6 +680,7 @@ KINDS = [
         """,
         bm25_options='{"config_expression": "{s}.c(title)"}',
         refused=("PE004",),
+        silent=True,
     ),
     # What the owner's code leaves behind in the session that it has run in.
     *(

@@ -423,7 +423,7 @@ reset role;
 )
 
 KINDS = [
-    Kind("nothing", "", silent=True),
+    Kind("nothing", "", moments=(BEFORE,), silent=True),
     # In the types of columns and of the text.
     Kind("domain of the column", DOMAIN_CHECK, honest=DOMAIN, body="{s}.words"),
     Kind(

@@ -25,7 +25,7 @@ def healthy(conn: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
     conn.execute("delete from pgembed.queue")
     conn.execute(
         "insert into article_embedding select a.id, 0, a.title, '[1,2,3]', "
-        "md5(a.title)::uuid, e.model_id, now() "
+        "pgembed._hash(a.title), e.model_id, now() "
         "from article as a cross join pgembed.embedding as e"
     )
     conn.execute(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import md5
+from hashlib import md5, sha256
 from typing import Any, NamedTuple
-from uuid import UUID
 
 import psycopg
 from psycopg import sql
@@ -41,7 +40,7 @@ class Row(NamedTuple):
     deferred: bool
     current: bool
     content: str | None
-    hash: UUID | None
+    hash: bytes | None
 
 
 @dataclass
@@ -114,7 +113,7 @@ class Service:
         ]
         written: tuple[int, int] = self.conn.execute(
             "select * from pgembed._write_v1(%s, %s, %s, %s::smallint[], %s::text[], "
-            "%s::uuid[], %s::int[], %s::int[], %s::text[], %s::text[]::vector[])",
+            "%s::bytea[], %s::int[], %s::int[], %s::text[], %s::text[]::vector[])",
             [
                 self.embedding_id,
                 self.column("revision") if revision is None else revision,
@@ -178,7 +177,7 @@ class Service:
             self.column("source::oid"),
         )
         found: dict[str, list[str]] = {}
-        hashes: dict[str, UUID] = {}
+        hashes: dict[str, bytes] = {}
         for row_key, chunk, content, embedding, text_hash in self.conn.execute(
             f"select {key}, chunk, content, embedding::text, text_hash "
             f"from {side} as s order by 1, 2"
@@ -189,7 +188,7 @@ class Service:
             assert hashes.setdefault(row_key, text_hash) == text_hash
         texts = {row_key: "\n\n".join(parts) for row_key, parts in found.items()}
         for row_key, text in texts.items():
-            assert hashes[row_key] == UUID(md5(text.encode()).hexdigest())
+            assert hashes[row_key] == sha256(text.encode()).digest()
         return texts
 
 

@@ -203,7 +203,7 @@ def test_empty_table_has_its_index_at_once(article: psycopg.Connection) -> None:
     service = service_for(article, create(article))
     assert service.column("pgembed._index_state(embedding)") == "valid"
     assert service.column("backfill_state") == "done"
-    assert value(article, "select embedding_id from pgembed._index_next_v1()") is None
+    assert value(article, "select embedding_id from pgembed._index_next_v1(gen_random_uuid())") is None
 
 
 def test_no_index_when_none_is_wanted(filled: Service) -> None:
@@ -402,7 +402,7 @@ def alter(service: Service, **options: object) -> None:
 def build_index(service: Service) -> list[str]:
     """Build the next index as the service does; give the statements."""
     conn = service.conn
-    row = conn.execute("select * from pgembed._index_next_v1()").fetchone()
+    row = conn.execute("select * from pgembed._index_next_v1(gen_random_uuid())").fetchone()
     assert row is not None
     if row[0] is None:
         return []
@@ -606,7 +606,7 @@ def test_invalid_index_is_replaced(filled: Service) -> None:
 
 def test_one_service_builds_an_index(filled: Service, dsn: str) -> None:
     conn = filled.conn
-    ask = "select embedding_id from pgembed._index_next_v1()"
+    ask = "select embedding_id from pgembed._index_next_v1(gen_random_uuid())"
     assert value(conn, ask) == filled.embedding_id
     with psycopg.connect(dsn, autocommit=True) as other:
         assert value(other, ask) is None

@@ -582,7 +582,7 @@ def test_vector_of_other_dimensions_is_refused(service: Service) -> None:
     (row,) = service.read(["1"])
     with pytest.raises(psycopg.errors.DataException, match="expected 3 dimensions"):
         service.conn.execute(
-            "select pgembed._write_v1(%s, 1, '{}', '{}', '{1}', %s::uuid[], '{1}', "
+            "select pgembed._write_v1(%s, 1, '{}', '{}', '{1}', %s::bytea[], '{1}', "
             "'{0}', '{x}', array['[1,2]'::vector])",
             [service.embedding_id, [row.hash]],
         )

@@ -317,7 +317,7 @@ def test_pgvector_in_a_schema_off_the_search_path(server: Any, empty_dsn: str) -
         conn.execute(
             "insert into pgembed.query_embedding (model_id, query_hash, embedding,"
             " answered_at)"
-            " select model_id, md5('words')::uuid, %s::ext.vector, now()"
+            " select model_id, pgembed._hash('words'), %s::ext.vector, now()"
             " from pgembed.model where name = 'test-8'",
             [as_text(vectors[50])],
         )

@@ -204,7 +204,7 @@ REFUSED = [
     "insert into pgembed.queue (embedding_id, op) values (1, 'T')",
     "select pgembed._claim_v1(1, 10, '1 s')",
     "select pgembed._query_claim_v1(10, '1 s')",
-    "select pgembed._query_answer_v1(1, md5('x')::uuid, '[1,1]', null)",
+    "select pgembed._query_answer_v1(1, pgembed._hash('x'), '[1,1]', null)",
     "select pgembed._write_v1(1, 1, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')",
     "select pgembed._capture_1_insert()",
 ]

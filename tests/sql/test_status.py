@@ -156,7 +156,7 @@ def test_broken_and_dropped(doc: Connection) -> None:
 
 def test_an_index_that_could_not_be_built(doc: Connection) -> None:
     put_chunks(doc, "doc_embedding", chunks(range(1, 11)))
-    doc.execute("select pgembed._index_next_v1()")
+    doc.execute("select pgembed._index_next_v1(gen_random_uuid())")
     doc.execute(
         "select pgembed._index_done_v1(embedding_id, 'disk full') from"
         " pgembed.embedding"
@@ -177,7 +177,7 @@ def test_column_storage_counts_vectors(conn: Connection) -> None:
     declare(conn, "doc", "body", dimensions=2, storage="column")
     conn.execute(
         "select pgembed._write_v1(embedding_id, revision, '{}', '{}', '{1,2}',"
-        " array[md5('b'), md5('b')]::uuid[], '{1,2}', '{0,0}', '{b,b}',"
+        " array[pgembed._hash('b'), pgembed._hash('b')], '{1,2}', '{0,0}', '{b,b}',"
         " array['[1,1]', '[1,2]']::vector[]) from pgembed.embedding"
     )
     assert status(conn, "rows", "embedded", "pending") == (5, 2, 3)

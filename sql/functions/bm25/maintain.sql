@@ -129,7 +129,7 @@ comment on function pgembed.bm25_maintain(text, int) is
     'Builds, packs, merges and purges BM25 indexes where that is due. The encoder service does this by '
     'itself; without one, call it from pg_cron. Writers never wait for it.';
 
-create or replace function pgembed._bm25_due_v1(p_erase_seconds float8) returns table (bm25_id int, name text)
+create or replace function pgembed._bm25_due_v1(p_erase_seconds float8 default 3600) returns table (bm25_id int, name text)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -161,7 +161,7 @@ comment on function pgembed._bm25_due_v1(float8) is
     'BM25 indexes with work to do: to be built, 2,000 documents to pack, 1,000 tombstones to purge or one that is '
     'older than the given seconds, 100 to be given their slot (a search looks up that of each with a word of the query).';
 
-create or replace function pgembed._bm25_maintain_v1(p_bm25_id int, p_erase_seconds float8) returns text
+create or replace function pgembed._bm25_maintain_v1(p_bm25_id int, p_erase_seconds float8 default 3600) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -227,17 +227,17 @@ language plpgsql
 as $$
 declare
     path constant text := pg_catalog.current_setting('search_path');
-    embedding constant int := pgembed._named('embedding', erase.name);
+    wanted constant int := pgembed._named('embedding', erase.name);
     own constant int := pgembed._named('BM25 index', erase.name);
     e pgembed.embedding;
     b pgembed.bm25;
 begin
-    if erase.name is not null and embedding is null and own is null then
+    if erase.name is not null and wanted is null and own is null then
         perform pgembed._embedding(erase.name);    -- PE001
     end if;
     perform pgembed._back_inside();
     perform pgembed._require_owner();
-    for e in select * from pgembed.embedding where erase.name is null or embedding_id = embedding order by embedding_id loop
+    for e in select * from pgembed.embedding where erase.name is null or embedding_id = wanted order by embedding_id loop
         continue when pgembed._table_sql(e.source) is null or pgembed._table_sql(e.side_table) is null;
         perform pgembed._sweep(e);
         delete from pgembed.queue as q using (
@@ -250,7 +250,7 @@ begin
                 select key from pgembed.dead_letter where embedding_id = e.embedding_id and key is not null)));
         update pgembed.embedding set backfill_cursor = null where embedding_id = e.embedding_id and backfill_state = 'done';
     end loop;
-    for b in select * from pgembed.bm25 where (erase.name is null or bm25_id = own or embedding_id = embedding)
+    for b in select * from pgembed.bm25 where (erase.name is null or bm25_id = own or embedding_id = wanted)
                                           and pgembed._table_sql(source) is not null order by bm25_id loop
         perform pgembed._bm25_maintain(b, 1);
         perform pgembed._bm25_maintain(b, 1);    -- the first may have been a step of its own

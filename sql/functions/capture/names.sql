@@ -250,3 +250,11 @@ end
 $$;
 comment on function pgembed._require_owner() is
     'PE013 unless the caller is, or is a member of, the role that owns pgembed.';
+
+create or replace function pgembed._hash(p_text text) returns bytea
+language sql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select sha256(convert_to(p_text, 'utf8'))
+$$;
+comment on function pgembed._hash(text) is 'SHA-256 of a text: nobody can make two texts of one hash.';

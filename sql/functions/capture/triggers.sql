@@ -436,7 +436,7 @@ $body$    begin
     perform %1$schange(old_key, new_key, true, null, null, null, null);$body$, call, new_key, old_key, compare), settings);
     end if;
     return sql || pgembed._trigger_function_sql(t, 'truncate', '', format(
-        $body$    perform %smark(case when tg_argv[0] = 'partition' then 'P' else 'T' end, null, null);$body$, call), '');
+        $body$    perform %smark(case when tg_argv[0] = 'partition' then 'P' else 'T' end::"char", null, null);$body$, call), '');
 end
 $$;
 comment on function pgembed._trigger_functions_sql(pgembed.captured_text) is

@@ -473,24 +473,24 @@ as $$
 #variable_conflict use_column
 declare
     path constant text := pg_catalog.current_setting('search_path');
-    embedding constant int := pgembed._named('embedding', repair.name);
+    wanted constant int := pgembed._named('embedding', repair.name);
     b pgembed.bm25;
     old_level text;
 begin
-    if embedding is null then
+    if wanted is null then
         b := pgembed._bm25(repair.name);    -- or PE001
     else
-        select * into b from pgembed.bm25 as x where x.embedding_id operator(pg_catalog.=) embedding;
+        select * into b from pgembed.bm25 as x where x.embedding_id operator(pg_catalog.=) wanted;
     end if;
     perform pgembed._back_inside();
     perform pgembed._require_owner();
     perform pgembed._lock_declarations();
     update pgembed.embedding set state = 'active', state_reason = null, index_error = null, revision = revision + 1
-    where embedding_id = embedding;
+    where embedding_id = wanted;
     perform pgembed._bm25_lock(b.bm25_id);
     update pgembed.bm25 set state = 'pending', state_reason = null where bm25_id = b.bm25_id and state = 'broken';
     perform pgembed._repair_text(x.text_id)
-    from (select text_id from pgembed.embedding where embedding_id = embedding
+    from (select text_id from pgembed.embedding where embedding_id = wanted
           union select text_id from pgembed.bm25 where bm25_id = b.bm25_id) as x;
     perform set_config('search_path', path, true);
 end
@@ -523,25 +523,25 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    embedding constant int := pgembed._named('embedding', retry.name);
+    wanted constant int := pgembed._named('embedding', retry.name);
     b pgembed.bm25;
     queued bigint;
     path constant text := pg_catalog.current_setting('search_path');
 begin
-    if retry.name is not null and embedding is null then
+    if retry.name is not null and wanted is null then
         b := pgembed._bm25(retry.name);    -- or PE001
     end if;
     perform pgembed._back_inside();
     perform pgembed._require_owner();
     with failed as (
         delete from pgembed.dead_letter
-        where retry.name is null or embedding_id = embedding
+        where retry.name is null or embedding_id = wanted
         returning embedding_id, key, op)
     insert into pgembed.queue (embedding_id, key, op, priority)
     select embedding_id, key, op, 1 from failed;
     get diagnostics queued = row_count;
     for b in select * from pgembed.bm25 as x
-             where (retry.name is null or x.bm25_id = b.bm25_id or x.embedding_id = embedding)
+             where (retry.name is null or x.bm25_id = b.bm25_id or x.embedding_id = wanted)
                and exists (select from pgembed.bm25_failed as f where f.bm25_id = x.bm25_id) loop
         queued := queued + (select count(*) from pgembed.bm25_failed as f where f.bm25_id = b.bm25_id);
         perform pgembed._bm25_mark(b.bm25_id);

@@ -106,6 +106,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     keys constant text[] := array(select distinct k.key collate "C" from unnest(p_keys) as k(key) order by 1);
+    work pgembed._work;
 begin
     -- One service at a time writes a row; applications never take these locks. In order,
     -- so that two services do not wait for each other.
@@ -117,17 +118,17 @@ begin
     end if;
     -- Vectors in the source itself mean row locks there. A service never waits for one,
     -- lest it and an application wait for each other.
+    work.keys := p_keys;
     return array(
         select unnest(pgembed._keys_as_owner(e.text_id, format(
             'select k.place, k.key from unnest(($1).keys) with ordinality as k(key, place) cross join lateral (select k.key) as pgembed_key '
             'where exists (select from %s as s where %s)',
-            pgembed._table_sql(e.source), pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ')), w.work))
+            pgembed._table_sql(e.source), pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ')), work))
         except
         select unnest(pgembed._run_as_owner(e.text_id, format(
             'select array(select k.key from unnest(($1).keys) as k(key) cross join lateral (select k.key) as pgembed_key '
             'cross join lateral (select from %s as s where %s for no key update skip locked) as s)',
-            pgembed._table_sql(e.source), pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ')), w.work))
-        from (select row(p_keys, null, null, null)::pgembed._work as work) as w);
+            pgembed._table_sql(e.source), pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ')), work)));
 end
 $$;
 comment on function pgembed._lock_rows(pgembed.embedding, text[]) is

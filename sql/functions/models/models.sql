@@ -33,7 +33,8 @@ create or replace function pgembed.register_model(
     normalized boolean default true,
     query_prompt text default null,
     document_prompt text default null,
-    max_tokens int default null
+    max_tokens int default null,
+    revision text default null
 ) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -75,20 +76,21 @@ begin
             hint = 'Register the changed model under a name of its own.';
     end if;
     insert into pgembed.model (name, provider, dimensions, distance, normalized,
-                               query_prompt, document_prompt, max_tokens)
+                               query_prompt, document_prompt, max_tokens, revision)
     values (register_model.name, register_model.provider, register_model.dimensions,
             register_model.distance, register_model.normalized, register_model.query_prompt,
-            register_model.document_prompt, register_model.max_tokens)
+            register_model.document_prompt, register_model.max_tokens, register_model.revision)
     on conflict (name) do update
         set provider = excluded.provider, dimensions = excluded.dimensions,
             distance = excluded.distance, normalized = excluded.normalized,
             query_prompt = excluded.query_prompt,
-            document_prompt = excluded.document_prompt, max_tokens = excluded.max_tokens;
+            document_prompt = excluded.document_prompt, max_tokens = excluded.max_tokens,
+            revision = excluded.revision;
     return register_model.name;
 end
 $$;
-comment on function pgembed.register_model(text, int, text, text, boolean, text, text, int) is
-    'Makes a model known, or changes what is known of it. Nothing is loaded: the encoder '
+comment on function pgembed.register_model(text, int, text, text, boolean, text, text, int, text) is
+    'Makes a model known, or changes what is known of it. revision pins a model of the hub to a commit. Nothing is loaded: the encoder '
     'service does that. Endpoints and keys are the service''s configuration, never SQL''s.';
 
 create or replace function pgembed.accept_weights(name text) returns void

@@ -32,13 +32,13 @@ comment on function pgembed._claim_fresh_v1(int[], int, interval) is
 create or replace function pgembed._models_v1(p_model_ids int[])
 returns table (
     model_id int, model text, provider text, dimensions int, query_prompt text,
-    document_prompt text, fingerprint text
+    document_prompt text, fingerprint text, model_revision text
 )
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select m.model_id, m.name, m.provider, m.dimensions, m.query_prompt, m.document_prompt,
-           m.fingerprint
+           m.fingerprint, m.revision
     from pgembed.model as m
     where m.model_id = any (p_model_ids)
 $$;

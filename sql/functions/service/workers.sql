@@ -38,7 +38,7 @@ as $$
 declare
     t pgembed.captured_text;
 begin
-    select pgembed._text(text_id) into t from pgembed.embedding where embedding_id = p_embedding_id;
+    select x.* into t from pgembed.embedding as e join pgembed.captured_text as x using (text_id) where e.embedding_id = p_embedding_id;
     -- Where the table is to blame, its text is broken, and heals with it.
     if t.text_id is not null and t.state = 'active' then
         begin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from uuid import UUID
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from pgembed.service.window import (
     write_batch,
 )
 
-HASH = UUID(int=1)
+HASH = b"\x01" * 32
 
 
 def job(seq: int, key: str | None = "1", op: str = "U", attempts: int = 1) -> Job:

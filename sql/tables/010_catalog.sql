@@ -76,6 +76,7 @@ create table pgembed.captured_text (
     code_digest          bytea,
     capture              boolean not null default true,
     capture_digest       bytea,
+    key_columns          int2[],
     unseen               boolean not null default false,
     state                text not null default 'active' check (state in ('active', 'broken')),
     state_reason         text,
@@ -105,6 +106,8 @@ comment on column pgembed.captured_text.capture is
     'False while pgembed.pause(name, capture => false) has removed the triggers.';
 comment on column pgembed.captured_text.capture_digest is
     'Digest of what functions and triggers were generated from, to notice that they must be generated again.';
+comment on column pgembed.captured_text.key_columns is
+    'Numbers of the columns of the primary key that the triggers know.';
 comment on column pgembed.captured_text.unseen is
     'Whether triggers were off when last looked at: once they are on, the table is read again.';
 comment on column pgembed.captured_text.state_reason is

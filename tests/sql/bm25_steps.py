@@ -90,7 +90,9 @@ class Indexed:
         """Read a value from the catalog."""
         return value(
             self.conn,
-            f"select {expression} from pgembed.bm25 where name = %s",
+            f"select {expression} from pgembed.bm25 join (select text_id,"
+            " text_expression from pgembed.captured_text) as t using (text_id)"
+            " where name = %s",
             self.name,
         )
 

@@ -11,6 +11,12 @@ from psycopg import sql
 
 TOY_MODEL = "toy"
 
+# As the view status gives them.
+_STATES = {
+    "state": "case text_state when 'broken' then text_state else state end",
+    "state_reason": "coalesce(text_reason, state_reason)",
+}
+
 
 def vector(text: str) -> str:
     """Make up the vector of a text: three whole numbers from its MD5 digest."""
@@ -56,10 +62,14 @@ class Service:
         return Service(conn, self.embedding_id, self.name)
 
     def column(self, expression: str) -> Any:
-        """Read a value from the catalog."""
+        """Read a value from the catalog; what is broken may be the text."""
         return value(
             self.conn,
-            f"select {expression} from pgembed.embedding where embedding_id = %s",
+            f"select {_STATES.get(expression, expression)} from pgembed.embedding"
+            " join (select text_id, text_expression, canonical_expression,"
+            " source_columns, capture, state as text_state,"
+            " state_reason as text_reason from pgembed.captured_text) as t"
+            " using (text_id) where embedding_id = %s",
             self.embedding_id,
         )
 

@@ -45,7 +45,8 @@ def catalog(service: Service) -> dict[str, Any]:
     """Give the catalog row."""
     row: dict[str, Any] = value(
         service.conn,
-        "select to_jsonb(e) from pgembed.embedding as e where embedding_id = %s",
+        "select to_jsonb(t) || to_jsonb(e) from pgembed.embedding as e"
+        " join pgembed.captured_text as t using (text_id) where embedding_id = %s",
         service.embedding_id,
     )
     return row
@@ -94,7 +95,8 @@ def test_defaults(article: psycopg.Connection) -> None:
         "text_expression": "body",
         "canonical_expression": "body",
         "source_columns": ["body"],
-        "compare_in_trigger": True,
+        "volatility": "immutable",
+        "foreign_code": False,
         "dimensions": 384,
         "distance": "cosine",
         "storage": "table",
@@ -256,9 +258,8 @@ def test_default_name_that_would_be_too_long(conn: psycopg.Connection) -> None:
 
 
 def test_side_table_has_the_keys_own_types(conn: psycopg.Connection) -> None:
-    conn.execute("create domain code as varchar(10)")
     conn.execute(
-        'create table article (body text, chunk code collate "C", n numeric(8, 2), '
+        'create table article (body text, chunk varchar(10) collate "C", n numeric(8, 2), '
         "primary key (n, chunk))"
     )
     declare(conn)
@@ -269,7 +270,7 @@ def test_side_table_has_the_keys_own_types(conn: psycopg.Connection) -> None:
     ).fetchall()
     assert [row[:2] for row in columns] == [
         ("n", "numeric(8,2)"),
-        ("source_chunk", "code"),
+        ("source_chunk", "character varying(10)"),
         ("chunk", "integer"),
     ]
     assert columns[1][2] == '"C"'
@@ -287,7 +288,7 @@ def test_declaration_from_any_search_path(conn: psycopg.Connection) -> None:
     service = service_for(conn, create(conn, "article", "clean(body)"))
     assert value(conn, "show search_path") == "shop, lib, public"
     assert service.column("canonical_expression") == "lib.clean(body)"
-    assert not service.column("compare_in_trigger")
+    assert value(conn, "select foreign_code from pgembed.captured_text")
     conn.execute("set search_path = public")
     conn.execute("insert into shop.article values (1, ' a ')")
     service.drain()
@@ -549,8 +550,8 @@ def test_reembed_makes_all_vectors_again(filled: Service) -> None:
 def test_repair_restores_triggers_and_privileges(filled: Service) -> None:
     conn = filled.conn
     wanted = value(conn, SNAPSHOT)
-    conn.execute(f"drop trigger pgembed_{filled.embedding_id}_insert on article")
-    conn.execute(f"drop function pgembed._capture_{filled.embedding_id}_update cascade")
+    conn.execute(f"drop trigger pgembed_text_{filled.embedding_id}_insert on article")
+    conn.execute(f"drop function pgembed._text_{filled.embedding_id}_update cascade")
     conn.execute(f"grant select on {NAME} to public")
     conn.execute("insert into article (id, body) values (9, 'unseen')")
     conn.execute("select pgembed.repair(%s)", [NAME])
@@ -607,9 +608,19 @@ def test_invalid_index_is_replaced(filled: Service) -> None:
 def test_one_service_builds_an_index(filled: Service, dsn: str) -> None:
     conn = filled.conn
     ask = "select embedding_id from pgembed._index_next_v1(gen_random_uuid())"
-    assert value(conn, ask) == filled.embedding_id
+    alive = "00000000-0000-0000-0000-000000000001"
+    conn.execute(
+        "select pgembed._heartbeat_v1(%s, 'host', 1, '1', '{}', '{}')", [alive]
+    )
+    assert value(conn, ask.replace("gen_random_uuid()", f"'{alive}'")) == (
+        filled.embedding_id
+    )
     with psycopg.connect(dsn, autocommit=True) as other:
         assert value(other, ask) is None
+    # Its heart beats no more.
+    with conn.transaction(force_rollback=True):
+        conn.execute("update pgembed.worker set heartbeat_at = '2000-01-01'")
+        assert value(conn, ask) == filled.embedding_id
     conn.execute(
         "select pgembed._index_done_v1(%s, 'disk full')", [filled.embedding_id]
     )
@@ -676,9 +687,7 @@ def test_new_column_under_the_old_name(filled: Service) -> None:
     conn.execute("alter table article rename column body to old_body")
     conn.execute("alter table article add column body text default 'fresh'")
     conn.execute("select pgembed._reconcile_v1()")
-    assert filled.column("state") == "broken"
-    assert "repair" in filled.column("state_reason")
-    conn.execute("select pgembed.repair(%s)", [NAME])
+    assert filled.column("state") == "active"  # the triggers watch this one now
     conn.execute("update article set body = 'watched' where id = 2")
     filled.drain()
     assert filled.embedded() == {"1": "fresh", "2": "watched", "3": "fresh"}
@@ -781,14 +790,15 @@ def test_renamed_key_index_heals_by_itself(filled: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "mended"),
     [
-        "drop constraint article_pkey",
-        "drop constraint article_pkey, add primary key (id, title)",
+        ("drop constraint article_pkey", False),
+        ("drop constraint article_pkey, add primary key (id, title)", True),
     ],
 )
-def test_another_primary_key(filled: Service, change: str) -> None:
+def test_another_primary_key(filled: Service, change: str, mended: bool) -> None:
     conn = filled.conn
+    conn.execute("update article set title = 'a'")
     conn.execute(f"alter table article {change}")
     conn.execute("insert into article (id, title, body) values (7, 'a', 'a')")
     conn.execute("update article set body = 'b' where id = 1")
@@ -796,9 +806,16 @@ def test_another_primary_key(filled: Service, change: str) -> None:
     conn.execute("select pgembed._reconcile_v1()")
     assert filled.column("state") == "broken"
     assert "primary key" in filled.column("state_reason")
-    with pytest.raises(psycopg.Error) as caught:
+    if mended:
         conn.execute("select pgembed.repair(%s)", [NAME])
-    expect(caught.value, "PE003", NAME, "primary key")
+        filled.drain()
+        assert filled.column("state") == "active"
+        rows = conn.execute(f"select id, title, content from {NAME} order by id")
+        assert rows.fetchall() == [(1, "a", "b"), (3, "a", "body 3"), (7, "a", "a")]
+    else:
+        with pytest.raises(psycopg.Error) as caught:
+            conn.execute("select pgembed.repair(%s)", [NAME])
+        expect(caught.value, "PE003", "article", "primary key")
     conn.execute("select pgembed.drop_embedding(%s)", [NAME])
 
 
@@ -808,6 +825,11 @@ def test_dropped_side_table(filled: Service) -> None:
     conn.execute("update article set body = 'b' where id = 1")
     conn.execute("select pgembed._reconcile_v1()")
     assert filled.column("state") == "broken"
+    assert "repair" in filled.column("state_reason")
+    conn.execute("select pgembed.repair(%s)", [NAME])
+    filled.drain()
+    assert filled.embedded() == {"1": "b", "2": "body 2", "3": "body 3"}
+    conn.execute(f"drop table {NAME}")
     conn.execute("select pgembed.drop_embedding(%s)", [NAME])
     assert create(conn) == NAME
 
@@ -832,8 +854,7 @@ def test_table_that_became_a_partition(conn: psycopg.Connection) -> None:
     )
     conn.execute("insert into whole values (1, 'unseen')")
     conn.execute("select pgembed._reconcile_v1()")
-    assert service.column("state") == "broken"
-    conn.execute("select pgembed.repair(%s)", [NAME])
+    assert service.column("state") == "active"  # captured by row from here on
     conn.execute("insert into whole values (2, 'seen')")
     conn.execute("update whole set body = 'changed' where id = 1")
     service.drain()

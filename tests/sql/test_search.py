@@ -381,7 +381,7 @@ def test_several_embeddings_on_a_table(conn: Connection) -> None:
         "PE001",
         "select pgembed.vector_search(null::other, 'x', embedding => 'second')",
     )
-    assert "is declared on doc, not on other" in said
+    assert "is declared on public.doc, not on public.other" in said
     assert "create_embedding" in refused(
         conn, "PE001", "select pgembed.vector_search(null::other, 'x')"
     )

@@ -265,6 +265,7 @@ begin
     select * into p_was from pgembed.bm25 where bm25_id = p_was.bm25_id;
     b := p_was;
     b.text_id := coalesce(p_text_id, b.text_id);
+    perform pgembed._require_fit(pgembed._text(b.text_id));
     b := pgembed._bm25_check(pgembed._bm25_apply_options(b, coalesce(p_options, '{}'), p_path));
     b.config_digest := pgembed._bm25_config_digest(b);
     update pgembed.bm25 as x
@@ -293,11 +294,12 @@ language plpgsql
 as $$
 declare
     path constant text := pg_catalog.current_setting('search_path');
-    b pgembed.bm25 := pgembed._bm25(alter_bm25.name);
+    b pgembed.bm25;
     t pgembed.captured_text;
 begin
-    perform pgembed._back_inside();
     perform pgembed._require_owner();
+    b := pgembed._bm25(alter_bm25.name);
+    perform pgembed._back_inside();
     if b.embedding_id is not null and alter_bm25.text_expression is not null then
         raise exception 'the BM25 index "%" has the text of its embedding', b.name using errcode = 'PE007',
             hint = format('SELECT pgembed.alter_embedding(%L, text_expression => ...).', b.name);
@@ -321,10 +323,11 @@ language plpgsql
 as $$
 declare
     path constant text := pg_catalog.current_setting('search_path');
-    b pgembed.bm25 := pgembed._bm25(bm25_rebuild.name);
+    b pgembed.bm25;
 begin
-    perform pgembed._back_inside();
     perform pgembed._require_owner();
+    b := pgembed._bm25(bm25_rebuild.name);
+    perform pgembed._back_inside();
     perform pgembed._require_source(b.source, b.name);
     perform pgembed._lock_declarations();
     perform pgembed._bm25_alter(b, null, null, path);
@@ -335,7 +338,7 @@ comment on function pgembed.bm25_rebuild(text) is
     'Makes functions and triggers of a BM25 index again and reads the whole table anew. Searches go '
     'on with the earlier state until this commits.';
 
-create or replace function pgembed._bm25_drop(b pgembed.bm25) returns void
+create or replace function pgembed._bm25_drop(b pgembed.bm25, p_with_text boolean default true) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -345,7 +348,9 @@ begin
     perform pgembed._bm25_lock(b.bm25_id);    -- a packer that is at work finishes first
     delete from pgembed.bm25 where bm25_id = b.bm25_id;
     delete from pgembed.bm25_failed where bm25_id = b.bm25_id;
-    perform pgembed._drop_text_unless_used(b.text_id);
+    if p_with_text then
+        perform pgembed._drop_text_unless_used(b.text_id);
+    end if;
     for routine in select oid from pg_proc
                    where pronamespace = 'pgembed'::regnamespace
                      and proname ~ format('^bm25_%s_', b.bm25_id)
@@ -355,7 +360,8 @@ begin
     perform pgembed._bm25_drop_tables(b.bm25_id);
 end
 $$;
-comment on function pgembed._bm25_drop(pgembed.bm25) is 'Removes a BM25 index with all that was made for it.';
+comment on function pgembed._bm25_drop(pgembed.bm25, boolean) is
+    'Removes a BM25 index with all that was made for it; its text too, where nothing else is declared over that.';
 
 create or replace function pgembed.drop_bm25(name text, if_exists boolean default false) returns void
 language plpgsql

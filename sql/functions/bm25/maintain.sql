@@ -16,7 +16,8 @@ declare
     t pgembed.captured_text;
     done text;
     changed boolean;
-    gone text[];
+    locks boolean;
+    patience constant text := current_setting('lock_timeout');
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'BM25 indexes cannot be maintained in a % transaction', current_setting('transaction_isolation')
@@ -28,17 +29,24 @@ begin
         return null;
     end if;
     t := pgembed._text(b.text_id);
-    if pgembed._table_sql(b.source) is null then
-        return null;
-    end if;
-    if t.state = 'broken' or t.capture_digest is distinct from pgembed._capture_digest(t)
-       or pgembed._security_differs(t) or pgembed._parts_missing(t.text_id) is not null then
-        -- It locks out writers: a step of its own, not before hours of building.
-        perform set_config('lock_timeout', '1s', true);
-        perform pgembed._follow(t, false);
+    if t.state = 'broken' or pgembed._capture_differs(t) or pgembed._security_differs(t) then
+        locks := t.capture and not pgembed._triggers_fit(t) or t.key_columns is distinct from pgembed._key_columns(t.source)
+                 or pgembed._security_differs(t);
+        begin
+            perform set_config('lock_timeout', '1s', true);
+            perform pgembed._follow(t, false);
+            perform set_config('lock_timeout', patience, true);
+        exception when lock_not_available then
+            return 'waits: the table has changed, and transactions that write are open';
+        end;
         t := pgembed._text(b.text_id);
-        update pgembed.bm25 set state = 'broken', state_reason = t.state_reason where bm25_id = b.bm25_id and t.state = 'broken';
-        return case t.state when 'broken' then format('broken: %s', t.state_reason) else 'followed its table' end;
+        if t.state = 'broken' then
+            update pgembed.bm25 set state = 'broken', state_reason = t.state_reason where bm25_id = b.bm25_id;
+            return format('broken: %s', t.state_reason);
+        elsif locks then    -- these lock out writers: a step of its own, not before hours of building
+            return 'followed its table';
+        end if;
+        select * into b from pgembed.bm25 where bm25_id = b.bm25_id;
     end if;
     perform pgembed._sync_readers(t);
     perform pgembed._follow_partitions(t);
@@ -105,11 +113,11 @@ declare
     b pgembed.bm25;
     wanted int;
 begin
+    perform pgembed._require_owner();
     if bm25_maintain.name is not null then
         wanted := (pgembed._bm25(bm25_maintain.name)).bm25_id;
     end if;
     perform pgembed._back_inside();
-    perform pgembed._require_owner();
     if bm25_maintain.min_rows < 1 or bm25_maintain.min_rows is null then
         raise exception 'min_rows must be 1 or more, not %', coalesce(bm25_maintain.min_rows::text, 'NULL')
             using errcode = 'PE007', hint = 'Rows are packed when so many have gathered.';
@@ -227,16 +235,18 @@ language plpgsql
 as $$
 declare
     path constant text := pg_catalog.current_setting('search_path');
-    wanted constant int := pgembed._named('embedding', erase.name);
-    own constant int := pgembed._named('BM25 index', erase.name);
+    wanted int;
+    own int;
     e pgembed.embedding;
     b pgembed.bm25;
 begin
+    perform pgembed._require_owner();
+    wanted := pgembed._named('embedding', erase.name);
+    own := pgembed._named('BM25 index', erase.name);
     if erase.name is not null and wanted is null and own is null then
         perform pgembed._embedding(erase.name);    -- PE001
     end if;
     perform pgembed._back_inside();
-    perform pgembed._require_owner();
     for e in select * from pgembed.embedding where erase.name is null or embedding_id = wanted order by embedding_id loop
         continue when pgembed._table_sql(e.source) is null or pgembed._table_sql(e.side_table) is null;
         perform pgembed._sweep(e);

@@ -103,7 +103,9 @@ begin
         left join lateral (
             select p.slot from bm25_N_doc as p
             where p.key = d.key and p.version < d.version order by p.version desc limit 1) as p on true
-        where d.op = 'D' and d.slot is null),
+        where d.op = 'D' and d.slot is null
+          -- It may have been committed since the pairs were looked for: its turn is the next.
+          and not exists (select from bm25_N_recent as r where r.key = d.key and r.lexemes = d.lexemes)),
     resolved as materialized (
         select distinct on (slot) version, slot from packed
         where slot is not null and slot not in (select slot from bm25_N_dead where slot is not null)

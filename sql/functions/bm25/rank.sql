@@ -86,6 +86,7 @@ declare
     dead_rows bigint;
     dead_length bigint;
     dead_keys text[];
+    dead_versions bigint[];
     dead_lexemes tsvector[];
 begin
     select coalesce(max(version) filter (where op = 'T'), 0), bool_or(op = 'R') into since, stale from bm25_N_dead;
@@ -96,16 +97,11 @@ begin
     select g.rows, g.length,
            array(select (select count(*) from hit as h where h.lexemes @@ t.query)
                  from unnest(term_queries) with ordinality as t(query, place) order by t.place),
-           -- The packer has given it its slot, or it is that of the last version before.
-           g.slots || array(select p.slot
-                            from hit as h
-                            cross join lateral (select p.slot from bm25_N_doc as p
-                                                where p.key = h.key and p.version < h.version
-                                                order by p.version desc limit 1) as p
-                            where h.slot is null),
+           g.slots,
            (select array_agg(key order by version) from hit where slot is null),
+           (select array_agg(version order by version) from hit where slot is null),
            (select array_agg(lexemes order by version) from hit where slot is null)
-    into dead_rows, dead_length, c.dead_df, c.dead, dead_keys, dead_lexemes
+    into dead_rows, dead_length, c.dead_df, c.dead, dead_keys, dead_versions, dead_lexemes
     from (select count(*) as rows, coalesce(sum(length), 0) as length,
                  array_agg(slot) filter (where slot is not null) as slots
           from bm25_N_dead where op = 'D' and version > since) as g;
@@ -115,25 +111,33 @@ begin
     end if;
 
     -- Documents not packed yet, the caller's own uncommitted ones included. A tombstone
-    -- kills one of the same key and words.
+    -- kills one of the same key and words, else the packed one of its key before it.
     with hit as materialized (
         select key, version, length, lexemes from bm25_N_recent
         where version > since and lexemes @@ any_term),
     killed as materialized (
-        select h.version
-        from (select key, lexemes, count(*) as n from unnest(dead_keys, dead_lexemes) as d(key, lexemes) group by key, lexemes) as d
-        join (select version, key, lexemes, row_number() over (partition by key, lexemes order by version) as nth
-              from hit where key = any (dead_keys)) as h on h.key = d.key and h.lexemes = d.lexemes and h.nth <= d.n),
+        select d.key, d.version as dead_version, h.version
+        from (select key, version, lexemes, row_number() over (partition by key, lexemes order by version) as nth
+              from unnest(dead_keys, dead_versions, dead_lexemes) as d(key, version, lexemes)) as d
+        left join (select version, key, lexemes, row_number() over (partition by key, lexemes order by version) as nth
+                   from hit where key = any (dead_keys)) as h using (key, lexemes, nth)),
     hit_of_term as materialized (
-        select t.place, t.term, h.version, h.length, h.version not in (select version from killed) as alive,
+        select t.place, t.term, h.version, h.length,
+               h.version not in (select k.version from killed as k where k.version is not null) as alive,
                width_bucket(ts_rank('{1,1,1,1}', h.lexemes, t.query), (select _bm25_tf_bounds())) as tf
         from hit as h
         join unnest(query_terms, term_queries) with ordinality as t(term, query, place) on h.lexemes @@ t.query)
-    select r.rows - dead_rows, r.length - dead_length,
+    select c.dead || array(select p.slot
+                           from killed as k
+                           cross join lateral (select p.slot from bm25_N_doc as p
+                                               where p.key = k.key and p.version < k.dead_version
+                                               order by p.version desc limit 1) as p
+                           where k.version is null),
+           r.rows - dead_rows, r.length - dead_length,
            array(select count(h.place) from generate_subscripts(query_terms, 1) as place
                  left join hit_of_term as h using (place) group by place order by place),
            h.*
-    into c.rows, c.length, c.recent_df, c.versions, c.lengths, c.terms, c.tfs
+    into c.dead, c.rows, c.length, c.recent_df, c.versions, c.lengths, c.terms, c.tfs
     from (select count(*) as rows, coalesce(sum(length), 0) as length
           from bm25_N_recent where version > since) as r
     cross join (select array_agg(version), array_agg(length), array_agg(term), array_agg(tf)

@@ -33,7 +33,7 @@ $$;
 comment on function pgembed._base_type(oid) is 'What a domain is over, in the end; other types are themselves.';
 
 create or replace function pgembed._requalified(p_sql text, p_prefix text, p_new text) returns text
-language sql immutable
+language sql immutable strict
 set search_path = pg_catalog, pg_temp
 as $$
     -- String literals are left as they are; everything between them gets the other prefix,
@@ -106,7 +106,7 @@ begin
         -- trailing comment from eating what follows.
         perform set_config('search_path', p_path, true);
         execute pg_catalog.format('select from pgembed.%I($1, null) as r(pgembed_text pg_catalog.text)', pg_catalog.concat(name, 'read'))
-        using pg_catalog.format(E'select null::pg_catalog.text from (select (\n%s\n) from %s) as pgembed_probe limit 0',
+        using pg_catalog.format(E'select pgembed_text::pg_catalog.text from (select (\n%s\n) from %s) as pgembed_probe(pgembed_text) limit 0',
                                 p_expression, pgembed._table_sql(p_source));
         perform pg_catalog.set_config('search_path', p_path, true);
         execute pg_catalog.format('select pgembed.%I($1, null)', pg_catalog.concat(name, 'run'))
@@ -131,7 +131,7 @@ begin
                 raise;
             end if;
             raise exception 'the text expression does not fit table %: %', p_source,
-                case code when '42P11' then 'it must be one value of one row' else message end
+                case when message like '%at or near ";"%' or code = '42P10' then 'it must be one value of one row' else message end
                 using errcode = 'PE004',
                 detail = format('Expression: %s', p_expression),
                 hint = format('Columns of %s: %s.', p_source, (

@@ -147,35 +147,34 @@ create or replace function pgembed._named(p_kind text, p_name text) returns int
 language plpgsql stable
 as $$
 declare
-    candidate record;
+    ids int[];
+    sources oid[];
+    names text[];
     place int;
     best int;
     chosen int;
-    several text[] := '{}';
 begin
     -- A bare name, or one with the schema of the source. Of several with one name the
     -- search_path decides, as for tables; nothing here is looked up by it.
-    for candidate in
-        select d.id, d.source, d.name, pgembed._schema_of(d.source) as schema
-        from (select 'embedding' as kind, e.embedding_id as id, e.source::pg_catalog.oid as source, e.name from pgembed.embedding as e
-              union all
-              select 'BM25 index', b.bm25_id, b.source::pg_catalog.oid, b.name from pgembed.bm25 as b) as d
-        where d.kind operator(pg_catalog.=) p_kind
-          and (d.name operator(pg_catalog.=) p_name
-               or pg_catalog.strpos(p_name, '.') operator(pg_catalog.>) 0
-               and (pgembed._qualified_name(d.source, d.name) operator(pg_catalog.=) p_name
-                    or pg_catalog.concat(pgembed._schema_of(d.source), '.', d.name) operator(pg_catalog.=) p_name))
-    loop
-        place := pg_catalog.array_position(pg_catalog.current_schemas(true), candidate.schema);
-        several := pg_catalog.array_append(several, pgembed._qualified_name(candidate.source, candidate.name));
+    if p_kind operator(pg_catalog.=) 'embedding' then
+        select pg_catalog.array_agg(d.embedding_id), pg_catalog.array_agg(d.source::pg_catalog.oid), pg_catalog.array_agg(d.name)
+        into ids, sources, names from pgembed.embedding as d where pgembed._name_matches(d.source, d.name, p_name);
+    else
+        select pg_catalog.array_agg(d.bm25_id), pg_catalog.array_agg(d.source::pg_catalog.oid), pg_catalog.array_agg(d.name)
+        into ids, sources, names from pgembed.bm25 as d where pgembed._name_matches(d.source, d.name, p_name);
+    end if;
+    for i in 1 .. coalesce(pg_catalog.cardinality(ids), 0) loop
+        place := pg_catalog.array_position(pg_catalog.current_schemas(true), pgembed._schema_of(sources[i]));
         if chosen is null or place operator(pg_catalog.<) best or best is null and place is not null then
-            chosen := candidate.id;
+            chosen := ids[i];
             best := place;
         end if;
     end loop;
-    if pg_catalog.cardinality(several) operator(pg_catalog.>) 1 and best is null then
+    if pg_catalog.cardinality(ids) operator(pg_catalog.>) 1 and best is null then
         raise exception 'there are several of the name "%"', p_name using errcode = 'PE001',
-            detail = pg_catalog.format('They are: %s.', pg_catalog.array_to_string(several, ', ')),
+            detail = pg_catalog.format('They are: %s.', (
+                select pg_catalog.string_agg(pgembed._qualified_name(d.source, d.name), ', ' order by d.source)
+                from pg_catalog.unnest(sources, names) as d(source, name))),
             hint = 'Say which: give the name with the schema of its table.';
     end if;
     return chosen;
@@ -183,6 +182,17 @@ end
 $$;
 comment on function pgembed._named(text, text) is
     'Id of the embedding or BM25 index that somebody means by a name; NULL for none, PE001 where that is not clear.';
+
+create or replace function pgembed._name_matches(p_source oid, p_name text, p_wanted text) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select p_name = p_wanted
+        or strpos(p_wanted, '.') > 0 and p_wanted in (pgembed._qualified_name(p_source, p_name),
+                                                      concat(pgembed._schema_of(p_source), '.', p_name))
+$$;
+comment on function pgembed._name_matches(oid, text, text) is
+    'Whether an embedding or BM25 index may be meant by a name, bare or with the schema of its source.';
 
 create or replace function pgembed._embedding(p_name text) returns pgembed.embedding
 language plpgsql stable

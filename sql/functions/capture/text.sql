@@ -134,10 +134,10 @@ create or replace function pgembed._triggers_off(t pgembed.captured_text) return
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select string_agg(event, ', ' order by event)
-    from unnest(array['insert', 'update', 'delete', 'truncate']) as event
+    select string_agg(distinct x.event, ', ')
+    from pgembed._capture_triggers(t) as x
     where not exists (select from pg_trigger as g
-                      where g.tgrelid = (t).source and g.tgname = pgembed._trigger_name((t).text_id, event)
+                      where g.tgrelid = (t).source and g.tgname = pgembed._trigger_name((t).text_id, x.name)
                         and g.tgenabled in ('O', 'A'))
 $$;
 comment on function pgembed._triggers_off(pgembed.captured_text) is
@@ -156,7 +156,7 @@ as $$
         where b.text_id = p_text_id and to_regclass(pgembed._bm25_table(b.bm25_id, part)) is null
         union all
         select format('function pgembed._text_%s_%s', p_text_id, part)
-        from unnest(array['insert', 'update', 'delete', 'truncate', 'change', 'queue', 'mark']
+        from unnest(array(select x.name from pgembed._capture_triggers(pgembed._text(p_text_id)) as x) || '{change, queue, mark}'
                     || array(select 'document' from pgembed.bm25 where text_id = p_text_id)
                     || array(select 'compose' from pgembed.captured_text where text_id = p_text_id and foreign_code)) as part
         where not exists (select from pg_proc where pronamespace = 'pgembed'::regnamespace
@@ -180,7 +180,8 @@ declare
 begin
     -- What no one but the user can mend; NULL: nothing.
     if pgembed._table_sql(t.source) is null then
-        return format('The source table has been dropped. Drop the embedding or BM25 index "%s" too, which removes what is left.', name);
+        return format('The source table has been dropped. SELECT pgembed.%s(%L) removes what is left.',
+                      case when exists (select from pgembed.embedding where text_id = t.text_id) then 'drop_embedding' else 'drop_bm25' end, name);
     end if;
     begin
         perform pgembed._check_source(t.source);
@@ -206,12 +207,40 @@ $$;
 comment on function pgembed._unfit_reason(pgembed.captured_text) is
     'Why a captured text cannot be read at all now; NULL when it can.';
 
+create or replace function pgembed._capture_differs(t pgembed.captured_text) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select (t).capture_digest is distinct from pgembed._capture_digest(t)
+        or pgembed._parts_missing((t).text_id) is not null
+        or (t).capture and not pgembed._triggers_fit(t) and pgembed._triggers_off(t) is null
+$$;
+comment on function pgembed._capture_differs(pgembed.captured_text) is
+    'Whether what captures a text must be made again, because its table has changed or something was dropped. Triggers '
+    'that somebody has dropped or disabled are not made again unasked.';
+
+create or replace function pgembed._vectors_lost(t pgembed.captured_text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- To encode all rows again may be dear, so nobody does it unasked.
+    select format(case when pgembed._table_sql(e.side_table) is null
+                       then 'Somebody has dropped the side table of "%1$s". SELECT pgembed.repair(%2$L) makes it again and encodes all rows; '
+                       else 'The primary key of the table is not what it was. Restore it, or SELECT pgembed.repair(%2$L) encodes all rows again; ' end
+                  || 'SELECT pgembed.drop_embedding(%2$L) removes what is left.', e.name, pgembed._qualified_name(e.source, e.name))
+    from pgembed.embedding as e
+    where e.text_id = (t).text_id and (pgembed._table_sql(e.side_table) is null or not pgembed._key_fits(e))
+    limit 1
+$$;
+comment on function pgembed._vectors_lost(pgembed.captured_text) is
+    'Why the vectors over a captured text cannot be kept any more; NULL: they can.';
+
 create or replace function pgembed._follow(t pgembed.captured_text, p_repair boolean) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    reason constant text := pgembed._unfit_reason(t);
+    reason constant text := coalesce(pgembed._unfit_reason(t), case when not p_repair then pgembed._vectors_lost(t) end);
     again boolean := p_repair;
 begin
     if reason is not null then
@@ -224,9 +253,10 @@ begin
         t := pgembed._store_analysis(pgembed._reanalyzed(t));
         again := true;
     end if;
-    if t.capture_digest is distinct from pgembed._capture_digest(t) or pgembed._parts_missing(t.text_id) is not null or p_repair then
+    if p_repair or pgembed._capture_differs(t) then
         perform pgembed._follow_parts(t);
-        perform pgembed._install_capture(t);
+        -- Open writers have written keys as they were; else they mark what they cannot.
+        perform pgembed._install_capture(t, p_repair or t.key_columns is distinct from pgembed._key_columns(t.source));
         again := true;
     end if;
     if not p_repair and t.capture and pgembed._triggers_off(t) is not null then
@@ -248,6 +278,23 @@ $$;
 comment on function pgembed._follow(pgembed.captured_text, boolean) is
     'Brings what was made for a captured text up to what its table is now: owner, key, columns, partitions, '
     'privileges, row security, changed functions, dropped parts. A broken state that has healed is left.';
+
+create or replace function pgembed._require_fit(t pgembed.captured_text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    reason text;
+begin
+    perform pgembed._check_source(t.source);
+    reason := pgembed._unfit_reason(t);
+    if reason is not null then
+        raise exception 'the text of "%" cannot be captured', pgembed._name_of_text(t.text_id)
+            using errcode = 'PE004', detail = reason, hint = 'Mend the table, or give another text: text_expression => ....';
+    end if;
+end
+$$;
+comment on function pgembed._require_fit(pgembed.captured_text) is 'PE003, PE004 or PE013 for a text that cannot be captured as it is.';
 
 create or replace function pgembed._reanalyzed(t pgembed.captured_text) returns pgembed.captured_text
 language plpgsql
@@ -280,7 +327,11 @@ begin
         perform pgembed._remove_capture(p_text_id);
         delete from pgembed.captured_text where text_id = p_text_id;
     elsif pgembed._table_sql(t.source) is not null and pgembed._fence_holds(t) then
-        perform pgembed._install_capture(t);    -- for what is left
+        begin
+            perform pgembed._install_capture(t);    -- for what is left
+        exception when syntax_error_or_access_rule_violation then
+            null;    -- the table is not what it was: no reason not to drop
+        end;
     end if;
 end
 $$;

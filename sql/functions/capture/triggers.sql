@@ -1,17 +1,16 @@
 -- Change capture: one set of triggers a captured text, whatever is made of it.
 --
--- Where only vectors hang on a text, INSERT and DELETE are seen by statement (transition
--- tables: cheap in bulk). With BM25 every row's words are needed, and partitions and
--- logical subscribers fire row triggers only: there all events are seen by row. UPDATE
--- is always by row, with a WHEN over the columns that count, so that an update of
--- another column costs nothing. The triggers are ENABLE ALWAYS: sessions that replay
+-- For vectors, INSERT and DELETE are seen by statement (transition tables: cheap in bulk).
+-- Words are of one row, and partitions and logical subscribers fire row triggers only.
+-- UPDATE is always by row, for all that is made of the text, with a WHEN over the columns
+-- that count, so that an update of another column costs nothing. The triggers are ENABLE ALWAYS: sessions that replay
 -- changes (session_replication_role = replica) are seen too.
 --
 -- Two kinds of generated functions, one set a text, with all names in place (dynamic SQL
 -- would halve an application's insert rate):
 --
 --   belong to the owner of the table, run as that role, evaluate the text
---     _text_7_insert, _update, _delete, _truncate    the triggers
+--     _text_7_insert, _update, ...    the triggers (_capture_triggers)
 --     _text_7_document    key, text and words of a row (where there is BM25)
 --   belong to pgembed's owner, may be called by the owner of the table, append only
 --     _text_7_change      one row; its words before and after
@@ -91,12 +90,35 @@ as $$
     -- write to the parent those of the partition; a subscription fires row triggers only.
     select c.relkind = 'p' or c.relispartition
         or exists (select from pg_subscription_rel as s where s.srrelid = c.oid)
-        or exists (select from pgembed.bm25 as b where b.text_id = p_text_id)
     from pgembed.captured_text as t join pg_class as c on c.oid = t.source
     where t.text_id = p_text_id
 $$;
 comment on function pgembed._captures_by_row(int) is
-    'Whether inserts and deletes must be captured by row.';
+    'Whether nothing of a text can be captured by statement.';
+
+create or replace function pgembed._capture_triggers(t pgembed.captured_text)
+returns table (name text, event text, by_row boolean)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with made as (
+        select pgembed._captures_by_row((t).text_id) as by_row,
+               exists (select from pgembed.embedding as e where e.text_id = (t).text_id) as vectors,
+               exists (select from pgembed.bm25 as b where b.text_id = (t).text_id) as words)
+    select x.name, x.event, x.by_row
+    from made cross join lateral (values
+        -- Keys for the queue: a statement's all at once, unless there are only row triggers.
+        ('insert', 'insert', made.by_row, made.vectors and not (made.by_row and made.words)),
+        ('delete', 'delete', made.by_row, made.vectors and not (made.by_row and made.words)),
+        -- Words are of one row.
+        ('words_insert', 'insert', true, made.words),
+        ('words_delete', 'delete', true, made.words),
+        ('update', 'update', true, true),
+        ('truncate', 'truncate', false, true)) as x(name, event, by_row, there)
+    where x.there
+$$;
+comment on function pgembed._capture_triggers(pgembed.captured_text) is
+    'The triggers that capture a text, given what is made of it and what its table is.';
 
 create or replace function pgembed._compares(t pgembed.captured_text) returns boolean
 language sql immutable
@@ -166,6 +188,38 @@ as $$
 $$;
 comment on function pgembed._trigger_name(int, text) is 'Name of a capture trigger.';
 
+create or replace function pgembed._triggers_fit(t pgembed.captured_text) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- A trigger follows a column that is renamed, the expression follows the name: they
+    -- part when a new column takes the old one's name.
+    select not exists (
+        select from pgembed._capture_triggers(t) as x
+        left join pg_trigger as g on g.tgrelid = (t).source and g.tgname = pgembed._trigger_name((t).text_id, x.name)
+        where g.oid is null or (g.tgtype & 1 = 1) <> x.by_row
+           or x.name = 'update' and (t).canonical_expression !~ '\.\*' and not pgembed._captured_columns(t) <@ array(
+               select d.refobjsubid::int2 from pg_depend as d
+               where d.classid = 'pg_trigger'::regclass and d.objid = g.oid
+                 and d.refclassid = 'pg_class'::regclass and d.refobjid = (t).source))
+       and not exists (
+        select from pg_trigger as g
+        where g.tgrelid = (t).source and g.tgname ~ format('^pgembed_text_%s_', (t).text_id)
+          and g.tgname not in (select pgembed._trigger_name((t).text_id, x.name) from pgembed._capture_triggers(t) as x))
+$$;
+comment on function pgembed._triggers_fit(pgembed.captured_text) is
+    'Whether the triggers that are there watch what the text is made of, in the way that its table needs. Whether they '
+    'are enabled is another thing: people disable triggers for a while.';
+
+create or replace function pgembed._key_columns(p_source oid) returns int2[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select array(select k.attnum from pg_index as i cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, place)
+                 where i.indrelid = p_source and i.indisprimary and k.place <= i.indnkeyatts order by k.place)
+$$;
+comment on function pgembed._key_columns(oid) is 'Numbers of the columns of a table''s primary key.';
+
 create or replace function pgembed._capture_digest(t pgembed.captured_text) returns bytea
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -174,7 +228,7 @@ as $$
     select sha256(convert_to(concat_ws(E'\n',
         (t).canonical_expression, pgembed._table_sql((t).source), pgembed._owner_of((t).source)::regrole,
         pgembed._key_text_sql((t).source, 'r'), pgembed._changed_keys_sql((t).source),
-        pgembed._captures_by_row((t).text_id), pgembed._captured_columns(t)::text, pgembed._update_guard_sql(t),
+        (select string_agg(x::text, ',' order by x.name) from pgembed._capture_triggers(t) as x), pgembed._captured_columns(t)::text, pgembed._update_guard_sql(t),
         (select string_agg(concat_ws(' ', e.embedding_id, e.wake), ',' order by e.embedding_id)
          from pgembed.embedding as e where e.text_id = (t).text_id),
         (select concat_ws(' ', b.bm25_id, b.config, b.config_expression) from pgembed.bm25 as b where b.text_id = (t).text_id)),
@@ -373,20 +427,32 @@ declare
     elsif now.error is not null then
         perform %1$smark('F', now.key, now.error);
     end if;$body$;
+    by_row constant boolean := pgembed._captures_by_row(t.text_id);
+    made record;
     sql text := '';
     compare text := '';
 begin
-    if words then
-        sql := pgembed._document_function_sql(t);
-        sql := sql || pgembed._trigger_function_sql(t, 'insert', E'declare\n    now record;', format(
-            E'    now := %1$sdocument(new);\n    perform %1$schange(null, now.key, true, null, null, now.length, now.lexemes);', call)
-            || format(word_end, call, 'now.unfit'), settings);
-        sql := sql || pgembed._trigger_function_sql(t, 'delete', E'declare\n    was record;', format($body$    was := %1$sdocument(old);
-    perform %1$schange(was.key, null, true, was.length, was.lexemes, null, null);
+    for made in select * from pgembed._capture_triggers(t) loop
+        sql := sql || case
+            when made.name = 'words_insert' then pgembed._trigger_function_sql(t, made.name, E'declare\n    now record;', format(
+                E'    now := %1$sdocument(new);\n    perform %1$schange(null, now.key, %2$s, null, null, now.length, now.lexemes);', call, by_row::text)
+                || format(word_end, call, 'now.unfit'), settings)
+            when made.name = 'words_delete' then pgembed._trigger_function_sql(t, made.name, E'declare\n    was record;', format(
+$body$    was := %1$sdocument(old);
+    perform %1$schange(was.key, null, %2$s, was.length, was.lexemes, null, null);
     if was.unfit then
         perform %1$smark('R', null, null);
-    end if;$body$, call), settings);
-        sql := sql || pgembed._trigger_function_sql(t, 'update', E'declare\n    was record;\n    now record;', format($body$    was := %1$sdocument(old);
+    end if;$body$, call, by_row::text), settings)
+            when made.name in ('insert', 'delete') and made.by_row then pgembed._trigger_function_sql(t, made.name, E'declare\n    row_key text;',
+                format(row_body, call, case made.name when 'insert' then new_key else old_key end,
+                       case made.name when 'insert' then 'null, row_key' else 'row_key, null' end), settings)
+            when made.name in ('insert', 'delete') then pgembed._trigger_function_sql(t, made.name, E'#variable_conflict use_column\ndeclare\n    keys text[];',
+                format(statement_body, call, case made.name when 'insert' then 'U' else 'D' end, pgembed._changed_keys_sql(t.source)), settings)
+            else '' end;
+    end loop;
+    if words then
+        sql := pgembed._document_function_sql(t) || sql || pgembed._trigger_function_sql(t, 'update', E'declare\n    was record;\n    now record;', format(
+$body$    was := %1$sdocument(old);
     now := %1$sdocument(new);
     if was.error is null and now.error is null and was.key = now.key and was.lexemes is not distinct from now.lexemes then
         if was.content collate "C" is not distinct from now.content then
@@ -399,16 +465,6 @@ begin
                        or was.content is distinct from now.content collate "C",
                        was.length, was.lexemes, now.length, now.lexemes);$body$, call)
             || format(word_end, call, 'was.unfit or now.unfit'), settings);
-    elsif pgembed._captures_by_row(t.text_id) then
-        sql := sql || pgembed._trigger_function_sql(t, 'insert', E'declare\n    row_key text;',
-                                                    format(row_body, call, new_key, 'null, row_key'), settings);
-        sql := sql || pgembed._trigger_function_sql(t, 'delete', E'declare\n    row_key text;',
-                                                    format(row_body, call, old_key, 'row_key, null'), settings);
-    else
-        sql := sql || pgembed._trigger_function_sql(t, 'insert', E'#variable_conflict use_column\ndeclare\n    keys text[];',
-            format(statement_body, call, 'U', pgembed._changed_keys_sql(t.source)), settings);
-        sql := sql || pgembed._trigger_function_sql(t, 'delete', E'#variable_conflict use_column\ndeclare\n    keys text[];',
-            format(statement_body, call, 'D', pgembed._changed_keys_sql(t.source)), settings);
     end if;
     if not words then
         -- WHEN lets a change of any column through that the expression reads; here the
@@ -460,24 +516,22 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     source constant text := pgembed._table_sql(t.source);
-    by_row constant boolean := pgembed._captures_by_row(t.text_id);
     sql text := '';
-    event text;
+    made record;
 begin
-    foreach event in array array['insert', 'update', 'delete', 'truncate'] loop
+    for made in select * from pgembed._capture_triggers(t) loop
         sql := sql || format(
             'create or replace trigger %1$I after %2$s on %3$s %4$s execute function pgembed.%5$I(); '
             'alter table %3$s enable always trigger %1$I; ',
-            pgembed._trigger_name(t.text_id, event), event, source,
+            pgembed._trigger_name(t.text_id, made.name), made.event, source,
             case
-                when event = 'truncate' then 'for each statement'
-                when event = 'update'
-                    then format('for each row when (%s)', pgembed._update_guard_sql(t))
-                when by_row then 'for each row'
-                when event = 'insert' then 'referencing new table as changed_rows for each statement'
+                when made.event = 'truncate' then 'for each statement'
+                when made.event = 'update' then format('for each row when (%s)', pgembed._update_guard_sql(t))
+                when made.by_row then 'for each row'
+                when made.event = 'insert' then 'referencing new table as changed_rows for each statement'
                 else 'referencing old table as changed_rows for each statement'
             end,
-            format('_text_%s_%s', t.text_id, event));
+            format('_text_%s_%s', t.text_id, made.name));
     end loop;
     return sql;
 end
@@ -502,7 +556,7 @@ begin
     for strange in
         select p.oid::regprocedure as routine from pg_proc as p
         where p.pronamespace = 'pgembed'::regnamespace and p.proowner <> owner
-          and p.proname ~ format('^_text_%s_(insert|update|delete|truncate|document|compose)$', t.text_id)
+          and p.proname ~ format('^_text_%s_((words_)?(insert|delete)|update|truncate|document|compose)$', t.text_id)
     loop
         execute format('drop function %s cascade', strange.routine);
     end loop;
@@ -516,7 +570,7 @@ $$;
 comment on function pgembed._install_functions(pgembed.captured_text) is
     'Makes, or makes again, all functions of a captured text; takes no lock on the source.';
 
-create or replace function pgembed._install_capture(t pgembed.captured_text) returns void
+create or replace function pgembed._install_capture(t pgembed.captured_text, p_triggers boolean default false) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -524,23 +578,25 @@ declare
     stale text;
 begin
     perform pgembed._install_functions(t);
-    if t.capture then
+    if t.capture and (p_triggers or not pgembed._triggers_fit(t)) then
         -- A trigger changes from statement to row only by being made anew.
         select string_agg(format('drop trigger %I on %s; ', g.tgname, pgembed._table_sql(t.source)), '') into stale
         from pg_trigger as g
+        left join pgembed._capture_triggers(t) as x on g.tgname = pgembed._trigger_name(t.text_id, x.name)
         where g.tgrelid = t.source and g.tgparentid = 0
-          and g.tgname in (pgembed._trigger_name(t.text_id, 'insert'), pgembed._trigger_name(t.text_id, 'delete'))
-          and (g.tgtype & 1 = 1) <> pgembed._captures_by_row(t.text_id);
+          and g.tgfoid in (select oid from pg_proc where pronamespace = 'pgembed'::regnamespace and proname ~ format('^_text_%s_', t.text_id))
+          and (x.name is null or (g.tgtype & 1 = 1) <> x.by_row);
         perform pgembed._run_as_owner(t.text_id, coalesce(stale, '') || pgembed._triggers_sql(t) || coalesce((
             select string_agg(pgembed._partition_trigger_sql(t, p.relid), '')
             from pg_partition_tree(t.source) as p where p.level > 0), ''));
     end if;
-    update pgembed.captured_text set capture_digest = pgembed._capture_digest(t) where text_id = t.text_id;
+    update pgembed.captured_text set capture_digest = pgembed._capture_digest(t), key_columns = pgembed._key_columns(t.source)
+    where text_id = t.text_id;
 end
 $$;
-comment on function pgembed._install_capture(pgembed.captured_text) is
-    'Makes, or makes again, functions and triggers of a captured text. Waits for open writers of the '
-    'source (SHARE ROW EXCLUSIVE), as any CREATE TRIGGER does.';
+comment on function pgembed._install_capture(pgembed.captured_text, boolean) is
+    'Makes, or makes again, functions and triggers of a captured text. Where triggers do not fit, or p_triggers says so, '
+    'it waits for open writers of the source (SHARE ROW EXCLUSIVE), as any CREATE TRIGGER does.';
 
 create or replace function pgembed._remove_capture(p_text_id int, p_pattern text default '') returns void
 language plpgsql

@@ -272,15 +272,16 @@ as $$
 #variable_conflict use_column
 declare
     path constant text := pg_catalog.current_setting('search_path');
-    was pgembed.embedding := pgembed._embedding(alter_embedding.name);
+    was pgembed.embedding;
     e pgembed.embedding;
     t pgembed.captured_text;
     m pgembed.model;
     new_vectors boolean;
     new_chunks boolean;
 begin
-    perform pgembed._back_inside();
     perform pgembed._require_owner();
+    was := pgembed._embedding(alter_embedding.name);
+    perform pgembed._back_inside();
     perform pgembed._require_source(was.source, was.name);
     perform pgembed._lock_declarations();
     select * into was from pgembed.embedding where embedding_id = was.embedding_id for update;
@@ -372,19 +373,21 @@ as $$
 declare
     path constant text := pg_catalog.current_setting('search_path');
     e pgembed.embedding;
+    texts int[];
 begin
+    perform pgembed._require_owner();
     if drop_embedding.if_exists and pgembed._named('embedding', drop_embedding.name) is null then
         raise notice 'there is no embedding "%", skipping', drop_embedding.name;
         return;
     end if;
     e := pgembed._embedding(drop_embedding.name);
     perform pgembed._back_inside();
-    perform pgembed._require_owner();
     perform pgembed._lock_declarations();
-    perform pgembed._bm25_drop(x) from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
+    texts := array(select e.text_id union select text_id from pgembed.bm25 where embedding_id = e.embedding_id);
+    perform pgembed._bm25_drop(x, false) from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
     -- A service that is writing finishes first; one that comes later finds nothing.
     delete from pgembed.embedding where embedding_id = e.embedding_id;
-    perform pgembed._drop_text_unless_used(e.text_id);
+    perform pgembed._drop_text_unless_used(text_id) from unnest(texts) as text_id;
     if e.storage = 'column' and pgembed._table_sql(e.source) is not null then
         execute format('alter table %s drop column if exists %I', pgembed._table_sql(e.source), e.column_name);
     end if;
@@ -405,10 +408,11 @@ as $$
 #variable_conflict use_column
 declare
     path constant text := pg_catalog.current_setting('search_path');
-    e pgembed.embedding := pgembed._embedding(pause.name);
+    e pgembed.embedding;
 begin
-    perform pgembed._back_inside();
     perform pgembed._require_owner();
+    e := pgembed._embedding(pause.name);
+    perform pgembed._back_inside();
     perform pgembed._lock_declarations();
     update pgembed.embedding
     set state = case state when 'broken' then state else 'paused' end, revision = revision + 1
@@ -416,7 +420,7 @@ begin
     if not pause.capture then
         update pgembed.captured_text set capture = false
         where text_id in (select e.text_id union select text_id from pgembed.bm25 where embedding_id = e.embedding_id);
-        perform pgembed._remove_capture(t.text_id, '(insert|update|delete|truncate)$')
+        perform pgembed._remove_capture(t.text_id, '((words_)?(insert|delete)|update|truncate)$')
         from pgembed.captured_text as t
         where t.text_id in (select e.text_id union select text_id from pgembed.bm25 where embedding_id = e.embedding_id);
     end if;
@@ -433,10 +437,12 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    e pgembed.embedding := pgembed._embedding(resume.name);
-    t pgembed.captured_text := pgembed._text(e.text_id);
+    e pgembed.embedding;
+    t pgembed.captured_text;
 begin
     perform pgembed._require_owner();
+    e := pgembed._embedding(resume.name);
+    t := pgembed._text(e.text_id);
     if t.capture and t.state operator(pg_catalog.<>) 'broken' and e.state operator(pg_catalog.<>) 'broken' then
         update pgembed.embedding as x set state = 'active' where x.embedding_id operator(pg_catalog.=) e.embedding_id;
         perform pg_catalog.pg_notify('pgembed', '');
@@ -456,13 +462,8 @@ declare
 begin
     perform pgembed._require_source(t.source, pgembed._name_of_text(p_text_id));
     update pgembed.captured_text set capture = true where text_id = p_text_id;
-    perform pgembed._check_source(t.source);    -- its error says more than a state
+    perform pgembed._require_fit(t);
     perform pgembed._follow(pgembed._text(p_text_id), true);
-    t := pgembed._text(p_text_id);
-    if t.state = 'broken' then
-        raise exception 'the text of "%" cannot be captured: %', pgembed._name_of_text(p_text_id), t.state_reason
-            using errcode = 'PE004', hint = 'Mend the table, or give another text: text_expression => ....';
-    end if;
 end
 $$;
 comment on function pgembed._repair_text(int) is 'Makes all of a captured text again, or says why that cannot be.';
@@ -473,17 +474,18 @@ as $$
 #variable_conflict use_column
 declare
     path constant text := pg_catalog.current_setting('search_path');
-    wanted constant int := pgembed._named('embedding', repair.name);
+    wanted int;
     b pgembed.bm25;
     old_level text;
 begin
+    perform pgembed._require_owner();
+    wanted := pgembed._named('embedding', repair.name);
     if wanted is null then
         b := pgembed._bm25(repair.name);    -- or PE001
     else
         select * into b from pgembed.bm25 as x where x.embedding_id operator(pg_catalog.=) wanted;
     end if;
     perform pgembed._back_inside();
-    perform pgembed._require_owner();
     perform pgembed._lock_declarations();
     update pgembed.embedding set state = 'active', state_reason = null, index_error = null, revision = revision + 1
     where embedding_id = wanted;
@@ -505,9 +507,10 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    e pgembed.embedding := pgembed._embedding(reembed.name);
+    e pgembed.embedding;
 begin
     perform pgembed._require_owner();
+    e := pgembed._embedding(reembed.name);
     update pgembed.embedding as x
     set valid_from = pg_catalog.clock_timestamp(), revision = x.revision operator(pg_catalog.+) 1
     where x.embedding_id operator(pg_catalog.=) e.embedding_id;
@@ -523,16 +526,17 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    wanted constant int := pgembed._named('embedding', retry.name);
+    wanted int;
     b pgembed.bm25;
     queued bigint;
     path constant text := pg_catalog.current_setting('search_path');
 begin
+    perform pgembed._require_owner();
+    wanted := pgembed._named('embedding', retry.name);
     if retry.name is not null and wanted is null then
         b := pgembed._bm25(retry.name);    -- or PE001
     end if;
     perform pgembed._back_inside();
-    perform pgembed._require_owner();
     with failed as (
         delete from pgembed.dead_letter
         where retry.name is null or embedding_id = wanted

@@ -128,7 +128,11 @@ declare
     b pgembed.bm25;
 begin
     -- What was dropped is made again; reading the whole table fills it.
-    for e in select * from pgembed.embedding where text_id = t.text_id and pgembed._table_sql(side_table) is null loop
+    for e in select x.* from pgembed.embedding as x where x.text_id = t.text_id
+                and (pgembed._table_sql(x.side_table) is null or not pgembed._key_fits(x)) loop
+        if pgembed._table_sql(e.side_table) is not null then    -- of another key
+            execute format('drop table %s', pgembed._table_sql(e.side_table));
+        end if;
         update pgembed.embedding
         set side_table = pgembed._create_side_table(e, pgembed._qualified_name(e.source, e.name)), index_error = null, revision = revision + 1
         where embedding_id = e.embedding_id;

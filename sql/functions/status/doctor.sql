@@ -10,7 +10,7 @@ as $$
 declare
     name constant text := pgembed._name_of_text(t.text_id);
     repair constant text := format('SELECT pgembed.repair(%L).', name);
-    event text;
+    made record;
     enabled "char";
     unseen bigint;
 begin
@@ -44,16 +44,16 @@ begin
         return;
     end if;
     if t.capture then
-        foreach event in array array['insert', 'update', 'delete', 'truncate'] loop
+        for made in select * from pgembed._capture_triggers(t) loop
             enabled := (select tgenabled from pg_trigger
-                        where tgrelid = t.source and tgname = pgembed._trigger_name(t.text_id, event));
+                        where tgrelid = t.source and tgname = pgembed._trigger_name(t.text_id, made.name));
             if enabled is null then
-                return query select 'error', format('its trigger for %s is missing: such changes are not seen', event), repair;
+                return query select 'error', format('its trigger for %s is missing: such changes are not seen', made.event), repair;
             elsif enabled in ('D', 'R') then
-                return query select 'error', format('its trigger for %s is disabled: such changes are not seen', event), repair;
+                return query select 'error', format('its trigger for %s is disabled: such changes are not seen', made.event), repair;
             end if;
         end loop;
-        if t.capture_digest is distinct from pgembed._capture_digest(t) then
+        if pgembed._capture_differs(t) then
             return query select 'error', format('columns, key or owner of %s were changed since its triggers were made', t.source), repair;
         end if;
     end if;

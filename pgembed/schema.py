@@ -335,7 +335,17 @@ def _installed(conninfo: str) -> SchemaVersion:
 
 
 def _open(conninfo: str) -> psycopg.Connection[Any]:
-    return connect(conninfo, application_name="pgembed install")
+    conn = connect(conninfo, application_name="pgembed install")
+    # Whoever may create objects in a schema of the usual path could have operators
+    # there that this role's statements, and those of the libraries, would use.
+    # preflight.sql reads where an extension would have been created.
+    conn.execute(
+        "select pg_catalog.set_config('pgembed.home',"
+        " coalesce(pg_catalog.current_schema(), ''), false),"
+        " pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)"
+    )
+    conn.commit()
+    return conn
 
 
 @contextmanager

@@ -6,7 +6,9 @@ do $preflight$
 declare
     vector_version text;
     vector_schema  text;
+    home constant text := coalesce(nullif(pg_catalog.current_setting('pgembed.home', true), ''), pg_catalog.current_schema(), 'public');
 begin
+    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     if current_setting('server_version_num')::int < 150000 then
         raise exception 'pgembed needs PostgreSQL 15 or newer; this server is %',
             current_setting('server_version')
@@ -50,7 +52,7 @@ begin
                              'postgresql-16-pgvector, or enable "vector" with your provider.';
         end if;
         begin
-            create extension vector;
+            execute format('create extension vector schema %I', home);
         exception when insufficient_privilege then
             raise exception 'role "%" may not install pgvector: %', current_user, sqlerrm
                 using errcode = 'PE013',

@@ -12,7 +12,7 @@ select p.proname from pg_catalog.pg_proc as p where p.pronamespace = to_regnames
 
 -- prepare_session --
 -- Settings of each connection: row security must raise, not hide rows (a hidden row looks deleted).
-select set_config('search_path', %(search_path)s, false), set_config('row_security', 'off', false), set_config('default_transaction_isolation', 'read committed', false), set_config('default_transaction_read_only', 'off', false), set_config('lock_timeout', %(lock_timeout)s, false), set_config('statement_timeout', '0', false), set_config('idle_session_timeout', '0', false), set_config('jit', 'off', false), set_config('application_name', 'pgembed service', false)
+select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false), set_config('row_security', 'off', false), set_config('default_transaction_isolation', 'read committed', false), set_config('default_transaction_read_only', 'off', false), set_config('lock_timeout', %(lock_timeout)s, false), set_config('statement_timeout', '0', false), set_config('idle_session_timeout', '0', false), set_config('jit', 'off', false), set_config('application_name', 'pgembed service', false)
 
 -- discard_session --
 -- After code of a table's owner ran in it.
@@ -72,7 +72,11 @@ select content, embedding from pgembed._chunks_v1(%(embedding_id)s, %(keys)s::te
 
 -- write --
 -- Writes chunks, removes jobs.
-select written, stale from pgembed._write_v1(%(embedding_id)s, %(revision)s, %(seqs)s::bigint[], %(attempts)s::smallint[], %(keys)s::text[], %(hashes)s::bytea[], %(chunk_rows)s::int[], %(chunks)s::int[], %(contents)s::text[], %(embeddings)b::vector[])
+select written, stale from pgembed._write_v1(%(embedding_id)s, %(revision)s, %(seqs)s::bigint[], %(attempts)s::smallint[], %(keys)s::text[], %(hashes)s::bytea[], %(chunk_rows)s::int[], %(chunks)s::int[], %(contents)s::text[], %(embeddings)b)
+
+-- write_nothing --
+-- The same where no row has a chunk: an empty array says nothing of its type.
+select written, stale from pgembed._write_v1(%(embedding_id)s, %(revision)s, %(seqs)s::bigint[], %(attempts)s::smallint[], %(keys)s::text[], %(hashes)s::bytea[], '{}', '{}', '{}', '{}')
 
 -- release --
 -- Gives jobs back.

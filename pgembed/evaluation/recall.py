@@ -34,19 +34,19 @@ _INDEX = sql.SQL(
     "select e.index_kind, n.index_valid, n.lists, n.vectors, n.vector, n.chunk_keys,"
     " n.keys, e.dimensions,"
     " (select greatest(c.reltuples, 0) from pg_catalog.pg_class as c"
-    "  where c.oid = to_regclass(n.vectors))"
+    "  where c.oid = pg_catalog.to_regclass(n.vectors)::pg_catalog.oid)"
     " from pgembed.embedding as e cross join lateral pgembed._search_names(e) as n"
     " where e.embedding_id = pgembed._named('embedding', %(name)s)"
 )
 _KEYS = sql.SQL(
     "select a.attname::text"
     " from pg_catalog.pg_index as i"
-    " cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, position)"
+    " cross join pg_catalog.generate_series(1, i.indnkeyatts) as k(position)"
     " join pg_catalog.pg_attribute as a"
-    "  on a.attrelid = i.indrelid and a.attnum = k.attnum"
-    " join pgembed.embedding as e on e.source = i.indrelid"
+    "  on a.attrelid = i.indrelid and a.attnum = i.indkey[k.position - 1]"
+    " join pgembed.embedding as e on e.source::pg_catalog.oid = i.indrelid"
     " where e.embedding_id = pgembed._named('embedding', %(name)s)"
-    " and i.indisprimary and k.position <= i.indnkeyatts"
+    " and i.indisprimary"
     " order by k.position"
 )
 

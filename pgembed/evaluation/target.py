@@ -30,21 +30,25 @@ _ENCODED_AT_ONCE = 256
 
 _COLUMNS = sql.SQL(
     "select a.attname::text,"
-    " coalesce(array_position(i.indkey::int2[], a.attnum), -1)"
+    " coalesce((select k from pg_catalog.generate_series(0, i.indnkeyatts - 1) as k"
+    " where i.indkey[k] = a.attnum), -1)"
     " from pg_catalog.pg_attribute as a"
     " left join pg_catalog.pg_index as i on i.indrelid = a.attrelid and i.indisprimary"
-    " where a.attrelid = to_regclass(%(table)s) and a.attnum > 0 and not a.attisdropped"
+    " where a.attrelid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
+    " and a.attnum > 0 and not a.attisdropped"
     " order by 2, a.attnum"
 )
 _EMBEDDINGS = sql.SQL(
     "select e.name, m.name, m.provider, m.dimensions, m.query_prompt,"
     " m.document_prompt, to_jsonb(m) ->> 'revision'"
     " from pgembed.embedding as e join pgembed.model as m using (model_id)"
-    " where e.source = to_regclass(%(table)s) order by e.name"
+    " where e.source::pg_catalog.oid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
+    " order by e.name"
 )
 _BM25 = sql.SQL(
     "select b.name from pgembed.bm25 as b"
-    " where b.source = to_regclass(%(table)s) order by b.name"
+    " where b.source::pg_catalog.oid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
+    " order by b.name"
 )
 
 

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 
 import psycopg
 import structlog
-from pgvector.psycopg import register_vector_async
+from pgvector.psycopg.vector import register_vector_info
 from psycopg import AsyncConnection, sql
+from psycopg.types import TypeInfo
 
 from pgembed.errors import UnsupportedEnvironment, from_psycopg
 from pgembed.service.faults import ConnectionLost, StatementFailed
@@ -87,6 +88,7 @@ async def connect(dsn: str, *, lock_timeout_seconds: float) -> Connection:
         raise ConnectionLost(f"cannot connect to PostgreSQL: {exc}") from exc
     try:
         with wrapped_errors(connection):
+            await _prepare(connection, lock_timeout_seconds)
             cursor = await connection.execute(QUERIES["vector_schema"])
             found = await cursor.fetchone()
             if found is None:
@@ -95,23 +97,21 @@ async def connect(dsn: str, *, lock_timeout_seconds: float) -> Connection:
                     f"{connection.info.dbname!r}",
                     hint="Run: pgembed install --dsn ...",
                 )
-            await _prepare(connection, found[0], lock_timeout_seconds)
-            await register_vector_async(connection)
+            # By its full name: others may be able to create objects in that schema, so
+            # it is not on the path of this session.
+            name = sql.Identifier(found[0], "vector").as_string()
+            info = await TypeInfo.fetch(connection, name)
+            register_vector_info(connection, info)
     except BaseException:
         await connection.close()
         raise
     return connection
 
 
-async def _prepare(
-    connection: Connection, vector_schema: str, lock_timeout_seconds: float
-) -> None:
+async def _prepare(connection: Connection, lock_timeout_seconds: float) -> None:
     await connection.execute(
         QUERIES["prepare_session"],
-        {
-            "search_path": sql.Identifier(vector_schema).as_string(),
-            "lock_timeout": f"{int(lock_timeout_seconds * 1000)}ms",
-        },
+        {"lock_timeout": f"{int(lock_timeout_seconds * 1000)}ms"},
     )
 
 
@@ -176,11 +176,8 @@ class Link:
                 return
             try:
                 await connection.execute(QUERIES["discard_session"])
-                cursor = await connection.execute(QUERIES["vector_schema"])
-                found = await cursor.fetchone()
-                assert found is not None
-                await _prepare(connection, found[0], self._lock_timeout)
-            except (psycopg.Error, AssertionError):
+                await _prepare(connection, self._lock_timeout)
+            except psycopg.Error:
                 await self._drop()
 
     async def close(self) -> None:

@@ -221,7 +221,7 @@ class Store:
         self, embedding_id: int, revision: int, batch: WriteBatch
     ) -> tuple[int, int]:
         rows = await self._rows(
-            "write",
+            "write" if batch.embeddings else "write_nothing",
             tuple,
             {
                 "embedding_id": embedding_id,

@@ -10,6 +10,7 @@ create table pgembed.bm25 (
     config               text not null,
     config_expression    text,
     config_columns       text[] not null default '{}',
+    config_foreign       boolean not null default false,
     config_digest        bytea,
     k1                   float8 not null check (k1 between 0.01 and 10),
     b                    float8 not null check (b between 0 and 1),
@@ -47,6 +48,8 @@ comment on column pgembed.bm25.config_expression is
 comment on column pgembed.bm25.k1 is 'How soon further occurrences of a word count for little.';
 comment on column pgembed.bm25.b is 'How much long documents are held back: 0 not at all, 1 in full.';
 comment on column pgembed.bm25.config_columns is 'Columns that config_expression reads.';
+comment on column pgembed.bm25.config_foreign is
+    'Whether config_expression calls functions, or reads types, that are not PostgreSQL''s.';
 comment on column pgembed.bm25.config_digest is
     'Digest of the text search configurations, to notice that one was changed or made again.';
 comment on column pgembed.bm25.packed_rows is 'Documents in the postings, deleted ones included.';

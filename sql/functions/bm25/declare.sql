@@ -63,11 +63,13 @@ begin
         elsif option = 'config_expression' then
             b.config_expression := value;
             b.config_columns := '{}';
+            b.config_foreign := false;
             if value is not null then
                 analyzed := pgembed._analyze_expression(b.text_id, b.source, format(E'(\n%s\n)::text', value), p_path);
                 perform pgembed._check_words(analyzed, value);
                 b.config_expression := analyzed.canonical_expression;
                 b.config_columns := analyzed.source_columns;
+                b.config_foreign := analyzed.foreign_code;
             end if;
         elsif option in ('k1', 'b') then
             if jsonb_typeof(p_options -> option) <> 'number'
@@ -180,8 +182,10 @@ declare
 begin
     b := pgembed._bm25_check(b);
     b.config_digest := pgembed._bm25_config_digest(b);
-    insert into pgembed.bm25 (name, embedding_id, text_id, source, config, config_expression, config_columns, config_digest, k1, b)
-    values (b.name, b.embedding_id, b.text_id, b.source, b.config, b.config_expression, b.config_columns, b.config_digest, b.k1, b.b)
+    insert into pgembed.bm25 (name, embedding_id, text_id, source, config, config_expression, config_columns, config_foreign,
+                              config_digest, k1, b)
+    values (b.name, b.embedding_id, b.text_id, b.source, b.config, b.config_expression, b.config_columns, b.config_foreign,
+            b.config_digest, b.k1, b.b)
     returning * into b;
     t := pgembed._text(b.text_id);
     perform pgembed._bm25_make_parts(b);
@@ -245,6 +249,7 @@ as $$
 begin
     b.config := pgembed._text_config(current_setting('default_text_search_config'), p_path);
     b.config_columns := '{}';
+    b.config_foreign := false;
     b.k1 := 1.2;
     b.b := 0.75;
     return pgembed._bm25_apply_options(b, coalesce(p_options, '{}'), p_path);
@@ -270,7 +275,7 @@ begin
     b.config_digest := pgembed._bm25_config_digest(b);
     update pgembed.bm25 as x
     set text_id = b.text_id, config = b.config, config_expression = b.config_expression, config_columns = b.config_columns,
-        config_digest = b.config_digest, k1 = b.k1, b = b.b, state = 'pending', state_reason = null
+        config_foreign = b.config_foreign, config_digest = b.config_digest, k1 = b.k1, b = b.b, state = 'pending', state_reason = null
     where x.bm25_id = b.bm25_id
     returning x.* into b;
     -- Writers are captured by the new text from here on; the rebuild reads the rest. They

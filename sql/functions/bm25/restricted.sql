@@ -27,7 +27,7 @@ as $$
         'where l.lexemes operator(pg_catalog.<>) ''''::pg_catalog.tsvector',
         p_condition, pgembed._table_sql((b).source), pgembed._bm25_key_text_sql(b, 's'),
         pgembed._bm25_table((b).bm25_id, 'doc'), pgembed._bm25_table((b).bm25_id, 'recent'), pgembed._bm25_table((b).bm25_id, 'dead'),
-        pgembed._bm25_config_sql((b).config, (b).config_expression), pgembed._compose_sql((b).text_id, 's'),
+        pgembed._row_config_sql(b, 's'), pgembed._compose_sql((b).text_id, 's'),
         (select relrowsecurity::text from pg_class where oid = pgembed._bm25_table((b).bm25_id, 'doc')::regclass))
 $$;
 comment on function pgembed._bm25_visible_sql(pgembed.bm25, text) is

@@ -237,7 +237,7 @@ begin
     end if;
     if p_query.required is not null then
         condition := format('(%s) and pgembed._bm25_lexemes(%s, %s) operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition,
-            pgembed._bm25_config_sql(b.config, b.config_expression), pgembed._compose_sql(b.text_id, 's'), p_query.required);
+            pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), p_query.required);
     end if;
     rank_sql := pgembed._bm25_rank_sql(
         b, pg_typeof(source), coalesce(condition, p_condition), p_k,
@@ -287,7 +287,7 @@ begin
     execute format(
         'select pg_catalog.array_agg(s.snippet order by place) from pg_catalog.generate_subscripts($1, 1) as place '
         'cross join lateral (select pg_catalog.ts_headline(%s, %s, $2) as snippet from pg_catalog.unnest($1[place:place]) as s) as s',
-        pgembed._bm25_config_sql(b.config, b.config_expression), pgembed._compose_sql(b.text_id, 's'))
+        pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'))
     into snippets using docs, pgembed._bm25_highlight(p_query);
     return snippets;
 end

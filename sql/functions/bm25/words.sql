@@ -16,6 +16,17 @@ $$;
 comment on function pgembed._bm25_config_sql(text, text) is
     'Expression for the text search configuration of a row.';
 
+create or replace function pgembed._row_config_sql(b pgembed.bm25, p_row text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when (b).config_foreign then format('pgembed._text_%s_config(%s)', (b).text_id, p_row)
+                else pgembed._bm25_config_sql((b).config, (b).config_expression) end
+$$;
+comment on function pgembed._row_config_sql(pgembed.bm25, text) is
+    'Expression for the text search configuration of a found row, evaluated as who searches only where it calls nothing '
+    'but PostgreSQL''s own.';
+
 create or replace function pgembed._bm25_lexemes(p_config regconfig, p_text text) returns tsvector
 language plpgsql stable
 as $$

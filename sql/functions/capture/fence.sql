@@ -77,25 +77,35 @@ $$;
 comment on function pgembed._lend_schema(oid, boolean) is
     'Lets the owner of a table have functions in schema pgembed made for it, and ends that.';
 
+create or replace function pgembed._guard_sql(p_function text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- The owner may not replace the body of its function here, but may change whose rights it
+    -- runs with.
+    select format(
+$guard$if current_user operator(pg_catalog.<>) (
+        select pg_catalog.pg_get_userbyid(p.proowner) from pg_catalog.pg_proc as p
+        where p.oid operator(pg_catalog.=) %L::pg_catalog.regproc::pg_catalog.oid) then
+        raise exception 'function %s does not run as its owner any more' using errcode = '42501',
+            hint = 'SELECT pgembed.repair(...) makes it again.';
+    end if;$guard$, 'pgembed.' || p_function, p_function)
+$$;
+comment on function pgembed._guard_sql(text) is 'How a function of a table''s owner begins that others call.';
+
 create or replace function pgembed._fence_body(p_function text, p_statement text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- The owner may not replace the body, but may change whose rights it runs with.
     select format($body$
 declare
     keys pg_catalog.text[];
     held pg_catalog.text;
 begin
-    if current_user operator(pg_catalog.<>) (
-        select pg_catalog.pg_get_userbyid(p.proowner) from pg_catalog.pg_proc as p
-        where p.oid operator(pg_catalog.=) %L::pg_catalog.regproc::pg_catalog.oid) then
-        raise exception 'function %s does not run as its owner any more' using errcode = '42501',
-            hint = 'SELECT pgembed.repair(...) makes it again.';
-    end if;
+    %s
     %s
 end
-$body$, 'pgembed.' || p_function, p_function, p_statement)
+$body$, pgembed._guard_sql(p_function), p_statement)
 $$;
 comment on function pgembed._fence_body(text, text) is 'Body of a function of the fence.';
 
@@ -142,7 +152,11 @@ begin
         execute p_sql;
         return null;
     end if;
-    execute p_sql into keys using p_work;
+    if p_sql operator(pg_catalog.~~) 'select %' then
+        execute p_sql into keys using p_work;
+    else
+        execute p_sql using p_work;
+    end if;
     set constraints all immediate;
     for held in select c.name from pg_catalog.pg_cursors as c where c.is_holdable loop
         execute pg_catalog.format('close %I', held);
@@ -209,8 +223,7 @@ begin
 end
 $$;
 comment on function pgembed._run_as_owner(int, text, pgembed._work) is
-    'Runs a statement over the table of a captured text as its owner. With work, which is $1 in it, the statement '
-    'gives one array of keys.';
+    'Runs a statement over the table of a captured text as its owner. Work is $1 in it; a select gives one array of keys.';
 
 create or replace function pgembed._foreign_statements(p_known text[]) returns text[]
 language plpgsql

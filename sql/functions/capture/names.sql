@@ -25,6 +25,23 @@ $$;
 comment on function pgembed._table_sql(oid) is
     'Schema-qualified quoted name of a table; NULL when there is no such table any more.';
 
+create or replace function pgembed._key_type(p_source oid, p_type oid, p_typmod int) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Who searches and the service write this type into statements.
+    if pgembed._foreign_type(p_type) then
+        raise exception 'the primary key of table % has a type that a user has defined: %', p_source::regclass, p_type::regtype
+            using errcode = 'PE003',
+            detail = 'Comparing such keys, or reading them from text, may call functions of whoever owns the type.',
+            hint = 'Use a type of PostgreSQL or of an extension, such as bigint, uuid or text, for the primary key.';
+    end if;
+    return format_type(p_type, p_typmod);
+end
+$$;
+comment on function pgembed._key_type(oid, oid, int) is 'Type of a key column as SQL; PE003 for one that may call functions of a user.';
+
 create or replace function pgembed._key_sql(
     p_source oid, p_side oid, p_template text, p_separator text
 ) returns text
@@ -38,7 +55,7 @@ as $$
         select k.position,
                a.attname as source_column,
                coalesce(s.attname, a.attname) as side_column,
-               format_type(a.atttypid, a.atttypmod) as type,
+               pgembed._key_type(i.indrelid, a.atttypid, a.atttypmod) as type,
                case when i.indnkeyatts = 1 then 'pgembed_key.key'
                     else format('(pgembed_key.key::text[])[%s]', k.position) end as part,
                case a.atttypid when 'bpchar'::regtype then 'pg_catalog.rtrim' else '' end as trim,
@@ -174,7 +191,7 @@ begin
         raise exception 'there are several of the name "%"', p_name using errcode = 'PE001',
             detail = pg_catalog.format('They are: %s.', (
                 select pg_catalog.string_agg(pgembed._qualified_name(d.source, d.name), ', ' order by d.source)
-                from pg_catalog.unnest(sources, names) as d(source, name))),
+                from rows from (pg_catalog.unnest(sources), pg_catalog.unnest(names)) as d(source, name))),
             hint = 'Say which: give the name with the schema of its table.';
     end if;
     return chosen;

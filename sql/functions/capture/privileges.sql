@@ -59,7 +59,7 @@ as $$
     select 'function', p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner)), null, p.proowner
     from pg_proc as p
     where p.pronamespace = 'pgembed'::regnamespace
-      and (p.proname = format('_text_%s_compose', (t).text_id)
+      and (p.proname in (format('_text_%s_compose', (t).text_id), format('_text_%s_config', (t).text_id))
            or p.proname in (select format('bm25_%s_%s', b.bm25_id, part)
                             from pgembed.bm25 as b cross join unnest(array['top', 'rank', 'keys', 'key']) as part
                             where b.text_id = (t).text_id))

@@ -38,9 +38,8 @@ begin
     select string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by a.attnum) into offender
     from pg_index as i
     join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = any ((i.indkey::int2[])[0:i.indnkeyatts - 1])
-    join pg_type as y on y.oid = a.atttypid
     where i.indrelid = p_source and i.indisprimary
-      and (y.typtype = 'd' or pgembed._foreign_type(a.atttypid));
+      and pgembed._foreign_type(a.atttypid);
     if offender is not null then
         raise exception 'the primary key of table % has a type that a user has defined: %', source, offender using errcode = 'PE003',
             detail = 'Comparing such keys, or reading them from text, may call functions of whoever owns the type.',

@@ -77,34 +77,55 @@ $$;
 comment on function pgembed._warn_of_text(pgembed.captured_text, text) is
     'Says at the declaration what cannot be noticed later.';
 
-create or replace function pgembed._compose_function_sql(t pgembed.captured_text) returns text
+create or replace function pgembed._of_row_function_sql(t pgembed.captured_text, p_name text, p_type text, p_expression text) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return format('create or replace function pgembed.%1$I(r anyelement) returns text language plpgsql stable security definer '
-                  'set search_path = pg_catalog, pg_temp as %2$L; revoke all on function pgembed.%1$I(anyelement) from public; ',
-                  format('_text_%s_compose', t.text_id),
+    return format('create or replace function pgembed.%1$I(r anyelement) returns %2$s language plpgsql stable security definer '
+                  'set search_path = pg_catalog, pg_temp as %3$L; revoke all on function pgembed.%1$I(anyelement) from public; ',
+                  format('_text_%s_%s', t.text_id, p_name), p_type,
                   format($body$
 declare
-    content pg_catalog.text;
+    given %1$s;
+    statements constant text[] := pgembed._foreign_statements(null);
     done boolean := false;
 begin
-    content := %s;
-    done := true;%s
-    return content;
+    %3$s
+    given := %2$s;
+    done := true;
+    raise sqlstate 'PE000';    -- undoes what code of users may have done
 exception when others then
+    perform pgembed._foreign_statements(statements);
     if not done then
         raise;
     end if;
-    return content;
+    return given;
 end
-$body$, pgembed._row_expression(t.text_id, t.source, t.canonical_expression, 'r'), pgembed._undo_sql(t)));
+$body$, p_type, p_expression, pgembed._guard_sql(format('_text_%s_%s', t.text_id, p_name))));
 end
 $$;
-comment on function pgembed._compose_function_sql(pgembed.captured_text) is
-    'Statement for the function that composes the text of a row that a search has found, as the owner of the table: '
-    'for texts that call code of users.';
+comment on function pgembed._of_row_function_sql(pgembed.captured_text, text, text, text) is
+    'Statement for a function that evaluates an expression over a row that a search has found, as the owner of the table: '
+    'for expressions that call code of users.';
+
+create or replace function pgembed._search_functions_sql(t pgembed.captured_text) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    b pgembed.bm25;
+begin
+    select * into b from pgembed.bm25 where text_id = t.text_id;
+    return case when t.foreign_code then pgembed._of_row_function_sql(
+               t, 'compose', 'text', pgembed._row_expression(t.text_id, t.source, t.canonical_expression, 'r')) else '' end
+        || case when b.config_foreign then pgembed._of_row_function_sql(
+               t, 'config', 'regconfig', pgembed._bm25_config_sql(
+                   b.config, pgembed._row_expression(t.text_id, t.source, b.config_expression, 'r'))) else '' end;
+end
+$$;
+comment on function pgembed._search_functions_sql(pgembed.captured_text) is
+    'Statements for the functions through which searches evaluate code of users; to be run as the owner of the table.';
 
 create or replace function pgembed._compose_sql(p_text_id int, p_row text) returns text
 language sql stable
@@ -158,7 +179,8 @@ as $$
         select format('function pgembed._text_%s_%s', p_text_id, part)
         from unnest(array(select x.name from pgembed._capture_triggers(pgembed._text(p_text_id)) as x) || '{change, queue, mark}'
                     || array(select 'document' from pgembed.bm25 where text_id = p_text_id)
-                    || array(select 'compose' from pgembed.captured_text where text_id = p_text_id and foreign_code)) as part
+                    || array(select 'compose' from pgembed.captured_text where text_id = p_text_id and foreign_code)
+                    || array(select 'config' from pgembed.bm25 where text_id = p_text_id and config_foreign)) as part
         where not exists (select from pg_proc where pronamespace = 'pgembed'::regnamespace
                                                 and proname = format('_text_%s_%s', p_text_id, part))
         union all

@@ -340,23 +340,16 @@ $$;
 comment on function pgembed._trigger_function_sql(pgembed.captured_text, text, text, text, text) is
     'Statement for one trigger function of a captured text, to be run as the owner of the table.';
 
-create or replace function pgembed._undo_sql(t pgembed.captured_text) returns text
-language sql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-    select case when (t).foreign_code then E'\n    raise sqlstate ''PE000'';    -- undoes what code of users may have done' else '' end
-$$;
-comment on function pgembed._undo_sql(pgembed.captured_text) is
-    'Ends a block that has evaluated a text: what else happened there is not to stay in the session of who writes or searches.';
-
 create or replace function pgembed._document_function_sql(t pgembed.captured_text) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     b pgembed.bm25;
+    foreign_code boolean;
 begin
     select * into b from pgembed.bm25 where text_id = t.text_id;
+    foreign_code := t.foreign_code or coalesce(b.config_foreign, false);
     -- Called with old, with new, and for the rows of the table: anyelement, because a
     -- parameter of the row type would forbid DROP TABLE. The names of its results are
     -- columns of none, so that an expression over r means r's.
@@ -367,7 +360,7 @@ begin
         format($body$
 declare
     composed boolean := false;
-    done boolean := false;
+    done boolean := false;%4$s
 begin
     unfit := false;
     key := %1$s;
@@ -377,8 +370,8 @@ begin
         lexemes := nullif(pgembed._bm25_lexemes(%3$s, content), '');
         length := (select pg_catalog.sum(pg_catalog.cardinality(u.positions)) from pg_catalog.unnest(lexemes) as u);
     end if;
-    done := true;%4$s
-exception when others then
+    done := true;%5$s
+exception when others then%6$s
     if done then
         return;
     end if;
@@ -392,7 +385,10 @@ $body$, pgembed._row_columns(t.source, pgembed._key_text_sql(t.source, 'r'), 'r'
         pgembed._row_expression(t.text_id, t.source, t.canonical_expression, 'r'),
         pgembed._bm25_config_sql(b.config, case when b.config_expression is not null
             then pgembed._row_expression(t.text_id, t.source, b.config_expression, 'r') end),
-        pgembed._undo_sql(t)));
+        -- What code of users may have done is not to stay in the session of who writes.
+        case when foreign_code then E'\n    statements constant text[] := pgembed._foreign_statements(null);' else '' end,
+        case when foreign_code then E'\n    raise sqlstate ''PE000'';    -- undoes it' else '' end,
+        case when foreign_code then E'\n    perform pgembed._foreign_statements(statements);' else '' end));
 end
 $$;
 comment on function pgembed._document_function_sql(pgembed.captured_text) is
@@ -556,12 +552,12 @@ begin
     for strange in
         select p.oid::regprocedure as routine from pg_proc as p
         where p.pronamespace = 'pgembed'::regnamespace and p.proowner <> owner
-          and p.proname ~ format('^_text_%s_((words_)?(insert|delete)|update|truncate|document|compose)$', t.text_id)
+          and p.proname ~ format('^_text_%s_((words_)?(insert|delete)|update|truncate|document|compose|config)$', t.text_id)
     loop
         execute format('drop function %s cascade', strange.routine);
     end loop;
     perform pgembed._setting('client_min_messages', old_level);
-    functions := pgembed._trigger_functions_sql(t) || case when t.foreign_code then pgembed._compose_function_sql(t) else '' end;
+    functions := pgembed._trigger_functions_sql(t) || pgembed._search_functions_sql(t);
     perform pgembed._lend_schema(owner, true);
     perform pgembed._run_as_owner(t.text_id, functions);
     perform pgembed._lend_schema(owner, false);

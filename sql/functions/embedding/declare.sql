@@ -309,12 +309,12 @@ begin
     e.max_attempts := pgembed._check_attempts(coalesce(alter_embedding.max_attempts, was.max_attempts));
     perform pgembed._check_declaration(e);
 
+    perform pgembed._check_source(e.source);
     t := pgembed._text(was.text_id);
     if alter_embedding.text_expression is not null and alter_embedding.text_expression <> t.text_expression then
         t := pgembed._declare_text(e.source, alter_embedding.text_expression, false, path);
         perform pgembed._warn_of_text(t, e.name);
     else    -- what is wrong with it is mended
-        perform pgembed._check_source(e.source);
         perform pgembed._install_fence(t);
         t := pgembed._store_analysis(pgembed._reanalyzed(t));
         update pgembed.captured_text set state = 'active', state_reason = null where text_id = t.text_id;

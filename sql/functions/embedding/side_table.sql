@@ -133,6 +133,8 @@ begin
         if pgembed._table_sql(e.side_table) is not null then    -- of another key
             execute format('drop table %s', pgembed._table_sql(e.side_table));
         end if;
+        delete from pgembed.queue where embedding_id = e.embedding_id;    -- all rows are queued anew
+        delete from pgembed.dead_letter where embedding_id = e.embedding_id;
         update pgembed.embedding
         set side_table = pgembed._create_side_table(e, pgembed._qualified_name(e.source, e.name)), index_error = null, revision = revision + 1
         where embedding_id = e.embedding_id;

@@ -252,9 +252,8 @@ begin
         where k.still_true;
         if work.keys is not null then
             perform pgembed._run_as_owner(e.text_id, format(
-                'with written as (update %1$s as s set %2$I = pgembed_key.embedding::%3$s '
-                'from unnest(($1).keys, ($1).vectors) as pgembed_key(key, embedding) where %4$s returning 1) '
-                'select null::text[] from (select count(*) from written) as w',
+                'update %1$s as s set %2$I = pgembed_key.embedding::%3$s '
+                'from unnest(($1).keys, ($1).vectors) as pgembed_key(key, embedding) where %4$s',
                 pgembed._table_sql(e.source), e.column_name, pgembed._vector_column_type(e),
                 pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ')), work);
         end if;

@@ -1,6 +1,9 @@
 -- Who may do what. PUBLIC gets nothing; a role that searches is given what that
 -- needs, and reads what was made of a table only where it may read the table.
 
+-- A view and a DO keep or use the operators that the path finds.
+select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
 create or replace function pgembed._usage_sql(p_role text, p_way text) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -1,5 +1,8 @@
 -- What people look at.
 
+-- A view and a DO keep or use the operators that the path finds.
+select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
 create or replace function pgembed._row_count(p_table oid, p_condition text default 'true') returns bigint
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -53,6 +53,8 @@ __all__ = [
     "drop_embedding",
     "embed",
     "encode",
+    "erase",
+    "grant_usage",
     "hybrid_search",
     "pause",
     "reembed",
@@ -60,6 +62,7 @@ __all__ = [
     "repair",
     "resume",
     "retry",
+    "revoke_usage",
     "search",
     "similar",
     "status",
@@ -207,6 +210,7 @@ async def create_embedding(
     max_attempts: int = 5,
     bm25: bool | None = None,
     bm25_options: Mapping[str, object] | None = None,
+    if_not_exists: bool = False,
 ) -> str:
     """Declare that an expression over a table's rows has an embedding."""
     options = {
@@ -226,6 +230,7 @@ async def create_embedding(
         "max_attempts": max_attempts,
         "bm25": bm25,
         "bm25_options": bm25_options,
+        "if_not_exists": if_not_exists or None,
     }
     return await arun(
         conn, manage.create("create_embedding", table, text_expression, options)
@@ -297,13 +302,28 @@ async def reembed(conn: AsyncConnection, name: str) -> None:
 
 
 async def repair(conn: AsyncConnection, name: str) -> None:
-    """Make triggers, privileges and what else follows from the declaration again."""
+    """Make again what follows from the declaration of an embedding or BM25 index."""
     await arun(conn, manage.call("repair", {"name": name}))
 
 
 async def retry(conn: AsyncConnection, name: str | None = None) -> int:
-    """Queue the failed rows of an embedding, or of all, again."""
+    """Have the failed rows of an embedding or BM25 index, or of all, tried again."""
     return manage.as_int(await arun(conn, manage.call("retry", {"name": name})))
+
+
+async def erase(conn: AsyncConnection, name: str | None = None) -> None:
+    """Remove at once what pgembed still holds of deleted rows and earlier texts."""
+    await arun(conn, manage.call("erase", {"name": name}))
+
+
+async def grant_usage(conn: AsyncConnection, role: str) -> None:
+    """Let a role search; it still needs SELECT on the tables."""
+    await arun(conn, manage.call("grant_usage", {"role": role}))
+
+
+async def revoke_usage(conn: AsyncConnection, role: str) -> None:
+    """Take from a role what `grant_usage` gave it: it cannot search any more."""
+    await arun(conn, manage.call("revoke_usage", {"role": role}))
 
 
 async def register_model(

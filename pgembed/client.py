@@ -4,6 +4,10 @@ Every function takes the connection first and runs as its role; nothing here is
 kept between calls. `pgembed.aclient` has the same functions for asynchronous
 connections.
 
+Names of embeddings and BM25 indexes are unique in the schema of their table: a name
+is `'article_embedding'` or `'shop.article_embedding'` everywhere. Of several with one
+name, a bare name means that in the first schema on the search_path.
+
     >>> import psycopg, pgembed
     >>> with psycopg.connect("dbname=shop") as conn:  # doctest: +SKIP
     ...     pgembed.create_embedding(conn, "article", "title || ' ' || body")
@@ -74,6 +78,8 @@ __all__ = [
     "drop_embedding",
     "embed",
     "encode",
+    "erase",
+    "grant_usage",
     "hybrid_search",
     "pause",
     "reembed",
@@ -81,6 +87,7 @@ __all__ = [
     "repair",
     "resume",
     "retry",
+    "revoke_usage",
     "search",
     "similar",
     "status",
@@ -294,6 +301,7 @@ def create_embedding(
     max_attempts: int = 5,
     bm25: bool | None = None,
     bm25_options: Mapping[str, object] | None = None,
+    if_not_exists: bool = False,
 ) -> str:
     """Declare that an expression over a table's rows has an embedding.
 
@@ -304,7 +312,8 @@ def create_embedding(
         table: As in `search`.
         text_expression: SQL over the row that gives the text, such as
             `title || ' ' || body`.
-        name: Name of the embedding and its side table; `<table>_embedding`.
+        name: Name of the embedding and its side table; `<table>_embedding`. It is
+            unique in the schema of the table.
         model: A registered model.
         dimensions: Keep the first so many of the model's (Matryoshka models).
         distance: `cosine`, `inner_product` or `l2`; the model's by default.
@@ -321,12 +330,13 @@ def create_embedding(
         bm25: Whether the text can be searched by words too (`bm25_search`,
             `hybrid_search`); by default wherever the expression allows it.
         bm25_options: As `options` of `create_bm25`.
+        if_not_exists: Where there is one of this name, change nothing.
 
     Returns:
-        The embedding's name.
+        The embedding's name, without the schema.
 
     Raises:
-        EmbeddingExists: There is one of this name.
+        EmbeddingExists: There is one of this name, unless `if_not_exists`.
         InvalidSource: No such table, or it has no primary key.
         InvalidExpression: The expression is not text, or names a missing column.
         UnknownModel: No such model is registered.
@@ -351,6 +361,7 @@ def create_embedding(
         "max_attempts": max_attempts,
         "bm25": bm25,
         "bm25_options": bm25_options,
+        "if_not_exists": if_not_exists or None,
     }
     return run(conn, manage.create("create_embedding", table, text_expression, options))
 
@@ -446,7 +457,10 @@ def reembed(conn: Connection, name: str) -> None:
 
 
 def repair(conn: Connection, name: str) -> None:
-    """Make triggers, privileges and what else follows from the declaration again.
+    """Make again what follows from the declaration of an embedding or BM25 index.
+
+    Side table, indexes, functions, triggers, privileges, row security: whatever of
+    it was dropped; then the whole table is compared with what was made of it.
 
     Raises:
         UnknownEmbedding: There is none of this name.
@@ -457,7 +471,7 @@ def repair(conn: Connection, name: str) -> None:
 
 
 def retry(conn: Connection, name: str | None = None) -> int:
-    """Queue the failed rows of an embedding, or of all, again.
+    """Have the failed rows of an embedding or BM25 index, or of all, tried again.
 
     Returns:
         How many.
@@ -466,6 +480,42 @@ def retry(conn: Connection, name: str | None = None) -> int:
         UnknownEmbedding: There is none of this name.
     """
     return manage.as_int(run(conn, manage.call("retry", {"name": name})))
+
+
+def erase(conn: Connection, name: str | None = None) -> None:
+    """Remove at once what pgembed still holds of deleted rows and earlier texts.
+
+    Vectors, chunks, words, and keys in the queue; a running service does it within
+    an hour. The space on disk is free after VACUUM.
+
+    Args:
+        conn: Connection as the owner of pgembed.
+        name: An embedding or BM25 index; all by default.
+
+    Raises:
+        UnknownEmbedding: There is none of this name.
+    """
+    run(conn, manage.call("erase", {"name": name}))
+
+
+def grant_usage(conn: Connection, role: str) -> None:
+    """Let a role search; it still needs SELECT on the tables.
+
+    Raises:
+        InvalidParameter: There is no such role.
+        InsufficientPrivilege: The connection's role does not own pgembed.
+    """
+    run(conn, manage.call("grant_usage", {"role": role}))
+
+
+def revoke_usage(conn: Connection, role: str) -> None:
+    """Take from a role what `grant_usage` gave it: it cannot search any more.
+
+    Raises:
+        InvalidParameter: There is no such role.
+        InsufficientPrivilege: The connection's role does not own pgembed.
+    """
+    run(conn, manage.call("revoke_usage", {"role": role}))
 
 
 def register_model(

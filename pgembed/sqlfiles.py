@@ -79,9 +79,7 @@ def folder(name: Literal["tables", "functions"]) -> tuple[SqlFile, ...]:
     """
     if name == "tables":
         return _files("tables")
-    files = [
-        file for part in FUNCTION_FOLDERS for file in _files(f"functions/{part}")
-    ]
+    files = [file for part in FUNCTION_FOLDERS for file in _files(f"functions/{part}")]
     last = load("functions/status/privileges.sql")
     return (*(file for file in files if file != last), last)
 

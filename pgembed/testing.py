@@ -51,6 +51,7 @@ import asyncio
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -208,7 +209,8 @@ def process_all(
         timeout_s: Longest time for all of it, retries included, in seconds.
 
     Returns:
-        How each embedding stands afterwards, by name.
+        How each embedding stands afterwards, by name; by `schema.name` where two
+        schemas have one of the same name.
 
     Raises:
         NotEmbeddedInTime: Something still waits.
@@ -221,10 +223,15 @@ def process_all(
         with ThreadPoolExecutor(max_workers=1) as pool:
             pool.submit(asyncio.run, drain(dsn)).result()
         with psycopg.connect(dsn, autocommit=True) as conn:
-            found = {one.name: one for one in client.status(conn)}
+            statuses = client.status(conn)
+        names = Counter(one.name for one in statuses)
+        found = {
+            one.name if names[one.name] == 1 else f"{one.schema}.{one.name}": one
+            for one in statuses
+        }
         waiting = [
-            one.name
-            for one in found.values()
+            name
+            for name, one in found.items()
             if one.state == "active" and not one.up_to_date
         ]
         if not waiting:

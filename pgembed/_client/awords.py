@@ -159,9 +159,14 @@ async def create_bm25(
     *,
     name: str | None = None,
     options: Mapping[str, object] | None = None,
+    if_not_exists: bool = False,
 ) -> str:
     """Declare a BM25 index over an expression, without any vectors."""
-    arguments = {"name": name, "options": options}
+    arguments = {
+        "name": name,
+        "options": options,
+        "if_not_exists": if_not_exists or None,
+    }
     return await arun(
         conn, manage.create("create_bm25", table, text_expression, arguments)
     )

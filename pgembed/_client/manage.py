@@ -19,7 +19,7 @@ _INTEGERS = frozenset(
     {"dimensions", "chunk_size", "chunk_overlap", "max_attempts", "max_tokens"}
 )
 
-_STATUS = sql.SQL("select {} from pgembed.status order by name").format(
+_STATUS = sql.SQL("select {} from pgembed.status order by name, schema").format(
     sql.SQL(", ").join(
         sql.SQL("source::text") if name == "source" else sql.Identifier(name)
         for name in STATUS_COLUMNS
@@ -29,13 +29,15 @@ _STATUS = sql.SQL("select {} from pgembed.status order by name").format(
 # Cheaper than the view, which counts rows, and exact: a job leaves the queue in
 # the transaction that writes its vector, or its error.
 _WAITING = sql.SQL(
-    "select e.name, case t.state when 'broken' then t.state else e.state end,"
+    "select case when count(*) over (partition by e.name) = 1 then e.name"
+    " else pgembed._qualified_name(e.source, e.name) end,"
+    " case t.state when 'broken' then t.state else e.state end,"
     " coalesce(t.state_reason, e.state_reason), e.backfill_state = 'pending'"
     " or exists (select from pgembed.queue as q where q.embedding_id = e.embedding_id)"
     " from pgembed.embedding as e join pgembed.captured_text as t using (text_id)"
     " where %(embedding)s::text is null"
     " or e.embedding_id = pgembed._named('embedding', %(embedding)s)"
-    " order by e.name"
+    " order by 1"
 )
 _KNOWN = sql.SQL("select (pgembed._embedding(%(embedding)s)).name")
 

@@ -45,9 +45,10 @@ if TYPE_CHECKING:
 # The text that a cross-encoder reads of a row which vectors did not find. Where the
 # choice is not clear there is no single row, and the search itself says what is wrong.
 _EXPRESSION = sql.SQL(
-    "select e.canonical_expression from pgembed.{} as e"
+    "select pgembed._compose_sql(e.text_id, 'v.doc') from pgembed.{} as e"
     " where e.source = to_regclass(%(source)s)"
-    " and (%(embedding)s::text is null or e.name = %(embedding)s)"
+    " and (%(embedding)s::text is null or %(embedding)s in"
+    " (e.name, pgembed._qualified_name(e.source, e.name)))"
 )
 _OF_EMBEDDING = _EXPRESSION.format(sql.Identifier("embedding"))
 _OF_BM25 = _EXPRESSION.format(sql.Identifier("bm25"))
@@ -235,11 +236,10 @@ def _text_expression(
     )
     if len(found.rows) != 1:
         return None
-    # It comes from the catalog, where only the owner of the table may put it.
+    # PostgreSQL's own functions over the columns; what calls the code of users is
+    # inside a function that runs as the table's owner, and takes the row.
     text = str(found.rows[0][0]).replace("%", "%%")
-    return sql.SQL("(select ({})::text from (select (v.doc).*) as s)").format(
-        sql.SQL(text)
-    )
+    return sql.SQL("(select {} from (select (v.doc).*) as s)").format(sql.SQL(text))
 
 
 def _statement(

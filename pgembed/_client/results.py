@@ -103,6 +103,7 @@ class EmbeddingStatus:
 
     Attributes:
         name: The embedding.
+        schema: Schema of its table, in which the name is unique.
         source: Its table, as the search_path names it.
         model: Name of its model.
         dimensions: Length of its vectors.
@@ -112,6 +113,8 @@ class EmbeddingStatus:
         embedded: Rows that have a vector.
         pending: Rows that wait for the encoder service.
         failed: Rows that could not be encoded; see `pgembed.failed`.
+        unseen: Rows that were written while triggers did not fire, and so have no
+            vector or no words: `repair`. None above 200,000 rows.
         oldest_pending: How long the oldest job has been ready.
         rows_per_second: What the running services encode together.
         eta: Time until nothing is pending, at that rate.
@@ -126,6 +129,7 @@ class EmbeddingStatus:
     """
 
     name: str
+    schema: str | None
     source: str
     model: str
     dimensions: int
@@ -135,6 +139,7 @@ class EmbeddingStatus:
     embedded: int | None
     pending: int
     failed: int
+    unseen: int | None
     oldest_pending: timedelta | None
     rows_per_second: float | None
     eta: timedelta | None

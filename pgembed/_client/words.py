@@ -233,6 +233,7 @@ def create_bm25(
     *,
     name: str | None = None,
     options: Mapping[str, object] | None = None,
+    if_not_exists: bool = False,
 ) -> str:
     """Declare a BM25 index over an expression, without any vectors.
 
@@ -247,18 +248,23 @@ def create_bm25(
         options: `config` (text-search configuration; the database's), or
             `config_expression` (SQL over the row that gives it); `k1` (1.2), `b`
             (0.75).
+        if_not_exists: Where there is one of this name, change nothing.
 
     Returns:
-        The index's name.
+        The index's name, without the schema.
 
     Raises:
-        EmbeddingExists: There is one of this name.
+        EmbeddingExists: There is one of this name, unless `if_not_exists`.
         InvalidSource: No such table, or it has no primary key.
         InvalidExpression: The expression is not text, or names a missing column.
         InvalidParameter: An option is unknown or out of range.
         InsufficientPrivilege: The role owns neither.
     """
-    arguments = {"name": name, "options": options}
+    arguments = {
+        "name": name,
+        "options": options,
+        "if_not_exists": if_not_exists or None,
+    }
     return run(conn, manage.create("create_bm25", table, text_expression, arguments))
 
 

@@ -115,9 +115,7 @@ def _existing(
         "wake": row["wake"],
         "max_attempts": row["max_attempts"],
         # A schema from before BM25 has none, and wants none.
-        "bm25": unless(bm25 is not None, row["bm25_by_default"])
-        if has_bm25
-        else None,
+        "bm25": unless(bm25 is not None, row["bm25_by_default"]) if has_bm25 else None,
         "bm25_options": {} if bm25 is None else _bm25_options(bm25),
     }
     effective = {

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from pgembed.cli.common import Dsn, console
-from pgembed.cli.declare import bm25_options
+from pgembed.cli.declare import IfNotExists, bm25_options, told
 from pgembed.dsn import connect
 
-Name = Annotated[str, typer.Argument(help="Name of the BM25 index.")]
+Name = Annotated[str, typer.Argument(help="Name of the BM25 index, or SCHEMA.NAME.")]
 Config = Annotated[
     str | None,
     typer.Option(help="Text-search configuration, such as english; the database's."),
@@ -54,6 +54,7 @@ def create(
     config_expression: ConfigExpression = None,
     k1: K1 = None,
     b: B = None,
+    if_not_exists: IfNotExists = False,
 ) -> None:
     """Declare that a table's rows are found by the words of an expression."""
     from pgembed import client
@@ -65,10 +66,17 @@ def create(
         k1=k1,
         b=b,
     )
-    with connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn, told(conn) as notices:
         created = client.create_bm25(
-            conn, table, text_expression, name=name, options=options
+            conn,
+            table,
+            text_expression,
+            name=name,
+            options=options,
+            if_not_exists=if_not_exists,
         )
+    if any("already, skipping" in notice for notice in notices):
+        return
     console.print(f"Created BM25 index {created}.", markup=False)
 
 

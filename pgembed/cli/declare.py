@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
+import psycopg
 import typer
 
-from pgembed.cli.common import Dsn, console
+from pgembed.cli.common import Dsn, console, errors
 from pgembed.cli.models import register_if_unknown
 from pgembed.dsn import connect
 from pgembed.errors import InvalidParameter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _PANEL = "Embeddings"
 
-Name = Annotated[str, typer.Argument(help="Name of the embedding.")]
+Name = Annotated[str, typer.Argument(help="Name of the embedding, or SCHEMA.NAME.")]
+NameOfAny = Annotated[
+    str, typer.Argument(help="Name of an embedding or BM25 index, or SCHEMA.NAME.")
+]
+IfNotExists = Annotated[
+    bool,
+    typer.Option("--if-not-exists", help="Where there is one, change nothing."),
+]
+Role = Annotated[str, typer.Argument(help="Role that the application connects as.")]
 Dimensions = Annotated[
     int | None,
     typer.Option(help="Keep the model's first so many (Matryoshka models)."),
@@ -70,8 +80,10 @@ Bm25OptionsText = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (create, alter, drop, pause, resume, reembed, repair, retry):
+    for command in (create, alter, drop, pause, resume, reembed, repair, retry, erase):
         app.command(rich_help_panel=_PANEL)(command)
+    for privilege in (grant, revoke):
+        app.command(rich_help_panel="Schema")(privilege)
 
 
 def create(
@@ -112,11 +124,12 @@ def create(
     bm25: Bm25 = None,
     bm25_config: Bm25Config = None,
     bm25_options_text: Bm25OptionsText = None,
+    if_not_exists: IfNotExists = False,
 ) -> None:
     """Declare that an expression over a table's rows has an embedding."""
     from pgembed import client
 
-    with connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn, told(conn) as notices:
         register_if_unknown(conn, model)
         created = client.create_embedding(
             conn,
@@ -138,8 +151,10 @@ def create(
             max_attempts=max_attempts,
             bm25=bm25,
             bm25_options=bm25_options(bm25_options_text, config=bm25_config),
+            if_not_exists=if_not_exists,
         )
-    console.print(f"Created embedding {created}.", markup=False)
+    if not any("already, skipping" in notice for notice in notices):
+        console.print(f"Created embedding {created}.", markup=False)
 
 
 def alter(
@@ -171,7 +186,7 @@ def alter(
     """Change an embedding; what is not given stays. Also repairs a broken one."""
     from pgembed import client
 
-    with connect(dsn, autocommit=True) as conn:
+    with connect(dsn, autocommit=True) as conn, told(conn):
         if model is not None:
             register_if_unknown(conn, model)
         client.alter_embedding(
@@ -249,28 +264,81 @@ def reembed(name: Name, *, dsn: Dsn = "") -> None:
     console.print(f"All rows of {name} will be encoded again.", markup=False)
 
 
-def repair(name: Name, *, dsn: Dsn = "") -> None:
-    """Make triggers, privileges and the rest of a declaration again."""
+def repair(name: NameOfAny, *, dsn: Dsn = "") -> None:
+    """Make again whatever was dropped of an embedding or BM25 index."""
     from pgembed import client
 
     with connect(dsn, autocommit=True) as conn:
         client.repair(conn, name)
-    console.print(f"Repaired embedding {name}.", markup=False)
+    console.print(f"Repaired {name}.", markup=False)
 
 
 def retry(
     name: Annotated[
-        str | None, typer.Argument(help="Name of the embedding; all by default.")
+        str | None,
+        typer.Argument(help="Name of an embedding or BM25 index; all by default."),
     ] = None,
     *,
     dsn: Dsn = "",
 ) -> None:
-    """Queue failed rows again; see the view pgembed.failed for their errors."""
+    """Have failed rows tried again; see the view pgembed.failed for their errors."""
     from pgembed import client
 
     with connect(dsn, autocommit=True) as conn:
         count = client.retry(conn, name)
     console.print(f"Queued {count} failed row{'' if count == 1 else 's'} again.")
+
+
+def erase(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Name of an embedding or BM25 index; all by default."),
+    ] = None,
+    *,
+    dsn: Dsn = "",
+) -> None:
+    """Remove at once what is still held of deleted rows and earlier texts."""
+    from pgembed import client
+
+    with connect(dsn, autocommit=True) as conn:
+        client.erase(conn, name)
+    console.print("Erased what was held of deleted rows; VACUUM frees the space.")
+
+
+def grant(role: Role, *, dsn: Dsn = "") -> None:
+    """Let a role search; it still needs SELECT on the tables."""
+    from pgembed import client
+
+    with connect(dsn, autocommit=True) as conn:
+        client.grant_usage(conn, role)
+    console.print(f"Role {role} may search the tables that it may read.", markup=False)
+
+
+def revoke(role: Role, *, dsn: Dsn = "") -> None:
+    """Take from a role what `grant` gave it."""
+    from pgembed import client
+
+    with connect(dsn, autocommit=True) as conn, told(conn):
+        client.revoke_usage(conn, role)
+    console.print(f"Role {role} may not search any more.", markup=False)
+
+
+@contextmanager
+def told(conn: psycopg.Connection[Any]) -> Iterator[list[str]]:
+    """Show what the server remarks about a command; gives the remarks."""
+    heard: list[str] = []
+
+    def hear(remark: psycopg.errors.Diagnostic) -> None:
+        heard.append(remark.message_primary or "")
+        text = "\n".join(filter(None, [remark.message_primary, remark.message_hint]))
+        errors.print("NOTE:", style="yellow", end=" ", highlight=False)
+        errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    conn.add_notice_handler(hear)
+    try:
+        yield heard
+    finally:
+        conn.remove_notice_handler(hear)
 
 
 def bm25_options(text: str | None, **given: object) -> dict[str, object] | None:

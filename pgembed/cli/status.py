@@ -84,6 +84,15 @@ def _view(conn: psycopg.Connection[Any]) -> Group:
         for one in statuses
         if (reason := one.state_reason or one.index_error)
     )
+    parts.extend(
+        Text(
+            f"{one.name}: {_number(one.unseen)} rows were written while triggers did "
+            "not fire: `pgembed repair`",
+            style="red",
+        )
+        for one in statuses
+        if one.unseen
+    )
     parts.extend(_bm25_alone(conn))
     services = _service_count(conn)
     if not parts:
@@ -109,8 +118,11 @@ def _bm25_alone(conn: psycopg.Connection[Any]) -> list[Text]:
     """Show BM25 indexes that belong to no embedding, a line each."""
     # From the catalog, which everyone who searches may read.
     rows = conn.execute(
-        "select name, source::text, state, packed_rows, state_reason"
-        " from pgembed.bm25 where embedding_id is null order by name"
+        "select b.name, b.source::text,"
+        " case t.state when 'broken' then t.state else b.state end,"
+        " b.packed_rows, coalesce(t.state_reason, b.state_reason)"
+        " from pgembed.bm25 as b join pgembed.captured_text as t using (text_id)"
+        " where b.embedding_id is null order by b.name, 2"
     )
     return [
         Text(

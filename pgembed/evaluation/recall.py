@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from psycopg import sql
 
+from pgembed._client.names import table_text
 from pgembed.errors import EvaluationError, InvalidParameter, UnknownEmbedding
 from pgembed.evaluation.latency import Latency, percentiles
 from pgembed.evaluation.target import (
@@ -36,7 +37,8 @@ _INDEX = sql.SQL(
     " (select greatest(c.reltuples, 0) from pg_catalog.pg_class as c"
     "  where c.oid = pg_catalog.to_regclass(n.vectors)::pg_catalog.oid)"
     " from pgembed.embedding as e cross join lateral pgembed._search_names(e) as n"
-    " where e.embedding_id = pgembed._named('embedding', %(name)s)"
+    " where e.source::pg_catalog.oid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
+    " and e.name = %(name)s"
 )
 _KEYS = sql.SQL(
     "select a.attname::text"
@@ -45,8 +47,8 @@ _KEYS = sql.SQL(
     " join pg_catalog.pg_attribute as a"
     "  on a.attrelid = i.indrelid and a.attnum = i.indkey[k.position - 1]"
     " join pgembed.embedding as e on e.source::pg_catalog.oid = i.indrelid"
-    " where e.embedding_id = pgembed._named('embedding', %(name)s)"
-    " and i.indisprimary"
+    " where e.source::pg_catalog.oid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
+    " and e.name = %(name)s and i.indisprimary"
     " order by k.position"
 )
 
@@ -163,7 +165,7 @@ def measure_recall(
     _check(wanted)
     target = find_embedding(conn, table, wanted.embedding)
     index = _index(conn, target)
-    keys = [str(row[0]) for row in fetch(conn, _KEYS, name=target.embedding).rows]
+    keys = [str(row[0]) for row in _fetch(conn, _KEYS, target)]
     queries = _queries(conn, target, index, wanted)
     exact, exact_ms = _search_all(conn, target, keys, queries, wanted, exact=True)
     points = []
@@ -225,8 +227,15 @@ def _check(options: RecallOptions) -> None:
             raise InvalidParameter(f"{value} is no effort: 1 to 1000 are usual")
 
 
+def _fetch(
+    conn: Connection, statement: sql.SQL, target: Target
+) -> list[tuple[Any, ...]]:
+    table = table_text(target.table)
+    return fetch(conn, statement, table=table, name=target.embedding).rows
+
+
 def _index(conn: Connection, target: Target) -> _Index:
-    row = fetch(conn, _INDEX, name=target.embedding).rows[0]
+    row = _fetch(conn, _INDEX, target)[0]
     kind, valid, lists, vectors, vector, chunk_keys, keys, _, rows = row
     if kind == "none" or not valid:
         raise EvaluationError(

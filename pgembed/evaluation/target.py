@@ -39,14 +39,14 @@ _COLUMNS = sql.SQL(
     " order by 2, a.attnum"
 )
 _EMBEDDINGS = sql.SQL(
-    "select e.name, m.name, m.provider, m.dimensions, m.query_prompt,"
-    " m.document_prompt, to_jsonb(m) ->> 'revision'"
+    "select e.name, pgembed._qualified_name(e.source, e.name), m.name, m.provider,"
+    " m.dimensions, m.query_prompt, m.document_prompt, to_jsonb(m) ->> 'revision'"
     " from pgembed.embedding as e join pgembed.model as m using (model_id)"
     " where e.source::pg_catalog.oid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
     " order by e.name"
 )
 _BM25 = sql.SQL(
-    "select b.name from pgembed.bm25 as b"
+    "select b.name, pgembed._qualified_name(b.source, b.name) from pgembed.bm25 as b"
     " where b.source::pg_catalog.oid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
     " order by b.name"
 )
@@ -111,7 +111,8 @@ def find_target(
     Args:
         conn: Connection whose role may search the table.
         table: As in `pgembed.client.search`.
-        name: Embedding or BM25 index, where the table has several.
+        name: Embedding or BM25 index, where the table has several; the schema of the
+            table may stand before it.
         key: Column with the documents' ids; the primary key, if that is one column.
         composite_key: A primary key of several columns is fine; the first is given.
 
@@ -125,20 +126,25 @@ def find_target(
     columns = fetch(conn, _COLUMNS, table=text).rows
     if not columns:
         raise InvalidSource(f"there is no table {table!r}")
-    every = {row[0]: row for row in fetch(conn, _EMBEDDINGS, table=text).rows}
-    indexes = [str(row[0]) for row in fetch(conn, _BM25, table=text).rows]
+    found = fetch(conn, _EMBEDDINGS, table=text).rows
+    found_bm25 = fetch(conn, _BM25, table=text).rows
+    every = {row[0]: row[2:] for row in found}
+    indexes = [str(row[0]) for row in found_bm25]
+    if name is not None:
+        qualified = {row[1]: str(row[0]) for row in [*found, *found_bm25]}
+        name = qualified.get(name, name)
     embeddings = list(every) if name is None else [name] if name in every else []
     # An embedding's own index has its name; else it goes with the table's only one.
     if name is not None and (name in indexes or not embeddings):
         indexes = [name] if name in indexes else []
     if not embeddings + indexes or len(embeddings) > 1 or len(indexes) > 1:
-        found = sorted({*embeddings, *indexes})
+        choice = sorted({*embeddings, *indexes})
         raise UnknownEmbedding(
             f"table {table!r} has "
-            + (f"several: {', '.join(found)}" if found else "nothing to search")
-            + (f" called {name!r}" if name and not found else ""),
+            + (f"several: {', '.join(choice)}" if choice else "nothing to search")
+            + (f" called {name!r}" if name and not choice else ""),
             hint="Say which with embedding=... (--embedding)."
-            if found
+            if choice
             else "Declare an embedding or a BM25 index on it first.",
         )
     return Target(
@@ -146,7 +152,7 @@ def find_target(
         key=_key(columns, key, table, composite=composite_key),
         embedding=embeddings[0] if embeddings else None,
         bm25=indexes[0] if indexes else None,
-        model=encoders.ModelRow(*every[embeddings[0]][1:]) if embeddings else None,
+        model=encoders.ModelRow(*every[embeddings[0]]) if embeddings else None,
     )
 
 

@@ -52,9 +52,7 @@ class Packer:
             ConnectionLost: No connection.
             StatementFailed: PostgreSQL refused; what was done before stays done.
         """
-        for bm25_id, name in await self._store.bm25_due(
-            self._erase_seconds
-        ):
+        for bm25_id, name in await self._store.bm25_due(self._erase_seconds):
             started = time.monotonic()
             done = await self._store.bm25_maintain(bm25_id, self._erase_seconds)
             if done is not None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pgvector.sqlalchemy import HALFVEC, VECTOR
-from sqlalchemy import Column, DateTime, Integer, MetaData, Table, Text, Uuid, and_
+from sqlalchemy import (
+    Column,
+    DateTime,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    and_,
+)
 from sqlalchemy.orm import deferred, foreign, relationship, remote
 from sqlalchemy.orm.descriptor_props import ConcreteInheritedProperty
 
@@ -14,7 +23,6 @@ from pgembed.sqlalchemy.options import SIDE_COLUMNS
 
 if TYPE_CHECKING:
     import datetime as dt
-    import uuid
 
     from sqlalchemy.orm import Mapped, Mapper
     from sqlalchemy.types import TypeEngine
@@ -32,7 +40,7 @@ class EmbeddingChunk:
         chunk: Its number, from 0.
         content: Its text; not there with column storage.
         embedding: Its vector; not there with column storage.
-        text_hash: Of the row's whole text.
+        text_hash: Of the row's whole text, SHA-256.
         model_id: The model that encoded it, in `pgembed.model`.
         embedded_at: When.
     """
@@ -41,7 +49,7 @@ class EmbeddingChunk:
         chunk: Mapped[int]
         content: Mapped[str]
         embedding: Mapped[list[float]]
-        text_hash: Mapped[uuid.UUID]
+        text_hash: Mapped[bytes]
         model_id: Mapped[int]
         embedded_at: Mapped[dt.datetime]
 
@@ -73,7 +81,7 @@ def side_table(declaration: Declaration, source: Table) -> Table:
         columns.append(Column("content", Text, nullable=False))
         columns.append(Column("embedding", vector_type(declaration), nullable=False))
     columns += [
-        Column("text_hash", Uuid, nullable=False),
+        Column("text_hash", LargeBinary, nullable=False),
         Column("model_id", Integer, nullable=False),
         Column("embedded_at", DateTime(timezone=True), nullable=False),
     ]

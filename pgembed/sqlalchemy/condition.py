@@ -3,7 +3,9 @@
 pgembed's search functions take a condition as SQL over the row, called `s`. Here one
 is written from criteria, without a single value in it: the values are parameters of
 `format()`, and the server quotes them. So criteria are as safe as in any statement,
-keep their types, and the statement's text is the same for all values.
+keep their types, and the statement's text is the same for all values. The tables of
+subqueries are such parameters too: the server names those that the statement means
+under the connection's search_path and schema_translate_map.
 """
 
 from __future__ import annotations
@@ -29,7 +31,11 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.dialects.postgresql.base import PGCompiler, PGDialect
+from sqlalchemy.dialects.postgresql.base import (
+    PGCompiler,
+    PGDialect,
+    PGIdentifierPreparer,
+)
 from sqlalchemy.exc import CompileError
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import (
@@ -44,6 +50,7 @@ from sqlalchemy.sql.util import ClauseAdapter
 from sqlalchemy.types import NullType, TypeEngine
 
 from pgembed.errors import InvalidFilter
+from pgembed.sqlalchemy.source import source_oid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -55,6 +62,7 @@ if TYPE_CHECKING:
 _ALIAS = "s"
 # Private use characters: what is around them is doubled for format(), they are not.
 _OPEN, _CLOSE = "\ue0fe", "\ue0ff"
+_TABLE = "t"  # in the mark of one
 
 
 class _TemplateCompiler(PGCompiler):
@@ -71,9 +79,36 @@ class _TemplateCompiler(PGCompiler):
         marked.setdefault(bindparam.key, bindparam)
         return f"{_OPEN}{list(marked).index(bindparam.key)}{_CLOSE}"
 
+    def visit_table(  # type: ignore[override]  # all options are one here
+        self, table: Any, asfrom: bool = False, enclosing_alias: Any = None, **_: Any
+    ) -> str:
+        if not asfrom:
+            return ""
+        if not isinstance(table, Table):
+            return str(self.preparer.format_table(table))
+        named: list[Table] = self.__dict__.setdefault("named", [])
+        if table not in named:
+            named.append(table)
+        mark = f"{_OPEN}{_TABLE}{named.index(table)}{_CLOSE}"
+        if enclosing_alias is not None and enclosing_alias.element is table:
+            return mark
+        # Columns are written with the table's bare name.
+        return f"{mark} AS {self.preparer.quote(table.name)}"
+
+
+def _schema_unless_table(item: Any) -> Any:
+    return None if isinstance(item, Table) else item.schema
+
+
+class _BareNames(PGIdentifierPreparer):
+    """Writes columns with the name of their table, and no schema."""
+
+    schema_for_object = staticmethod(_schema_unless_table)
+
 
 class _TemplateDialect(PGDialect):
     statement_compiler = _TemplateCompiler
+    preparer = _BareNames
     supports_statement_cache = True
 
 
@@ -165,11 +200,19 @@ def where_sql(
             hint="Write it as a subquery: exists(), any(), has().",
         )
     marked: dict[str, BindParameter[Any]] = getattr(compiled, "marked", {})
-    return _formatted(text.removeprefix(start), list(marked.values()))
+    named: list[Table] = getattr(compiled, "named", [])
+    return _formatted(text.removeprefix(start), list(marked.values()), named)
 
 
-def _formatted(text: str, binds: Sequence[BindParameter[Any]]) -> ColumnElement[str]:
-    if not binds:
+def _formatted(
+    text: str, binds: Sequence[BindParameter[Any]], tables: Sequence[Table]
+) -> ColumnElement[str]:
+    found = [
+        (mark, one)
+        for number, one in enumerate(tables)
+        if (mark := f"{_OPEN}{_TABLE}{number}{_CLOSE}") in text
+    ]
+    if not binds and not found:
         return literal(text, Text())
     template = text.replace("%", "%%")
     values: list[ColumnElement[Any]] = []
@@ -180,6 +223,9 @@ def _formatted(text: str, binds: Sequence[BindParameter[Any]]) -> ColumnElement[
             f"{_OPEN}{number}{_CLOSE}", f"CAST(%{number + 1}$L AS {name})"
         )
         values.append(cast(bind, type_))
+    for mark, one in found:
+        values.append(func.pgembed._table_sql(source_oid(one)))
+        template = template.replace(mark, f"%{len(values)}$s")
     written: ColumnElement[str] = func.pg_catalog.format(
         literal(template, Text()), *values, type_=Text()
     )

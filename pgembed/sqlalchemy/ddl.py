@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from pgembed.sqlalchemy import sqltext
 from pgembed.sqlalchemy.execution import meaning_of
+from pgembed.sqlalchemy.source import schema_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Table
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pgembed.sqlalchemy.options import Declaration
 
 
-_INSTALLED = text("select to_regnamespace('pgembed') is not null")
+_INSTALLED = text("select to_regclass('pgembed.embedding') is not null")
 
 
 def follow(table: Table, declaration: Declaration) -> None:
@@ -27,12 +28,14 @@ def follow(table: Table, declaration: Declaration) -> None:
     name = declaration.name
 
     def create(target: Table, connection: Connection, **_: Any) -> None:
-        _execute(connection, sqltext.declare(declaration, target.name, target.schema))
+        schema = schema_of(connection, target)
+        _execute(connection, sqltext.declare(declaration, target.name, schema))
 
     def drop(target: Table, connection: Connection, **_: Any) -> None:
-        del target
         if connection.dialect.name == "postgresql" and connection.scalar(_INSTALLED):
-            _execute(connection, sqltext.drop_embedding(name, if_exists=True))
+            # That of this very table: another schema may have one of the same name.
+            table = sqltext.qualified(target.name, schema_of(connection, target))
+            _execute(connection, sqltext.drop_declared(name, table))
 
     event.listen(table, "after_create", create)
     event.listen(table, "before_drop", drop)

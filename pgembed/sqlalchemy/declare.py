@@ -119,7 +119,8 @@ class Embedding:
         vector_type: `vector` or `halfvec`; by the dimensions.
         wake: `notify`, or `poll` for applications with two-phase commit.
         max_attempts: Attempts, the first included, before a row counts as failed.
-        name: Of the embedding and its side table; `<table>_<attribute>`.
+        name: Of the embedding and its side table; `<table>_<attribute>`. It is unique
+            in the schema of the table.
 
     Raises:
         InvalidParameter: An option is not possible.
@@ -197,7 +198,8 @@ class Embedding:
         Raises:
             InvalidSource: The table has no primary key.
             InvalidExpression: The text expression does not fit it.
-            EmbeddingExists: The metadata has an embedding of this name already.
+            EmbeddingExists: The metadata has an embedding of this name in the table's
+                schema already.
         """
         if not table.primary_key.columns:
             raise InvalidSource(
@@ -218,7 +220,7 @@ class Embedding:
                 hint="Give a shorter one: name='...'.",
             )
         for other, declarations in _declarations(table.metadata):
-            if declaration.name in declarations:
+            if declaration.name in declarations and other.schema == table.schema:
                 raise EmbeddingExists(
                     f"there are two embeddings {declaration.name!r}, on tables "
                     f"{other.fullname!r} and {table.fullname!r}",

@@ -11,7 +11,18 @@ import sys
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Text,
+    column,
+    event,
+    func,
+    literal,
+    select,
+    table,
+    text,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
@@ -30,24 +41,19 @@ from pgembed.errors import (
 )
 from pgembed.sqlalchemy.options import DEFAULT_MODEL
 from pgembed.sqlalchemy.search import Search
+from pgembed.sqlalchemy.source import source_oid
 from pgembed.sqlalchemy.version import explain_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from sqlalchemy import Select
     from sqlalchemy.engine import Result
     from sqlalchemy.orm import ORMExecuteState
     from sqlalchemy.pool import Pool
 
     from pgembed.encoders.base import Encoder
 
-# As in the psycopg client: the model, and whether the answer is in the cache.
-_CACHED = text(
-    "select m.name, (select c.embedding is not null"
-    " from pgembed._cached_query(:query, m.model_id) as c)"
-    " from pgembed.embedding as e join pgembed.model as m using (model_id)"
-    " where e.name = :embedding"
-)
 _MODEL = text(
     "select m.name, m.provider, m.dimensions, m.query_prompt, m.document_prompt,"
     " to_jsonb(m) ->> 'revision'"  # schemas of before it was a column have none
@@ -56,6 +62,11 @@ _MODEL = text(
 _ENCODE = text(
     "call pgembed.encode(:query, :model, cast(:timeout as double precision))"
 )
+
+_embedding = table(
+    "embedding", column("name"), column("source"), column("model_id"), schema="pgembed"
+)
+_model = table("model", column("name"), column("model_id"), schema="pgembed")
 
 _BESIDE: WeakKeyDictionary[Pool, Engine] = WeakKeyDictionary()
 
@@ -67,7 +78,10 @@ def _execute_search(state: ORMExecuteState) -> Result[Any] | None:
         return None
     connection = state.session.connection(bind_arguments=state.bind_arguments)
     try:
-        return state.invoke_statement(statement=_with_vector(search, connection))
+        options = state.execution_options
+        return state.invoke_statement(
+            statement=_with_vector(search, connection, options)
+        )
     except DBAPIError as exc:
         meaning = meaning_of(exc)
         if meaning is None:
@@ -78,7 +92,23 @@ def _execute_search(state: ORMExecuteState) -> Result[Any] | None:
         raise meaning from exc
 
 
-def _with_vector(search: Search[Any, Any], connection: Connection) -> Search[Any, Any]:
+def _cached(search: Search[Any, Any]) -> Select[Any]:
+    # As in the psycopg client: the model, and whether the answer is in the cache.
+    call = search._call
+    answer = func.pgembed._cached_query(
+        literal(call.query, Text()), _model.c.model_id
+    ).table_valued("embedding", name="c")
+    is_there = select(answer.c.embedding.is_not(None)).scalar_subquery()
+    return select(_model.c.name, is_there).where(
+        _embedding.c.model_id == _model.c.model_id,
+        _embedding.c.name == literal(call.embedding, Text()),
+        _embedding.c.source == source_oid(call.source),
+    )
+
+
+def _with_vector(
+    search: Search[Any, Any], connection: Connection, options: Mapping[str, Any]
+) -> Search[Any, Any]:
     call = search._call
     if call.query is None or call.vector is not None:
         return search
@@ -91,9 +121,10 @@ def _with_vector(search: Search[Any, Any], connection: Connection) -> Search[Any
         return search._changed(
             vector=vector_text(vector), query_model=model_identity(encoder)
         )
-    found = connection.execute(
-        _CACHED, {"query": call.query, "embedding": call.embedding}
-    ).one_or_none()
+    kept: Any = {
+        key: options[key] for key in ("schema_translate_map",) if key in options
+    }
+    found = connection.execute(_cached(search), execution_options=kept).one_or_none()
     if found is None or found[1]:
         return search
     try:

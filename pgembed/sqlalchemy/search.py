@@ -23,17 +23,16 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.dialects.postgresql import JSONB, array
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased
 from sqlalchemy.orm import join as orm_join
 from sqlalchemy.sql import coercions, roles
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.util import ClauseAdapter
-from sqlalchemy.sql.visitors import InternalTraversal
-from sqlalchemy.types import NullType, UserDefinedType
+from sqlalchemy.types import UserDefinedType
 
 from pgembed.sqlalchemy.condition import reads, split, tables_of, where_sql
 from pgembed.sqlalchemy.hits import RESULT_COLUMNS, HitBundle, column_types, hit_table
+from pgembed.sqlalchemy.source import RowType
 from pgembed.sqlalchemy.sqltext import identifier
 
 if TYPE_CHECKING:
@@ -78,26 +77,6 @@ class _VectorText(UserDefinedType[str]):
     def literal_processor(self, dialect: Dialect) -> Any:
         """Write it into a statement that is printed."""
         return Text().literal_processor(dialect)  # type: ignore[no-untyped-call]
-
-
-class _RowType(ColumnElement[Any]):
-    """NULL as a row of a table: it says which table is searched."""
-
-    __visit_name__ = "pgembed_row_type"
-    # The table itself is no part of the statement: it is no FROM, and no adapter may
-    # replace it.
-    _traverse_internals = [("fullname", InternalTraversal.dp_string)]  # noqa: RUF012
-    inherit_cache = True
-    type = NullType()
-
-    def __init__(self, source: Table) -> None:
-        self.source = source
-        self.fullname = source.fullname
-
-
-@compiles(_RowType)
-def _compile_row_type(element: _RowType, compiler: Any, **_: Any) -> str:
-    return f"NULL::{compiler.preparer.format_table(element.source)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +249,7 @@ def _cte(call: Call, k: ColumnElement[Any]) -> CTE:
     types = column_types(call.hit)
     function = (
         getattr(func.pgembed, call.function)(
-            _RowType(call.source),
+            RowType(call.source),
             *(literal_column(name).op("=>")(v) for name, v in arguments.items()),
         )
         .table_valued(

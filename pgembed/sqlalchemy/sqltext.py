@@ -80,12 +80,22 @@ def declare(declaration: Declaration, table: str, schema: str | None) -> str:
     return create_embedding(qualified(table, schema), declaration.arguments())
 
 
-def drop_embedding(name: str, *, if_exists: bool = False) -> str:
-    """Write the call that drops an embedding."""
-    arguments: dict[str, Any] = {"name": name}
-    if if_exists:
-        arguments["if_exists"] = True
-    return call("drop_embedding", arguments)
+def drop_declared(name: str, table: str) -> str:
+    """Write the call that drops the embedding of a table, where there is one.
+
+    Args:
+        name: Of the embedding, without a schema.
+        table: Quoted.
+    """
+    name_sql = "pgembed._qualified_name(e.source, e.name)"
+    its_own = f"e.source = to_regclass({literal(table)}) AND e.name = {literal(name)}"
+    drop = f"SELECT pgembed.drop_embedding({name_sql}) FROM pgembed.embedding AS e"  # noqa: S608
+    return f"{drop} WHERE {its_own}"
+
+
+def named(name: str, schema: str | None) -> str:
+    """Write an embedding's name with its schema, as pgembed's functions take it."""
+    return name if schema is None else f"{schema}.{name}"
 
 
 def all_of(statements: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.orm import column_property
 
 from pgembed.sqlalchemy.chunks import side_table
+from pgembed.sqlalchemy.source import source_oid
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Mapper
@@ -32,6 +33,7 @@ _embedding = table(
     "embedding",
     column("embedding_id", Integer),
     column("name", Text),
+    column("source"),
     column("backfill_state", Text),
     schema="pgembed",
 )
@@ -62,7 +64,11 @@ def map_status(
     """Give a class the attribute `<attribute>_status`, loaded when it is asked for."""
     name = declaration.name
     side = side_table(declaration, source)
-    this = select(_embedding.c.embedding_id).where(_embedding.c.name == literal(name))
+    # Of this very table: another schema may have one of the same name.
+    its_own = and_(
+        _embedding.c.name == literal(name), _embedding.c.source == source_oid(source)
+    )
+    this = select(_embedding.c.embedding_id).where(its_own)
     key = key_text(source)
 
     def has(jobs: Any) -> ColumnElement[bool]:
@@ -80,10 +86,7 @@ def map_status(
         (has(_dead_letter), "failed"),
         (exists().where(and_(*same)), "embedded"),
         (
-            exists().where(
-                _embedding.c.name == literal(name),
-                _embedding.c.backfill_state == "pending",
-            ),
+            exists().where(its_own, _embedding.c.backfill_state == "pending"),
             "pending",
         ),
         else_="none",

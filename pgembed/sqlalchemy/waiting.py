@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Collection, Generator
+from collections.abc import Awaitable, Collection, Generator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, overload
 from typing import cast as cast_type
 
@@ -23,6 +24,8 @@ from pgembed.errors import (
 )
 from pgembed.sqlalchemy.declare import Bound, bounds_of
 from pgembed.sqlalchemy.execution import beside, meaning_of
+from pgembed.sqlalchemy.source import schema_of
+from pgembed.sqlalchemy.sqltext import named, qualified
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -32,17 +35,23 @@ if TYPE_CHECKING:
 
 _WRITTEN = "pgembed.written"  # in Session.info: not committed yet
 _COMMITTED = "pgembed.committed"
+_LAST_SEQ = "pgembed.committed.last"
 
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.25
 _MOST_KEYS = 10_000  # beyond, all that is queued by then is waited for
 
+#: An embedding, and the schema that was meant by its table; None: the search_path's.
+_Where = tuple[Bound, str | None]
 #: Keys of rows by embedding; None: rows that are not known one by one.
-_Rows = dict[Bound, set[tuple[Any, ...]] | None]
+_Rows = dict[_Where, set[tuple[Any, ...]] | None]
 
+_SOURCE = text("select cast(to_regclass(:table) as oid)")
 _EMBEDDING = text(
-    "select e.embedding_id, e.state, e.state_reason, e.backfill_state"
-    " from pgembed.embedding as e where e.name = :name"
+    "select e.embedding_id, case t.state when 'broken' then t.state else e.state end,"
+    " coalesce(t.state_reason, e.state_reason), e.backfill_state"
+    " from pgembed.embedding as e join pgembed.captured_text as t using (text_id)"
+    " where e.name = :name and e.source = cast(:source as oid)"
 )
 _LAST = text("select coalesce(max(seq), 0) from pgembed.queue where embedding_id = :id")
 _WAITING = text(
@@ -109,8 +118,10 @@ def _pauses(session: Session, timeout_s: float) -> Generator[float]:
     rows: _Rows = session.info.get(_COMMITTED, {})
     if not rows:
         return
+    marks: dict[int, int] = session.info.setdefault(_LAST_SEQ, {})
     with beside(session.get_bind().engine).connect() as connection:
-        while waiting := _look(connection, session, rows):
+        sources = _sources(connection, session, rows)
+        while waiting := _look(connection, sources, rows, marks):
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
                 raise NotEmbeddedInTime(
@@ -124,6 +135,31 @@ def _pauses(session: Session, timeout_s: float) -> Generator[float]:
     session.info.pop(_COMMITTED, None)
 
 
+def _sources(
+    connection: Connection, session: Session, rows: _Rows
+) -> dict[_Where, int | None]:
+    """Find the tables: those without a schema as the session's own connection does."""
+
+    def found(on: Connection, bound: Bound, schema: str | None) -> int | None:
+        table = qualified(bound.source.name, schema)
+        number: int | None = on.execute(_SOURCE, {"table": table}).scalar_one()
+        return number
+
+    sources: dict[_Where, int | None] = {
+        (bound, schema): found(connection, bound, schema)
+        for bound, schema in rows
+        if schema is not None
+    }
+    if len(sources) < len(rows):
+        # What sets the search_path when a transaction begins has its turn.
+        with nullcontext() if session.in_transaction() else session.begin():
+            for bound, schema in rows:
+                if schema is None:
+                    own = session.connection(bind_arguments={"mapper": bound.mapper})
+                    sources[bound, None] = found(own, bound, None)
+    return sources
+
+
 def _check_committed(session: Session) -> None:
     if session.info.get(_WRITTEN) or session.new or session.dirty or session.deleted:
         raise InvalidParameter(
@@ -132,12 +168,17 @@ def _check_committed(session: Session) -> None:
         )
 
 
-def _look(connection: Connection, session: Session, rows: _Rows) -> list[str]:
+def _look(
+    connection: Connection,
+    sources: Mapping[_Where, int | None],
+    rows: _Rows,
+    marks: dict[int, int],
+) -> list[str]:
     try:
         return [
-            bound.declaration.name
-            for bound, keys in rows.items()
-            if _is_waiting(connection, session, bound, keys)
+            named(where[0].declaration.name, where[1])
+            for where, keys in rows.items()
+            if _is_waiting(connection, where, sources[where], keys, marks)
         ]
     except DBAPIError as exc:
         meaning = meaning_of(exc)
@@ -148,12 +189,15 @@ def _look(connection: Connection, session: Session, rows: _Rows) -> list[str]:
 
 def _is_waiting(
     connection: Connection,
-    session: Session,
-    bound: Bound,
+    where: _Where,
+    source: int | None,
     keys: set[tuple[Any, ...]] | None,
+    marks: dict[int, int],
 ) -> bool:
-    name = bound.declaration.name
-    found = connection.execute(_EMBEDDING, {"name": name}).one_or_none()
+    bound, schema = where
+    values: dict[str, Any] = {"name": bound.declaration.name, "source": source}
+    found = connection.execute(_EMBEDDING, values).one_or_none()
+    name = named(bound.declaration.name, schema)
     if found is None:
         raise UnknownEmbedding(
             f"there is no embedding {name!r} in the database",
@@ -165,14 +209,13 @@ def _is_waiting(
             f"embedding {name!r} is broken, so it will not be embedded", detail=reason
         )
     known = keys is not None
-    values: dict[str, Any] = {"id": embedding_id, "keys": None, "last": None}
+    values = {"id": embedding_id, "keys": None, "last": None}
     if known:
         values["keys"] = _key_texts(connection, bound, keys or set())
     else:
-        marks = session.info.setdefault(f"{_COMMITTED}.last", {})
-        if name not in marks:
-            marks[name] = connection.execute(_LAST, values).scalar_one()
-        values["last"] = marks[name]
+        if embedding_id not in marks:
+            marks[embedding_id] = connection.execute(_LAST, values).scalar_one()
+        values["last"] = marks[embedding_id]
     waiting: bool = connection.execute(_WAITING, values).scalar_one()
     if waiting and state == "paused":
         raise InvalidParameter(
@@ -211,12 +254,14 @@ def _remember_rows(session: Session, _context: UOWTransaction) -> None:
     for row in (*session.new, *session.dirty, *session.deleted):
         state = inspect(row)
         for bound in bounds_of(state.mapper):
-            keys = written.setdefault(bound, set())
+            connection = session.connection(bind_arguments={"mapper": state.mapper})
+            where = (bound, schema_of(connection, bound.source))
+            keys = written.setdefault(where, set())
             if keys is not None:
                 values = state.mapper.primary_key_from_instance(row)
                 keys.add(tuple(values))
                 if len(keys) > _MOST_KEYS:
-                    written[bound] = None
+                    written[where] = None
 
 
 @event.listens_for(Session, "do_orm_execute")
@@ -228,7 +273,9 @@ def _remember_statement(state: ORMExecuteState) -> None:
         return
     written: _Rows = state.session.info.setdefault(_WRITTEN, {})
     for bound in bounds_of(mapper):
-        written[bound] = None
+        connection = state.session.connection(bind_arguments=state.bind_arguments)
+        schema = schema_of(connection, bound.source, state.execution_options)
+        written[bound, schema] = None
 
 
 @event.listens_for(Session, "after_commit")
@@ -237,10 +284,10 @@ def _commit(session: Session) -> None:
     if not written:
         return
     committed: _Rows = session.info.setdefault(_COMMITTED, {})
-    session.info.pop(f"{_COMMITTED}.last", None)
-    for bound, keys in written.items():
-        before = committed.get(bound, set())
-        committed[bound] = None if keys is None or before is None else before | keys
+    session.info.pop(_LAST_SEQ, None)
+    for where, keys in written.items():
+        before = committed.get(where, set())
+        committed[where] = None if keys is None or before is None else before | keys
 
 
 @event.listens_for(Session, "after_rollback")

@@ -85,7 +85,7 @@ def test_two_embeddings_on_a_mixin_shared_by_two_models(
     rows = [Note(title="rome", body="x"), Memo(title="oslo", body="y")]
     make_and_fill(new, new_dsn, Base, *rows)
     with Session(new) as session:
-        query = "select name, text_expression from pgembed.embedding"
+        query = "select name, text_expression from pgembed.embedding join pgembed.captured_text using (text_id)"
         rows_stored = session.connection().exec_driver_sql(query).all()
         stored = {row[0]: row[1] for row in rows_stored}
     assert set(stored) == names
@@ -291,7 +291,7 @@ def test_column_storage_and_expressions(new: Engine, new_dsn: str) -> None:
         assert len(vector) == HASHING_DIMENSIONS
         session.add(Photo(caption="lima"))
         session.commit()
-        query = "select text_expression from pgembed.embedding"
+        query = "select text_expression from pgembed.captured_text"
         text = session.connection().exec_driver_sql(query).scalar_one()
     assert text == "caption || E' it''s 100% \\\\ ' || coalesce(place, '')"
 

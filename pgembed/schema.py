@@ -227,12 +227,15 @@ def version_of(conn: psycopg.Connection[Any]) -> SchemaVersion | None:
     Raises:
         UnsupportedEnvironment: pgembed's version table is there and empty.
         InsufficientPrivilege: The role may not read it.
+        SchemaVersionError: It is of a development version from before 0.1.
     """
     with conn.cursor(row_factory=tuple_row) as cursor, _translated():
         # The catalog is asked first: a role without USAGE on the schema still
         # learns whether it is there.
         found = cursor.execute(
-            "select obj_description(n.oid, 'pg_namespace') "
+            "select obj_description(n.oid, 'pg_namespace'), "
+            "exists (select from pg_catalog.pg_class as t where "
+            "t.relnamespace = n.oid and t.relname = 'captured_text') "
             "from pg_catalog.pg_class as c "
             "join pg_catalog.pg_namespace as n on n.oid = c.relnamespace "
             "where n.nspname = 'pgembed' and c.relname = %s",
@@ -249,16 +252,34 @@ def version_of(conn: psycopg.Connection[Any]) -> SchemaVersion | None:
             "is not known",
             hint="Restore its row, or drop the schema and install again.",
         )
-    return version_from(row[0], found[0])
+    return version_from(row[0], found[0], has_texts=found[1])
 
 
-def version_from(revision: str, comment: str | None) -> SchemaVersion:
+def version_from(
+    revision: str, comment: str | None, *, has_texts: bool
+) -> SchemaVersion:
     """Read a version from what a database holds.
 
     Args:
         revision: In pgembed's version table.
         comment: On schema `pgembed`.
+        has_texts: Whether it has the table `captured_text`, as all revisions have.
+
+    Raises:
+        SchemaVersionError: It is of a development version, whose revisions had the
+            same names as those of today.
     """
+    if not has_texts and revision in known_revisions():
+        raise SchemaVersionError(
+            "the schema in the database is of a development version of pgembed, from "
+            "before the history of its revisions began anew: it cannot be upgraded",
+            detail=f"It says revision {revision}, and has no table "
+            "pgembed.captured_text.",
+            hint="Embeddings are declared again after a new installation, and their "
+            "vectors made again. Keep what else you need; then, with the functions "
+            "that are still there: SELECT pgembed.drop_embedding(name) FROM "
+            "pgembed.embedding; DROP SCHEMA pgembed CASCADE; and run: pgembed install",
+        )
     match = _COMMENT.search(comment or "")
     return SchemaVersion(
         revision=revision,

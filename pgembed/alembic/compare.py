@@ -34,18 +34,30 @@ from pgembed.sqlalchemy.execution import meaning_of
 from pgembed.sqlalchemy.version import installed_version
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from alembic.autogenerate.api import AutogenContext
     from alembic.operations.ops import UpgradeOps
     from sqlalchemy import Connection, Table
 
     from pgembed.sqlalchemy.options import Declaration
 
-TableName: TypeAlias = tuple[str | None, str]
-Wanted: TypeAlias = "dict[str, tuple[TableName, Table, Declaration]]"
+#: Of a table, or of an embedding: schema (None: the default) and name.
+Name: TypeAlias = tuple[str | None, str]
+Wanted: TypeAlias = "dict[Name, tuple[Name, Table, Declaration]]"
 
 
-def compare(autogen_context: AutogenContext, upgrade_ops: UpgradeOps) -> None:
+def compare(
+    autogen_context: AutogenContext,
+    upgrade_ops: UpgradeOps,
+    schemas: Collection[str | None],
+) -> None:
     """Add pgembed's operations to those for tables, and take out what is its own.
+
+    Args:
+        autogen_context: Alembic's.
+        upgrade_ops: The operations.
+        schemas: Those that are compared; None: the default.
 
     Raises:
         SchemaVersionError: The database's pgembed is newer than this library.
@@ -74,15 +86,18 @@ def compare(autogen_context: AutogenContext, upgrade_ops: UpgradeOps) -> None:
     if wanted and not version.is_current:
         plan.first.append(_upgrade(version))
     for one in existing:
-        entry = wanted.get(one.name)
+        own_name = (one.schema, one.name)
+        entry = wanted.get(own_name)
         name = None if one.table is None else (one.schema, one.table)
         if entry is None:
-            if name in tables | dropped and _included(autogen_context, one):
+            # Another application's table is none of this one's business.
+            ours = name in dropped or (name in tables and one.schema in schemas)
+            if ours and _included(autogen_context, one):
                 plan.drop(one)
         elif entry[0] != name or differences.is_another(entry[2], one):
             plan.drop(one)
         else:
-            del wanted[one.name]
+            del wanted[own_name]
             plan.keep(one, differences.changes(connection, entry[2], one))
     for entry in wanted.values():
         plan.create(*entry)
@@ -101,12 +116,12 @@ def _read(connection: Connection) -> list[Existing]:
 
 def _wanted(
     autogen_context: AutogenContext, connection: Connection
-) -> tuple[Wanted, set[TableName]]:
+) -> tuple[Wanted, set[Name]]:
     metadata: Any = autogen_context.metadata
     all_metadata = metadata if isinstance(metadata, (list, tuple)) else [metadata]
     default = connection.dialect.default_schema_name
 
-    def name_of(table: Table) -> TableName:
+    def name_of(table: Table) -> Name:
         return (None if table.schema == default else table.schema, table.name)
 
     def is_included(table: Table) -> bool:
@@ -115,7 +130,7 @@ def _wanted(
         )
 
     wanted: Wanted = {}
-    tables: set[TableName] = set()
+    tables: set[Name] = set()
     for one in all_metadata:
         if one is None:
             continue
@@ -123,18 +138,30 @@ def _wanted(
         tables |= {name_of(table) for table in included}
         for table, declaration in declarations_of(one):
             if table in included:
-                wanted[declaration.name] = (name_of(table), table, declaration)
+                name = name_of(table)
+                wanted[name[0], declaration.name] = (name, table, declaration)
     return wanted, tables
 
 
 def _included(autogen_context: AutogenContext, existing: Existing) -> bool:
-    """Ask the application's `include_object`: type `embedding`, its declaration."""
+    """Ask the application's filters, whose type is `embedding`.
+
+    `include_name` has the table and its schema as for a column; the object of
+    `include_object` is the declaration.
+    """
     kind: Any = "embedding"
     item: Any = existing.declaration
+    parents: Any = {"schema_name": existing.schema, "table_name": existing.table}
+    of_schema: Any = {"schema_name": existing.schema}
+    if not (
+        autogen_context.run_name_filters(existing.table, "table", of_schema)
+        and autogen_context.run_name_filters(existing.name, kind, parents)
+    ):
+        return False
     return autogen_context.run_object_filters(item, existing.name, kind, True, None)
 
 
-def _created(upgrade_ops: UpgradeOps) -> set[TableName]:
+def _created(upgrade_ops: UpgradeOps) -> set[Name]:
     return {
         (op.schema, op.table_name)
         for op in upgrade_ops.ops
@@ -151,21 +178,22 @@ def _upgrade(version: schema.SchemaVersion) -> PgembedOp:
     return op.undone_by(KeepSchemaOp(notes=["pgembed's schema stays upgraded."]))
 
 
-def _create(
-    _: TableName, table: Table, declaration: Declaration, *notes: str
-) -> PgembedOp:
+def _create(_: Name, table: Table, declaration: Declaration, *notes: str) -> PgembedOp:
     arguments = declaration.arguments()
     expression = arguments.pop("text_expression")
-    if table.schema is not None:
-        arguments = {"schema": table.schema, **arguments}
-    op = CreateEmbeddingOp(table.name, expression, notes=notes, **arguments)
-    return op.undone_by(DropEmbeddingOp(declaration.name))
+    schema = _schema(table)
+    op = CreateEmbeddingOp(table.name, expression, notes=notes, **schema, **arguments)
+    return op.undone_by(DropEmbeddingOp(declaration.name, **schema))
+
+
+def _schema(of: Table | Existing) -> dict[str, Any]:
+    return {} if of.schema is None else {"schema": of.schema}
 
 
 class _Plan:
     """Where each operation goes among those of the tables."""
 
-    def __init__(self, upgrade_ops: UpgradeOps, created: set[TableName]) -> None:
+    def __init__(self, upgrade_ops: UpgradeOps, created: set[Name]) -> None:
         self.upgrade_ops = upgrade_ops
         self.created = created
         self.first: list[MigrateOperation] = []
@@ -175,12 +203,12 @@ class _Plan:
         """Before its table changes, or goes."""
         arguments = existing.declaration.arguments()
         expression = arguments.pop("text_expression")
-        if existing.schema is not None:
-            arguments = {"schema": existing.schema, **arguments}
-        undo = CreateEmbeddingOp(existing.table or "?", expression, **arguments)
-        self.first.append(DropEmbeddingOp(existing.name).undone_by(undo))
+        schema = _schema(existing)
+        table = existing.table or "?"
+        undo = CreateEmbeddingOp(table, expression, **schema, **arguments)
+        self.first.append(DropEmbeddingOp(existing.name, **schema).undone_by(undo))
 
-    def create(self, name: TableName, table: Table, declaration: Declaration) -> None:
+    def create(self, name: Name, table: Table, declaration: Declaration) -> None:
         """After all tables are as they should be."""
         notes = ["The encoder service encodes all rows of the table, in its own time."]
         if name in self.created:
@@ -192,18 +220,20 @@ class _Plan:
         if changes:
             self._alter(existing, changes, self._modified(existing))
         ops = self.upgrade_ops.ops
+        name, schema = existing.name, _schema(existing)
         for modify in self._modified(existing):
             if not any(self._retypes(op, existing) for op in modify.ops):
                 continue
             pause = PauseEmbeddingOp(
-                existing.name,
+                name,
+                **schema,
                 capture=False,
                 notes=["No trigger may name a column whose type changes."],
             )
-            resume = ResumeEmbeddingOp(existing.name)
+            resume = ResumeEmbeddingOp(name, **schema)
             # Backwards too, it is paused first and resumed last.
-            pause.undo = ResumeEmbeddingOp(existing.name)
-            resume.undo = PauseEmbeddingOp(existing.name, capture=False)
+            pause.undo = ResumeEmbeddingOp(name, **schema)
+            resume.undo = PauseEmbeddingOp(name, **schema, capture=False)
             position = ops.index(modify)
             ops[position : position + 1] = [pause, modify, resume]
 
@@ -262,5 +292,7 @@ def _altering(
             "new_column_name=...) in place of add and drop keeps its values."
         )
     undoing = differences.undoing(changes, existing)
-    undo = AlterEmbeddingOp(existing.name, notes=differences.costs(undoing), **undoing)
-    return AlterEmbeddingOp(existing.name, notes=notes, **changes).undone_by(undo)
+    name, schema = existing.name, _schema(existing)
+    going_back = differences.costs(undoing)
+    undo = AlterEmbeddingOp(name, notes=going_back, **schema, **undoing)
+    return AlterEmbeddingOp(name, notes=notes, **schema, **changes).undone_by(undo)

@@ -124,6 +124,7 @@ class CreateEmbeddingOp(PgembedOp):
         max_attempts: int | None = None,
         bm25: bool | None = None,
         bm25_options: Mapping[str, Any] | None = None,
+        if_not_exists: bool = False,
     ) -> None:
         """Declare that a text over the rows of a table has an embedding.
 
@@ -132,7 +133,7 @@ class CreateEmbeddingOp(PgembedOp):
             source: The table.
             text_expression: SQL over its row.
             schema: The table's schema.
-            name: The embedding's; `<table>_embedding`.
+            name: The embedding's; `<table>_embedding`. It is unique in the schema.
             model: This and the others as in `pgembed.create_embedding()`; None is
                 the default there.
             dimensions: Keep the first so many of the model's.
@@ -149,6 +150,7 @@ class CreateEmbeddingOp(PgembedOp):
             max_attempts: Before a row counts as failed.
             bm25: Whether words are searched too.
             bm25_options: Of the word index.
+            if_not_exists: Do nothing where there is one of this name.
         """
         options = {
             "schema": schema,
@@ -168,6 +170,7 @@ class CreateEmbeddingOp(PgembedOp):
             "max_attempts": max_attempts,
             "bm25": bm25,
             "bm25_options": bm25_options,
+            "if_not_exists": if_not_exists or None,
         }
         operations.invoke(cls(source, text_expression, **_given(options)))
 
@@ -184,6 +187,7 @@ class AlterEmbeddingOp(PgembedOp):
         operations: Operations,
         name: str,
         *,
+        schema: str | None = None,
         text_expression: str | None = None,
         model: str | None = None,
         dimensions: int | None = None,
@@ -206,7 +210,8 @@ class AlterEmbeddingOp(PgembedOp):
 
         Args:
             operations: Alembic's.
-            name: The embedding.
+            name: The embedding; `schema.name` is understood too.
+            schema: Its table's schema; None: by the search_path.
             text_expression: This and the others as in `op.create_embedding()`.
             model: A registered model.
             dimensions: Keep the first so many of the model's.
@@ -223,6 +228,7 @@ class AlterEmbeddingOp(PgembedOp):
             bm25_options: Those of the word index that change.
         """
         options = {
+            "schema": schema,
             "text_expression": text_expression,
             "model": model,
             "dimensions": dimensions,
@@ -253,17 +259,23 @@ class DropEmbeddingOp(PgembedOp):
 
     @classmethod
     def drop_embedding(
-        cls, operations: Operations, name: str, *, if_exists: bool = False
+        cls,
+        operations: Operations,
+        name: str,
+        *,
+        schema: str | None = None,
+        if_exists: bool = False,
     ) -> None:
         """Remove an embedding with its vectors, triggers and jobs; the table stays.
 
         Args:
             operations: Alembic's.
-            name: The embedding.
+            name: The embedding; `schema.name` is understood too.
+            schema: Its table's schema; None: by the search_path.
             if_exists: Do nothing where there is none.
         """
-        options: dict[str, Any] = {"if_exists": True} if if_exists else {}
-        operations.invoke(cls(name, **options))
+        options = {"schema": schema, "if_exists": if_exists or None}
+        operations.invoke(cls(name, **_given(options)))
 
 
 @Operations.register_operation("pause_embedding")
@@ -274,18 +286,24 @@ class PauseEmbeddingOp(PgembedOp):
 
     @classmethod
     def pause_embedding(
-        cls, operations: Operations, name: str, *, capture: bool = True
+        cls,
+        operations: Operations,
+        name: str,
+        *,
+        schema: str | None = None,
+        capture: bool = True,
     ) -> None:
         """Stop encoding for an embedding.
 
         Args:
             operations: Alembic's.
-            name: The embedding.
+            name: The embedding; `schema.name` is understood too.
+            schema: Its table's schema; None: by the search_path.
             capture: False removes the triggers too, so that columns that the text
                 reads can change their type.
         """
-        options: dict[str, Any] = {} if capture else {"capture": False}
-        operations.invoke(cls(name, **options))
+        options = {"schema": schema, "capture": None if capture else False}
+        operations.invoke(cls(name, **_given(options)))
 
 
 @Operations.register_operation("resume_embedding")
@@ -295,9 +313,17 @@ class ResumeEmbeddingOp(PgembedOp):
     function = "resume_embedding"
 
     @classmethod
-    def resume_embedding(cls, operations: Operations, name: str) -> None:
-        """Continue a paused embedding; without capture, look at all rows again."""
-        operations.invoke(cls(name))
+    def resume_embedding(
+        cls, operations: Operations, name: str, *, schema: str | None = None
+    ) -> None:
+        """Continue a paused embedding; without capture, look at all rows again.
+
+        Args:
+            operations: Alembic's.
+            name: The embedding; `schema.name` is understood too.
+            schema: Its table's schema; None: by the search_path.
+        """
+        operations.invoke(cls(name, **_given({"schema": schema})))
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

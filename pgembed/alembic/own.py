@@ -30,11 +30,11 @@ class Own:
 
     def __init__(self, existing: Iterable[Existing]) -> None:
         self._sides: set[tuple[str | None, str | None]] = set()
-        self._indexes: set[str] = set()
+        self._indexes: set[tuple[str | None, str]] = set()
         self._columns: set[tuple[str | None, str | None, str]] = set()
         for one in existing:
             self._sides.add((one.side_schema, one.side_table))
-            self._indexes.add(one.index_name)
+            self._indexes.add((one.schema, one.index_name))
             column = one.declaration.vector_column
             if column is not None:
                 self._columns.add((one.schema, one.table, column))
@@ -72,7 +72,7 @@ class Own:
             table_name = op.table_name
             return (
                 op.schema == _SCHEMA
-                or str(op.index_name) in self._indexes
+                or (op.schema, str(op.index_name)) in self._indexes
                 or (op.schema, None if table_name is None else str(table_name))
                 in self._sides
             )

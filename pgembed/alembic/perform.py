@@ -108,8 +108,7 @@ def create_embedding(operations: Operations, operation: PgembedOp) -> None:
 
 def alter_embedding(operations: Operations, operation: PgembedOp) -> None:
     """Change an embedding."""
-    (name,) = operation.positional
-    changes = dict(operation.named)
+    name, changes = _named(operation)
     to_default = [
         option
         for option in ("chunk_size", "chunk_overlap")
@@ -121,7 +120,7 @@ def alter_embedding(operations: Operations, operation: PgembedOp) -> None:
         settings = ", ".join(f"{option} = NULL" for option in to_default)
         statements.append(
             f"UPDATE pgembed.embedding SET {settings} "  # noqa: S608 - a literal
-            f"WHERE name = {sqltext.literal(name)}"
+            f"WHERE embedding_id = pgembed._named('embedding', {sqltext.literal(name)})"
         )
     for option in to_default:
         del changes[option]
@@ -136,20 +135,29 @@ def alter_embedding(operations: Operations, operation: PgembedOp) -> None:
 
 def drop_embedding(operations: Operations, operation: PgembedOp) -> None:
     """Drop an embedding."""
-    (name,) = operation.positional
-    _run(operations, sqltext.call("drop_embedding", {"name": name, **operation.named}))
+    _call(operations, "drop_embedding", operation)
 
 
 def pause_embedding(operations: Operations, operation: PgembedOp) -> None:
     """Stop encoding."""
-    (name,) = operation.positional
-    _run(operations, sqltext.call("pause", {"name": name, **operation.named}))
+    _call(operations, "pause", operation)
 
 
 def resume_embedding(operations: Operations, operation: PgembedOp) -> None:
     """Continue encoding."""
+    _call(operations, "resume", operation)
+
+
+def _named(operation: PgembedOp) -> tuple[str, dict[str, Any]]:
+    """Give the embedding's name, with its schema, and the other arguments."""
     (name,) = operation.positional
-    _run(operations, sqltext.call("resume", {"name": name}))
+    arguments = dict(operation.named)
+    return sqltext.named(name, arguments.pop("schema", None)), arguments
+
+
+def _call(operations: Operations, function: str, operation: PgembedOp) -> None:
+    name, arguments = _named(operation)
+    _run(operations, sqltext.call(function, {"name": name, **arguments}))
 
 
 def _check(operations: Operations) -> None:

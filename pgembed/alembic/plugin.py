@@ -49,10 +49,10 @@ def _prepare(*_: Any) -> Any:
     return PriorityDispatchResult.CONTINUE
 
 
-def _compare(autogen_context: Any, upgrade_ops: UpgradeOps, _schemas: Any) -> Any:
+def _compare(autogen_context: Any, upgrade_ops: UpgradeOps, schemas: Any) -> Any:
     from pgembed.alembic.compare import compare
 
-    compare(autogen_context, upgrade_ops)
+    compare(autogen_context, upgrade_ops, schemas)
     try:
         from alembic.util import PriorityDispatchResult
     except ImportError:

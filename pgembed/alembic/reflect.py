@@ -20,7 +20,8 @@ select e.name, sn.nspname as schema, s.relname as "table", e.source::oid as sour
        dn.nspname as side_schema, d.relname as side_table, t.text_expression,
        t.canonical_expression, t.source_columns,
        t.volatility = 'immutable' and not t.foreign_code
-           and t.canonical_expression !~ '\\.\\*' as bm25_by_default, m.name as model,
+           and t.canonical_expression !~ '\\.\\*'
+           and pgembed._bm25_possible(e.source) as bm25_by_default, m.name as model,
        m.dimensions as model_dimensions, m.distance as model_distance, e.dimensions,
        e.distance, e.storage, e.column_name, e.vector_type, e.chunking, e.chunk_size,
        e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts, e.state,
@@ -36,7 +37,7 @@ left join pg_catalog.pg_class as s on s.oid = e.source
 left join pg_catalog.pg_namespace as sn on sn.oid = s.relnamespace
 left join pg_catalog.pg_class as d on d.oid = e.side_table
 left join pg_catalog.pg_namespace as dn on dn.oid = d.relnamespace
-order by e.name
+order by e.name, sn.nspname
 """
 _BM25 = """(
     select to_jsonb(i) || jsonb_build_object('default_config', (
@@ -53,6 +54,7 @@ class Existing:
     """An embedding in the database.
 
     Attributes:
+        name: Unique in the schema.
         schema: Of its table; None: the connection's default schema, or the table has
             been dropped.
         table: None: it has been dropped.

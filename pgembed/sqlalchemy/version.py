@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from pgembed.schema import SchemaVersion
 
 _COMMENT = text(
-    "select obj_description(n.oid, 'pg_namespace') "
+    "select obj_description(n.oid, 'pg_namespace'), "
+    "exists (select from pg_catalog.pg_class as t "
+    "where t.relnamespace = n.oid and t.relname = 'captured_text') "
     "from pg_catalog.pg_class as c "
     "join pg_catalog.pg_namespace as n on n.oid = c.relnamespace "
     "where n.nspname = 'pgembed' and c.relname = 'alembic_version'"
@@ -30,7 +32,7 @@ def installed_version(connection: Connection) -> SchemaVersion | None:
     if found is None:
         return None
     revision = connection.execute(_REVISION).scalar_one()
-    return schema.version_from(revision, found[0])
+    return schema.version_from(revision, found[0], has_texts=found[1])
 
 
 def explain_missing(connection: Connection, error: PgembedError) -> PgembedError:

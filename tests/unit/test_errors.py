@@ -17,7 +17,8 @@ def test_every_sqlstate_that_the_sql_raises_has_a_class() -> None:
         for word in path.read_text().split()
         if word.strip("',;:.)(").startswith("PE0")
     }
-    assert raised <= SQLSTATES.keys()
+    # PE000 is caught where it is raised: it takes a subtransaction back.
+    assert raised - {"PE000"} <= SQLSTATES.keys()
     assert len(raised) > 10
 
 

@@ -11,10 +11,14 @@ SQL = Path(__file__).parents[2] / "sql"
 
 
 def test_folder_has_every_file_in_order() -> None:
-    for name in ("tables", "functions"):
-        files = [file.name for file in sqlfiles.folder(name)]
-        assert files == sorted(f"{name}/{path.name}" for path in SQL.glob(f"{name}/*"))
-        assert files
+    tables = [file.name for file in sqlfiles.folder("tables")]
+    assert tables == sorted(f"tables/{path.name}" for path in SQL.glob("tables/*"))
+    functions = [file.name for file in sqlfiles.folder("functions")]
+    on_disk = [path.relative_to(SQL).as_posix() for path in SQL.glob("functions/*/*")]
+    assert sorted(functions) == sorted(on_disk)
+    order = [sqlfiles.FUNCTION_FOLDERS.index(name.split("/")[1]) for name in functions]
+    assert order == sorted(order)
+    assert functions[-1] == "functions/status/privileges.sql"
 
 
 def test_load_gives_the_bytes_as_they_are() -> None:

@@ -40,11 +40,12 @@ def catalog(project: Project) -> list[tuple[str, ...]]:
 
 
 _SETTINGS = """
-select e.name, e.source::text, e.text_expression, m.name, e.dimensions, e.distance,
+select e.name, e.source::text, t.text_expression, m.name, e.dimensions, e.distance,
        e.storage, e.column_name, e.chunking, e.chunk_size, e.chunk_overlap,
        e.vector_type, e.index_kind, e.index_options::text, e.wake, e.max_attempts,
        e.state, b.config, b.config_expression, b.k1, b.b
 from pgembed.embedding as e join pgembed.model as m using (model_id)
+join pgembed.captured_text as t on t.text_id = e.text_id
 left join pgembed.bm25 as b using (embedding_id) order by 1
 """
 

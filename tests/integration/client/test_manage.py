@@ -51,7 +51,8 @@ def test_options_arrive_as_declared(shop: psycopg.Connection) -> None:
     )
     found = shop.execute(
         "select dimensions, distance, chunking, vector_type, index_options, wake,"
-        " max_attempts, text_expression from pgembed.embedding where name = %s",
+        " max_attempts, text_expression from pgembed.embedding"
+        " join pgembed.captured_text using (text_id) where name = %s",
         [name],
     ).fetchone()
     options = {"m": 8, "ef_construction": 32}

@@ -85,7 +85,10 @@ def test_two_embeddings_on_a_mixin_shared_by_two_models(
     rows = [Note(title="rome", body="x"), Memo(title="oslo", body="y")]
     make_and_fill(new, new_dsn, Base, *rows)
     with Session(new) as session:
-        query = "select name, text_expression from pgembed.embedding join pgembed.captured_text using (text_id)"
+        query = (
+            "select name, text_expression from pgembed.embedding"
+            " join pgembed.captured_text using (text_id)"
+        )
         rows_stored = session.connection().exec_driver_sql(query).all()
         stored = {row[0]: row[1] for row in rows_stored}
     assert set(stored) == names

@@ -259,6 +259,29 @@ def test_a_newer_schema_is_refused_with_both_versions(dsn: str) -> None:
             assert "pip install --upgrade pgembed-kit" in text
 
 
+@pytest.mark.parametrize(
+    "call", [schema.install, schema.upgrade, schema.uninstall, schema.version]
+)
+def test_a_development_schema_from_before_is_refused(
+    dsn: str, call: Callable[[str], object]
+) -> None:
+    """Its revisions had the same names, so that the number tells nothing."""
+    execute(
+        dsn,
+        "drop table pgembed.captured_text cascade",
+        "comment on schema pgembed is 'pgembed 0.1.0.dev0, functions 0123abcd'",
+    )
+    with pytest.raises(SchemaVersionError, match="development version") as caught:
+        call(dsn)
+    hint = caught.value.hint or ""
+    assert "pgembed upgrade" not in str(caught.value)
+    # What it says can be done is possible.
+    drop = hint[hint.index("DROP SCHEMA") : hint.index("; and run")]
+    assert "SELECT pgembed.drop_embedding(name) FROM pgembed.embedding" in hint
+    execute(dsn, drop)
+    assert schema.install(dsn).is_current
+
+
 def test_check_passes_a_current_schema(conn: psycopg.Connection) -> None:
     assert schema.check(conn).is_current
 
@@ -299,7 +322,10 @@ def test_uninstall_by_force_drops_embeddings_and_leaves_the_table(dsn: str) -> N
     declare(dsn, "note")
     declare(dsn, "letter")
     execute(dsn, "insert into note values (1, 'stays')")
-    assert schema.uninstall(dsn, force=True) == ["letter_embedding", "note_embedding"]
+    assert schema.uninstall(dsn, force=True) == [
+        "public.letter_embedding",
+        "public.note_embedding",
+    ]
     execute(dsn, "insert into note values (2, 'works')")
     with psycopg.connect(dsn) as conn:
         assert conn.execute(

@@ -46,7 +46,7 @@ select e.name, e.source::text, t.text_expression, m.name, e.dimensions, e.distan
        e.state, b.config, b.config_expression, b.k1, b.b
 from pgembed.embedding as e join pgembed.model as m using (model_id)
 join pgembed.captured_text as t on t.text_id = e.text_id
-left join pgembed.bm25 as b using (embedding_id) order by 1
+left join pgembed.bm25 as b using (embedding_id) order by 1, 2
 """
 
 

@@ -119,7 +119,7 @@ def test_uninstall_force_names_what_it_dropped(dsn: str) -> None:
         conn.execute("select pgembed.create_embedding('note', 'body')")
     result = runner.invoke(app, ["uninstall", "--force", "--dsn", dsn])
     assert result.exit_code == 0
-    assert "Dropped embedding note_embedding." in result.stdout
+    assert "Dropped embedding public.note_embedding." in result.stdout
 
 
 def test_sql_prints_the_script_and_nothing_else() -> None:

@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pgembed import schema
 from pgembed.service import ServiceSettings, drain
 from tests.fixtures.postgres import Server
+from tests.fixtures.roles import new_roles
 
 SCRIPT = Path(__file__).parents[2] / "docker" / "postgres" / "pgembed-roles"
 OWNER, ENCODER = "pgembed_owner", "pgembed_encoder"
@@ -107,14 +108,27 @@ def test_the_service_works_as_a_member_of_the_owner(roles: str) -> None:
 
 
 def test_a_table_of_somebody_else_needs_one_grant(roles: str) -> None:
-    """Declared by the superuser, on a table of the superuser's."""
+    """Declared by the superuser, on a table of an application's role."""
     schema.install(acting(roles, OWNER))
-    with psycopg.connect(roles, autocommit=True) as conn:
+    with (
+        new_roles(roles, "pgembed_test_app"),
+        psycopg.connect(roles, autocommit=True) as conn,
+    ):
         conn.execute("select pgembed.register_model('toy', 32, 'hashing')")
         conn.execute("create table note (id int primary key, body text)")
         conn.execute("insert into note values (1, 'one'), (2, 'two')")
-        conn.execute("select pgembed.create_embedding('note', 'body', model => 'toy')")
-        conn.execute(f"grant select on note to {OWNER}")
+        declare = "select pgembed.create_embedding('note', 'body', model => 'toy')"
+        # A superuser's rights are lent to nobody.
+        with pytest.raises(psycopg.Error, match="cannot work as role") as caught:
+            conn.execute(declare)
+        assert "OWNER TO" in (caught.value.diag.message_hint or "")
+        conn.execute("alter table note owner to pgembed_test_app")
+        with pytest.raises(psycopg.Error, match="cannot work as role") as caught:
+            conn.execute(declare)
+        grant = caught.value.diag.message_hint
+        assert grant == f"GRANT pgembed_test_app TO {OWNER};"
+        conn.execute(grant.encode())
+        conn.execute(declare)
         asyncio.run(drain(acting(roles, ENCODER), ServiceSettings()))
         status = conn.execute(
             "select embedded, failed, index_state, bm25_state from pgembed.status"

@@ -92,7 +92,10 @@ def bm25_maintain(name: str | None, min_rows: int | None) -> Flow[dict[str, str]
         named_arguments({key: sql.Placeholder(key) for key in arguments})
     )
     rows: Rows = yield Statement(query, arguments)
-    return dict(rows.rows)
+    found: dict[str, str] = {}
+    for index, done in rows.rows:  # two schemas may have one of the same name
+        found[index] = f"{found[index]}; {done}" if index in found else done
+    return found
 
 
 def status() -> Flow[list[EmbeddingStatus]]:

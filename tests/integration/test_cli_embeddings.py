@@ -12,6 +12,7 @@ import pgembed
 from pgembed.cli import app
 from pgembed.testing import process_all
 from tests.fixtures.cross_encoders import save_cross_encoder
+from tests.fixtures.roles import new_roles
 
 runner = CliRunner()
 
@@ -257,3 +258,64 @@ def test_errors_are_one_message_and_exit_code_1(
     assert words in done.output
     assert "Traceback" not in done.output
     assert pgembed.status(shop) == []
+
+
+def test_names_with_a_schema_and_what_is_there_already(
+    embedded: psycopg.Connection, dsn: str
+) -> None:
+    embedded.execute("create schema beta")
+    embedded.execute("create table beta.article (id int primary key, title text)")
+    create = ("create", "beta.article", "title", "--model", "hashing")
+    assert "Created embedding" in run(*create, dsn=dsn).output
+    again = run(*create, "--if-not-exists", dsn=dsn)
+    assert again.exit_code == 0
+    assert "already, skipping" in again.output
+    assert "Created" not in again.output
+    assert run(*create, dsn=dsn).exit_code == 1
+    bm25 = ("bm25", "create", "beta.article", "title", "--if-not-exists")
+    assert "Created BM25 index article_bm25" in run(*bm25, dsn=dsn).output
+    assert "Created" not in run(*bm25, dsn=dsn).output
+    for command in ("pause", "resume", "reembed", "repair", "retry", "erase"):
+        done = run(command, "beta.article_embedding", dsn=dsn)
+        assert done.exit_code == 0, done.output
+    for command in ("repair", "retry", "erase"):
+        done = run(command, "beta.article_bm25", dsn=dsn)
+        assert done.exit_code == 0, done.output
+    assert run("erase", dsn=dsn).exit_code == 0
+    statuses = json.loads(run("status", "--json", dsn=dsn).output)
+    assert [one["schema"] for one in statuses] == ["beta", "public"]
+    assert run("bm25", "drop", "beta.article_bm25", dsn=dsn).exit_code == 0
+    assert run("drop", "beta.article_embedding", dsn=dsn).exit_code == 0
+    assert [one.schema for one in pgembed.status(embedded)] == ["public"]
+
+
+def test_what_the_server_remarks_is_shown(shop: psycopg.Connection, dsn: str) -> None:
+    pgembed.register_model(shop, "hashing", 64, provider="hashing")
+    done = run(
+        *("create", "article", "title || current_date", "--model", "hashing"), dsn=dsn
+    )
+    assert done.exit_code == 0, done.output
+    assert "NOTE: the text of" in done.output
+    assert "reembed" in done.output
+
+
+def test_rows_that_triggers_did_not_see_are_in_status(
+    embedded: psycopg.Connection, dsn: str
+) -> None:
+    embedded.execute("alter table article disable trigger user")
+    embedded.execute("insert into article values (3, 'white wolf', 9)")
+    assert "article_embedding: 1 rows were written while triggers did not fire" in (
+        run("status", dsn=dsn).output
+    )
+    (one,) = json.loads(run("status", "--json", dsn=dsn).output)
+    assert one["unseen"] == 1
+
+
+def test_grant_and_revoke(embedded: psycopg.Connection, dsn: str) -> None:
+    may = "select has_schema_privilege('pgembed_test_cli', 'pgembed', 'usage')"
+    with new_roles(dsn, "pgembed_test_cli"):
+        assert run("grant", "pgembed_test_cli", dsn=dsn).exit_code == 0
+        assert embedded.execute(may).fetchone() == (True,)
+        assert run("revoke", "pgembed_test_cli", dsn=dsn).exit_code == 0
+        assert embedded.execute(may).fetchone() == (False,)
+    assert run("grant", "pgembed_test_cli", dsn=dsn).exit_code == 1

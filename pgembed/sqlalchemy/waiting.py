@@ -30,7 +30,7 @@ from pgembed.sqlalchemy.sqltext import named, qualified
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import ORMExecuteState, UOWTransaction
+    from sqlalchemy.orm import Mapper, ORMExecuteState, UOWTransaction
     from sqlalchemy.sql.elements import ColumnElement
 
 _WRITTEN = "pgembed.written"  # in Session.info: not committed yet
@@ -248,14 +248,23 @@ def _key_texts(
     return [str(one) for one in connection.execute(select(key)).scalars()]
 
 
+def _places(session: Session, mapper: Mapper[Any]) -> list[_Where]:
+    bounds = bounds_of(mapper)
+    if not bounds:
+        return []
+    connection = session.connection(bind_arguments={"mapper": mapper})
+    return [(bound, schema_of(connection, bound.source)) for bound in bounds]
+
+
 @event.listens_for(Session, "after_flush")
 def _remember_rows(session: Session, _context: UOWTransaction) -> None:
     written: _Rows = session.info.setdefault(_WRITTEN, {})
+    places: dict[Mapper[Any], list[_Where]] = {}
     for row in (*session.new, *session.dirty, *session.deleted):
         state = inspect(row)
-        for bound in bounds_of(state.mapper):
-            connection = session.connection(bind_arguments={"mapper": state.mapper})
-            where = (bound, schema_of(connection, bound.source))
+        if state.mapper not in places:
+            places[state.mapper] = _places(session, state.mapper)
+        for where in places[state.mapper]:
             keys = written.setdefault(where, set())
             if keys is not None:
                 values = state.mapper.primary_key_from_instance(row)

@@ -91,6 +91,14 @@ def any_row_type(dsn: str) -> None:
         assert_type(pgembed.status(conn), list[pgembed.EmbeddingStatus])
         assert_type(pgembed.create_embedding(conn, "article", "title"), str)
         assert_type(pgembed.retry(conn), int)
+        assert_type(pgembed.status(conn)[0].schema, str | None)
+        assert_type(
+            pgembed.create_bm25(conn, "article", "title", if_not_exists=True), str
+        )
+        pgembed.erase(conn)
+        pgembed.erase(conn, "shop.article_embedding")
+        pgembed.grant_usage(conn, "web")
+        pgembed.revoke_usage(conn, "web")
 
 
 async def asynchronous(conn: psycopg.AsyncConnection) -> None:

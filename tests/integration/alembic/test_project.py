@@ -466,3 +466,15 @@ def test_a_newer_or_older_database_is_refused(project: Project) -> None:
         file.unlink()
     with pytest.raises(SchemaVersionError, match=r"(?s)9999.*pip install"):
         project.alembic("check")
+
+
+def test_a_development_schema_from_before_is_refused(project: Project) -> None:
+    project.article(DEFAULT)
+    project.revision()
+    project.run("drop table pgembed.captured_text cascade")
+    with pytest.raises(SchemaVersionError, match=r"(?s)development.*DROP SCHEMA"):
+        project.upgrade()
+    for file in project.folder.glob("migrations/versions/*.py"):
+        file.unlink()
+    with pytest.raises(SchemaVersionError, match=r"(?s)development.*DROP SCHEMA"):
+        project.alembic("check")

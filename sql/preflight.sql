@@ -26,6 +26,12 @@ begin
                                 'GRANT CREATE ON DATABASE %I TO %I;', current_database(), current_user);
     end if;
 
+    if to_regclass('pgembed.embedding') is not null and to_regclass('pgembed.captured_text') is null then
+        raise exception 'schema pgembed is of a development version, from before the first release'
+            using errcode = 'PE012', detail = 'Its tables have changed, and no upgrade was written.',
+                  hint = 'Write down what is declared, drop it with that version''s pgembed uninstall --force (or DROP SCHEMA '
+                         'pgembed CASCADE, and the side tables), and install again.';
+    end if;
     if to_regclass('pgembed.alembic_version') is not null then
         lock table pgembed.alembic_version in share row exclusive mode;
     else

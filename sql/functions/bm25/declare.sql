@@ -377,7 +377,7 @@ declare
     b pgembed.bm25;
 begin
     perform pgembed._require_owner();
-    if drop_bm25.if_exists and pgembed._named('BM25 index', drop_bm25.name) is null then
+    if drop_bm25.if_exists and pgembed._named('BM25 index', drop_bm25.name, true) is null then
         raise notice 'there is no BM25 index "%", skipping', drop_bm25.name;
         return;
     end if;

@@ -64,7 +64,7 @@ begin
     for b in
         select * from pgembed.bm25
         where source::oid = (select typrelid from pg_catalog.pg_type where oid = pg_catalog.pg_typeof(_bm25_target.source)::oid)
-          and (p_name is null or name = p_name or pgembed._qualified_name(source, name) = p_name)
+          and (p_name is null or pgembed._name_matches(source, name, p_name))
     loop
         several := several is not null;
     end loop;
@@ -223,52 +223,59 @@ declare
     restricted record;
     filtered boolean := p_condition <> 'true';
 begin
-    if (select relrowsecurity from pg_class where oid = b.source) then
-        ranking := 'rank';
-        -- Who is past row security, and not yet let in, is ranked as slowly and as exactly.
-        if row_security_active(b.source)
-           or not has_function_privilege(pgembed._bm25_table(b.bm25_id, 'rank(text[], int, text, int[], bigint[])'), 'EXECUTE') then
-            restricted := pgembed._bm25_restricted_keys(b, p_query, p_k, p_condition, p_path);
-            execute pgembed._bm25_rank_sql(b, pg_typeof(source), 'true', p_k,
-                                           'select $1 as handles, $3 as scores', 'handles')
-            into given, rows, scores using restricted.keys, p_k, restricted.scores;
-            return;
+    begin
+        if (select relrowsecurity from pg_class where oid = b.source) then
+            ranking := 'rank';
+            -- Who is past row security, and not yet let in, is ranked as slowly and as exactly.
+            if row_security_active(b.source)
+               or not has_function_privilege(pgembed._bm25_table(b.bm25_id, 'rank(text[], int, text, int[], bigint[])'), 'EXECUTE') then
+                restricted := pgembed._bm25_restricted_keys(b, p_query, p_k, p_condition, p_path);
+                execute pgembed._bm25_rank_sql(b, pg_typeof(source), 'true', p_k,
+                                               'select $1 as handles, $3 as scores', 'handles')
+                into given, rows, scores using restricted.keys, p_k, restricted.scores;
+                return;
+            end if;
         end if;
-    end if;
-    if p_query.required is not null then
-        condition := format('(%s) and pgembed._bm25_lexemes(%s, %s) operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition,
-            pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), p_query.required);
-    end if;
-    rank_sql := pgembed._bm25_rank_sql(
-        b, pg_typeof(source), coalesce(condition, p_condition), p_k,
-        format('select * from pgembed.bm25_%s_%s(($1).terms, $2::pg_catalog.int4, ($1).prefix, $3, $4)', b.bm25_id, ranking),
-        format('pgembed.bm25_%s_keys(handles)', b.bm25_id));
-    if filtered then
-        share := pgembed._estimated_share(b.source, p_condition, p_path);
-        depth := ceil(p_k / greatest(share, 0.05) * 1.3);
-    end if;
-    loop
-        if filtered and among is null and (share < 0.05::float8 or depth > 5000) then
-            -- Few rows pass, or the best ones do not: rank those that do.
-            select_among := format(
-                'select coalesce(pg_catalog.array_agg(d.slot) filter (where d.slot is not null), ''{}''), '
-                'coalesce(pg_catalog.array_agg(r.version) filter (where r.version is not null), ''{}'') '
-                'from (select %1$s as pgembed_key_text from %2$s as s where %3$s) as s '
-                'left join %4$s as d on d.key operator(pg_catalog.=) s.pgembed_key_text '
-                'left join %5$s as r on r.key operator(pg_catalog.=) s.pgembed_key_text',
-                pgembed._bm25_key_text_sql(b, 's'), pgembed._table_sql(b.source), p_condition,
-                pgembed._bm25_table(b.bm25_id, 'doc'), pgembed._bm25_table(b.bm25_id, 'recent'));
+        if p_query.required is not null then
+            condition := format('(%s) and pgembed._bm25_lexemes(%s, %s) operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition,
+                pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), p_query.required);
+        end if;
+        rank_sql := pgembed._bm25_rank_sql(
+            b, pg_typeof(source), coalesce(condition, p_condition), p_k,
+            format('select * from pgembed.bm25_%s_%s(($1).terms, $2::pg_catalog.int4, ($1).prefix, $3, $4)', b.bm25_id, ranking),
+            format('pgembed.bm25_%s_keys(handles)', b.bm25_id));
+        if filtered then
+            share := pgembed._estimated_share(b.source, p_condition, p_path);
+            depth := ceil(p_k / greatest(share, 0.05) * 1.3);
+        end if;
+        loop
+            if filtered and among is null and (share < 0.05::float8 or depth > 5000) then
+                -- Few rows pass, or the best ones do not: rank those that do.
+                select_among := format(
+                    'select coalesce(pg_catalog.array_agg(d.slot) filter (where d.slot is not null), ''{}''), '
+                    'coalesce(pg_catalog.array_agg(r.version) filter (where r.version is not null), ''{}'') '
+                    'from (select %1$s as pgembed_key_text from %2$s as s where %3$s) as s '
+                    'left join %4$s as d on d.key operator(pg_catalog.=) s.pgembed_key_text '
+                    'left join %5$s as r on r.key operator(pg_catalog.=) s.pgembed_key_text',
+                    pgembed._bm25_key_text_sql(b, 's'), pgembed._table_sql(b.source), p_condition,
+                    pgembed._bm25_table(b.bm25_id, 'doc'), pgembed._bm25_table(b.bm25_id, 'recent'));
+                perform pgembed._at_path(p_path);
+                execute select_among into among, among_recent;
+                perform pgembed._at_path('pg_catalog, pg_temp');
+                depth := case when p_query.required is null then p_k else depth end;
+            end if;
             perform pgembed._at_path(p_path);
-            execute select_among into among, among_recent;
+            execute rank_sql into given, rows, scores using p_query, depth, among, among_recent;
             perform pgembed._at_path('pg_catalog, pg_temp');
-            depth := case when p_query.required is null then p_k else depth end;
+            exit when cardinality(scores) = p_k or coalesce(given, 0) < depth;
+            depth := least(depth * 8, 2000000000);
+        end loop;
+    exception when undefined_table or undefined_function then
+        if pgembed._parts_missing(b.text_id) is not null then
+            perform pgembed._bm25_parts_lost(b);
         end if;
-        perform pgembed._at_path(p_path);
-        execute rank_sql into given, rows, scores using p_query, depth, among, among_recent;
-        perform pgembed._at_path('pg_catalog, pg_temp');
-        exit when cardinality(scores) = p_k or coalesce(given, 0) < depth;
-        depth := least(depth * 8, 2000000000);
-    end loop;
+        raise;
+    end;
 end
 $$;
 comment on function pgembed._bm25_hits(anyelement, anyarray, pgembed.bm25, pgembed._bm25_words, int, text, text) is

@@ -326,7 +326,7 @@ declare
     page constant text := format(
         'select s.place, d.key, d.length, d.lexemes, d.error from (select s, pg_catalog.row_number() over (order by %1$s) as place '
         'from %2$s as s where %%s order by %1$s limit 500) as s cross join lateral pgembed._text_%3$s_document(s.s) as d',
-        columns, pgembed._table_sql(t.source), t.text_id);
+        replace(columns, '%', '%%'), replace(pgembed._table_sql(t.source), '%', '%%'), t.text_id);
     further constant text := format('(%s) > (select %s from (select ($1).after) as pgembed_key(key))', columns,
                                     pgembed._key_sql(t.source, null, '%5$s::%4$s', ', '));
     keys text[];

@@ -155,12 +155,13 @@ create or replace function pgembed._qualified_name(p_source oid, p_name text) re
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select concat_ws('.', quote_ident(pgembed._schema_of(p_source)), quote_ident(p_name))
+    -- One whose table is gone must not be taken for another of its name.
+    select concat(coalesce(quote_ident(pgembed._schema_of(p_source)), '(dropped)'), '.', quote_ident(p_name))
 $$;
 comment on function pgembed._qualified_name(oid, text) is
     'Name of an embedding or BM25 index with the schema of its source, as functions take it anywhere.';
 
-create or replace function pgembed._named(p_kind text, p_name text) returns int
+create or replace function pgembed._named(p_kind text, p_name text, p_in_path boolean default false) returns int
 language plpgsql stable
 as $$
 declare
@@ -174,31 +175,41 @@ begin
     -- A bare name, or one with the schema of the source. Of several with one name the
     -- search_path decides, as for tables; nothing here is looked up by it.
     if p_kind operator(pg_catalog.=) 'embedding' then
-        select pg_catalog.array_agg(d.embedding_id), pg_catalog.array_agg(d.source::pg_catalog.oid), pg_catalog.array_agg(d.name)
-        into ids, sources, names from pgembed.embedding as d where pgembed._name_matches(d.source, d.name, p_name);
+        select pg_catalog.array_agg(d.embedding_id order by d.lives desc, d.embedding_id), pg_catalog.array_agg(d.source order by d.lives desc, d.embedding_id),
+               pg_catalog.array_agg(d.name order by d.lives desc, d.embedding_id)
+        into ids, sources, names
+        from (select e.embedding_id, e.source::pg_catalog.oid as source, e.name, pgembed._schema_of(e.source) is not null as lives
+              from pgembed.embedding as e where pgembed._name_matches(e.source, e.name, p_name)) as d;
     else
-        select pg_catalog.array_agg(d.bm25_id), pg_catalog.array_agg(d.source::pg_catalog.oid), pg_catalog.array_agg(d.name)
-        into ids, sources, names from pgembed.bm25 as d where pgembed._name_matches(d.source, d.name, p_name);
+        select pg_catalog.array_agg(d.bm25_id order by d.lives desc, d.bm25_id), pg_catalog.array_agg(d.source order by d.lives desc, d.bm25_id),
+               pg_catalog.array_agg(d.name order by d.lives desc, d.bm25_id)
+        into ids, sources, names
+        from (select b.bm25_id, b.source::pg_catalog.oid as source, b.name, pgembed._schema_of(b.source) is not null as lives
+              from pgembed.bm25 as b where pgembed._name_matches(b.source, b.name, p_name)) as d;
     end if;
     for i in 1 .. coalesce(pg_catalog.cardinality(ids), 0) loop
         place := pg_catalog.array_position(pg_catalog.current_schemas(true), pgembed._schema_of(sources[i]));
+        continue when p_in_path and place is null and pg_catalog.strpos(p_name, '.') operator(pg_catalog.=) 0;
         if chosen is null or place operator(pg_catalog.<) best or best is null and place is not null then
             chosen := ids[i];
             best := place;
         end if;
     end loop;
-    if pg_catalog.cardinality(ids) operator(pg_catalog.>) 1 and best is null then
+    if best is null and pg_catalog.cardinality(ids) operator(pg_catalog.>) 1 and pgembed._schema_of(sources[2]) is not null
+       and chosen is not null then
         raise exception 'there are several of the name "%"', p_name using errcode = 'PE001',
             detail = pg_catalog.format('They are: %s.', (
                 select pg_catalog.string_agg(pgembed._qualified_name(d.source, d.name), ', ' order by d.source)
-                from rows from (pg_catalog.unnest(sources), pg_catalog.unnest(names)) as d(source, name))),
+                from rows from (pg_catalog.unnest(sources), pg_catalog.unnest(names)) as d(source, name)
+                where pgembed._schema_of(d.source) is not null)),
             hint = 'Say which: give the name with the schema of its table.';
     end if;
     return chosen;
 end
 $$;
-comment on function pgembed._named(text, text) is
-    'Id of the embedding or BM25 index that somebody means by a name; NULL for none, PE001 where that is not clear.';
+comment on function pgembed._named(text, text, boolean) is
+    'Id of the embedding or BM25 index that somebody means by a name; NULL for none, PE001 where that is not clear. '
+    'p_in_path: a bare name means one in the search_path only.';
 
 create or replace function pgembed._name_matches(p_source oid, p_name text, p_wanted text) returns boolean
 language sql stable
@@ -206,7 +217,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select p_name = p_wanted
         or strpos(p_wanted, '.') > 0 and p_wanted in (pgembed._qualified_name(p_source, p_name),
-                                                      concat(pgembed._schema_of(p_source), '.', p_name))
+                                                      concat(coalesce(pgembed._schema_of(p_source), '(dropped)'), '.', p_name))
 $$;
 comment on function pgembed._name_matches(oid, text, text) is
     'Whether an embedding or BM25 index may be meant by a name, bare or with the schema of its source.';

@@ -185,7 +185,9 @@ as $$
                                                 and proname = format('_text_%s_%s', p_text_id, part))
         union all
         select format('function pgembed.bm25_%s_%s', b.bm25_id, part)
-        from pgembed.bm25 as b cross join unnest(array['top', 'rank', 'keys', 'maintain', 'mark']) as part
+        from pgembed.bm25 as b cross join unnest(array['top', 'rank', 'keys', 'key', 'changes', 'live', 'expand', 'sparse', 'complete', 'dense', 'guess',
+                                                              'rescore', 'among', 'pack_input', 'settle', 'purge', 'merge', 'refreeze',
+                                                              'rebuild', 'maintain', 'mark']) as part
         where b.text_id = p_text_id
           and not exists (select from pg_proc where pronamespace = 'pgembed'::regnamespace
                                                 and proname = format('bm25_%s_%s', b.bm25_id, part))) as parts

@@ -376,7 +376,7 @@ declare
     texts int[];
 begin
     perform pgembed._require_owner();
-    if drop_embedding.if_exists and pgembed._named('embedding', drop_embedding.name) is null then
+    if drop_embedding.if_exists and pgembed._named('embedding', drop_embedding.name, true) is null then
         raise notice 'there is no embedding "%", skipping', drop_embedding.name;
         return;
     end if;

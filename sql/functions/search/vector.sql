@@ -38,7 +38,7 @@ declare
 begin
     for found_row in
         select x.* from pgembed.embedding as x
-        where x.source = searched and (p_name is null or x.name = p_name or pgembed._qualified_name(x.source, x.name) = p_name)
+        where x.source = searched and (p_name is null or pgembed._name_matches(x.source, x.name, p_name))
         order by x.name
     loop
         many := many + 1;

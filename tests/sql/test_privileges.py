@@ -1,4 +1,4 @@
-"""Who may read a table may read what was made of its text, both ways, and no one else."""
+"""Who may read a table may read what was made of its text, and no one else may."""
 
 from __future__ import annotations
 
@@ -202,7 +202,8 @@ def test_grants_on_columns(
     # The key by PUBLIC's right, the text by one's own.
     run(
         conn,
-        "revoke select (id) on article from {reader}; grant select (id) on article to public",
+        "revoke select (id) on article from {reader};"
+        " grant select (id) on article to public",
     )
     assert findings(conn) == []
     by(conn)
@@ -481,7 +482,10 @@ def test_bypassrls_comes_and_goes(service: Service, conn: Connection, dsn: str) 
     for _ in range(2):
         assert seen(dsn, READER)[3] == [1, 2, 3, 4, 5]
         reconcile(conn)
-    fast = "select has_function_privilege(%s, oid, 'execute') from pg_proc where proname = 'bm25_1_rank'"
+    fast = (
+        "select has_function_privilege(%s, oid, 'execute')"
+        " from pg_proc where proname = 'bm25_1_rank'"
+    )
     assert value(conn, fast, READER) is True
     run(conn, "alter role {reader} nobypassrls")
     assert {severity for severity, _ in findings(conn)} == {"error"}

@@ -1,0 +1,532 @@
+"""What the owner of a table can define runs as the owner, whatever the owner does."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgembed import schema
+from pgembed.embedded import THROWAWAY_SETTINGS, EmbeddedServer, Major
+from tests.fixtures.postgres import Server
+from tests.fixtures.roles import acting_as, new_roles
+from tests.sql.steps import Service, declare, value
+
+Connection = psycopg.Connection[Any]
+PREFIX = f"pgembed_test_{os.getpid()}_"
+OWNER = PREFIX + "owner"
+OTHER = PREFIX + "other"
+APP = PREFIX + "app"
+
+
+@pytest.fixture
+def service(dsn: str, conn: Connection) -> Iterator[Service]:
+    """Give documents of an ordinary role whose text calls the role's own function.
+
+    The function writes down who it runs as: in a sequence a role, which keeps what was
+    rolled back.
+    """
+    with new_roles(dsn, OWNER, OTHER, APP):
+        me = value(conn, "select current_user")
+        conn.execute("create schema spies; grant usage on schema spies to public")
+        for role in (OWNER, OTHER, APP, me):
+            conn.execute(f'create sequence spies."{role}"')
+            conn.execute(f'grant usage on sequence spies."{role}" to public')
+        conn.execute(
+            f'create schema shop authorization "{OWNER}";'
+            "grant usage on schema shop to public"
+        )
+        with acting_as(dsn, OWNER) as owner:
+            owner.execute(
+                "create table shop.doc (id int primary key, body text, n int);"
+                "insert into shop.doc values (1, 'apple one', 1), (2, 'pear two', 2);"
+                "create function shop.spy(text) returns text immutable"
+                " language plpgsql as $$begin"
+                " perform nextval(format('spies.%I', current_user)::regclass);"
+                " return $1; end$$"
+            )
+            owner.execute(
+                f'grant select, insert, update, delete on shop.doc to "{APP}"'
+            )
+        made = declare(
+            conn,
+            "shop.doc",
+            "shop.spy(body)",
+            bm25=True,
+            bm25_options='{"config": "simple"}',
+            index="none",
+        )
+        made.drain()
+        conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
+        conn.execute("select pgembed.grant_usage(%s)", [APP])
+        yield made
+
+
+def ran_as(conn: Connection) -> set[str]:
+    """Say as whom the owner's code has run."""
+    return {
+        name
+        for (name,) in conn.execute(
+            "select sequencename from pg_sequences"
+            " where schemaname = 'spies' and last_value is not null"
+        )
+    }
+
+
+CALLS = [
+    "select * from pgembed.bm25_search(null::shop.doc, 'apple')",
+    "select * from pgembed.bm25_search(null::shop.doc, 'app', prefix => true)",
+    "select * from pgembed.bm25_search(null::shop.doc, 'apple one',"
+    " syntax => 'websearch', snippets => true)",
+    "select * from pgembed.bm25_search(null::shop.doc, '\"apple one\"',"
+    " syntax => 'websearch')",
+    "select * from pgembed.bm25_search(null::shop.doc, 'apple',"
+    " filter => '{\"n\": 1}', snippets => true)",
+    "select * from pgembed.vector_search(null::shop.doc, query_embedding => '[1,2,3]')",
+    "select * from pgembed.similar(null::shop.doc, 1)",
+    "select * from pgembed.hybrid_search(null::shop.doc, 'apple',"
+    " query_embedding => '[1,2,3]')",
+]
+OPERATIONS = [
+    "select * from pgembed.status",
+    "select * from pgembed.bm25_status",
+    "select * from pgembed.failed",
+    "select * from pgembed.doctor()",
+    "select pgembed._reconcile_v1()",
+    "select pgembed.bm25_maintain(min_rows => 1)",
+    "select * from pgembed._bm25_due_v1()",
+    "select pgembed._bm25_maintain_v1(1, 0)",
+    "select pgembed.erase()",
+    "select pgembed.reembed('doc_embedding')",
+    "select pgembed.retry()",
+    "select pgembed.pause('doc_embedding')",
+    "select pgembed.resume('doc_embedding')",
+    "select pgembed.alter_embedding('doc_embedding', max_attempts => 6)",
+    "select pgembed.bm25_rebuild('doc_embedding')",
+]
+
+
+def do_everything(conn: Connection, dsn: str, service: Service) -> None:
+    """Write, search and maintain as all roles, whatever fails.
+
+    Writers call the owner's code as plain triggers of the owner's would: what they do
+    is done by the owner here.
+    """
+    with acting_as(dsn, OWNER) as owner:
+        for write in (
+            "insert into shop.doc values (3, 'apple three', 3)",
+            "update shop.doc set body = 'apple uno' where id = 1",
+            "delete from shop.doc where id = 2",
+        ):
+            with suppress(psycopg.Error):
+                owner.execute(write)
+    with acting_as(dsn, APP) as app:
+        for call in CALLS:
+            with suppress(psycopg.Error):
+                app.execute(call)
+    for call in [*CALLS, *OPERATIONS]:
+        with suppress(psycopg.Error):
+            conn.execute(call)
+    with suppress(psycopg.Error):
+        service.drain()
+
+
+TAMPERING = {
+    "invoker read": "alter function pgembed._text_1_read security invoker",
+    "invoker run": "alter function pgembed._text_1_run security invoker",
+    "invoker compose": "alter function pgembed._text_1_compose security invoker",
+    "invoker insert": "alter function pgembed._text_1_insert security invoker",
+    "invoker update": "alter function pgembed._text_1_update security invoker",
+    "definer document": "alter function pgembed._text_1_document security definer",
+    "path of read": "alter function pgembed._text_1_read set search_path = shop",
+    "path of run": "alter function pgembed._text_1_run set search_path = shop",
+    "path of compose": "alter function pgembed._text_1_compose set search_path = shop",
+    "path of insert": "alter function pgembed._text_1_insert set search_path = shop",
+    "path of document": "alter function pgembed._text_1_document set search_path = shop",
+    "row security of read": "alter function pgembed._text_1_read set row_security = on",
+    "no settings of read": "alter function pgembed._text_1_read reset all",
+    "role of read": "alter function pgembed._text_1_read set role = {me}",
+    "rename read": "alter function pgembed._text_1_read rename to _text_1_gone",
+    "rename compose": "alter function pgembed._text_1_compose rename to mine",
+    "move read": "alter function pgembed._text_1_read set schema shop",
+    "move run": "alter function pgembed._text_1_run set schema shop",
+    "move compose": "alter function pgembed._text_1_compose set schema shop",
+    "move insert": "alter function pgembed._text_1_insert set schema shop",
+    "move document": "alter function pgembed._text_1_document set schema shop",
+    "drop read": "drop function pgembed._text_1_read",
+    "drop run": "drop function pgembed._text_1_run",
+    "drop compose": "drop function pgembed._text_1_compose",
+    "drop insert": "drop function pgembed._text_1_insert cascade",
+    "drop document": "drop function pgembed._text_1_document cascade",
+    "give read": "alter function pgembed._text_1_read owner to {me}",
+    "give compose": "alter function pgembed._text_1_compose owner to {me}",
+    "open read": "grant execute on function pgembed._text_1_read to public",
+    "open document": "grant execute on function pgembed._text_1_document to public",
+    "close read": "revoke execute on function pgembed._text_1_read from {me}",
+    "close compose": "revoke all on function pgembed._text_1_compose from public",
+    "replace compose": "create or replace function pgembed._text_1_compose(r anyelement)"
+    " returns text language plpgsql as $$begin return shop.spy('x'); end$$",
+    "replace read": "create or replace function pgembed._text_1_read("
+    "p_sql text, p_work pgembed._work) returns setof record language plpgsql as"
+    " $$begin perform shop.spy('x'); return query execute p_sql using p_work; end$$",
+    "replace read afterwards": "alter function pgembed._text_1_read security invoker;"
+    "alter function pgembed._text_1_read set search_path = shop, pg_catalog",
+    "overload read": "create function pgembed._text_1_read(p_sql text, p_work text)"
+    " returns setof record language plpgsql as $$begin perform shop.spy('x'); end$$",
+    "support": "alter function pgembed._text_1_compose cost 0.0001 volatile",
+}
+
+
+@pytest.mark.parametrize("what", TAMPERING)
+def test_functions_that_the_owner_tampers_with(
+    service: Service, conn: Connection, dsn: str, what: str
+) -> None:
+    me = value(conn, "select current_user")
+    with acting_as(dsn, OWNER) as owner:
+        with suppress(psycopg.Error):
+            owner.execute(TAMPERING[what].replace("{me}", f'"{me}"').encode())
+        # A thing of pgembed's that the owner has moved may not be called any more, but
+        # what the owner makes instead would be.
+        with suppress(psycopg.Error):
+            owner.execute(
+                "create function pgembed._text_1_compose(r anyelement) returns text"
+                " language plpgsql as $$begin return shop.spy('x'); end$$"
+            )
+    do_everything(conn, dsn, service)
+    assert ran_as(conn) <= {OWNER}
+    conn.execute("select pgembed.repair('doc_embedding')")
+    do_everything(conn, dsn, service)
+    assert ran_as(conn) <= {OWNER}
+    conn.execute("select pgembed.repair('doc_embedding')")
+    for _ in range(2):
+        service.drain()
+        conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
+    assert service.embedded() == {"1": "apple uno", "3": "apple three"}
+    for call in CALLS:
+        assert conn.execute(call).fetchall() != []
+    with acting_as(dsn, APP) as app:
+        app.execute("insert into shop.doc values (4, 'apple four', 4)")
+        assert app.execute(CALLS[0]).fetchall() != []
+    problems = [
+        row
+        for row in conn.execute("select problem from pgembed.doctor()")
+        if "no encoder" not in row[0]
+    ]
+    assert problems == []
+
+
+LEAVES_SECURITY = ("security invoker", "security definer", "reset all")
+
+
+@pytest.mark.parametrize(
+    "what", [name for name in TAMPERING if name.split()[0] in ("invoker", "path", "no")]
+)
+def test_the_doctor_sees_what_was_tampered_with(
+    service: Service, conn: Connection, dsn: str, what: str
+) -> None:
+    with acting_as(dsn, OWNER) as owner:
+        owner.execute(TAMPERING[what].encode())
+    assert [
+        row
+        for row in conn.execute("select problem from pgembed.doctor()")
+        if "no encoder" not in row[0]
+    ] != []
+
+
+RAISED = [
+    "raise exception 'no'",
+    "raise exception using errcode = '23505'",
+    "raise exception using errcode = '57014'",
+    "raise exception using errcode = 'PE000'",
+    "raise exception using errcode = 'PE001'",
+    "raise exception using errcode = '40P01'",
+    "raise exception using errcode = 'XX001'",
+    "raise exception using errcode = '53100'",
+    "assert false",
+]
+
+
+@pytest.mark.parametrize("raised", RAISED)
+def test_one_owners_code_stops_nobody_else(
+    service: Service, conn: Connection, dsn: str, raised: str
+) -> None:
+    """Whatever an owner's function raises, planned or called: others are served."""
+    conn.execute("create table last (id int primary key, body text)")
+    conn.execute("insert into last values (1, 'apple')")
+    conn.execute("select pgembed.create_bm25('last', 'body')")
+    mine = declare(conn, "last", "upper(body)", bm25=False, index="none")
+    with acting_as(dsn, OWNER) as owner:
+        owner.execute(
+            "create or replace function shop.spy(text) returns text immutable"
+            f" language plpgsql as $$begin {raised}; return $1; end$$".encode()
+        )
+    conn.execute("alter table last rename body to said")
+    conn.execute("select pgembed._reconcile_v1()")
+    conn.execute("insert into last values (2, 'apple two')")
+    conn.execute("delete from last where id = 1")
+    for call in (
+        "select * from pgembed.status",
+        "select * from pgembed.bm25_status",
+        "select * from pgembed.failed",
+        "select * from pgembed.doctor()",
+        "select * from pgembed._bm25_due_v1()",
+        "select pgembed.bm25_maintain(min_rows => 1)",
+        "select pgembed.erase()",
+    ):
+        conn.execute(call)
+    mine.drain()
+    assert mine.embedded() == {"2": "APPLE TWO"}
+    assert value(conn, "select count(*) from pgembed.bm25_search(null::last, 'apple')")
+
+
+@pytest.mark.parametrize("raised", RAISED)
+def test_a_constant_call_that_fails_when_planned(
+    service: Service, conn: Connection, dsn: str, raised: str
+) -> None:
+    """An immutable function over a constant is called by the planner."""
+    with acting_as(dsn, OWNER) as owner:
+        owner.execute(
+            "create table shop.planned (id int primary key, body text);"
+            "create function shop.prefix(text) returns text immutable"
+            " language plpgsql as $$begin return $1; end$$"
+        )
+    declare(
+        conn,
+        "shop.planned",
+        "shop.prefix('x') || body",
+        bm25=True,
+        bm25_options='{"config": "simple"}',
+        index="none",
+    )
+    conn.execute("create table last (id int primary key, body text)")
+    conn.execute("select pgembed.create_bm25('last', 'body')")
+    with acting_as(dsn, OWNER) as owner:
+        owner.execute(
+            "create or replace function shop.prefix(text) returns text immutable"
+            f" language plpgsql as $$begin {raised}; return $1; end$$".encode()
+        )
+        owner.execute("insert into shop.planned values (1, 'one')")
+    conn.execute("alter table last rename to least")
+    conn.execute("insert into least values (1, 'apple')")
+    for call in (
+        "select pgembed._reconcile_v1()",
+        "select * from pgembed.status",
+        "select * from pgembed.doctor()",
+        "select pgembed.bm25_maintain(min_rows => 1)",
+        "select pgembed.erase()",
+    ):
+        conn.execute(call)
+    assert value(conn, "select count(*) from pgembed.bm25_search(null::least, 'apple')")
+
+
+def test_an_owner_cannot_stop_the_follow_up_by_giving_rights_on(
+    service: Service, conn: Connection, dsn: str
+) -> None:
+    """What the owner has granted on with a grant option cannot be revoked alone."""
+    conn.execute("create table last (id int primary key, body text)")
+    conn.execute("select pgembed.create_bm25('last', 'body')")
+    with acting_as(dsn, OWNER) as owner:
+        owner.execute(
+            f'grant execute on function pgembed._text_1_compose to "{OTHER}"'
+            " with grant option"
+        )
+    with acting_as(dsn, OTHER) as other:
+        conn.execute("select pgembed.grant_usage(%s)", [OTHER])
+        other.execute(f'grant execute on function pgembed._text_1_compose to "{APP}"')
+    conn.execute("alter table last rename to least")
+    conn.execute(f'grant select on least to "{OTHER}"')
+    conn.execute("select pgembed._reconcile_v1()")
+    with acting_as(dsn, OTHER) as other:
+        other.execute("select * from pgembed.bm25_search(null::least, 'x')")
+
+
+def test_append_functions_are_the_owners_alone(
+    service: Service, conn: Connection, dsn: str
+) -> None:
+    """Nobody forges jobs, words or tombstones, nor calls the fence."""
+    for role in (APP, OTHER):
+        conn.execute("select pgembed.grant_usage(%s)", [role])
+        with acting_as(dsn, role) as stranger:
+            for call in (
+                "_text_1_change('1', '1', true, 1, 'a:1', 1, 'b:1')",
+                "_text_1_queue('U', '{1}')",
+                "_text_1_mark('T', null, null)",
+                "_text_1_run('select 1', null)",
+                "_text_1_document(null::shop.doc)",
+                "bm25_1_mark('T')",
+                "bm25_1_maintain(1)",
+            ):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    stranger.execute(f"select pgembed.{call}")
+
+
+# Names that code looks up
+
+
+def test_every_function_is_pinned_or_qualifies(
+    conn: Connection, service: Service
+) -> None:
+    """A function without a search_path of its own names the schema of all it uses.
+
+    As good as a look at the text can be: what follows FROM, JOIN, INTO, UPDATE and
+    TABLE, names with a parenthesis behind them, casts, and operators.
+    """
+    functions = conn.execute(
+        "select p.oid::regprocedure::text, coalesce(p.prosrc, ''),"
+        " pg_get_function_arguments(p.oid)"
+        " from pg_proc as p join pg_language as l on l.oid = p.prolang"
+        " where p.pronamespace = 'pgembed'::regnamespace"
+        " and l.lanname in ('sql', 'plpgsql') and p.prosqlbody is null"
+        " and not coalesce(p.proconfig::text, '') ~ 'search_path'"
+    ).fetchall()
+    assert functions != []
+    loose = {}
+    for signature, source, arguments in functions:
+        found = unqualified(source, arguments)
+        if found and not sets_its_path(source):
+            loose[signature] = sorted(found)
+    # The stages of BM25 run under the path of the functions that call them, which set
+    # it; only pgembed's owner may call them (see below).
+    stages = {
+        signature: names
+        for signature, names in loose.items()
+        if re.match(r"(pgembed\.)?bm25_\d+_", signature)
+    }
+    assert {s: n for s, n in loose.items() if s not in stages} == {}
+    for signature in stages:
+        assert (
+            value(
+                conn,
+                "select count(*) from pg_proc as p, aclexplode(p.proacl) as a"
+                " where p.oid = %s::regprocedure and a.grantee <> p.proowner",
+                signature,
+            )
+            == 0
+        ), signature
+
+
+def sets_its_path(source: str) -> bool:
+    """Say whether a function sets the path before it does anything else."""
+    body = re.split(r"\bbegin\b", source, maxsplit=1)[-1]
+    first = re.sub(r"--[^\n]*", "", body).strip()
+    return first.startswith("perform pgembed._back_inside()") or first.startswith(
+        "perform pgembed._at_path('pg_catalog, pg_temp')"
+    )
+
+
+SYNTAX = frozenset(
+    "and any array as all by case cast check coalesce exists extract filter greatest if"
+    " in into is join lateral least limit not nullif on or order over row select set"
+    " some then using values when where with returning return like from materialized"
+    " raise exception loop elsif end declare perform execute char unnest_".split()
+)
+TYPES = frozenset(
+    "bigint boolean bool int integer text smallint real float8 int2 int4 int8 float4"
+    " numeric interval timestamptz jsonb json bytea name oid regclass uuid".split()
+)
+
+
+def unqualified(source: str, arguments: str) -> set[str]:
+    """List names in the source of a function that a search_path would decide."""
+    code = re.sub(r"--[^\n]*", " ", source)
+    code = re.sub(r"'(?:[^']|'')*'", "''", code)
+    found = {
+        name
+        for name in re.findall(r"(?<![.\w\"%$])([a-z_][a-z0-9_]*)\s*\(", code)
+        if name not in SYNTAX and name not in TYPES
+    }
+    local = set(
+        re.findall(
+            r"\b([a-z_][a-z0-9_]*)\s+as\s+(?:not\s+)?(?:materialized\s*)?\(", code
+        )
+    )
+    local |= set(re.findall(r"\bas\s+([a-z_][a-z0-9_]*)", code))
+    found |= {
+        name
+        for name in re.findall(
+            r"\b(?:from|join|into|update|table)\s+(?!strict\b)([a-z_][a-z0-9_]*)\b(?!\s*[.(])",
+            code,
+        )
+        if name not in SYNTAX
+        and not re.search(rf"(?m)^\s*{name}\s", source.split("begin")[0])
+        and name not in ("lateral", "only", "distinct")
+        and not re.search(rf"\b{name}\b", arguments)
+    }
+    return found - local
+
+
+def test_generated_functions_are_pinned(conn: Connection, service: Service) -> None:
+    """All that runs with other rights than the caller's has a path of its own."""
+    open_ones = conn.execute(
+        "select p.oid::regprocedure::text, p.proconfig from pg_proc as p"
+        " where p.pronamespace = 'pgembed'::regnamespace and p.prosecdef"
+        " and not coalesce(p.proconfig::text, '') ~ 'search_path=\"?pg_catalog'"
+    ).fetchall()
+    # The fence hands statements on as they are, every name qualified; what appends
+    # takes nothing that could mean another thing.
+    for signature, _ in open_ones:
+        assert re.search(r"_text_1_(read|run|change|queue)\(", signature), signature
+    for (source,) in conn.execute(
+        "select prosrc from pg_proc where pronamespace = 'pgembed'::regnamespace"
+        " and proname in ('_text_1_change', '_text_1_queue')"
+    ).fetchall():
+        assert unqualified(source, "p_keys p_op p_key") <= {"key"}
+
+
+# The wake-up
+
+
+def test_a_full_queue_of_notifications_fails_no_commit(server: Server) -> None:
+    if server.major < 17:
+        pytest.skip("the queue can be made small from 17 on")
+    settings = {**THROWAWAY_SETTINGS, "max_notify_queue_pages": "64"}
+    import tempfile
+    from pathlib import Path
+
+    major: Major = 18
+    with (
+        tempfile.TemporaryDirectory(prefix="pgembed-", dir="/tmp") as folder,
+        EmbeddedServer(
+            Path(folder) / "data", major=major, settings=settings, delete=True
+        ) as small,
+    ):
+        dsn = small.dsn()
+        schema.install(dsn)
+        with (
+            psycopg.connect(dsn, autocommit=True) as conn,
+            psycopg.connect(dsn, autocommit=True) as sleeper,
+            psycopg.connect(dsn, autocommit=True) as asleep,
+        ):
+            conn.execute("create table article (id int primary key, body text)")
+            declare(conn, "article", "body", bm25_options='{"config": "simple"}')
+            # A service sleeps; and a session listens that does not listen.
+            asleep.execute("select pg_advisory_lock(1885824365, 1)")
+            sleeper.execute("listen pgembed")
+            sleeper.execute("begin")
+            sleeper.execute("select 1")
+            with pytest.raises(psycopg.Error) as caught:
+                for _ in range(1000):
+                    conn.execute("select pg_notify('x', repeat('x', 7900))")
+            assert "queue" in str(caught.value)
+            assert value(conn, "select pg_notification_queue_usage()") > 0.9
+            conn.execute("insert into article values (1, 'apple'), (2, 'pear')")
+            conn.execute("update article set body = 'plum' where id = 1")
+            conn.execute("delete from article where id = 2")
+            conn.execute("truncate article")
+            assert value(conn, "select count(*) from pgembed.queue") >= 5
+            assert any(
+                "notifications" in row[0]
+                for row in conn.execute("select problem from pgembed.doctor()")
+            )
+            # What keeps things up goes on too.
+            for call in (
+                "select pgembed._reconcile_v1()",
+                "select pgembed.repair('article_embedding')",
+                "select pgembed.reembed('article_embedding')",
+            ):
+                conn.execute(call)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 from pgembed import schema
-from pgembed.embedded import THROWAWAY_SETTINGS, EmbeddedServer, Major
+from pgembed.embedded import THROWAWAY_SETTINGS, EmbeddedServer
 from tests.fixtures.postgres import Server
 from tests.fixtures.roles import acting_as, new_roles
 from tests.sql.steps import Service, declare, value
@@ -120,7 +122,7 @@ def do_everything(conn: Connection, dsn: str, service: Service) -> None:
     with acting_as(dsn, OWNER) as owner:
         for write in (
             "insert into shop.doc values (3, 'apple three', 3)",
-            "update shop.doc set body = 'apple uno' where id = 1",
+            "update shop.doc set body = 'apple one more' where id = 1",
             "delete from shop.doc where id = 2",
         ):
             with suppress(psycopg.Error):
@@ -200,13 +202,13 @@ def test_functions_that_the_owner_tampers_with(
     do_everything(conn, dsn, service)
     assert ran_as(conn) <= {OWNER}
     conn.execute("select pgembed.repair('doc_embedding')")
-    do_everything(conn, dsn, service)
-    assert ran_as(conn) <= {OWNER}
-    conn.execute("select pgembed.repair('doc_embedding')")
     for _ in range(2):
         service.drain()
         conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
-    assert service.embedded() == {"1": "apple uno", "3": "apple three"}
+    # A write may have been refused, aloud, but is not lost.
+    assert service.embedded() == dict(
+        conn.execute("select id::text, body from shop.doc").fetchall()
+    )
     for call in CALLS:
         assert conn.execute(call).fetchall() != []
     with acting_as(dsn, APP) as app:
@@ -218,9 +220,6 @@ def test_functions_that_the_owner_tampers_with(
         if "no encoder" not in row[0]
     ]
     assert problems == []
-
-
-LEAVES_SECURITY = ("security invoker", "security definer", "reset all")
 
 
 @pytest.mark.parametrize(
@@ -256,19 +255,19 @@ def test_one_owners_code_stops_nobody_else(
     service: Service, conn: Connection, dsn: str, raised: str
 ) -> None:
     """Whatever an owner's function raises, planned or called: others are served."""
-    conn.execute("create table last (id int primary key, body text)")
-    conn.execute("insert into last values (1, 'apple')")
-    conn.execute("select pgembed.create_bm25('last', 'body')")
-    mine = declare(conn, "last", "upper(body)", bm25=False, index="none")
+    conn.execute("create table quiet (id int primary key, body text)")
+    conn.execute("insert into quiet values (1, 'apple')")
+    conn.execute("select pgembed.create_bm25('quiet', 'body')")
+    mine = declare(conn, "quiet", "upper(body)", bm25=False, index="none")
     with acting_as(dsn, OWNER) as owner:
         owner.execute(
             "create or replace function shop.spy(text) returns text immutable"
             f" language plpgsql as $$begin {raised}; return $1; end$$".encode()
         )
-    conn.execute("alter table last rename body to said")
+    conn.execute("alter table quiet rename to silent")
     conn.execute("select pgembed._reconcile_v1()")
-    conn.execute("insert into last values (2, 'apple two')")
-    conn.execute("delete from last where id = 1")
+    conn.execute("insert into silent values (2, 'apple two')")
+    conn.execute("delete from silent where id = 1")
     for call in (
         "select * from pgembed.status",
         "select * from pgembed.bm25_status",
@@ -281,7 +280,9 @@ def test_one_owners_code_stops_nobody_else(
         conn.execute(call)
     mine.drain()
     assert mine.embedded() == {"2": "APPLE TWO"}
-    assert value(conn, "select count(*) from pgembed.bm25_search(null::last, 'apple')")
+    assert value(
+        conn, "select count(*) from pgembed.bm25_search(null::silent, 'apple')"
+    )
 
 
 @pytest.mark.parametrize("raised", RAISED)
@@ -303,16 +304,16 @@ def test_a_constant_call_that_fails_when_planned(
         bm25_options='{"config": "simple"}',
         index="none",
     )
-    conn.execute("create table last (id int primary key, body text)")
-    conn.execute("select pgembed.create_bm25('last', 'body')")
+    conn.execute("create table quiet (id int primary key, body text)")
+    conn.execute("select pgembed.create_bm25('quiet', 'body')")
     with acting_as(dsn, OWNER) as owner:
         owner.execute(
             "create or replace function shop.prefix(text) returns text immutable"
             f" language plpgsql as $$begin {raised}; return $1; end$$".encode()
         )
         owner.execute("insert into shop.planned values (1, 'one')")
-    conn.execute("alter table last rename to least")
-    conn.execute("insert into least values (1, 'apple')")
+    conn.execute("alter table quiet rename to silent")
+    conn.execute("insert into silent values (1, 'apple')")
     for call in (
         "select pgembed._reconcile_v1()",
         "select * from pgembed.status",
@@ -321,15 +322,17 @@ def test_a_constant_call_that_fails_when_planned(
         "select pgembed.erase()",
     ):
         conn.execute(call)
-    assert value(conn, "select count(*) from pgembed.bm25_search(null::least, 'apple')")
+    assert value(
+        conn, "select count(*) from pgembed.bm25_search(null::silent, 'apple')"
+    )
 
 
 def test_an_owner_cannot_stop_the_follow_up_by_giving_rights_on(
     service: Service, conn: Connection, dsn: str
 ) -> None:
     """What the owner has granted on with a grant option cannot be revoked alone."""
-    conn.execute("create table last (id int primary key, body text)")
-    conn.execute("select pgembed.create_bm25('last', 'body')")
+    conn.execute("create table quiet (id int primary key, body text)")
+    conn.execute("select pgembed.create_bm25('quiet', 'body')")
     with acting_as(dsn, OWNER) as owner:
         owner.execute(
             f'grant execute on function pgembed._text_1_compose to "{OTHER}"'
@@ -338,11 +341,11 @@ def test_an_owner_cannot_stop_the_follow_up_by_giving_rights_on(
     with acting_as(dsn, OTHER) as other:
         conn.execute("select pgembed.grant_usage(%s)", [OTHER])
         other.execute(f'grant execute on function pgembed._text_1_compose to "{APP}"')
-    conn.execute("alter table last rename to least")
-    conn.execute(f'grant select on least to "{OTHER}"')
+    conn.execute("alter table quiet rename to silent")
+    conn.execute(f'grant select on silent to "{OTHER}"')
     conn.execute("select pgembed._reconcile_v1()")
     with acting_as(dsn, OTHER) as other:
-        other.execute("select * from pgembed.bm25_search(null::least, 'x')")
+        other.execute("select * from pgembed.bm25_search(null::silent, 'x')")
 
 
 def test_append_functions_are_the_owners_alone(
@@ -387,8 +390,10 @@ def test_every_function_is_pinned_or_qualifies(
     assert functions != []
     loose = {}
     for signature, source, arguments in functions:
+        # From there on it has the path that it has set.
+        source = re.split(r"perform pgembed\._(?:back_inside|at_path)\(", source)[0]
         found = unqualified(source, arguments)
-        if found and not sets_its_path(source):
+        if found:
             loose[signature] = sorted(found)
     # The stages of BM25 run under the path of the functions that call them, which set
     # it; only pgembed's owner may call them (see below).
@@ -410,20 +415,11 @@ def test_every_function_is_pinned_or_qualifies(
         ), signature
 
 
-def sets_its_path(source: str) -> bool:
-    """Say whether a function sets the path before it does anything else."""
-    body = re.split(r"\bbegin\b", source, maxsplit=1)[-1]
-    first = re.sub(r"--[^\n]*", "", body).strip()
-    return first.startswith("perform pgembed._back_inside()") or first.startswith(
-        "perform pgembed._at_path('pg_catalog, pg_temp')"
-    )
-
-
 SYNTAX = frozenset(
     "and any array as all by case cast check coalesce exists extract filter greatest if"
     " in into is join lateral least limit not nullif on or order over row select set"
     " some then using values when where with returning return like from materialized"
-    " raise exception loop elsif end declare perform execute char unnest_".split()
+    " raise exception loop elsif end declare perform execute char operator strict out exclusive share".split()
 )
 TYPES = frozenset(
     "bigint boolean bool int integer text smallint real float8 int2 int4 int8 float4"
@@ -453,9 +449,17 @@ def unqualified(source: str, arguments: str) -> set[str]:
             code,
         )
         if name not in SYNTAX
-        and not re.search(rf"(?m)^\s*{name}\s", source.split("begin")[0])
+        and not re.search(rf"(?m)^\s*{name}\s", source.split("begin", 1)[0])
         and name not in ("lateral", "only", "distinct")
         and not re.search(rf"\b{name}\b", arguments)
+    }
+    # Operators of expressions: not :=, =>, a lone star, a sign, or what is named in full.
+    code = re.sub(r"operator\s*\([^)]*\)", " ", code)
+    code = re.sub(r"\b(?:errcode|hint|detail|message)\s*=", " ", code)
+    found |= set(re.findall(r"(?<![:=<>!~|*+/-])(?:[<>=~!|+/-]{1,3})(?=\s)", code)) - {
+        ":=",
+        "=>",
+        "-",
     }
     return found - local
 
@@ -485,14 +489,10 @@ def test_a_full_queue_of_notifications_fails_no_commit(server: Server) -> None:
     if server.major < 17:
         pytest.skip("the queue can be made small from 17 on")
     settings = {**THROWAWAY_SETTINGS, "max_notify_queue_pages": "64"}
-    import tempfile
-    from pathlib import Path
-
-    major: Major = 18
     with (
-        tempfile.TemporaryDirectory(prefix="pgembed-", dir="/tmp") as folder,
+        tempfile.TemporaryDirectory(prefix="pgembed-") as folder,
         EmbeddedServer(
-            Path(folder) / "data", major=major, settings=settings, delete=True
+            Path(folder) / "data", major=18, settings=settings, delete=True
         ) as small,
     ):
         dsn = small.dsn()
@@ -509,10 +509,9 @@ def test_a_full_queue_of_notifications_fails_no_commit(server: Server) -> None:
             sleeper.execute("listen pgembed")
             sleeper.execute("begin")
             sleeper.execute("select 1")
-            with pytest.raises(psycopg.Error) as caught:
+            with suppress(psycopg.errors.ProgramLimitExceeded):
                 for _ in range(1000):
                     conn.execute("select pg_notify('x', repeat('x', 7900))")
-            assert "queue" in str(caught.value)
             assert value(conn, "select pg_notification_queue_usage()") > 0.9
             conn.execute("insert into article values (1, 'apple'), (2, 'pear')")
             conn.execute("update article set body = 'plum' where id = 1")
@@ -524,9 +523,16 @@ def test_a_full_queue_of_notifications_fails_no_commit(server: Server) -> None:
                 for row in conn.execute("select problem from pgembed.doctor()")
             )
             # What keeps things up goes on too.
+            refused = []
             for call in (
                 "select pgembed._reconcile_v1()",
                 "select pgembed.repair('article_embedding')",
                 "select pgembed.reembed('article_embedding')",
+                "select pgembed.resume('article_embedding')",
+                "select pgembed.retry()",
             ):
-                conn.execute(call)
+                try:
+                    conn.execute(call)
+                except psycopg.Error:
+                    refused.append(call)
+            assert refused == []

@@ -149,7 +149,8 @@ TAMPERING = {
     "path of run": "alter function pgembed._text_1_run set search_path = shop",
     "path of compose": "alter function pgembed._text_1_compose set search_path = shop",
     "path of insert": "alter function pgembed._text_1_insert set search_path = shop",
-    "path of document": "alter function pgembed._text_1_document set search_path = shop",
+    "path of document": "alter function pgembed._text_1_document"
+    " set search_path = shop",
     "row security of read": "alter function pgembed._text_1_read set row_security = on",
     "no settings of read": "alter function pgembed._text_1_read reset all",
     "role of read": "alter function pgembed._text_1_read set role = {me}",
@@ -171,8 +172,8 @@ TAMPERING = {
     "open document": "grant execute on function pgembed._text_1_document to public",
     "close read": "revoke execute on function pgembed._text_1_read from {me}",
     "close compose": "revoke all on function pgembed._text_1_compose from public",
-    "replace compose": "create or replace function pgembed._text_1_compose(r anyelement)"
-    " returns text language plpgsql as $$begin return shop.spy('x'); end$$",
+    "replace compose": "create or replace function"
+    " pgembed._text_1_compose(r anyelement) returns text language plpgsql as $$begin return shop.spy('x'); end$$",
     "replace read": "create or replace function pgembed._text_1_read("
     "p_sql text, p_work pgembed._work) returns setof record language plpgsql as"
     " $$begin perform shop.spy('x'); return query execute p_sql using p_work; end$$",
@@ -416,14 +417,25 @@ def test_every_function_is_pinned_or_qualifies(
 
 
 SYNTAX = frozenset(
-    "and any array as all by case cast check coalesce exists extract filter greatest if"
-    " in into is join lateral least limit not nullif on or order over row select set"
-    " some then using values when where with returning return like from materialized"
-    " raise exception loop elsif end declare perform execute char operator strict out exclusive share".split()
+    re.findall(
+        r"\w+",
+        """
+    and any array as all by case cast check coalesce exists extract filter greatest if
+    in into is join lateral least limit not nullif on or order over row select set
+    some then using values when where with returning return like from materialized
+    raise exception loop elsif end declare perform execute char operator
+    strict out exclusive share
+""",
+    )
 )
 TYPES = frozenset(
-    "bigint boolean bool int integer text smallint real float8 int2 int4 int8 float4"
-    " numeric interval timestamptz jsonb json bytea name oid regclass uuid".split()
+    re.findall(
+        r"\w+",
+        """
+    bigint boolean bool int integer text smallint real float8 int2 int4 int8 float4
+    numeric interval timestamptz jsonb json bytea name oid regclass uuid
+""",
+    )
 )
 
 
@@ -445,7 +457,8 @@ def unqualified(source: str, arguments: str) -> set[str]:
     found |= {
         name
         for name in re.findall(
-            r"\b(?:from|join|into|update|table)\s+(?!strict\b)([a-z_][a-z0-9_]*)\b(?!\s*[.(])",
+            r"\b(?:from|join|into|update|table)\s+(?!strict\b)"
+            r"([a-z_][a-z0-9_]*)\b(?!\s*[.(])",
             code,
         )
         if name not in SYNTAX
@@ -453,8 +466,9 @@ def unqualified(source: str, arguments: str) -> set[str]:
         and name not in ("lateral", "only", "distinct")
         and not re.search(rf"\b{name}\b", arguments)
     }
-    # Operators of expressions: not :=, =>, a lone star, a sign, or what is named in full.
+    # Operators: not :=, =>, a lone star, a sign, or what is named in full.
     code = re.sub(r"operator\s*\([^)]*\)", " ", code)
+    code = re.sub(r"(?:\bset\s+\w+|,\s*\w+)\s*=", " ", code)
     code = re.sub(r"\b(?:errcode|hint|detail|message)\s*=", " ", code)
     found |= set(re.findall(r"(?<![:=<>!~|*+/-])(?:[<>=~!|+/-]{1,3})(?=\s)", code)) - {
         ":=",
@@ -480,6 +494,26 @@ def test_generated_functions_are_pinned(conn: Connection, service: Service) -> N
         " and proname in ('_text_1_change', '_text_1_queue')"
     ).fetchall():
         assert unqualified(source, "p_keys p_op p_key") <= {"key"}
+
+
+def test_a_trap_for_who_encodes(service: Service, conn: Connection, dsn: str) -> None:
+    """A procedure that commits can have no path of its own: it must qualify all."""
+    conn.execute(f'grant create on schema public to "{OTHER}"')
+    with acting_as(dsn, OTHER) as other:
+        other.execute(
+            "create function public.trap(float8, int) returns boolean"
+            " language plpgsql as $$begin"
+            " perform nextval(format('spies.%I', current_user)::regclass);"
+            " return $1 > $2::float8; end$$;"
+            "create operator public.> (leftarg = float8, rightarg = int,"
+            " function = public.trap);"
+            "create operator public.<= (leftarg = float8, rightarg = int,"
+            " function = public.trap)"
+        )
+    before = ran_as(conn)
+    with suppress(psycopg.Error):
+        conn.execute("call pgembed.encode('apple', 'toy', 0.1)")
+    assert ran_as(conn) == before
 
 
 # The wake-up

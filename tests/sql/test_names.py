@@ -179,7 +179,8 @@ def test_views_say_the_schema(conn: Connection, two: list[Service]) -> None:
         " from generate_series(1, 2) as i"
     )
     conn.execute(
-        "insert into pgembed.bm25_failed select i, '1', 'why' from generate_series(1, 2) as i"
+        "insert into pgembed.bm25_failed select i, '1', 'why'"
+        " from generate_series(1, 2) as i"
     )
     assert sorted(
         conn.execute("select kind, schema::text, name from pgembed.failed").fetchall()

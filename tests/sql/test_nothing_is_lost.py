@@ -691,6 +691,25 @@ def test_replica_sessions_are_seen(conn: Connection, kind: str) -> None:
     assert_found(conn, kind, service)
 
 
+def test_a_table_that_a_subscription_fills(conn: Connection) -> None:
+    """Row triggers alone fire there. The server's log level allows no subscription."""
+    make_kind(conn, "embedding")
+    conn.execute("set allow_system_table_mods = on")
+    conn.execute(
+        "insert into pg_subscription_rel (srsubid, srrelid, srsubstate)"
+        " values (99999, 'article'::regclass, 'r')"
+    )
+    reconcile(conn)
+    assert (
+        conn.execute(
+            "select tgname from pg_trigger where tgrelid = 'article'::regclass"
+            " and (tgtype & 1 = 0 or tgenabled <> 'A') and tgname !~ 'truncate'"
+        ).fetchall()
+        == []
+    )
+    conn.execute("delete from pg_subscription_rel")
+
+
 def test_triggers_made_ordinary_by_a_tool(conn: Connection) -> None:
     """pg_dump --disable-triggers, and tools like it, end with ENABLE TRIGGER ALL."""
     make_kind(conn, "bm25")
@@ -742,6 +761,33 @@ def test_one_partition_is_truncated(conn: Connection) -> None:
     indexed.check(queries=["apple", "banana again", "cream"])
     indexed.settle()
     indexed.check(queries=["apple", "banana again", "cream"])
+
+
+@pytest.mark.parametrize(
+    "goes", ["drop table p1", "alter table doc detach partition p1"]
+)
+def test_one_partition_goes(conn: Connection, goes: str) -> None:
+    """As old rows are usually deleted: no DELETE fires."""
+    conn.execute(
+        "create table doc (id int primary key, body text) partition by range (id)"
+    )
+    conn.execute("create table p0 partition of doc for values from (0) to (10)")
+    conn.execute("create table p1 partition of doc for values from (10) to (20)")
+    indexed = Indexed(conn).create()
+    service = declare(conn, "doc", "body", name="doc_vectors", bm25=False)
+    conn.execute(
+        "insert into doc values (1, 'apple pie'), (2, 'banana'),"
+        " (11, 'apple cake with cream'), (12, 'apple tart')"
+    )
+    service.drain()
+    indexed.settle()
+    conn.execute(goes.encode())
+    reconcile(conn)
+    indexed.settle()
+    service.drain()
+    indexed.check(queries=["apple", "banana", "cream"])
+    indexed.assert_intact()
+    assert service.embedded() == {"1": "apple pie", "2": "banana"}
 
 
 @pytest.mark.parametrize(

@@ -379,7 +379,7 @@ def test_no_count_tells_anything(tenants: Tenants) -> None:
         ), relation
 
 
-ARGUMENTS = {
+ARGUMENTS: dict[str, list[Any]] = {
     "text": ["red", f"{MARK}a", "doc_bm25", "000", "zq"],
     "text[]": [["red"], [f"{MARK}a"], ["000"], []],
     "integer": [1, 100000],

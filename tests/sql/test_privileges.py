@@ -160,8 +160,11 @@ GRANTS = {
 }
 
 
-@pytest.mark.parametrize("grant", GRANTS)
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize(
+    ("grant", "by"),
+    [(grant, BY[n % 3]) for n, grant in enumerate(GRANTS)]
+    + [("table", repair), ("table", another)],
+)
 def test_select_both_ways(
     service: Service,
     conn: Connection,
@@ -188,7 +191,7 @@ def test_select_both_ways(
     assert findings(conn) == []
 
 
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("by", BY[:2])
 def test_grants_on_columns(
     service: Service, conn: Connection, dsn: str, by: Callable[[Connection], None]
 ) -> None:
@@ -238,7 +241,7 @@ def test_the_text_reads_another_column_now(
     assert not any(may(dsn, READER, MADE))
 
 
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("by", BY[:2])
 def test_another_owner(
     service: Service, conn: Connection, dsn: str, by: Callable[[Connection], None]
 ) -> None:
@@ -358,7 +361,7 @@ def seen(dsn: str, role: str) -> list[list[int]]:
         return [sorted(row[0] for row in conn.execute(way)) for way in ways]
 
 
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("by", BY[:2])
 def test_row_security_both_ways(
     service: Service, conn: Connection, dsn: str, by: Callable[[Connection], None]
 ) -> None:

@@ -152,7 +152,8 @@ TAMPERING = {
     "open read": "grant execute on function pgembed._text_1_read to public",
     "close compose": "revoke all on function pgembed._text_1_compose from public",
     "replace compose": "create or replace function"
-    " pgembed._text_1_compose(r anyelement) returns text language plpgsql as $$begin return shop.spy('x'); end$$",
+    " pgembed._text_1_compose(r anyelement) returns text language plpgsql as"
+    " $$begin return shop.spy('x'); end$$",
     "replace read afterwards": "alter function pgembed._text_1_read security invoker;"
     "alter function pgembed._text_1_read set search_path = shop, pg_catalog",
     "overload read": "create function pgembed._text_1_read(p_sql text, p_work text)"

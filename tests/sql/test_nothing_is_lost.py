@@ -433,11 +433,11 @@ def work(conn: Connection, service: Service, attempts: int = 6) -> None:
         if service.column("backfill_state") != "done":
             service.backfill()
         for job in service.claim():
-            if job.key is None:
-                service.control(job)
-                continue
             try:
-                service.write([job], service.read([job.key]))
+                if job.key is None:
+                    service.control(job)
+                else:
+                    service.write([job], service.read([job.key]))
             except psycopg.Error as error:
                 conn.execute(
                     "select pgembed._fail_v1(%s, %s, %s::smallint, %s, '0')",

@@ -961,7 +961,7 @@ WRITES_FAIL = ("recent", "dead", "document", "change", "version")
     ("part", "mended_by"),
     [
         *((part, "repair") for part in list(DROPPED)[::2]),
-        *((part, "reconcile") for part in ("side table", "doc", "insert", "read")),
+        *((part, "reconcile") for part in ("doc", "insert", "read")),
     ],
 )
 def test_a_part_that_is_dropped(conn: Connection, part: str, mended_by: str) -> None:

@@ -77,6 +77,7 @@ create table pgembed.captured_text (
     capture              boolean not null default true,
     capture_digest       bytea,
     key_columns          int2[],
+    partitions           text[] not null default '{}',
     unseen               boolean not null default false,
     state                text not null default 'active' check (state in ('active', 'broken')),
     state_reason         text,
@@ -108,6 +109,8 @@ comment on column pgembed.captured_text.capture_digest is
     'Digest of what functions and triggers were generated from, to notice that they must be generated again.';
 comment on column pgembed.captured_text.key_columns is
     'Numbers of the columns of the primary key that the triggers know.';
+comment on column pgembed.captured_text.partitions is
+    'Partitions that the source had when last looked at: the rows of one that is dropped go without a DELETE.';
 comment on column pgembed.captured_text.unseen is
     'Whether triggers were off when last looked at: once they are on, the table is read again.';
 comment on column pgembed.captured_text.state_reason is

@@ -231,7 +231,7 @@ begin
     end if;
     b.text_id := (pgembed._declare_text(b.source, create_bm25.text_expression, true, path)).text_id;
     b := pgembed._bm25_create(pgembed._bm25_defaults(b, create_bm25.options, path));
-    perform pg_notify('pgembed', '');
+    perform pgembed._wake('');
     perform set_config('search_path', path, true);
     return b.name;
 end

@@ -102,7 +102,9 @@ begin
         from bm25_N_dead as d
         left join lateral (
             select p.slot from bm25_N_doc as p
-            where p.key = d.key and p.version < d.version order by p.version desc limit 1) as p on true
+            where p.key = d.key and p.version < d.version
+              and not exists (select from bm25_N_dead as x where x.slot = p.slot)    -- that one is dead already
+            order by p.version desc limit 1) as p on true
         where d.op = 'D' and d.slot is null
           -- It may have been committed since the pairs were looked for: its turn is the next.
           and not exists (select from bm25_N_recent as r where r.key = d.key and r.lexemes = d.lexemes)),
@@ -299,10 +301,13 @@ begin
     select count(*) into rows from (select from bm25_N_recent limit min_rows) as r;
     if rows >= min_rows then
         -- Nothing once a mark is there: what was written after a TRUNCATE must stay
-        -- apart from what is packed until the rebuild.
+        -- apart from what is packed until the rebuild. And no document before the tombstones
+        -- of its key have theirs: of a key at most one packed document lives, so it is clear
+        -- which one a tombstone means.
         create temp table bm25_input on commit drop as
         select key, version, length, lexemes from bm25_N_recent
-        where not exists (select from bm25_N_dead where op <> 'D') order by version
+        where not exists (select from bm25_N_dead where op <> 'D')
+          and key not in (select key from bm25_N_dead where op = 'D' and slot is null) order by version
         limit case when min_rows >= 2000 then (select count(*) from bm25_N_recent) / 2000 * 2000 end;    -- whole blocks
         delete from bm25_N_recent where version in (select version from bm25_input);
         rows := 0;

@@ -131,6 +131,7 @@ begin
                            from killed as k
                            cross join lateral (select p.slot from bm25_N_doc as p
                                                where p.key = k.key and p.version < k.dead_version
+                                                 and p.slot <> all (coalesce(c.dead, '{}'))    -- these are dead already
                                                order by p.version desc limit 1) as p
                            where k.version is null),
            r.rows - dead_rows, r.length - dead_length,

@@ -8,27 +8,30 @@ create or replace function pgembed._bm25_visible_sql(b pgembed.bm25, p_condition
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- One row for each visible document. Before the words of older documents are stored
-    -- (row security was just switched on), they are read from the row itself.
+    -- One row for each visible document. Stored words count where nothing has happened to the
+    -- row since; else, and before they are stored (row security was just switched on), they
+    -- are read from the row itself.
     select format(
         'select k.key, w.length, w.lexemes, (%1$s) as matches '
-        'from %2$s as s cross join lateral (select %3$s as key) as k '
-        'left join lateral (select d.version, d.length, d.lexemes from %4$s as d where %9$s and d.key operator(pg_catalog.=) k.key '
-        'order by d.version desc limit 1) as p on true '
-        'left join (select distinct on (r.key) r.key, r.version, r.length, r.lexemes from %5$s as r where %9$s order by r.key, r.version desc) as r '
-        'on r.key operator(pg_catalog.=) k.key '
-        'left join (select d.key, pg_catalog.max(d.version) as version from %6$s as d where %9$s and d.op operator(pg_catalog.=) ''D'' group by d.key) as gone '
-        'on gone.key operator(pg_catalog.=) k.key '
-        'cross join lateral (select coalesce(case when r.key is not null then r.lexemes '
-        'when gone.version operator(pg_catalog.>) p.version then '''' else p.lexemes end, '
-        'pgembed._bm25_lexemes(%7$s, %8$s), '''') as lexemes) as l '
+        'from %2$s as s cross join lateral (select %3$s as key) as k %4$s'
+        'cross join lateral (select coalesce(%5$spgembed._bm25_lexemes(%6$s, %7$s), '''') as lexemes) as l '
         'cross join lateral (select l.lexemes, (select pg_catalog.sum(pg_catalog.cardinality(u.positions)) '
         'from pg_catalog.unnest(l.lexemes) as u)::pg_catalog.float8 as length) as w '
         'where l.lexemes operator(pg_catalog.<>) ''''::pg_catalog.tsvector',
         p_condition, pgembed._table_sql((b).source), pgembed._bm25_key_text_sql(b, 's'),
-        pgembed._bm25_table((b).bm25_id, 'doc'), pgembed._bm25_table((b).bm25_id, 'recent'), pgembed._bm25_table((b).bm25_id, 'dead'),
-        pgembed._row_config_sql(b, 's'), pgembed._compose_sql((b).text_id, 's'),
-        (select relrowsecurity::text from pg_class where oid = pgembed._bm25_table((b).bm25_id, 'doc')::regclass))
+        case when c.relrowsecurity then format(
+            'left join lateral (select d.version, d.lexemes from %s as d where d.key operator(pg_catalog.=) k.key '
+            'order by d.version desc limit 1) as p on true '
+            'left join (select distinct on (r.key) r.key, r.version, r.lexemes from %s as r order by r.key, r.version desc) as r '
+            'on r.key operator(pg_catalog.=) k.key '
+            'left join (select d.key, pg_catalog.max(d.version) as version from %s as d where d.op operator(pg_catalog.=) ''D'' group by d.key) as gone '
+            'on gone.key operator(pg_catalog.=) k.key ',
+            pgembed._bm25_table((b).bm25_id, 'doc'), pgembed._bm25_table((b).bm25_id, 'recent'), pgembed._bm25_table((b).bm25_id, 'dead')) else '' end,
+        case when c.relrowsecurity then
+            'case when r.version operator(pg_catalog.>) coalesce(gone.version, 0::pg_catalog.int8) then r.lexemes '
+            'when r.version is null and gone.version is null then p.lexemes end, ' else '' end,
+        pgembed._row_config_sql(b, 's'), pgembed._compose_sql((b).text_id, 's'))
+    from pg_class as c where c.oid = pgembed._bm25_table((b).bm25_id, 'doc')::regclass
 $$;
 comment on function pgembed._bm25_visible_sql(pgembed.bm25, text) is
     'Query for the documents that the caller sees: key, length, words, and whether the row meets a condition.';

@@ -22,8 +22,9 @@ declare
     names text[];
 begin
     if p_name is not null then
-        b := pgembed._bm25(p_name);
-        if b.source <> searched then
+        select * into b from pgembed.bm25 as x where x.source = searched and pgembed._name_matches(x.source, x.name, p_name);
+        if not found then
+            b := pgembed._bm25(p_name);
             raise exception 'BM25 index "%" is declared on %, not on %', p_name, b.source, searched
                 using errcode = 'PE001', hint = format('Write NULL::%s.', b.source);
         end if;
@@ -36,7 +37,7 @@ begin
                 hint = case when names = '{}' then 'Declare an embedding with bm25 => true, or pgembed.create_bm25.'
                             else 'Say which: embedding => ''...''.' end;
         end if;
-        b := pgembed._bm25(names[1]);
+        select * into b from pgembed.bm25 as x where x.source = searched;
     end if;
     if pgembed._parts_missing(b.text_id) is not null then
         perform pgembed._bm25_parts_lost(b);
@@ -45,7 +46,8 @@ begin
         using errcode = 'PE017', detail = coalesce(b.state_reason, ''),
         hint = case b.state when 'pending' then 'The encoder service builds it, or: '
                     else 'Mend the table or the expression, then: ' end
-               || format('SELECT pgembed.%s(%L).', case b.state when 'pending' then 'bm25_maintain' else 'bm25_rebuild' end, b.name);
+               || format('SELECT pgembed.%s(%L).', case b.state when 'pending' then 'bm25_maintain' else 'bm25_rebuild' end,
+                         pgembed._qualified_name(b.source, b.name));
 end
 $$;
 comment on function pgembed._bm25_no_target(anyelement, text) is

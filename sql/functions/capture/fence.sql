@@ -262,7 +262,7 @@ begin
         into keys using p_sql, p_work;
         done := true;
         raise sqlstate 'PE000';    -- what has been read stays in keys, all else is undone
-    exception when others then
+    exception when others or assert_failure then
         if not done then
             raise;
         end if;
@@ -300,7 +300,7 @@ begin
             pgembed._source_rows_sql(t.source, t.canonical_expression)), row(p_keys, null, null, p_max_bytes)::pgembed._work;
         done := true;
         raise sqlstate 'PE000';
-    exception when others then
+    exception when others or assert_failure then
         if not done then
             raise;
         end if;
@@ -343,7 +343,7 @@ begin
             using format(page, case when after is null then 'true' else further end), row(null, null, after, null)::pgembed._work;
             done := true;
             raise sqlstate 'PE000';
-        exception when others then
+        exception when others or assert_failure then
             if not done then
                 raise;
             end if;

@@ -195,8 +195,12 @@ begin
             best := place;
         end if;
     end loop;
-    if best is null and pg_catalog.cardinality(ids) operator(pg_catalog.>) 1 and pgembed._schema_of(sources[2]) is not null
-       and chosen is not null then
+    if chosen is not null and (
+        -- Several tables of one schema may have it, since one was moved there.
+        select pg_catalog.count(*) from pg_catalog.unnest(sources) as d(source)
+        where case when best is null then pgembed._schema_of(d.source) is not null
+                   else pgembed._schema_of(d.source) operator(pg_catalog.=) (pg_catalog.current_schemas(true))[best] end
+    ) operator(pg_catalog.>) 1 then
         raise exception 'there are several of the name "%"', p_name using errcode = 'PE001',
             detail = pg_catalog.format('They are: %s.', (
                 select pg_catalog.string_agg(pgembed._qualified_name(d.source, d.name), ', ' order by d.source)
@@ -215,9 +219,13 @@ create or replace function pgembed._name_matches(p_source oid, p_name text, p_wa
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
+    -- With the schema quoted or not: drivers quote always, people seldom.
     select p_name = p_wanted
-        or strpos(p_wanted, '.') > 0 and p_wanted in (pgembed._qualified_name(p_source, p_name),
-                                                      concat(coalesce(pgembed._schema_of(p_source), '(dropped)'), '.', p_name))
+        or strpos(p_wanted, '.') > 0 and exists (
+            select from (select coalesce(pgembed._schema_of(p_source), '(dropped)') as schema) as s
+            cross join unnest(array[s.schema, quote_ident(s.schema), concat('"', replace(s.schema, '"', '""'), '"')]) as part
+            cross join unnest(array[p_name, quote_ident(p_name), concat('"', replace(p_name, '"', '""'), '"')]) as rest
+            where concat(part, '.', rest) = p_wanted)
 $$;
 comment on function pgembed._name_matches(oid, text, text) is
     'Whether an embedding or BM25 index may be meant by a name, bare or with the schema of its source.';
@@ -234,8 +242,8 @@ begin
         raise exception 'there is no embedding "%"', coalesce(p_name, 'NULL')
             using errcode = 'PE001',
                   hint = coalesce(
-                      (select 'Declared embeddings: ' || string_agg(name, ', ' order by name)
-                       from pgembed.embedding),
+                      (select pg_catalog.concat('Declared embeddings: ', pg_catalog.string_agg(e.name, ', ' order by e.name))
+                       from pgembed.embedding as e having pg_catalog.count(*) operator(pg_catalog.>) 0),
                       'None is declared yet: SELECT pgembed.create_embedding(...).');
     end if;
     return found_row;

@@ -45,9 +45,14 @@ declare
     patience constant text := current_setting('lock_timeout');
     part oid;
     again boolean := false;
+    parts constant text[] := array(select pgembed._table_sql(p.relid) from pg_partition_tree(t.source) as p where p.level > 0 order by 1);
 begin
     if not t.capture then
         return;
+    end if;
+    if parts <> t.partitions then
+        again := not t.partitions <@ parts;    -- of one that was dropped not even a trigger is left
+        update pgembed.captured_text set partitions = parts where text_id = t.text_id;
     end if;
     -- A busy partition has its turn a minute later.
     perform set_config('lock_timeout', '50ms', true);

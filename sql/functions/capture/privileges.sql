@@ -48,7 +48,7 @@ as $$
     select 'columns', pgembed._table_sql(c.oid),
            (select a.attacl from pg_attribute as a where a.attrelid = c.oid and a.attname = 'key'),
            case when not c.relrowsecurity then case part when 'doc' then 'slot, key' else 'version, key' end
-                else case part when 'dead' then 'key, version, op, lexemes' else 'key, version, length, lexemes'
+                else case part when 'dead' then 'key, version, op' else 'key, version, lexemes'
                                || case part when 'doc' then ', slot' else '' end end end,
            c.relowner
     from pgembed.bm25 as b
@@ -93,12 +93,18 @@ create or replace function pgembed._source_policy_sql(t pgembed.captured_text, p
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select format('exists (select from %s as pgembed_source where %s)', pgembed._table_sql((t).source),
+    select format('%sexists (select from %s as pgembed_source where %s)%s',
+        case when p_table = to_regclass(pgembed._bm25_table(b.bm25_id, 'dead')) then 'op <> ''D'' or ' else '' end, pgembed._table_sql((t).source),
         case when exists (select from pgembed.embedding as e where e.side_table = p_table)
              then pgembed._key_sql((t).source, p_table,
                                    format('pgembed_source.%%2$I %%7$s %s.%%3$I', replace(pgembed._table_sql(p_table), '%', '%%')), ' and ')
              else replace(pgembed._key_sql((t).source, null, 'pgembed_source.%2$I %7$s %5$s::%4$s', ' and '), 'pgembed_key.key',
-                          pgembed._table_sql(p_table) || '.key') end)
+                          pgembed._table_sql(p_table) || '.key') end,
+        -- What the row said before may have been another's to read.
+        case when p_table in (to_regclass(pgembed._bm25_table(b.bm25_id, 'doc')), to_regclass(pgembed._bm25_table(b.bm25_id, 'recent')))
+             then format(' and not exists (select from %1$s as d where (d.op <> ''D'' or d.key = %2$s.key) and d.version > %2$s.version)',
+                         pgembed._bm25_table(b.bm25_id, 'dead'), pgembed._table_sql(p_table)) else '' end)
+    from (select (t).text_id) as x left join pgembed.bm25 as b using (text_id)
 $$;
 comment on function pgembed._source_policy_sql(pgembed.captured_text, oid) is
     'Condition of the policy of a table that was made of a text: the caller sees the row of the source.';
@@ -172,10 +178,11 @@ declare
     statement text;
 begin
     for d in select * from pgembed._readers_differ(t) loop
-        statement := format('%s %s on %s %s %s %s', case when d.may_read then 'grant' else 'revoke' end,
+        statement := format('%s %s on %s %s %s %s%s', case when d.may_read then 'grant' else 'revoke' end,
             case d.kind when 'table' then 'select' when 'columns' then format('select (%s)', d.columns) else 'execute' end,
             case d.kind when 'function' then 'function' else 'table' end, d.object,
-            case when d.may_read then 'to' else 'from' end, pgembed._role_sql(d.role));
+            case when d.may_read then 'to' else 'from' end, pgembed._role_sql(d.role),
+            case when d.may_read then '' else ' cascade' end);
         if d.object like 'pgembed.\_text\_%' then    -- it belongs to the table's owner
             perform pgembed._run_as_owner(t.text_id, statement);
         else

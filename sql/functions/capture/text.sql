@@ -95,7 +95,7 @@ begin
     given := %2$s;
     done := true;
     raise sqlstate 'PE000';    -- undoes what code of users may have done
-exception when others then
+exception when others or assert_failure then
     perform pgembed._foreign_statements(statements);
     if not done then
         raise;
@@ -173,11 +173,12 @@ as $$
         where e.text_id = p_text_id and pgembed._table_sql(e.side_table) is null
         union all
         select format('table pgembed.bm25_%s_%s', b.bm25_id, part)
-        from pgembed.bm25 as b cross join unnest(array['recent', 'dead', 'doc', 'term', 'posting', 'block']) as part
+        from pgembed.bm25 as b cross join unnest(array['version', 'recent', 'dead', 'doc', 'term', 'posting', 'block']) as part
         where b.text_id = p_text_id and to_regclass(pgembed._bm25_table(b.bm25_id, part)) is null
         union all
         select format('function pgembed._text_%s_%s', p_text_id, part)
-        from unnest(array(select x.name from pgembed._capture_triggers(pgembed._text(p_text_id)) as x) || '{change, queue, mark}'
+        from unnest(array(select x.name from pgembed.captured_text as c cross join pgembed._capture_triggers(c) as x
+                          where c.text_id = p_text_id and c.capture) || '{change, queue, mark}'
                     || array(select 'document' from pgembed.bm25 where text_id = p_text_id)
                     || array(select 'compose' from pgembed.captured_text where text_id = p_text_id and foreign_code)
                     || array(select 'config' from pgembed.bm25 where text_id = p_text_id and config_foreign)) as part
@@ -215,14 +216,16 @@ begin
     end;
     begin
         -- Planned, as the owner; no row is read.
-        perform pgembed._keys_as_owner(t.text_id, format('select 1::int8, null::text from (select %s from %s) as s limit 0',
+        perform pgembed._keys_as_owner(t.text_id, format('select 1::int8, (%s)::text from %s limit 0',
                                                          t.canonical_expression, pgembed._table_sql(t.source)));
     exception
         when syntax_error_or_access_rule_violation or invalid_schema_name then    -- classes 42 and 3F, not a lock's timeout
             return format('The text expression no longer fits the table: %s. Mend the table, or give another text: '
                           'text_expression => ... of pgembed.alter_embedding or alter_bm25.', sqlerrm);
         -- A function of theirs may raise anything, while it is planned.
-        when data_exception or raise_exception or internal_error or sqlstate 'PE012' then
+        when lock_not_available then
+            raise;
+        when others or assert_failure or query_canceled then
             return format('The text expression fails whatever the row: %s', sqlerrm);
     end;
     return null;

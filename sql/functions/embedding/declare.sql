@@ -156,7 +156,7 @@ begin
         end if;
     end if;
     perform pgembed._warn_of_text(t, e.name);
-    perform pg_notify('pgembed', '');
+    perform pgembed._wake('');
     perform set_config('search_path', path, true);
     return e.name;
 end
@@ -231,7 +231,7 @@ as $$
     update pgembed.embedding
     set backfill_state = 'pending', backfill_cursor = null
     where embedding_id = p_embedding_id;
-    select pg_notify('pgembed', '');
+    select pgembed._wake('');
 $$;
 comment on function pgembed._restart_backfill(int) is
     'Has the whole table looked at again; what is up to date is left alone.';
@@ -356,7 +356,7 @@ begin
     if new_vectors or new_chunks or was.state = 'broken' or e.text_id <> was.text_id then
         perform pgembed._restart_backfill(e.embedding_id);
     end if;
-    perform pg_notify('pgembed', '');
+    perform pgembed._wake('');
     perform set_config('search_path', path, true);
 end
 $$;
@@ -408,27 +408,30 @@ as $$
 #variable_conflict use_column
 declare
     path constant text := pg_catalog.current_setting('search_path');
-    e pgembed.embedding;
+    wanted int;
+    texts int[];
 begin
     perform pgembed._require_owner();
-    e := pgembed._embedding(pause.name);
+    wanted := pgembed._named('embedding', pause.name);
+    if wanted is null then
+        texts := array[(pgembed._bm25(pause.name)).text_id];    -- or PE001
+    end if;
     perform pgembed._back_inside();
     perform pgembed._lock_declarations();
     update pgembed.embedding
     set state = case state when 'broken' then state else 'paused' end, revision = revision + 1
-    where embedding_id = e.embedding_id;
+    where embedding_id = wanted;
+    texts := coalesce(texts, array(select text_id from pgembed.embedding where embedding_id = wanted
+                                   union select text_id from pgembed.bm25 where embedding_id = wanted));
     if not pause.capture then
-        update pgembed.captured_text set capture = false
-        where text_id in (select e.text_id union select text_id from pgembed.bm25 where embedding_id = e.embedding_id);
-        perform pgembed._remove_capture(t.text_id, '((words_)?(insert|delete)|update|truncate)$')
-        from pgembed.captured_text as t
-        where t.text_id in (select e.text_id union select text_id from pgembed.bm25 where embedding_id = e.embedding_id);
+        update pgembed.captured_text set capture = false where text_id = any (texts);
+        perform pgembed._remove_capture(text_id, '((words_)?(insert|delete)|update|truncate)$') from unnest(texts) as text_id;
     end if;
     perform set_config('search_path', path, true);
 end
 $$;
 comment on function pgembed.pause(text, boolean) is
-    'Stops encoding for an embedding; changes are still queued. With capture => false the triggers '
+    'Stops encoding for an embedding (or names a BM25 index); changes are still captured. With capture => false the triggers '
     'are removed too (those of all that is declared over the same text), so that ALTER TABLE ... ALTER '
     'COLUMN ... TYPE is possible; resume() then looks at the whole table again.';
 
@@ -437,15 +440,17 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
+    wanted int;
     e pgembed.embedding;
     t pgembed.captured_text;
 begin
     perform pgembed._require_owner();
-    e := pgembed._embedding(resume.name);
-    t := pgembed._text(e.text_id);
-    if t.capture and t.state operator(pg_catalog.<>) 'broken' and e.state operator(pg_catalog.<>) 'broken' then
-        update pgembed.embedding as x set state = 'active' where x.embedding_id operator(pg_catalog.=) e.embedding_id;
-        perform pg_catalog.pg_notify('pgembed', '');
+    wanted := pgembed._named('embedding', resume.name);
+    select * into e from pgembed.embedding as x where x.embedding_id operator(pg_catalog.=) wanted;
+    t := pgembed._text(coalesce(e.text_id, (pgembed._bm25(resume.name)).text_id));
+    if t.capture and t.state operator(pg_catalog.<>) 'broken' and e.state is distinct from 'broken' then
+        update pgembed.embedding as x set state = 'active' where x.embedding_id operator(pg_catalog.=) wanted;
+        perform pgembed._wake('');
     else
         perform pgembed.repair(resume.name);
     end if;
@@ -550,7 +555,7 @@ begin
         queued := queued + (select count(*) from pgembed.bm25_failed as f where f.bm25_id = b.bm25_id);
         perform pgembed._bm25_mark(b.bm25_id);
     end loop;
-    perform pg_notify('pgembed', '');
+    perform pgembed._wake('');
     perform set_config('search_path', path, true);
     return queued;
 end

@@ -51,7 +51,7 @@ begin
         set query = excluded.query, error = null, answered_at = null,
             requested_at = clock_timestamp(), claimed_until = null
         where query_embedding.embedding is null;
-    perform pg_notify('pgembed', 'query');
+    perform pgembed._wake('query');
     return m.model_id;
 end
 $$;
@@ -77,20 +77,21 @@ language plpgsql
 as $$
 declare
     wanted_model int;
-    started timestamptz := clock_timestamp();
+    started constant timestamptz := pg_catalog.clock_timestamp();
     answer record;
     pause float8 := 0.001;    -- seconds
 begin
-    if timeout is null or not (timeout > 0 and timeout <= 3600) then
+    -- It commits, so it can have no search_path of its own: every name is qualified.
+    if timeout is null or not (timeout operator(pg_catalog.>) 0::float8 and timeout operator(pg_catalog.<=) 3600::float8) then
         raise exception 'timeout must be more than 0 and at most 3600 seconds, not %',
-            coalesce(timeout::text, 'NULL') using errcode = 'PE007', hint = 'The default is 10.';
+            coalesce(timeout::pg_catalog.text, 'NULL') using errcode = 'PE007', hint = 'The default is 10.';
     end if;
     -- Nothing says for sure whether this is a transaction block. One that has written
     -- has a transaction id; one that is older than its statement is a block too, but
     -- drivers that send parameters apart (extended protocol) begin the transaction a
     -- moment before the statement. In all other blocks the first COMMIT below fails.
-    if pg_current_xact_id_if_assigned() is not null
-       or statement_timestamp() - now() > interval '1 second' then
+    if pg_catalog.pg_current_xact_id_if_assigned() is not null
+       or pg_catalog.statement_timestamp() operator(pg_catalog.-) pg_catalog.now() operator(pg_catalog.>) interval '1 second' then
         raise exception 'pgembed.encode() commits, so it cannot run inside a transaction block'
             using errcode = 'PE010',
             hint = 'Call it before BEGIN (the vector stays in the cache), or encode the query in '
@@ -109,15 +110,15 @@ begin
         elsif answer.error is not null then
             raise exception 'the encoder service could not encode the query: %', answer.error
                 using errcode = 'PE014', hint = 'See the service''s log and pgembed doctor.';
-        elsif clock_timestamp() > started + make_interval(secs => timeout) then
+        elsif pg_catalog.clock_timestamp() operator(pg_catalog.>) (started operator(pg_catalog.+) pg_catalog.make_interval(secs => timeout)) then
             raise exception 'no encoder service answered within % seconds', timeout
                 using errcode = 'PE010',
-                detail = format('Model: %s.', model),
+                detail = pg_catalog.format('Model: %s.', model),
                 hint = 'See pgembed.workers and the service''s log; the service may still be '
                        'loading the model.';
         end if;
-        perform pg_sleep(pause);
-        pause := least(pause * 1.5, 0.02);
+        perform pg_catalog.pg_sleep(pause);
+        pause := least(pause operator(pg_catalog.*) 1.5::float8, 0.02::float8);
     end loop;
 end
 $$;

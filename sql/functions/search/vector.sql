@@ -465,6 +465,7 @@ declare
     path constant text := pg_catalog.current_setting('search_path');
     e pgembed.embedding := pgembed._search_target(source, embedding);
     key_text text := key::pg_catalog.text;
+    seen boolean;
     q pgembed.query_embedding.embedding%type;
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
@@ -477,11 +478,15 @@ begin
             pgembed._key_sql(e.source, e.side_table,
                              case e.storage when 'table' then 'c.%3$I %7$s %5$s::%4$s' else 'c.%2$I %7$s %5$s::%4$s' end, ' and '))
         into q using key_text;
+        -- The vector of a row that the caller does not see is not the caller's to ask with.
+        execute format('select exists (select from %s as s cross join (select $1) as pgembed_key(key) where %s)',
+                       pgembed._table_sql(e.source), pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '))
+        into seen using key_text;
     exception when data_exception or array_subscript_error then
         raise exception '"%" is not a key of table %', key_text, e.source using errcode = 'PE009',
             detail = sqlerrm, hint = 'Give the value of the primary key; for a composite key an array: array[''1'', ''a''].';
     end;
-    if q is null then
+    if q is null or not seen then
         raise exception 'there is no vector for key "%" of table %', key_text, e.source using errcode = 'PE009',
             hint = 'The row does not exist, has no text, or has not been encoded yet.';
     end if;

@@ -1,5 +1,18 @@
 -- Services: heartbeats, and the care for embeddings whose table has changed.
 
+create or replace function pgembed._wake(p_what text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- A full queue of notifications would fail the commit; services look anyway, a moment later.
+    if pg_notification_queue_usage() < 0.5 then
+        perform pg_notify('pgembed', p_what);
+    end if;
+end
+$$;
+comment on function pgembed._wake(text) is 'Wakes the services, if that can be done.';
+
 create or replace function pgembed._heartbeat_v1(
     p_worker_id uuid, p_hostname text, p_pid int, p_version text, p_models text[], p_rates jsonb
 ) returns void

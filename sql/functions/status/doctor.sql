@@ -1,6 +1,21 @@
 -- The doctor: everything that follows from a declaration, compared with what is
 -- really there. Read-only; pgembed.repair() mends most of what it finds.
 
+create or replace function pgembed._functions_tampered(t pgembed.captured_text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select string_agg(p.oid::regprocedure::text, ', ' order by p.proname)
+    from pg_proc as p
+    where p.pronamespace = 'pgembed'::regnamespace and p.proname ~ format('^_text_%s_', (t).text_id)
+      and (p.proname !~ '_(read|run|change|queue|mark)$' and p.proowner <> pgembed._owner_of((t).source)
+           or p.prosecdef = (p.proname ~ '_document$')
+           or p.proname !~ '_(read|run|change|queue|document)$' and not 'search_path=pg_catalog, pg_temp' = any (coalesce(p.proconfig, '{}'))
+           or p.proname ~ '_(change|queue|document)$' and p.proconfig is not null)
+$$;
+comment on function pgembed._functions_tampered(pgembed.captured_text) is
+    'Functions of a captured text whose owner, rights or settings are not as they were made; NULL: none.';
+
 create or replace function pgembed._doctor_text(t pgembed.captured_text)
 returns table (severity text, problem text, advice text)
 language plpgsql stable
@@ -42,6 +57,9 @@ begin
     if not pgembed._fence_holds(t) then
         return query select 'error', format('the owner of %s has changed, or the functions that read it as the owner have been', t.source), repair;
         return;
+    end if;
+    if pgembed._functions_tampered(t) is not null then
+        return query select 'error', format('the rights or the settings of %s have been changed', pgembed._functions_tampered(t)), repair;
     end if;
     if t.capture then
         for made in select * from pgembed._capture_triggers(t) loop

@@ -51,7 +51,7 @@ begin
         return estimate;
     end if;
     return (pgembed._keys_as_owner(p_text_id, format('select 1::int8, count(*)::text from %s', pgembed._table_sql(t.source))))[1];
-exception when others then    -- a status is given whatever is broken
+exception when others or assert_failure or query_canceled then    -- a status is given whatever is broken
     return null;
 end
 $$;
@@ -93,7 +93,7 @@ begin
                               where e.text_id = p_text_id and d.key = f.key)
               and not exists (select from pgembed.bm25_failed as x join pgembed.bm25 as b using (bm25_id)
                               where b.text_id = p_text_id and x.key = f.key));
-exception when others then
+exception when others or assert_failure or query_canceled then
     return null;
 end
 $$;

@@ -181,7 +181,6 @@ def test_repair_of_a_bm25_index(shop: psycopg.Connection) -> None:
     assert {hit.doc["id"] for hit in found} == {3, 4}
 
 
-@pytest.mark.xfail(reason="the SQL has no check for these yet", strict=False)
 @pytest.mark.parametrize("part", ["recent", "dead", "doc", "term", "posting"])
 def test_a_search_that_misses_a_table_says_who_mends_it(
     shop: psycopg.Connection, part: str

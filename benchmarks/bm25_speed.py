@@ -305,7 +305,9 @@ def make_vectors(conn: psycopg.Connection) -> np.ndarray:
     conn.execute("delete from pgembed.queue")
     conn.execute("update pgembed.embedding set backfill_state = 'done'")
     conn.execute("set maintenance_work_mem = '512MB'")
-    ddl = conn.execute("select ddl from pgembed._index_next_v1(gen_random_uuid())").fetchone()
+    ddl = conn.execute(
+        "select ddl from pgembed._index_next_v1(gen_random_uuid())"
+    ).fetchone()
     assert ddl is not None
     for statement in ddl[0]:
         conn.execute(statement)

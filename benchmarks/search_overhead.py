@@ -72,7 +72,9 @@ def load(conn: psycopg.Connection, rows: int) -> np.ndarray:
                     (key, 0, f"title {key}", vector, uuid.uuid4(), row[0], now)
                 )
     conn.execute("set maintenance_work_mem = '512MB'")
-    ddl = conn.execute("select ddl from pgembed._index_next_v1(gen_random_uuid())").fetchone()
+    ddl = conn.execute(
+        "select ddl from pgembed._index_next_v1(gen_random_uuid())"
+    ).fetchone()
     assert ddl is not None
     for statement in ddl[0]:
         conn.execute(statement)

@@ -120,17 +120,17 @@ def _bm25_alone(conn: psycopg.Connection[Any]) -> list[Text]:
     rows = conn.execute(
         "select b.name, b.source::text,"
         " case t.state when 'broken' then t.state else b.state end,"
-        " b.packed_rows, coalesce(t.state_reason, b.state_reason)"
+        " coalesce(t.state_reason, b.state_reason)"
         " from pgembed.bm25 as b join pgembed.captured_text as t using (text_id)"
         " where b.embedding_id is null order by b.name, 2"
     )
     return [
         Text(
-            f"BM25 index {name} on {source}: {state}, "
-            f"{_number(packed)} rows packed" + (f". {reason}" if reason else ""),
+            f"BM25 index {name} on {source}: {state}"
+            + (f". {reason}" if reason else ""),
             style="red" if state == "broken" else "",
         )
-        for name, source, state, packed, reason in rows
+        for name, source, state, reason in rows
     ]
 
 

@@ -143,7 +143,6 @@ create table pgembed.embedding (
     state_reason         text,
     backfill_state       text not null default 'pending'
                          check (backfill_state in ('pending', 'done')),
-    backfill_cursor      text,
     revision             int not null default 1,
     valid_from           timestamptz not null default '-infinity',
     created_at           timestamptz not null default now(),
@@ -165,13 +164,19 @@ comment on column pgembed.embedding.state_reason is
     'Why the embedding is broken, and what to do.';
 comment on column pgembed.embedding.index_builder is
     'Service that builds the index, as long as its heart beats.';
-comment on column pgembed.embedding.backfill_cursor is
-    'Last key that the backfill has queued; the backfill walks the primary key.';
 comment on column pgembed.embedding.revision is
     'Grows with every change of the declaration: a service never writes what it encoded for '
     'an earlier one.';
 comment on column pgembed.embedding.valid_from is
     'Vectors written before this time are to be made again (reembed, new chunk size).';
+
+-- Apart from what all who search may read, because it names a row.
+create table pgembed.backfill (
+    embedding_id int primary key references pgembed.embedding on delete cascade,
+    after        text not null
+);
+comment on table pgembed.backfill is
+    'Last key that the backfill of an embedding has queued; the backfill walks the primary key.';
 
 -- What a statement over a user's table gets: see functions/capture/fence.sql.
 create type pgembed._work as (

@@ -17,14 +17,20 @@ create table pgembed.bm25 (
     state                text not null default 'pending'
                          check (state in ('pending', 'ready', 'broken')),
     state_reason         text,
-    packed_rows          bigint not null default 0,
-    packed_length        bigint not null default 0,
-    frozen_avgdl         float8,
-    slots                int not null default 0,
-    segments             int[] not null default '{}',
     created_at           timestamptz not null default now(),
     foreign key (text_id, source) references pgembed.captured_text (text_id, source)
 );
+
+-- Apart from what all who search may read, because it tells of all rows.
+create table pgembed.bm25_pack (
+    bm25_id       int primary key references pgembed.bm25 on delete cascade,
+    packed_rows   bigint not null default 0,
+    packed_length bigint not null default 0,
+    frozen_avgdl  float8,
+    slots         int not null default 0,
+    segments      int[] not null default '{}'
+);
+comment on table pgembed.bm25_pack is 'What is packed of each BM25 index.';
 
 create table pgembed.bm25_failed (
     bm25_id   int not null,
@@ -52,12 +58,12 @@ comment on column pgembed.bm25.config_foreign is
     'Whether config_expression calls functions, or reads types, that are not PostgreSQL''s.';
 comment on column pgembed.bm25.config_digest is
     'Digest of the text search configurations, to notice that one was changed or made again.';
-comment on column pgembed.bm25.packed_rows is 'Documents in the postings, deleted ones included.';
-comment on column pgembed.bm25.packed_length is 'Sum of their lengths, in lexemes.';
-comment on column pgembed.bm25.frozen_avgdl is
+comment on column pgembed.bm25_pack.packed_rows is 'Documents in the postings, deleted ones included.';
+comment on column pgembed.bm25_pack.packed_length is 'Sum of their lengths, in lexemes.';
+comment on column pgembed.bm25_pack.frozen_avgdl is
     'Average length that the stored impacts were computed with.';
-comment on column pgembed.bm25.slots is 'Slots given out; a document keeps its slot until a rebuild.';
-comment on column pgembed.bm25.segments is
+comment on column pgembed.bm25_pack.slots is 'Slots given out; a document keeps its slot until a rebuild.';
+comment on column pgembed.bm25_pack.segments is
     'First slots of the segments: a term that is sparse has one row of postings in each.';
 
 -- What a query carries from stage to stage.

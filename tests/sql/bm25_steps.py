@@ -90,7 +90,8 @@ class Indexed:
         """Read a value from the catalog."""
         return value(
             self.conn,
-            f"select {expression} from pgembed.bm25 join (select text_id,"
+            f"select {expression} from pgembed.bm25"
+            " join pgembed.bm25_pack using (bm25_id) join (select text_id,"
             " text_expression from pgembed.captured_text) as t using (text_id)"
             " where name = %s",
             self.name,

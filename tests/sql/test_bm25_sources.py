@@ -438,7 +438,7 @@ def test_a_rebuild_reads_the_renamed_table(conn: psycopg.Connection) -> None:
     conn.execute("create table doc (id int primary key, body text)")
     conn.execute("insert into doc values (1, 'secret')")
     conn.execute(
-        "update pgembed.bm25 set slots = 30000, packed_rows = 2"
+        "update pgembed.bm25_pack set slots = 30000, packed_rows = 2"
     )  # half empty: due to be built anew
     assert doc.maintain() == "built from 2 rows"
     old = Indexed(conn, table="doc_old")

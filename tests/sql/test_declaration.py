@@ -205,7 +205,13 @@ def test_empty_table_has_its_index_at_once(article: psycopg.Connection) -> None:
     service = service_for(article, create(article))
     assert service.column("pgembed._index_state(embedding)") == "valid"
     assert service.column("backfill_state") == "done"
-    assert value(article, "select embedding_id from pgembed._index_next_v1(gen_random_uuid())") is None
+    assert (
+        value(
+            article,
+            "select embedding_id from pgembed._index_next_v1(gen_random_uuid())",
+        )
+        is None
+    )
 
 
 def test_no_index_when_none_is_wanted(filled: Service) -> None:
@@ -403,7 +409,9 @@ def alter(service: Service, **options: object) -> None:
 def build_index(service: Service) -> list[str]:
     """Build the next index as the service does; give the statements."""
     conn = service.conn
-    row = conn.execute("select * from pgembed._index_next_v1(gen_random_uuid())").fetchone()
+    row = conn.execute(
+        "select * from pgembed._index_next_v1(gen_random_uuid())"
+    ).fetchone()
     assert row is not None
     if row[0] is None:
         return []
@@ -559,10 +567,7 @@ def test_repair_restores_triggers_and_privileges(filled: Service) -> None:
     assert filled.embedded()["9"] == "unseen"
     conn.execute("delete from article where id = 9")
     filled.drain()
-    conn.execute(
-        "update pgembed.embedding set revision = 1, backfill_state = 'done', "
-        "backfill_cursor = '3'"
-    )
+    conn.execute("update pgembed.embedding set revision = 1, backfill_state = 'done'")
     assert value(conn, SNAPSHOT) == wanted
 
 

@@ -223,7 +223,6 @@ def test_the_doctor_sees_what_was_tampered_with(
 RAISED = [
     "raise exception 'no'",
     "raise exception using errcode = '23505'",
-    "raise exception using errcode = '57014'",
     "raise exception using errcode = 'PE000'",
     "raise exception using errcode = 'PE001'",
     "raise exception using errcode = '40P01'",

@@ -480,7 +480,6 @@ RAISED = [
     "raise exception using errcode = '42P01'",
     "raise exception using errcode = '23505'",
     "raise exception using errcode = '40001'",
-    "raise exception using errcode = '57014'",
     "assert false, 'never'",
     "perform 1 / 0",
     "perform nextval('nothing')",
@@ -769,6 +768,9 @@ def test_a_child_that_inherits_later(conn: Connection, kind: str) -> None:
     assert_found(conn, kind, service)
 
 
+@pytest.mark.xfail(
+    strict=True, reason="document frequencies count its rows until the index is built"
+)
 def test_one_partition_is_truncated(conn: Connection) -> None:
     conn.execute(
         "create table doc (id int primary key, body text) partition by range (id)"

@@ -357,8 +357,15 @@ DISABLE = "alter table article disable row level security"
 def seen(dsn: str, role: str) -> list[list[int]]:
     """Give the ids that each way to read gives a role."""
     ways = ["select id from article_embedding", *SEARCHES]
+    found = []
     with acting_as(dsn, role) as conn:
-        return [sorted(row[0] for row in conn.execute(way)) for way in ways]
+        for way in ways:
+            try:
+                found.append(sorted(row[0] for row in conn.execute(way)))
+            except psycopg.Error as exc:  # similar() to a row that is hidden
+                assert exc.sqlstate == "PE009", exc  # noqa: PT017
+                found.append([])
+    return found
 
 
 @pytest.mark.parametrize("by", BY[:2])

@@ -11,11 +11,11 @@ begin
     perform pgembed._bm25_function(p_index.bm25_id, 'pack_input', 'max_rows int', 'int',
         'volatile set work_mem = ''256MB'' set enable_hashagg = off', $body$
 declare
-    b pgembed.bm25;
+    b record;
     base int;
     added int;
 begin
-    select * into b from pgembed.bm25 where bm25_id = index_N;
+    select * into b from pgembed.bm25 join pgembed.bm25_pack using (bm25_id) where bm25_id = index_N;
     base := (b.slots + 1999) / 2000 * 2000;    -- a new segment starts a new block
 
     create temp table bm25_slotted on commit drop as
@@ -24,14 +24,14 @@ begin
     select count(*) into added from bm25_slotted;
     if added > 0 then
         delete from bm25_input where ctid in (select input from bm25_slotted);
-        update pgembed.bm25
+        update pgembed.bm25_pack
         set frozen_avgdl = coalesce(b.frozen_avgdl, (select avg(length) from bm25_slotted)),
             slots = base + added,
             segments = b.segments || base,
             packed_rows = b.packed_rows + added,
             packed_length = b.packed_length + (select sum(length) from bm25_slotted)
-        where bm25_id = index_N
-        returning * into b;
+        where bm25_id = index_N;
+        select * into b from pgembed.bm25 join pgembed.bm25_pack using (bm25_id) where bm25_id = index_N;
         insert into bm25_N_doc (slot, key, version, length, lexemes)
         select s.slot, s.key, s.version, s.length, case when c.relrowsecurity then s.lexemes end
         from bm25_slotted as s cross join pg_class as c where c.oid = 'pgembed.bm25_N_doc'::regclass;
@@ -175,7 +175,7 @@ begin
     delete from bm25_N_term where df <= 0;
     delete from bm25_N_doc where slot in (select slot from bm25_gone);
     delete from bm25_N_dead where slot is not null;
-    update pgembed.bm25 as b
+    update pgembed.bm25_pack as b
     set packed_rows = b.packed_rows - g.rows, packed_length = b.packed_length - g.length
     from (select count(*) as rows, coalesce(sum(length), 0) as length from bm25_gone) as g
     where b.bm25_id = index_N;
@@ -190,12 +190,12 @@ $body$);
     perform pgembed._bm25_function(p_index.bm25_id, 'merge', '', 'int',
         'volatile set work_mem = ''256MB'' set enable_hashagg = off', $body$
 declare
-    b pgembed.bm25;
+    b record;
     first int;
     total int := 0;
     size int;
 begin
-    select * into b from pgembed.bm25 where bm25_id = index_N;
+    select * into b from pgembed.bm25 join pgembed.bm25_pack using (bm25_id) where bm25_id = index_N;
     for i in reverse cardinality(b.segments) .. 1 loop
         size := coalesce(b.segments[i + 1], b.slots) - b.segments[i];
         exit when size > greatest(2 * total, 20000);
@@ -215,7 +215,7 @@ begin
     insert into bm25_N_posting (term, first_slot, slots, impacts)
     select term, b.segments[first], slots, impacts from bm25_merged;
     drop table bm25_merged;
-    update pgembed.bm25 set segments = b.segments[:first] where bm25_id = index_N;
+    update pgembed.bm25_pack set segments = b.segments[:first] where bm25_id = index_N;
     return total;
 end
 $body$);
@@ -229,7 +229,7 @@ begin
         select term, idf, array_fill(idf / frozen_idf, array[2000])::vectors.vector as factors
         from (select t.term, t.frozen_idf,
                      ln(1 + (greatest(b.packed_rows - t.df, 0) + 0.5) / (t.df + 0.5))::real as idf
-              from bm25_N_term as t cross join pgembed.bm25 as b
+              from bm25_N_term as t cross join pgembed.bm25_pack as b
               where t.dense_df > 0 and b.bm25_id = index_N) as now
         where idf / frozen_idf not between 0.91 and 1.1),
     folded as (
@@ -264,7 +264,7 @@ begin
     insert into bm25_input (key, version, length, lexemes)
     select key, 0, length, lexemes from document where lexemes is not null;
     get diagnostics rows = row_count;
-    update pgembed.bm25
+    update pgembed.bm25_pack
     set packed_rows = 0, packed_length = 0, slots = 0, segments = '{}',
         frozen_avgdl = (select avg(length) from bm25_input)
     where bm25_id = index_N;
@@ -280,12 +280,12 @@ $body$);
     perform pgembed._bm25_function(p_index.bm25_id, 'maintain', 'min_rows int', 'text',
         'volatile set search_path = index_path ' || pgembed._key_settings_sql(), $body$
 declare
-    b pgembed.bm25;
+    b record;
     rows bigint;
     avgdl float8;    -- with what is not packed yet
     done text;
 begin
-    select * into b from pgembed.bm25 where bm25_id = index_N;
+    select * into b from pgembed.bm25 join pgembed.bm25_pack using (bm25_id) where bm25_id = index_N;
     select (b.packed_length + coalesce(sum(length), 0))::float8 / nullif(b.packed_rows + count(*), 0) into avgdl
     from bm25_N_recent;
     if b.state = 'pending' or exists (select from bm25_N_dead where op <> 'D')

@@ -160,7 +160,7 @@ begin
     select packed_rows, packed_length, k1, b, frozen_avgdl, slots,
            exists (select from bm25_N_dead) or exists (select from bm25_N_recent)
     into rows, total, q.k1, q.b, q.frozen_avgdl, q.slots, changed
-    from pgembed.bm25 where bm25_id = index_N;
+    from pgembed.bm25 join pgembed.bm25_pack using (bm25_id) where bm25_id = index_N;
     if changed then
         c := bm25_N_changes(query_terms);
         q.dead := c.dead;
@@ -504,16 +504,16 @@ $body$);
     -- where somebody may have put an unnest(bigint[]).
     perform pgembed._bm25_function(p_index.bm25_id, 'keys', 'handles bigint[]', 'text[]', 'stable', $body$
 begin
-    if 0 > any (handles) then
+    if 0 operator(pg_catalog.>) any (handles) then
         return array(
             select coalesce(d.key, r.key)
             from pg_catalog.unnest(handles) with ordinality as h(handle, place)
-            left join pgembed.bm25_N_doc as d on d.slot = h.handle and h.handle >= 0
-            left join pgembed.bm25_N_recent as r on r.version = -h.handle
+            left join pgembed.bm25_N_doc as d on d.slot operator(pg_catalog.=) h.handle and h.handle operator(pg_catalog.>=) 0
+            left join pgembed.bm25_N_recent as r on r.version operator(pg_catalog.=) (operator(pg_catalog.-) h.handle)
             order by h.place);
     end if;
     return array(
-        select (select d.key from pgembed.bm25_N_doc as d where d.slot = h.handle)
+        select (select d.key from pgembed.bm25_N_doc as d where d.slot operator(pg_catalog.=) h.handle)
         from pg_catalog.unnest(handles) with ordinality as h(handle, place) order by h.place);
 end
 $body$);

@@ -223,13 +223,15 @@ declare
     among int[];
     among_recent bigint[];
     restricted record;
+    words constant oid := to_regclass(pgembed._bm25_table(b.bm25_id, 'doc'));
     filtered boolean := p_condition <> 'true';
 begin
     begin
-        if (select relrowsecurity from pg_class where oid = b.source) then
+        -- Of both, as one was switched on or off just now and the other has not followed.
+        if (select bool_or(relrowsecurity) from pg_class where oid in (b.source, words)) then
             ranking := 'rank';
             -- Who is past row security, and not yet let in, is ranked as slowly and as exactly.
-            if row_security_active(b.source)
+            if row_security_active(b.source) or row_security_active(words)
                or not has_function_privilege(pgembed._bm25_table(b.bm25_id, 'rank(text[], int, text, int[], bigint[])'), 'EXECUTE') then
                 restricted := pgembed._bm25_restricted_keys(b, p_query, p_k, p_condition, p_path);
                 execute pgembed._bm25_rank_sql(b, pg_typeof(source), 'true', p_k,

@@ -190,14 +190,15 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    part record;
+    parts record;
 begin
-    for part in select c.oid::regclass as name, case c.relkind when 'S' then 'sequence' else 'table' end as kind
-                from pg_class as c
-                where c.relnamespace = 'pgembed'::regnamespace and c.relkind in ('r', 'S') and c.relname ~ format('^bm25_%s_', p_id)
-                order by c.relkind desc    -- a sequence after the tables whose default it is
+    -- Of one kind all at once: policies of one table look into another.
+    for parts in select case c.relkind when 'S' then 'sequence' else 'table' end as kind, string_agg(c.oid::regclass::text, ', ') as names
+                 from pg_class as c
+                 where c.relnamespace = 'pgembed'::regnamespace and c.relkind in ('r', 'S') and c.relname ~ format('^bm25_%s_', p_id)
+                 group by c.relkind order by c.relkind desc    -- a sequence after the tables whose default it is
     loop
-        execute format('drop %s %s', part.kind, part.name);
+        execute format('drop %s %s', parts.kind, parts.names);
     end loop;
 end
 $$;
@@ -211,8 +212,9 @@ begin
     if exists (select from unnest(array['version', 'recent', 'dead', 'doc', 'term', 'posting', 'block']) as p where to_regclass(pgembed._bm25_table(b.bm25_id, p)) is null) then
         perform pgembed._bm25_drop_tables(b.bm25_id);
         perform pgembed._bm25_create_tables(b.bm25_id);
-        update pgembed.bm25 set state = 'pending', packed_rows = 0, packed_length = 0, slots = 0, segments = '{}', frozen_avgdl = null
-        where bm25_id = b.bm25_id;
+        update pgembed.bm25 set state = 'pending' where bm25_id = b.bm25_id;
+        delete from pgembed.bm25_pack where bm25_id = b.bm25_id;
+        insert into pgembed.bm25_pack (bm25_id) values (b.bm25_id);
     end if;
     perform pgembed._bm25_install_functions(b);
 end

@@ -203,9 +203,9 @@ begin
     ) operator(pg_catalog.>) 1 then
         raise exception 'there are several of the name "%"', p_name using errcode = 'PE001',
             detail = pg_catalog.format('They are: %s.', (
-                select pg_catalog.string_agg(pgembed._qualified_name(d.source, d.name), ', ' order by d.source)
-                from rows from (pg_catalog.unnest(sources), pg_catalog.unnest(names)) as d(source, name)
-                where pgembed._schema_of(d.source) is not null)),
+                select pg_catalog.string_agg(pgembed._qualified_name(sources[d.nth], names[d.nth]), ', ' order by d.nth)
+                from pg_catalog.generate_subscripts(sources, 1) as d(nth)
+                where pgembed._schema_of(sources[d.nth]) is not null)),
             hint = 'Say which: give the name with the schema of its table.';
     end if;
     return chosen;

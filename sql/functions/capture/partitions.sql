@@ -1,25 +1,59 @@
 -- Partitions come and go behind the parent's back: attached with rows in them, or
 -- detached with theirs. Each needs the one trigger that it does not inherit (TRUNCATE).
 
-create or replace function pgembed._unknown_rows_sql(t pgembed.captured_text, p_part oid) returns text
-language sql stable
+create or replace function pgembed._unknown_keys(t pgembed.captured_text, p_table oid, p_most int) returns text[]
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-    -- What was written since it is a partition has been captured.
-    select format('select 1::int8, null::text from %s as p where %s limit 1', pgembed._table_sql(p_part), string_agg(condition, ' or '))
-    from (
-        select format('not exists (select from %s as s where %s)', pgembed._table_sql(e.side_table),
-                      pgembed._key_sql(e.source, e.side_table, 'p.%2$I %7$s s.%3$I', ' and ')) as condition
-        from pgembed.embedding as e where e.text_id = (t).text_id and pgembed._table_sql(e.side_table) is not null
-        union all
-        select format('not exists (select from %1$s as d where d.key = %2$s) and not exists (select from %3$s as r where r.key = %2$s) '
-                      'and (pgembed._text_%4$s_document(p)).lexemes is not null',
-                      pgembed._bm25_table(b.bm25_id, 'doc'), pgembed._key_text_sql(b.source, 'p'),
-                      pgembed._bm25_table(b.bm25_id, 'recent'), b.text_id)
-        from pgembed.bm25 as b where b.text_id = (t).text_id) as conditions
+declare
+    columns constant text := pgembed._key_sql(t.source, null, 's.%2$I', ', ');
+    statement constant text := format(
+        'select row_number() over (order by %1$s), %2$s from %3$s as s where nullif((%4$s)::text, '''') is not null and %%s order by %1$s limit 10000',
+        replace(columns, '%', '%%'), replace(pgembed._key_text_sql(t.source, 's'), '%', '%%'), replace(pgembed._table_sql(p_table), '%', '%%'),
+        replace(t.canonical_expression, '%', '%%'));
+    further constant text := format('(%s) > (select %s from (select ($1).after) as pgembed_key(key))', columns,
+                                    pgembed._key_sql(t.source, null, '%5$s::%4$s', ', '));
+    vectors constant text := (
+        select string_agg(format('exists (select from %s as s where %s)', pgembed._table_sql(e.side_table),
+                                 pgembed._key_sql(e.source, e.side_table, 's.%3$I %7$s %5$s::%4$s', ' and ')), ' and ')
+        from pgembed.embedding as e
+        where e.text_id = t.text_id and e.backfill_state = 'done' and pgembed._table_sql(e.side_table) is not null);
+    words constant int := (select bm25_id from pgembed.bm25 where text_id = t.text_id and state = 'ready');
+    page text[];
+    lost text[];
+    wordless text[];
+    found_keys text[] := '{}';
+    after text;
+begin
+    -- Their keys are read as the owner, and compared here: the owner may not see all that was
+    -- made of them.
+    loop
+        page := pgembed._keys_as_owner(t.text_id, format(statement, case when after is null then 'true' else further end),
+                                       row(null, null, after, null)::pgembed._work);
+        exit when page = '{}';
+        if vectors is not null then
+            execute format('select array_agg(pgembed_key.key) from unnest($1) as pgembed_key(key) where not (%s)', vectors)
+            into lost using page;
+            found_keys := found_keys || lost;
+        end if;
+        if words is not null then
+            execute format('select array(select k from unnest($1) as k except select key from %s except select key from %s)',
+                           pgembed._bm25_table(words, 'doc'), pgembed._bm25_table(words, 'recent')) into wordless using page;
+            -- A text of stop words only has none.
+            found_keys := found_keys || pgembed._keys_as_owner(t.text_id, format(
+                'select k.place, k.key from unnest(($1).keys) with ordinality as k(key, place) cross join lateral (select k.key) as pgembed_key '
+                'cross join lateral (select (pgembed._text_%s_document(s)).lexemes from %s as s where %s) as d where d.lexemes is not null',
+                t.text_id, pgembed._table_sql(t.source), pgembed._key_sql(t.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ')),
+                row(wordless, null, null, null)::pgembed._work);
+        end if;
+        exit when cardinality(page) < 10000 or cardinality(found_keys) >= p_most;
+        after := page[10000];
+    end loop;
+    return array(select distinct k from unnest(found_keys) as k);
+end
 $$;
-comment on function pgembed._unknown_rows_sql(pgembed.captured_text, oid) is
-    'Query, to be read as the owner, that finds a row of a partition that nothing is known of.';
+comment on function pgembed._unknown_keys(pgembed.captured_text, oid, int) is
+    'Rows of a table, or of one of its partitions, that have a text and no vector or no words; about so many at most.';
 
 create or replace function pgembed._partitions_differ(t pgembed.captured_text, out came oid[], out went oid[])
 language sql stable
@@ -58,7 +92,7 @@ begin
     perform set_config('lock_timeout', '50ms', true);
     foreach part in array changes.came loop
         begin
-            again := again or cardinality(pgembed._keys_as_owner(t.text_id, pgembed._unknown_rows_sql(t, part))) > 0;
+            again := again or pgembed._unknown_keys(t, part, 1) <> '{}';
             perform pgembed._run_as_owner(t.text_id, pgembed._partition_trigger_sql(t, part));
         exception when lock_not_available or deadlock_detected then
             null;

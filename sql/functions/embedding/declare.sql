@@ -229,8 +229,8 @@ language sql
 set search_path = pg_catalog, pg_temp
 as $$
     update pgembed.embedding
-    set backfill_state = 'pending', backfill_cursor = null
-    where embedding_id = p_embedding_id;
+    set backfill_state = 'pending' where embedding_id = p_embedding_id;
+    delete from pgembed.backfill where embedding_id = p_embedding_id;
     select pgembed._wake('');
 $$;
 comment on function pgembed._restart_backfill(int) is

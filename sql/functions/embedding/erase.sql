@@ -22,7 +22,7 @@ begin
                    pgembed._table_sql(e.side_table), pgembed._key_sql(e.source, e.side_table, 's.%3$I %7$s %5$s::%4$s', ' and '))
     using waiting, texts.hashes;
     -- It names a key, which may be of a row that is gone: the walk begins anew.
-    update pgembed.embedding set backfill_cursor = null where embedding_id = e.embedding_id and backfill_cursor is not null;
+    delete from pgembed.backfill where embedding_id = e.embedding_id;
 end
 $$;
 comment on function pgembed._erase_vectors(pgembed.embedding) is
@@ -76,8 +76,8 @@ begin
         select e as embedding, null::pgembed.bm25 as bm25, e.source, e.name from pgembed.embedding as e
         where erase.name is null or e.embedding_id = wanted
         union all
-        select null, b, b.source, b.name from pgembed.bm25 as b
-        where erase.name is null or b.bm25_id = own or b.embedding_id = wanted
+        select null, x, x.source, x.name from pgembed.bm25 as x
+        where erase.name is null or x.bm25_id = own or x.embedding_id = wanted
     loop
         continue when pgembed._table_sql(one.source) is null;
         begin
@@ -86,7 +86,7 @@ begin
             else
                 perform pgembed._erase_words(one.bm25);
             end if;
-        exception when others then
+        exception when others or assert_failure then
             if erase.name is not null then
                 raise;
             end if;

@@ -219,6 +219,7 @@ declare
     e pgembed.embedding;
     keys text[];
     queued int;
+    cursor_key text;
 begin
     select * into e from pgembed.embedding
     where embedding_id = p_embedding_id and state = 'active' for update skip locked;
@@ -230,23 +231,23 @@ begin
     end if;
     -- The page and the cursor move in one transaction: a crash repeats or
     -- continues, but leaves nothing out. Rows that are up to date cost a look.
+    select b.after into cursor_key from pgembed.backfill as b where b.embedding_id = p_embedding_id;
     keys := pgembed._keys_as_owner(e.text_id, format(
         'select row_number() over (order by %2$s), %1$s from %3$s as s where %4$s order by %2$s limit ($1).n',
         pgembed._key_text_sql(e.source, 's'),
         pgembed._key_sql(e.source, null, 's.%2$I', ', '),
         pgembed._table_sql(e.source),
-        case when e.backfill_cursor is null then 'true'
+        case when cursor_key is null then 'true'
              else format('(%s) > (select %s from (select ($1).after) as pgembed_key(key))',
                          pgembed._key_sql(e.source, null, 's.%2$I', ', '),
                          pgembed._key_sql(e.source, null, '%5$s::%4$s', ', ')) end),
-        row(null, null, e.backfill_cursor, p_batch)::pgembed._work);
+        row(null, null, cursor_key, p_batch)::pgembed._work);
     queued := cardinality(keys);
     insert into pgembed.queue (embedding_id, key, op, priority)
     select p_embedding_id, k.key, 'U', 2 from unnest(keys) with ordinality as k(key, place) order by k.place;
-    update pgembed.embedding
-    set backfill_cursor = coalesce(keys[queued], backfill_cursor),
-        backfill_state = case when queued < p_batch then 'done' else 'pending' end
-    where embedding_id = p_embedding_id;
+    update pgembed.embedding set backfill_state = 'done' where embedding_id = p_embedding_id and queued < p_batch;
+    delete from pgembed.backfill where embedding_id = p_embedding_id;
+    insert into pgembed.backfill (embedding_id, after) select p_embedding_id, keys[queued] where queued = p_batch;
     if queued < p_batch then
         perform pgembed._sweep(e);
     end if;

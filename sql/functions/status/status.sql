@@ -64,27 +64,12 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     t constant pgembed.captured_text := pgembed._text(p_text_id);
-    known constant text := (
-        select string_agg(condition, ' and ') from (
-            select format('exists (select from %s as k where %s)', pgembed._table_sql(e.side_table),
-                          pgembed._key_sql(e.source, e.side_table, 's.%2$I %7$s k.%3$I', ' and ')) as condition
-            from pgembed.embedding as e
-            where e.text_id = p_text_id and e.backfill_state = 'done' and pgembed._table_sql(e.side_table) is not null
-            union all
-            select format('(exists (select from %1$s as d where d.key = %3$s) or exists (select from %2$s as r where r.key = %3$s) '
-                          'or (pgembed._text_%4$s_document(s)).lexemes is null)',
-                          pgembed._bm25_table(b.bm25_id, 'doc'), pgembed._bm25_table(b.bm25_id, 'recent'),
-                          pgembed._key_text_sql(b.source, 's'), p_text_id)
-            from pgembed.bm25 as b
-            where b.text_id = p_text_id and b.state = 'ready' and pgembed._parts_missing(p_text_id) is null) as conditions);
     found_keys text[];
 begin
-    if known is null or t.state = 'broken' or pgembed._estimated_size(t.source) > 200000 then
+    if t.state = 'broken' or pgembed._estimated_size(t.source) > 200000 or pgembed._parts_missing(p_text_id) is not null then
         return null;
     end if;
-    found_keys := pgembed._keys_as_owner(p_text_id, format(
-        'select 1::int8, %s from %s as s where nullif((%s)::text, '''') is not null and not (%s) limit 10000',
-        pgembed._key_text_sql(t.source, 's'), pgembed._table_sql(t.source), t.canonical_expression, known));
+    found_keys := pgembed._unknown_keys(t, t.source, 10000);
     -- What waits, or has failed, is not lost.
     return (select count(*) from unnest(found_keys) as f(key)
             where not exists (select from pgembed.queue as q join pgembed.embedding as e using (embedding_id)
@@ -176,9 +161,10 @@ comment on function pgembed._bm25_counts(pgembed.bm25) is
 
 create or replace view pgembed.bm25_status as
 select pgembed._schema_of(x.source) as schema, x.name, x.source, x.config, x.state, x.state_reason,
-       x.packed_rows, c.recent as recent_rows, c.dead as dead_rows, c.failed, pgembed._unseen_rows(x.text_id) as unseen,
-       c.must_rebuild, cardinality(x.segments) as segments, c.bytes
+       p.packed_rows, c.recent as recent_rows, c.dead as dead_rows, c.failed, pgembed._unseen_rows(x.text_id) as unseen,
+       c.must_rebuild, cardinality(p.segments) as segments, c.bytes
 from pgembed.bm25 as x
+join pgembed.bm25_pack as p using (bm25_id)
 cross join lateral pgembed._bm25_counts(x) as c;
 comment on view pgembed.bm25_status is
     'How each BM25 index is doing: documents packed, not packed yet (recent), deleted but not purged yet (dead), '

@@ -12,7 +12,7 @@ from tests.integration.service.support import FaultyEncoder, running, until, val
 
 Conn = psycopg.Connection[Any]
 
-PACKED = "select packed_rows from pgembed.bm25"
+PACKED = "select packed_rows from pgembed.bm25_pack"
 FOUND = """
     select array_agg((doc).id order by (doc).id)
     from pgembed.bm25_search(null::article, %s, 100)

@@ -173,6 +173,24 @@ $$;
 comment on function pgembed._bm25_install_functions(pgembed.bm25) is
     'Makes, or makes again, all functions of a BM25 index.';
 
+create or replace function pgembed._bm25_build_small(b pgembed.bm25) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- A table that is read in a second or two is searchable when this commits; a
+    -- larger one, or one that this transaction sees as it was before, when a
+    -- service, or bm25_maintain(), has read it.
+    if current_setting('transaction_isolation') = 'read committed'
+       and cardinality(pgembed._keys_as_owner(b.text_id, format('select 1::int8, null::text from %s offset 10000 limit 1',
+                                                                pgembed._table_sql(b.source)))) = 0 then
+        perform pgembed._bm25_maintain(b, 2000);
+    end if;
+end
+$$;
+comment on function pgembed._bm25_build_small(pgembed.bm25) is
+    'Builds a BM25 index within the transaction that declares it, which locks the table, if that is soon done.';
+
 create or replace function pgembed._bm25_create(b pgembed.bm25) returns pgembed.bm25
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -191,14 +209,7 @@ begin
     perform pgembed._bm25_make_parts(b);
     perform pgembed._install_capture(t);
     perform pgembed._sync_privileges(t);
-    -- A table that is read in a second or two is searchable when this commits; a
-    -- larger one, or one that this transaction sees as it was before, when a
-    -- service, or bm25_maintain(), has read it.
-    if current_setting('transaction_isolation') = 'read committed'
-       and cardinality(pgembed._keys_as_owner(b.text_id, format('select 1::int8, null::text from %s offset 10000 limit 1',
-                                                                pgembed._table_sql(b.source)))) = 0 then
-        perform pgembed._bm25_maintain(b, 2000);
-    end if;
+    perform pgembed._bm25_build_small(b);
     return b;
 end
 $$;
@@ -284,9 +295,11 @@ begin
     perform pgembed._install_functions(pgembed._text(b.text_id));
     perform pgembed._follow(pgembed._text(b.text_id), pgembed._triggers_off(pgembed._text(b.text_id)) is not null);
     if b.text_id <> p_was.text_id then
-        perform pgembed._drop_text_unless_used(p_was.text_id);
+        perform pgembed._drop_text_unless_used(p_was.text_id);    -- locks the table, to drop triggers
+        perform pgembed._bm25_build_small(b);
+    else
+        perform pgembed._bm25_maintain(b, 2000);
     end if;
-    perform pgembed._bm25_maintain(b, 2000);
 end
 $$;
 comment on function pgembed._bm25_alter(pgembed.bm25, int, jsonb, text) is

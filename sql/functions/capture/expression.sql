@@ -126,6 +126,7 @@ begin
         -- All of their classes, 42 and 22.
         when syntax_error_or_access_rule_violation or data_exception or feature_not_supported
              or invalid_schema_name then
+            perform pgembed._foreign_statements(statements);
             get stacked diagnostics message = message_text, code = returned_sqlstate;
             if code = '42501' then
                 raise;
@@ -137,6 +138,9 @@ begin
                 hint = format('Columns of %s: %s.', p_source, (
                     select string_agg(quote_ident(attname), ', ' order by attnum)
                     from pg_attribute where attrelid = p_source and attnum > 0 and not attisdropped));
+        when others or assert_failure then
+            perform pgembed._foreign_statements(statements);
+            raise;
     end;
     perform pgembed._foreign_statements(statements);
     return t;

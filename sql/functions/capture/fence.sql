@@ -215,10 +215,12 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    statements constant text[] := pgembed._foreign_statements(null);
     keys text[];
 begin
     execute format('select %s($1, $2)', pgembed._fence(p_text_id, 'run')) into keys using p_sql, p_work;
     perform pgembed._back_inside();
+    perform pgembed._foreign_statements(statements);
     return keys;
 end
 $$;
@@ -263,11 +265,11 @@ begin
         done := true;
         raise sqlstate 'PE000';    -- what has been read stays in keys, all else is undone
     exception when others or assert_failure then
+        perform pgembed._foreign_statements(statements);
         if not done then
             raise;
         end if;
     end;
-    perform pgembed._foreign_statements(statements);
     return coalesce(keys, '{}');
 end
 $$;
@@ -286,6 +288,7 @@ declare
         'select coalesce(array_agg(r.present order by r.place), ''{}''), array_agg(r.content order by r.place), '
         'array_agg(r.hash order by r.place), array_agg(r.bytes order by r.place) '
         'from %s($1, $2) as r(place bigint, present boolean, content text, hash bytea, bytes bigint)', pgembed._fence(t.text_id, 'read'));
+    statements constant text[] := pgembed._foreign_statements(null);
     done boolean := false;
 begin
     begin
@@ -301,6 +304,7 @@ begin
         done := true;
         raise sqlstate 'PE000';
     exception when others or assert_failure then
+        perform pgembed._foreign_statements(statements);
         if not done then
             raise;
         end if;
@@ -329,6 +333,7 @@ declare
         replace(columns, '%', '%%'), replace(pgembed._table_sql(t.source), '%', '%%'), t.text_id);
     further constant text := format('(%s) > (select %s from (select ($1).after) as pgembed_key(key))', columns,
                                     pgembed._key_sql(t.source, null, '%5$s::%4$s', ', '));
+    statements constant text[] := pgembed._foreign_statements(null);
     keys text[];
     lengths int[];
     words tsvector[];
@@ -344,6 +349,7 @@ begin
             done := true;
             raise sqlstate 'PE000';
         exception when others or assert_failure then
+            perform pgembed._foreign_statements(statements);
             if not done then
                 raise;
             end if;

@@ -70,7 +70,7 @@ begin
             case t.volatility when 'time' then 'it depends on the time or the session'
                               else 'it calls a STABLE function of yours' end
             using hint = format('pgembed sees changes of rows only. After others: SELECT pgembed.reembed(%L), '
-                                'or an UPDATE of the rows that are concerned from a trigger on the other table.', p_name);
+                                'or, from a trigger on the other table, an UPDATE of a column that the text reads.', p_name);
     end if;
 end
 $$;

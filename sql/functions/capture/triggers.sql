@@ -193,11 +193,12 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     -- A trigger follows a column that is renamed, the expression follows the name: they
-    -- part when a new column takes the old one's name.
+    -- part when a new column takes the old one's name. An ordinary one (O) was made ALWAYS,
+    -- and has been disabled and enabled again: what was written in between was not seen.
     select not exists (
         select from pgembed._capture_triggers(t) as x
         left join pg_trigger as g on g.tgrelid = (t).source and g.tgname = pgembed._trigger_name((t).text_id, x.name)
-        where g.oid is null or (g.tgtype & 1 = 1) <> x.by_row
+        where g.oid is null or g.tgenabled = 'O' or (g.tgtype & 1 = 1) <> x.by_row
            or x.name = 'update' and (t).canonical_expression !~ '\.\*' and not pgembed._captured_columns(t) <@ array(
                select d.refobjsubid::int2 from pg_depend as d
                where d.classid = 'pg_trigger'::regclass and d.objid = g.oid
@@ -208,8 +209,8 @@ as $$
           and g.tgname not in (select pgembed._trigger_name((t).text_id, x.name) from pgembed._capture_triggers(t) as x))
 $$;
 comment on function pgembed._triggers_fit(pgembed.captured_text) is
-    'Whether the triggers that are there watch what the text is made of, in the way that its table needs. Whether they '
-    'are enabled is another thing: people disable triggers for a while.';
+    'Whether the triggers that are there watch what the text is made of, in the way that its table needs, and '
+    'always have. Whether they are enabled is another thing: people disable triggers for a while.';
 
 create or replace function pgembed._key_columns(p_source oid) returns int2[]
 language sql stable

@@ -69,6 +69,9 @@ begin
                 return query select 'error', format('its trigger for %s is missing: such changes are not seen', made.event), repair;
             elsif enabled in ('D', 'R') then
                 return query select 'error', format('its trigger for %s is disabled: such changes are not seen', made.event), repair;
+            elsif enabled = 'O' then
+                return query select 'error', format('its trigger for %s was disabled for a while: such changes were not seen', made.event),
+                    format('A running service reads all rows again; or %s', repair);
             end if;
         end loop;
         if pgembed._capture_differs(t) then

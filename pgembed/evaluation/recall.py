@@ -37,7 +37,8 @@ _INDEX = sql.SQL(
     " (select greatest(c.reltuples, 0) from pg_catalog.pg_class as c"
     "  where c.oid = pg_catalog.to_regclass(n.vectors)::pg_catalog.oid)"
     " from pgembed.embedding as e cross join lateral pgembed._search_names(e) as n"
-    " where e.source::pg_catalog.oid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
+    " where e.source::pg_catalog.oid"
+    " = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
     " and e.name = %(name)s"
 )
 _KEYS = sql.SQL(
@@ -47,7 +48,8 @@ _KEYS = sql.SQL(
     " join pg_catalog.pg_attribute as a"
     "  on a.attrelid = i.indrelid and a.attnum = i.indkey[k.position - 1]"
     " join pgembed.embedding as e on e.source::pg_catalog.oid = i.indrelid"
-    " where e.source::pg_catalog.oid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
+    " where e.source::pg_catalog.oid"
+    " = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
     " and e.name = %(name)s and i.indisprimary"
     " order by k.position"
 )

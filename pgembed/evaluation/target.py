@@ -42,12 +42,14 @@ _EMBEDDINGS = sql.SQL(
     "select e.name, pgembed._qualified_name(e.source, e.name), m.name, m.provider,"
     " m.dimensions, m.query_prompt, m.document_prompt, to_jsonb(m) ->> 'revision'"
     " from pgembed.embedding as e join pgembed.model as m using (model_id)"
-    " where e.source::pg_catalog.oid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
+    " where e.source::pg_catalog.oid"
+    " = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
     " order by e.name"
 )
 _BM25 = sql.SQL(
     "select b.name, pgembed._qualified_name(b.source, b.name) from pgembed.bm25 as b"
-    " where b.source::pg_catalog.oid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
+    " where b.source::pg_catalog.oid"
+    " = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
     " order by b.name"
 )
 

@@ -265,8 +265,8 @@ def test_default_name_that_would_be_too_long(conn: psycopg.Connection) -> None:
 
 def test_side_table_has_the_keys_own_types(conn: psycopg.Connection) -> None:
     conn.execute(
-        'create table article (body text, chunk varchar(10) collate "C", n numeric(8, 2), '
-        "primary key (n, chunk))"
+        'create table article (body text, chunk varchar(10) collate "C",'
+        " n numeric(8, 2), primary key (n, chunk))"
     )
     declare(conn)
     columns = conn.execute(

@@ -270,7 +270,7 @@ begin
             end if;
             perform pgembed._at_path(p_path);
             execute rank_sql into given, rows, scores using p_query, depth, among, among_recent;
-            perform pgembed._at_path('pg_catalog, pg_temp');
+            perform pgembed._at_path(case when p_path is not null then 'pg_catalog, pg_temp' end);
             exit when cardinality(scores) = p_k or coalesce(given, 0) < depth;
             depth := least(depth * 8, 2000000000);
         end loop;

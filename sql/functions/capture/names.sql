@@ -55,7 +55,8 @@ as $$
         select k.position,
                a.attname as source_column,
                coalesce(s.attname, a.attname) as side_column,
-               pgembed._key_type(i.indrelid, a.atttypid, a.atttypmod) as type,
+               case when a.atttypid < 16384 then format_type(a.atttypid, a.atttypmod)    -- PostgreSQL's own, as nearly all are
+                    else pgembed._key_type(i.indrelid, a.atttypid, a.atttypmod) end as type,
                case when i.indnkeyatts = 1 then 'pgembed_key.key'
                     else format('(pgembed_key.key::text[])[%s]', k.position) end as part,
                case a.atttypid when 'bpchar'::regtype then 'pg_catalog.rtrim' else '' end as trim,

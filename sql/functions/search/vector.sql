@@ -366,7 +366,7 @@ begin
             perform pgembed._at_path(p_path);
             execute pg_catalog.format('with pgembed_chunk as materialized (%s) %s', candidate_sql, result_sql)
             into seen, docs, chunks, contents, distances using p_query;
-            perform pgembed._at_path('pg_catalog, pg_temp');
+            perform pgembed._at_path(case when p_path is not null then 'pg_catalog, pg_temp' end);
             exit when cardinality(chunks) = p_k;
             -- Rows that do not match, or several chunks of one row, took the places: go
             -- deeper, and without the index where that gives no more

@@ -24,7 +24,11 @@ def test_tests_run_on_servers_in_containers(tests: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", tests],
         cwd=ROOT,
-        env={**os.environ, "PGEMBED_TEST_BACKEND": "docker"},
+        env={
+            **os.environ,
+            "PGEMBED_TEST_BACKEND": "docker",
+            "PGEMBED_TEST_MAJORS": "18",  # that of our image; no other is fetched
+        },
         capture_output=True,
         text=True,
         check=False,

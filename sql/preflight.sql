@@ -9,8 +9,8 @@ declare
     home constant text := coalesce(nullif(pg_catalog.current_setting('pgembed.home', true), ''), pg_catalog.current_schema(), 'public');
 begin
     perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    if current_setting('server_version_num')::int < 150000 then
-        raise exception 'pgembed needs PostgreSQL 15 or newer; this server is %',
+    if current_setting('server_version_num')::int < 160000 then
+        raise exception 'pgembed needs PostgreSQL 16 or newer; this server is %',
             current_setting('server_version')
             using errcode = 'PE012', hint = 'Upgrade the server.';
     end if;

@@ -212,9 +212,9 @@ as $$
 declare
     vector_version text := (select extversion from pg_extension where extname = 'vector');
 begin
-    if current_setting('server_version_num')::int < 150000 then
+    if current_setting('server_version_num')::int < 160000 then
         return query select 'error', null::text, format('the server is PostgreSQL %s', current_setting('server_version')),
-            'pgembed needs PostgreSQL 15 or newer.';
+            'pgembed needs PostgreSQL 16 or newer.';
     end if;
     if vector_version is null
        or string_to_array(substring(vector_version from '^[0-9]+(?:\.[0-9]+)*'), '.')::int[] < array[0, 8] then

@@ -90,11 +90,7 @@ declare
 begin
     delete from pgembed.bm25_failed where bm25_id = b.bm25_id and key = any (pgembed._missing_keys(t, keys));
     -- What made them fail may be mended: a function, a right.
-    if cardinality(pgembed._keys_as_owner(t.text_id, format(
-        'select k.place, k.key from unnest(($1).keys) with ordinality as k(key, place) cross join lateral (select k.key) as pgembed_key '
-        'cross join lateral (select (pgembed._text_%s_document(s)).error from %s as s where %s) as d where d.error is null limit 1',
-        t.text_id, pgembed._table_sql(t.source), pgembed._key_sql(t.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ')),
-        row(keys, null, null, null)::pgembed._work)) > 0
+    if pgembed._keys_of_rows(t, keys, format('(pgembed._text_%s_document(s)).error is null', t.text_id)) <> '{}'
        and exists (select from pgembed.bm25_failed where bm25_id = b.bm25_id) then
         perform pgembed._bm25_mark(b.bm25_id);
     end if;

@@ -69,6 +69,13 @@ $$;
 comment on function pgembed._bm25_function(int, text, text, text, text, text) is
     'Makes one function of a BM25 index from its template.';
 
+create or replace function pgembed._bm25_parts() returns text[]
+language sql immutable
+as $$
+    select array['version', 'recent', 'dead', 'doc', 'term', 'posting', 'block']
+$$;
+comment on function pgembed._bm25_parts() is 'What a BM25 index has: a sequence, version, and tables.';
+
 create or replace function pgembed._bm25_create_tables(p_id int) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -150,7 +157,7 @@ begin
             'Documents of a term in a block where it is dense: impact times frozen idf by slot.';
     $template$, 'vectors.', pgembed._vector_schema() || '.'));
     perform pgembed._give_to_owner(case part when 'version' then 'sequence' else 'table' end, pgembed._bm25_table(p_id, part))
-    from unnest(array['version', 'recent', 'dead', 'doc', 'term', 'posting', 'block']) as part;
+    from unnest(pgembed._bm25_parts()) as part;
 end
 $create$;
 comment on function pgembed._bm25_create_tables(int) is 'Makes the tables of a BM25 index.';
@@ -209,7 +216,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if exists (select from unnest(array['version', 'recent', 'dead', 'doc', 'term', 'posting', 'block']) as p where to_regclass(pgembed._bm25_table(b.bm25_id, p)) is null) then
+    if exists (select from unnest(pgembed._bm25_parts()) as p where to_regclass(pgembed._bm25_table(b.bm25_id, p)) is null) then
         perform pgembed._bm25_drop_tables(b.bm25_id);
         perform pgembed._bm25_create_tables(b.bm25_id);
         update pgembed.bm25 set state = 'pending' where bm25_id = b.bm25_id;

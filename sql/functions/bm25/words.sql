@@ -45,9 +45,9 @@ set search_path = pg_catalog, pg_temp
 as $$
     -- Parser, dictionaries and their options, by name; where rows name their configuration,
     -- those of all.
-    select sha256(convert_to(string_agg(concat_ws(' ', n.nspname, c.cfgname, c.cfgparser, m.maptokentype, m.mapseqno, d.dictname,
-                                                  d.dicttemplate, d.dictinitoption, case when d.oid >= 16384 then d.oid end), E'\n'
-                                        order by n.nspname, c.cfgname, m.maptokentype, m.mapseqno), 'utf8'))
+    select pgembed._hash(string_agg(concat_ws(' ', n.nspname, c.cfgname, c.cfgparser, m.maptokentype, m.mapseqno, d.dictname,
+                                              d.dicttemplate, d.dictinitoption, case when d.oid >= 16384 then d.oid end), E'\n'
+                                    order by n.nspname, c.cfgname, m.maptokentype, m.mapseqno))
     from pg_ts_config as c
     join pg_namespace as n on n.oid = c.cfgnamespace
     left join pg_ts_config_map as m on m.mapcfg = c.oid

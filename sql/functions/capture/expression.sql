@@ -53,18 +53,11 @@ set search_path = pg_catalog, pg_temp    -- printed under it, all else comes out
 as $$
 declare
     printed constant text := pg_get_viewdef(p_view);
-    source constant text := substring(printed from '\s+FROM ([^\n]*?);?\s*$');
-    prefix text := (select quote_ident(relname) from pg_class where oid = p_source);
 begin
-    -- PostgreSQL 15 puts the table's name before columns, and calls one that is named old or
-    -- new by another name, as a rule has rows of these names.
-    if source is distinct from pgembed._table_sql(p_source) then
-        prefix := substring(source from '^' || regexp_replace(pgembed._table_sql(p_source), '([][\\^$.|?*+(){}])', '\\\1', 'g') || ' ([a-z_0-9]+)$');
-        if prefix is null then
-            return null;    -- a query of its own
-        end if;
+    if substring(printed from '\s+FROM ([^\n]*?);?\s*$') is distinct from pgembed._table_sql(p_source) then
+        return null;    -- a query of its own
     end if;
-    return pgembed._requalified(btrim(substring(printed from '^\s*SELECT\s+(.*) AS pgembed_text\s+FROM '), E' \n'), prefix, '');
+    return btrim(substring(printed from '^\s*SELECT\s+(.*) AS pgembed_text\s+FROM '), E' \n');
 end
 $$;
 comment on function pgembed._view_expression(oid, oid) is
@@ -74,8 +67,8 @@ create or replace function pgembed._code_digest(p_functions text[]) returns byte
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select sha256(convert_to(string_agg(concat_ws(' ', f.signature, p.prosrc, p.prosqlbody::text, p.proconfig::text), E'\n'
-                                        order by f.signature collate "C"), 'utf8'))
+    select pgembed._hash(string_agg(concat_ws(' ', f.signature, p.prosrc, p.prosqlbody::text, p.proconfig::text), E'\n'
+                                    order by f.signature collate "C"))
     from unnest(p_functions) as f(signature) left join pg_proc as p on p.oid = to_regprocedure(f.signature)
 $$;
 comment on function pgembed._code_digest(text[]) is

@@ -38,18 +38,6 @@ as $$
 $$;
 comment on function pgembed._own() is 'The role that owns pgembed.';
 
-create or replace function pgembed._can_become(p_role oid, p_target oid) returns boolean
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    -- From 16 on a membership may be without the right to SET ROLE.
-    return pg_has_role(p_role, p_target, case when current_setting('server_version_num')::int >= 160000 then 'SET' else 'MEMBER' end);
-end
-$$;
-comment on function pgembed._can_become(oid, oid) is
-    'Whether a role may give functions to another: it is that role, a member of it, or a superuser.';
-
 create or replace function pgembed._back_inside() returns void
 language sql
 as $$
@@ -133,7 +121,7 @@ begin
     if pgembed._fence_holds(t) then
         return;
     end if;
-    if not pgembed._can_become(pgembed._own(), owner) then
+    if not pg_has_role(pgembed._own(), owner, 'SET') then    -- else it may not give functions to that role
         raise exception 'role "%", which owns pgembed, cannot work as role "%", which owns table %',
             pg_get_userbyid(pgembed._own()), pg_get_userbyid(owner), t.source using errcode = 'PE013',
             detail = 'The text is read, and triggers run, with the rights of the table''s owner and no others.',
@@ -331,8 +319,7 @@ declare
         'select s.place, d.key, d.length, d.lexemes, d.error from (select s, pg_catalog.row_number() over (order by %1$s) as place '
         'from %2$s as s where %%s order by %1$s limit 500) as s cross join lateral pgembed._text_%3$s_document(s.s) as d',
         replace(columns, '%', '%%'), replace(pgembed._table_sql(t.source), '%', '%%'), t.text_id);
-    further constant text := format('(%s) > (select %s from (select ($1).after) as pgembed_key(key))', columns,
-                                    pgembed._key_sql(t.source, null, '%5$s::%4$s', ', '));
+    further constant text := pgembed._keys_after_sql(t.source);
     statements constant text[] := pgembed._foreign_statements(null);
     keys text[];
     lengths int[];
@@ -363,16 +350,24 @@ $$;
 comment on function pgembed._documents(pgembed.captured_text) is
     'Key, length and words of all rows of a table, read as its owner, or the error of a row that cannot be read.';
 
+create or replace function pgembed._keys_of_rows(t pgembed.captured_text, p_keys text[], p_condition text default 'true') returns text[]
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    select pgembed._keys_as_owner((t).text_id, format(
+        'select k.place, k.key from unnest(($1).keys) with ordinality as k(key, place) cross join lateral (select k.key) as pgembed_key '
+        'where exists (select from %s as s where %s and (%s))',
+        pgembed._table_sql((t).source), pgembed._key_sql((t).source, null, 's.%2$I %7$s %5$s::%4$s', ' and '), p_condition),
+        row(p_keys, null, null, null)::pgembed._work)
+$$;
+comment on function pgembed._keys_of_rows(pgembed.captured_text, text[], text) is
+    'Those of the keys whose row (alias s) is there and meets a condition, as the owner of the table sees it.';
+
 create or replace function pgembed._missing_keys(t pgembed.captured_text, p_keys text[]) returns text[]
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-    select pgembed._keys_as_owner((t).text_id, pg_catalog.format(
-        'select k.place, k.key from pg_catalog.unnest(($1).keys) with ordinality as k(key, place) '
-        'where not exists (select from %s as s where %s)',
-        pgembed._table_sql((t).source),
-        pg_catalog.replace(pgembed._key_sql((t).source, null, 's.%2$I = %5$s::%4$s', ' and '), 'pgembed_key.key', 'k.key')),
-        row(p_keys, null, null, null)::pgembed._work)
+    select array(select unnest(p_keys) except select unnest(pgembed._keys_of_rows(t, p_keys)))
 $$;
 comment on function pgembed._missing_keys(pgembed.captured_text, text[]) is 'Those of the keys that no row has.';
 

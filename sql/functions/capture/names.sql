@@ -30,8 +30,9 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Who searches and the service write this type into statements.
-    if pgembed._foreign_type(p_type) then
+    -- Who searches and the service write this type into statements. Nearly all are
+    -- PostgreSQL's own, which needs no look into the catalog.
+    if p_type >= 16384 and pgembed._foreign_type(p_type) then
         raise exception 'the primary key of table % has a type that a user has defined: %', p_source::regclass, p_type::regtype
             using errcode = 'PE003',
             detail = 'Comparing such keys, or reading them from text, may call functions of whoever owns the type.',
@@ -55,8 +56,7 @@ as $$
         select k.position,
                a.attname as source_column,
                coalesce(s.attname, a.attname) as side_column,
-               case when a.atttypid < 16384 then format_type(a.atttypid, a.atttypmod)    -- PostgreSQL's own, as nearly all are
-                    else pgembed._key_type(i.indrelid, a.atttypid, a.atttypmod) end as type,
+               pgembed._key_type(i.indrelid, a.atttypid, a.atttypmod) as type,
                case when i.indnkeyatts = 1 then 'pgembed_key.key'
                     else format('(pgembed_key.key::text[])[%s]', k.position) end as part,
                case a.atttypid when 'bpchar'::regtype then 'pg_catalog.rtrim' else '' end as trim,
@@ -84,6 +84,16 @@ comment on function pgembed._key_sql(oid, oid, text, text) is
     'Expands a format() template for each primary key column of a source: %1$s position, '
     '%2$I column in the source, %3$I column in the side table, %4$s type, %5$s its part of '
     'pgembed_key.key, %6$s what takes the blanks at the end off a char(n), as a cast to text does, %7$s = of the key.';
+
+create or replace function pgembed._keys_after_sql(p_source oid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('(%s) > (select %s from (select ($1).after) as pgembed_key(key))',
+                  pgembed._key_sql(p_source, null, 's.%2$I', ', '), pgembed._key_sql(p_source, null, '%5$s::%4$s', ', '))
+$$;
+comment on function pgembed._keys_after_sql(oid) is
+    'Condition for the rows (alias s) behind the key in a pgembed._work ($1), for a walk in pages.';
 
 create or replace function pgembed._key_text_sql(p_source oid, p_alias text) returns text
 language sql stable
@@ -269,7 +279,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    owner constant regrole := (select nspowner from pg_catalog.pg_namespace where nspname = 'pgembed');
+    owner constant regrole := pgembed._own();
 begin
     if owner <> (select oid from pg_catalog.pg_roles where rolname = current_user) then
         execute format('alter %s %s owner to %s', p_kind, p_name, owner);
@@ -284,7 +294,7 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    owner oid := (select nspowner from pg_namespace where nspname = 'pgembed');
+    owner constant oid := pgembed._own();
 begin
     if not pg_has_role(current_user, owner, 'USAGE') then
         raise exception 'role "%" may not declare or change embeddings', current_user

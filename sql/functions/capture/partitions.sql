@@ -11,8 +11,7 @@ declare
         'select row_number() over (order by %1$s), %2$s from %3$s as s where nullif((%4$s)::text, '''') is not null and %%s order by %1$s limit 10000',
         replace(columns, '%', '%%'), replace(pgembed._key_text_sql(t.source, 's'), '%', '%%'), replace(pgembed._table_sql(p_table), '%', '%%'),
         replace(t.canonical_expression, '%', '%%'));
-    further constant text := format('(%s) > (select %s from (select ($1).after) as pgembed_key(key))', columns,
-                                    pgembed._key_sql(t.source, null, '%5$s::%4$s', ', '));
+    further constant text := pgembed._keys_after_sql(t.source);
     vectors constant text := (
         select string_agg(format('exists (select from %s as s where %s)', pgembed._table_sql(e.side_table),
                                  pgembed._key_sql(e.source, e.side_table, 's.%3$I %7$s %5$s::%4$s', ' and ')), ' and ')
@@ -40,11 +39,8 @@ begin
             execute format('select array(select k from unnest($1) as k except select key from %s except select key from %s)',
                            pgembed._bm25_table(words, 'doc'), pgembed._bm25_table(words, 'recent')) into wordless using page;
             -- A text of stop words only has none.
-            found_keys := found_keys || pgembed._keys_as_owner(t.text_id, format(
-                'select k.place, k.key from unnest(($1).keys) with ordinality as k(key, place) cross join lateral (select k.key) as pgembed_key '
-                'cross join lateral (select (pgembed._text_%s_document(s)).lexemes from %s as s where %s) as d where d.lexemes is not null',
-                t.text_id, pgembed._table_sql(t.source), pgembed._key_sql(t.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ')),
-                row(wordless, null, null, null)::pgembed._work);
+            found_keys := found_keys || pgembed._keys_of_rows(
+                t, wordless, format('(pgembed._text_%s_document(s)).lexemes is not null', t.text_id));
         end if;
         exit when cardinality(page) < 10000 or cardinality(found_keys) >= p_most;
         after := page[10000];

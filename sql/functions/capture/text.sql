@@ -173,7 +173,7 @@ as $$
         where e.text_id = p_text_id and pgembed._table_sql(e.side_table) is null
         union all
         select format('table pgembed.bm25_%s_%s', b.bm25_id, part)
-        from pgembed.bm25 as b cross join unnest(array['version', 'recent', 'dead', 'doc', 'term', 'posting', 'block']) as part
+        from pgembed.bm25 as b cross join unnest(pgembed._bm25_parts()) as part
         where b.text_id = p_text_id and to_regclass(pgembed._bm25_table(b.bm25_id, part)) is null
         union all
         select format('function pgembed._text_%s_%s', p_text_id, part)

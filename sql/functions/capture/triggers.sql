@@ -226,14 +226,13 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     -- All that the generated functions and the triggers are made from.
-    select sha256(convert_to(concat_ws(E'\n',
+    select pgembed._hash(concat_ws(E'\n',
         (t).canonical_expression, pgembed._table_sql((t).source), pgembed._owner_of((t).source)::regrole,
         pgembed._key_text_sql((t).source, 'r'), pgembed._changed_keys_sql((t).source),
         (select string_agg(x::text, ',' order by x.name) from pgembed._capture_triggers(t) as x), pgembed._captured_columns(t)::text, pgembed._update_guard_sql(t),
         (select string_agg(concat_ws(' ', e.embedding_id, e.wake), ',' order by e.embedding_id)
          from pgembed.embedding as e where e.text_id = (t).text_id),
-        (select concat_ws(' ', b.bm25_id, b.config, b.config_expression) from pgembed.bm25 as b where b.text_id = (t).text_id)),
-        'utf8'))
+        (select concat_ws(' ', b.bm25_id, b.config, b.config_expression) from pgembed.bm25 as b where b.text_id = (t).text_id)))
 $$;
 comment on function pgembed._capture_digest(pgembed.captured_text) is
     'Digest of what capture is generated from; another one means that it must be generated again.';

@@ -238,9 +238,7 @@ begin
         pgembed._key_sql(e.source, null, 's.%2$I', ', '),
         pgembed._table_sql(e.source),
         case when cursor_key is null then 'true'
-             else format('(%s) > (select %s from (select ($1).after) as pgembed_key(key))',
-                         pgembed._key_sql(e.source, null, 's.%2$I', ', '),
-                         pgembed._key_sql(e.source, null, '%5$s::%4$s', ', ')) end),
+             else pgembed._keys_after_sql(e.source) end),
         row(null, null, cursor_key, p_batch)::pgembed._work);
     queued := cardinality(keys);
     insert into pgembed.queue (embedding_id, key, op, priority)

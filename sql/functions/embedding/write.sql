@@ -19,11 +19,8 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return case e.storage when 'table' then '{}'::text[] else pgembed._keys_as_owner(e.text_id, format(
-        'select k.place, k.key from unnest(($1).keys) with ordinality as k(key, place) cross join lateral (select k.key) as pgembed_key '
-        'where exists (select from %s as v where %s and v.%I is null)',
-        pgembed._table_sql(e.source), pgembed._key_sql(e.source, null, 'v.%2$I %7$s %5$s::%4$s', ' and '), e.column_name),
-        row(p_keys, null, null, null)::pgembed._work) end;
+    return case e.storage when 'table' then '{}'::text[]
+                else pgembed._keys_of_rows(pgembed._text(e.text_id), p_keys, format('s.%I is null', e.column_name)) end;
 end
 $$;
 comment on function pgembed._keys_without_vector(pgembed.embedding, text[]) is
@@ -120,10 +117,7 @@ begin
     -- lest it and an application wait for each other.
     work.keys := p_keys;
     return array(
-        select unnest(pgembed._keys_as_owner(e.text_id, format(
-            'select k.place, k.key from unnest(($1).keys) with ordinality as k(key, place) cross join lateral (select k.key) as pgembed_key '
-            'where exists (select from %s as s where %s)',
-            pgembed._table_sql(e.source), pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ')), work))
+        select unnest(pgembed._keys_of_rows(pgembed._text(e.text_id), p_keys))
         except
         select unnest(pgembed._run_as_owner(e.text_id, format(
             'select array(select k.key from unnest(($1).keys) as k(key) cross join lateral (select k.key) as pgembed_key '

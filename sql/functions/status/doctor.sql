@@ -49,7 +49,7 @@ begin
         return query select 'error', format('somebody has dropped %s', pgembed._parts_missing(t.text_id)), repair;
         return;
     end if;
-    if not pgembed._can_become(pgembed._own(), pgembed._owner_of(t.source)) then
+    if not pg_has_role(pgembed._own(), pgembed._owner_of(t.source), 'SET') then
         return query select 'error', format('role "%s", which owns pgembed, cannot work as "%s", the owner of %s',
                                             pg_get_userbyid(pgembed._own()), pg_get_userbyid(pgembed._owner_of(t.source)), t.source),
             format('GRANT %s TO %s;', pgembed._owner_of(t.source)::regrole, pgembed._own()::regrole);

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _MODEL = sql.SQL(
     "select m.name, m.provider, m.dimensions, m.query_prompt, m.document_prompt,"
-    " to_jsonb(m) ->> 'revision'"  # schemas of before it was a column have none
+    " m.revision"
     " from pgembed._model(%(model)s) as m"
 )
 

@@ -90,7 +90,7 @@ def list_models(
     )
     with connect(dsn, autocommit=True) as conn:
         rows = conn.execute(
-            "select m.name, m.provider, to_jsonb(m) ->> 'revision', m.dimensions,"
+            "select m.name, m.provider, m.revision, m.dimensions,"
             " m.distance, m.max_tokens,"
             " (select count(*) from pgembed.embedding as e"
             "  where e.model_id = m.model_id)"

@@ -40,7 +40,7 @@ _COLUMNS = sql.SQL(
 )
 _EMBEDDINGS = sql.SQL(
     "select e.name, pgembed._qualified_name(e.source, e.name), m.name, m.provider,"
-    " m.dimensions, m.query_prompt, m.document_prompt, to_jsonb(m) ->> 'revision'"
+    " m.dimensions, m.query_prompt, m.document_prompt, m.revision"
     " from pgembed.embedding as e join pgembed.model as m using (model_id)"
     " where e.source::pg_catalog.oid"
     " = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 _MODEL = text(
     "select m.name, m.provider, m.dimensions, m.query_prompt, m.document_prompt,"
-    " to_jsonb(m) ->> 'revision'"  # schemas of before it was a column have none
+    " m.revision"
     " from pgembed._model(:model) as m"
 )
 _ENCODE = text(

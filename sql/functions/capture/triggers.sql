@@ -559,7 +559,7 @@ begin
     for strange in
         select p.oid::regprocedure as routine from pg_proc as p
         where p.pronamespace = 'pgembed'::regnamespace and p.proowner <> owner
-          and p.proname ~ format('^_text_%s_((words_)?(insert|delete)|update|truncate|document|compose|config)$', t.text_id)
+          and p.proname ~ format('^_text_%s_((words_)?(insert|delete)|update|truncate|document|current|compose|config)$', t.text_id)
     loop
         execute format('drop function %s cascade', strange.routine);
     end loop;

@@ -304,7 +304,7 @@ comment on function pgembed._read_texts(pgembed.captured_text, text[], bigint) i
     'as long as these are not more than max_bytes, the text.';
 
 create or replace function pgembed._documents(t pgembed.captured_text)
-returns table (key text, length int, lexemes tsvector, error text)
+returns table (key text, length int, lexemes tsvector, error text, partition regclass)
 language plpgsql stable    -- so all pages are of one snapshot, that of the statement that asks
 set search_path = pg_catalog, pg_temp
 as $$
@@ -312,26 +312,29 @@ as $$
 declare
     statement constant text := format(
         'select array_agg(r.key order by r.place), array_agg(r.length order by r.place), array_agg(r.lexemes order by r.place), '
-        'array_agg(r.error order by r.place) from %s($1, $2) as r(place bigint, key text, length int, lexemes tsvector, error text)',
+        'array_agg(r.error order by r.place), array_agg(r.partition order by r.place) '
+        'from %s($1, $2) as r(place bigint, key text, length int, lexemes tsvector, error text, partition oid)',
         pgembed._fence(t.text_id, 'read'));
     columns constant text := pgembed._key_sql(t.source, null, 's.%2$I', ', ');
     page constant text := format(
-        'select s.place, d.key, d.length, d.lexemes, d.error from (select s, pg_catalog.row_number() over (order by %1$s) as place '
+        'select s.place, d.key, d.length, d.lexemes, d.error, %4$s from (select s, s.tableoid, pg_catalog.row_number() over (order by %1$s) as place '
         'from %2$s as s where %%s order by %1$s limit 500) as s cross join lateral pgembed._text_%3$s_document(s.s) as d',
-        replace(columns, '%', '%%'), replace(pgembed._table_sql(t.source), '%', '%%'), t.text_id);
+        replace(columns, '%', '%%'), replace(pgembed._table_sql(t.source), '%', '%%'), t.text_id,
+        case when pgembed._is_partitioned(t.source) then 's.tableoid' else 'null::oid' end);
     further constant text := pgembed._keys_after_sql(t.source);
     statements constant text[] := pgembed._foreign_statements(null);
     keys text[];
     lengths int[];
     words tsvector[];
     errors text[];
+    partitions oid[];
     after text;
     done boolean;
 begin
     loop
         done := false;
         begin
-            execute statement into keys, lengths, words, errors
+            execute statement into keys, lengths, words, errors, partitions
             using format(page, case when after is null then 'true' else further end), row(null, null, after, null)::pgembed._work;
             done := true;
             raise sqlstate 'PE000';
@@ -341,7 +344,8 @@ begin
                 raise;
             end if;
         end;
-        return query select d.* from unnest(keys, lengths, words, errors) as d(key, length, lexemes, error);
+        return query select d.key, d.length, d.lexemes, d.error, d.partition::regclass
+                     from unnest(keys, lengths, words, errors, partitions) as d(key, length, lexemes, error, partition);
         exit when coalesce(cardinality(keys), 0) < 500;
         after := keys[500];
     end loop;

@@ -48,7 +48,7 @@ as $$
     select 'columns', pgembed._table_sql(c.oid),
            (select a.attacl from pg_attribute as a where a.attrelid = c.oid and a.attname = 'key'),
            case when not c.relrowsecurity then case part when 'doc' then 'slot, key' else 'version, key' end
-                else case part when 'dead' then 'key, version, op' else 'key, version, lexemes'
+                else case part when 'dead' then 'key, version, op' else 'key, version, length, lexemes'
                                || case part when 'doc' then ', slot' else '' end end end,
            c.relowner
     from pgembed.bm25 as b

@@ -223,7 +223,7 @@ OWNERS = [
     "select pgembed.repair('doc_embedding')",
     "select pgembed.retry()",
     "select pgembed.register_model('m', 3)",
-    "select pgembed.accept_weights('test-2')",
+    "select pgembed.accept_weights('test-2', 'x')",
     "select pgembed.grant_usage('public')",
 ]
 

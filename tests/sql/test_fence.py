@@ -17,7 +17,7 @@ from pgembed import schema
 from pgembed.embedded import THROWAWAY_SETTINGS, EmbeddedServer
 from tests.fixtures.postgres import Server
 from tests.fixtures.roles import acting_as, new_roles
-from tests.sql.steps import Service, declare, value
+from tests.sql.steps import Service, declare, service_for, value
 
 Connection = psycopg.Connection[Any]
 PREFIX = f"pgembed_test_{os.getpid()}_"
@@ -327,6 +327,37 @@ def test_append_functions_are_the_owners_alone(
             ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     stranger.execute(f"select pgembed.{call}")
+
+
+def test_no_lock_that_others_can_take_holds_anyone_up(
+    service: Service, conn: Connection
+) -> None:
+    """Anyone may take any advisory lock, so nothing may wait for one."""
+    with conn.transaction():
+        for call in (
+            "insert into shop.doc values (3, 'apple three', 3)",
+            "select pgembed.create_embedding('shop.doc', 'body', name => 'more',"
+            " model => 'toy', storage => 'column', index => 'none')",
+            "select pgembed.alter_embedding('more', text_expression => 'upper(body)')",
+            "select pgembed.repair('doc_embedding')",
+            "select pgembed.grant_usage(current_user)",
+        ):
+            conn.execute(call)
+        for name in ("doc_embedding", "more"):
+            service_for(conn, name).drain()
+        for call in (
+            *OPERATIONS,
+            "select pgembed.erase()",
+            "select pgembed.drop_embedding('more')",
+            *CALLS,
+        ):
+            conn.execute(call.encode())
+        held = conn.execute(
+            "select classid::bigint, objid::bigint, mode from pg_locks"
+            " where locktype = 'advisory' and pid = pg_backend_pid()"
+        ).fetchall()
+    # A writer asks whether a service sleeps, and does not wait for the answer.
+    assert set(held) <= {(1885824365, 1, "ShareLock")}
 
 
 # Names that code looks up

@@ -349,6 +349,8 @@ def test_a_partition_as_source_is_captured_through_its_parent(
         ("id float8", "(0.1, 'a')", "('NaN', 'b')", "0.1"),
         ("id interval", "('1 mon 2 days', 'a')", "('1 s', 'b')", "1 mon 2 days"),
         ("id int4range", "('[1,3)', 'a')", "('empty', 'b')", "[1,3)"),
+        # Of an extension: its operators are on no path of pgembed's functions.
+        ("id vector(2)", "('[1,2]', 'a')", "('[0,-1]', 'b')", "[1,2]"),
     ],
 )
 def test_key_of_any_type(

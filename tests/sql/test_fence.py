@@ -329,6 +329,30 @@ def test_append_functions_are_the_owners_alone(
                     stranger.execute(f"select pgembed.{call}")
 
 
+def test_functions_are_closed_from_the_moment_they_are_made(
+    service: Service, conn: Connection
+) -> None:
+    """Also where nothing else gives them the readers of the table."""
+    for (signature,) in conn.execute(
+        "select oid::regprocedure::text from pg_proc"
+        " where pronamespace = 'pgembed'::regnamespace and proname ~ '^_text_1_'"
+    ).fetchall():
+        conn.execute(f"drop function {signature} cascade".encode())
+    conn.execute(
+        "select pgembed._install_functions(t) from pgembed.captured_text as t"
+    )
+    functions = conn.execute(
+        "select p.proname, array(select a.grantee from aclexplode(p.proacl) as a"
+        " where a.grantee not in (p.proowner, %s::regrole,"
+        " (select relowner from pg_class where oid = 'shop.doc'::regclass))),"
+        " p.proacl is null from pg_proc as p"
+        " where p.pronamespace = 'pgembed'::regnamespace and p.proname ~ '^_text_1_'",
+        [conn.info.user],
+    ).fetchall()
+    assert len(functions) >= 10
+    assert [name for name, strangers, open_ in functions if strangers or open_] == []
+
+
 def test_no_lock_that_others_can_take_holds_anyone_up(
     service: Service, conn: Connection
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -466,6 +467,42 @@ def test_forced_row_security(service: Service, conn: Connection, dsn: str) -> No
     assert findings(conn) == []
 
 
+def test_rows_that_are_hidden_from_the_owner_are_not_lost(
+    service: Service, conn: Connection, dsn: str
+) -> None:
+    """Before anyone has followed: they cannot be read, which is not to be deleted."""
+    run(conn, ENABLE + "; alter table article force row level security")
+    conn.execute("insert into article (id, body) values (6, 'secret six')")
+    conn.execute("update article set body = 'secret seven' where id = 5")
+    went = []
+    for call in (
+        "select pgembed.reembed('article_embedding')",
+        "select pgembed._backfill_v1(1, 100)",
+        "select * from pgembed._read_v1(1, '{1,2}', 1000)",
+        "select pgembed._sweep(e) from pgembed.embedding as e",
+        "select pgembed.erase('article_embedding')",
+        "select pgembed.bm25_maintain(min_rows => 1)",
+        "select pgembed._bm25_maintain_v1(1, 0)",
+    ):
+        try:
+            conn.execute(call.encode())
+        except psycopg.Error as exc:
+            assert exc.sqlstate in ("42501", "PE013", "PE016"), exc  # noqa: PT017
+        else:
+            went.append(call)
+    assert not any("_read" in call or "_sweep" in call for call in went)
+    with suppress(psycopg.Error):
+        service.drain()
+    assert set(service.embedded()) == {"1", "2", "3", "4", "5"}
+    words = "select key from pgembed.bm25_1_doc union select key from pgembed.bm25_1_recent"
+    assert {key for (key,) in conn.execute(words)} >= {"1", "2", "3", "4", "5"}
+    run(conn, "alter table article no force row level security")
+    reconcile(conn)
+    service.drain()
+    assert service.embedded()["5"] == "secret seven"
+    assert findings(conn) == []
+
+
 def test_forced_row_security_is_refused(conn: Connection, dsn: str) -> None:
     with new_roles(dsn, *ROLES):
         conn.execute(ARTICLE)
@@ -499,10 +536,15 @@ def test_bypassrls_comes_and_goes(service: Service, conn: Connection, dsn: str) 
     assert value(conn, fast, READER) is True
     run(conn, "alter role {reader} nobypassrls")
     assert {severity for severity, _ in findings(conn)} == {"error"}
+    ranking = "select (doc).id, score from pgembed.bm25_search(null::article, 'words 1')"
+    with acting_as(dsn, READER) as reader:
+        meanwhile = reader.execute(ranking).fetchall()
     assert seen(dsn, READER)[3] == [1, 3, 5]
     reconcile(conn)
     assert value(conn, fast, READER) is False
     assert seen(dsn, READER)[3] == [1, 3, 5]
+    with acting_as(dsn, READER) as reader:  # by what is seen, meanwhile too
+        assert reader.execute(ranking).fetchall() == meanwhile
 
 
 # Use of pgembed

@@ -353,6 +353,49 @@ def test_functions_are_closed_from_the_moment_they_are_made(
     assert [name for name, strangers, open_ in functions if strangers or open_] == []
 
 
+def test_default_privileges_open_nothing(
+    service: Service, conn: Connection, empty_dsn: str
+) -> None:
+    """Many set them for all that a role makes: with TRIGGER, code hangs on a table."""
+
+    def default(way: str, session: Connection) -> None:
+        for kind in ("tables", "functions", "sequences"):
+            session.execute(
+                f"alter default privileges {way.split()[0]} all on {kind}"
+                f' {way.split()[1]} "{OTHER}"'.encode()
+            )
+
+    default("grant to", conn)
+    declare(conn, "shop.doc", "body", name="more", bm25=True, index="none")
+    conn.execute("drop function pgembed._text_1_read")
+    conn.execute("select pgembed.repair('doc_embedding')")
+    open_ones = conn.execute(
+        "select c.oid::regclass::text, a.privilege_type from pg_class as c,"
+        " aclexplode(c.relacl) as a where c.relkind in ('r', 'S', 'v')"
+        " and a.grantee = %(other)s::regrole and c.relname ~ 'more|bm25|doc_embedding'"
+        " union all select p.oid::regprocedure::text, a.privilege_type"
+        " from pg_proc as p, aclexplode(p.proacl) as a where p.prosecdef"
+        " and a.grantee = %(other)s::regrole and p.pronamespace = 'pgembed'::regnamespace",
+        {"other": f'"{OTHER}"'},
+    ).fetchall()
+    assert open_ones == []
+    with psycopg.connect(empty_dsn, autocommit=True) as fresh:
+        default("grant to", fresh)
+        schema.install(empty_dsn)
+        assert (
+            fresh.execute(
+                "select c.oid::regclass::text, a.privilege_type from pg_class as c,"
+                " aclexplode(c.relacl) as a"
+                " where c.relnamespace = 'pgembed'::regnamespace"
+                " and a.grantee = %s::regrole and a.privilege_type <> 'SELECT'",
+                [f'"{OTHER}"'],
+            ).fetchall()
+            == []
+        )
+        default("revoke from", fresh)
+    default("revoke from", conn)
+
+
 def test_no_lock_that_others_can_take_holds_anyone_up(
     service: Service, conn: Connection
 ) -> None:

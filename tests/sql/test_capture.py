@@ -262,13 +262,15 @@ def test_moves_between_partitions_are_captured(partitioned: Service) -> None:
     assert partitioned.embedded() == {"{500,eu}": "z"}
 
 
+@pytest.mark.parametrize("role", ["origin", "replica"])
 @pytest.mark.parametrize("table", ["article_us", "article_eu", "article_eu_low"])
 def test_truncate_of_one_partition_is_captured(
-    partitioned: Service, table: str
+    partitioned: Service, table: str, role: str
 ) -> None:
     conn = partitioned.conn
     conn.execute("insert into article values (1, 'eu', 'a'), (200, 'us', 'b')")
     partitioned.drain()
+    conn.execute(f"set session_replication_role = {role}")
     conn.execute(f"truncate {table}")
     assert ("T", None) in partitioned.jobs()
     partitioned.drain()

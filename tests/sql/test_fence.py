@@ -338,9 +338,7 @@ def test_functions_are_closed_from_the_moment_they_are_made(
         " where pronamespace = 'pgembed'::regnamespace and proname ~ '^_text_1_'"
     ).fetchall():
         conn.execute(f"drop function {signature} cascade".encode())
-    conn.execute(
-        "select pgembed._install_functions(t) from pgembed.captured_text as t"
-    )
+    conn.execute("select pgembed._install_functions(t) from pgembed.captured_text as t")
     functions = conn.execute(
         "select p.proname, array(select a.grantee from aclexplode(p.proacl) as a"
         " where a.grantee not in (p.proowner, %s::regrole,"
@@ -361,11 +359,11 @@ def test_default_privileges_open_nothing(
     def default(way: str, session: Connection) -> None:
         for kind in ("tables", "functions", "sequences"):
             session.execute(
-                f"alter default privileges {way.split()[0]} all on {kind}"
-                f' {way.split()[1]} "{OTHER}"'.encode()
+                "alter default privileges " + way.format(f"all on {kind}", f'"{OTHER}"')
             )
 
-    default("grant to", conn)
+    give, take = "grant {} to {}", "revoke {} from {}"
+    default(give, conn)
     declare(conn, "shop.doc", "body", name="more", bm25=True, index="none")
     conn.execute("drop function pgembed._text_1_read")
     conn.execute("select pgembed.repair('doc_embedding')")
@@ -375,12 +373,13 @@ def test_default_privileges_open_nothing(
         " and a.grantee = %(other)s::regrole and c.relname ~ 'more|bm25|doc_embedding'"
         " union all select p.oid::regprocedure::text, a.privilege_type"
         " from pg_proc as p, aclexplode(p.proacl) as a where p.prosecdef"
-        " and a.grantee = %(other)s::regrole and p.pronamespace = 'pgembed'::regnamespace",
+        " and a.grantee = %(other)s::regrole"
+        " and p.pronamespace = 'pgembed'::regnamespace",
         {"other": f'"{OTHER}"'},
     ).fetchall()
     assert open_ones == []
     with psycopg.connect(empty_dsn, autocommit=True) as fresh:
-        default("grant to", fresh)
+        default(give, fresh)
         schema.install(empty_dsn)
         assert (
             fresh.execute(
@@ -392,8 +391,8 @@ def test_default_privileges_open_nothing(
             ).fetchall()
             == []
         )
-        default("revoke from", fresh)
-    default("revoke from", conn)
+        default(take, fresh)
+    default(take, conn)
 
 
 def test_no_lock_that_others_can_take_holds_anyone_up(

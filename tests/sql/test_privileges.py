@@ -348,6 +348,33 @@ def test_an_owner_that_pgembed_cannot_work_as(conn: Connection, dsn: str) -> Non
         assert findings(conn) == []
 
 
+def test_partitions_of_another_owner(conn: Connection, dsn: str) -> None:
+    with new_roles(dsn, *ROLES):
+        conn.execute(
+            "create table doc (id int primary key, body text) partition by range (id);"
+            "create table part partition of doc default;"
+            "insert into doc values (1, 'apple')"
+        )
+        run(conn, "alter table part owner to {new}")
+        for call in ("create_embedding", "create_bm25"):
+            with pytest.raises(psycopg.Error, match="another role") as caught:
+                conn.execute(f"select pgembed.{call}('doc', 'body')")
+            assert caught.value.sqlstate == "PE013"
+        run(conn, "alter table part owner to current_user")
+        service = declare(conn, "doc", "body", bm25=True, index="none")
+        run(conn, "alter table part owner to {new}")
+        said = [p for severity, p in findings(conn) if severity == "error"]
+        assert any("another role" in problem for problem in said)
+        reconcile(conn)
+        assert value(conn, "select state from pgembed.status") == "broken"
+        run(conn, "alter table part owner to current_user")
+        reconcile(conn)
+        service.drain()
+        assert service.embedded() == {"1": "apple"}
+        conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
+        assert findings(conn) == []
+
+
 # Row security
 
 
@@ -494,7 +521,9 @@ def test_rows_that_are_hidden_from_the_owner_are_not_lost(
     with suppress(psycopg.Error):
         service.drain()
     assert set(service.embedded()) == {"1", "2", "3", "4", "5"}
-    words = "select key from pgembed.bm25_1_doc union select key from pgembed.bm25_1_recent"
+    words = (
+        "select key from pgembed.bm25_1_doc union select key from pgembed.bm25_1_recent"
+    )
     assert {key for (key,) in conn.execute(words)} >= {"1", "2", "3", "4", "5"}
     run(conn, "alter table article no force row level security")
     reconcile(conn)
@@ -536,7 +565,9 @@ def test_bypassrls_comes_and_goes(service: Service, conn: Connection, dsn: str) 
     assert value(conn, fast, READER) is True
     run(conn, "alter role {reader} nobypassrls")
     assert {severity for severity, _ in findings(conn)} == {"error"}
-    ranking = "select (doc).id, score from pgembed.bm25_search(null::article, 'words 1')"
+    ranking = (
+        "select (doc).id, score from pgembed.bm25_search(null::article, 'words 1')"
+    )
     with acting_as(dsn, READER) as reader:
         meanwhile = reader.execute(ranking).fetchall()
     assert seen(dsn, READER)[3] == [1, 3, 5]

@@ -327,6 +327,14 @@ def test_an_owner_that_pgembed_cannot_work_as(conn: Connection, dsn: str) -> Non
             run(conn, statement + "{reader}")
         with acting_as(dsn, READER) as kit:
             service = declare(kit, "article", "body")
+        conn.execute("create table doc (id int primary key, body text)")
+        run(conn, "alter table doc owner to {new}")
+        for call in ("create_embedding", "create_bm25"):
+            with pytest.raises(psycopg.Error, match="cannot work as") as caught:
+                conn.execute(f"select pgembed.{call}('doc', 'body')")
+            assert caught.value.sqlstate == "PE013"
+            hint = str(caught.value.diag.message_hint)
+            assert f"GRANT {NAMES['new']} TO {NAMES['reader']}" in hint
         run(conn, "alter table article owner to {new}")
         with psycopg.connect(dsn, autocommit=True) as kit:
             run(kit, "set session authorization {reader}")

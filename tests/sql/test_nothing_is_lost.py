@@ -740,6 +740,22 @@ def test_all_changes_while_triggers_are_off_and_a_service_runs(
     assert_found(conn, kind, service)
 
 
+def test_reembed_reads_vectors_and_words_again(conn: Connection) -> None:
+    service, name = make_kind(conn, "both")
+    triggers = conn.execute(
+        "select quote_ident(tgname) from pg_trigger where tgname like 'pgembed%'"
+    ).fetchall()
+    conn.execute("alter table article disable trigger user")
+    conn.execute("insert into article (id, body) values (7, 'never seen')")
+    for (trigger,) in triggers:
+        conn.execute(f"alter table article enable always trigger {trigger}".encode())
+    conn.execute("select pgembed.reembed(%s)", [name])
+    settle_kind(conn, service)
+    assert service is not None
+    assert service.embedded()["7"] == "never seen"
+    assert words(conn, "article", "never") == [7]
+
+
 def assert_found(conn: Connection, kind: str, service: Service | None) -> None:
     """Check that what is found is what the table has, 1 and 7."""
     if service is not None:

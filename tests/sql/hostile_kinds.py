@@ -46,6 +46,8 @@ class Kind:
         silent: The hooks may call nothing at all.
         refused: What the declaration may be refused with.
         breaks: Statements of pgembed may fail, with whatever error.
+        leaves: A plain statement leaves the same in its session, so what comes after
+            one has another.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Kind:
     silent: bool = False
     refused: tuple[str, ...] = ()
     breaks: bool = False
+    leaves: bool = False
     trusted: frozenset[str] = field(default_factory=lambda: frozenset({"owner"}))
 
 
@@ -109,6 +112,11 @@ def left_behind(code: str) -> str:
 LEAVING_TRIGGER = """
 create trigger leave before insert or update on {s}.doc
     for each row execute function {s}.leave_trigger();
+"""
+
+# Folded whenever a statement over the table is planned.
+LEAVING_PLAN = """
+create index leave on {s}.doc (title) where {s}.f('x') = 'x';
 """
 
 TEMPORARY = """
@@ -688,11 +696,12 @@ KINDS = [
             f"{what}, left by the {place}",
             (DEFERRED_TABLE if code is DEFERRED else "")
             + left_behind(code)
-            + (LEAVING_TRIGGER if place == "trigger" else ""),
+            + {"trigger": LEAVING_TRIGGER, "plan": LEAVING_PLAN}.get(place, ""),
             honest=HONEST_FUNCTION,
             text="title || ' ' || {s}.f(body)" if place == "text" else TEXT,
             moments=(AFTER,),
             breaks=True,
+            leaves=place == "plan",
             silent=True,
         )
         for what, code in (
@@ -703,7 +712,7 @@ KINDS = [
             ("deferred trigger elsewhere", DEFERRED),
             ("role changes", ROLE_CHANGES),
         )
-        for place in ("text", "trigger")
+        for place in ("text", "trigger", "plan")
     ),
     # pgembed's functions that belong to the owner of the table.
     *(

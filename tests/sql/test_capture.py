@@ -262,13 +262,15 @@ def test_moves_between_partitions_are_captured(partitioned: Service) -> None:
     assert partitioned.embedded() == {"{500,eu}": "z"}
 
 
+@pytest.mark.parametrize("role", ["origin", "replica"])
 @pytest.mark.parametrize("table", ["article_us", "article_eu", "article_eu_low"])
 def test_truncate_of_one_partition_is_captured(
-    partitioned: Service, table: str
+    partitioned: Service, table: str, role: str
 ) -> None:
     conn = partitioned.conn
     conn.execute("insert into article values (1, 'eu', 'a'), (200, 'us', 'b')")
     partitioned.drain()
+    conn.execute(f"set session_replication_role = {role}")
     conn.execute(f"truncate {table}")
     assert ("T", None) in partitioned.jobs()
     partitioned.drain()
@@ -349,6 +351,8 @@ def test_a_partition_as_source_is_captured_through_its_parent(
         ("id float8", "(0.1, 'a')", "('NaN', 'b')", "0.1"),
         ("id interval", "('1 mon 2 days', 'a')", "('1 s', 'b')", "1 mon 2 days"),
         ("id int4range", "('[1,3)', 'a')", "('empty', 'b')", "[1,3)"),
+        # Of an extension: its operators are on no path of pgembed's functions.
+        ("id vector(2)", "('[1,2]', 'a')", "('[0,-1]', 'b')", "[1,2]"),
     ],
 )
 def test_key_of_any_type(

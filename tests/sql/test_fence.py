@@ -17,7 +17,7 @@ from pgembed import schema
 from pgembed.embedded import THROWAWAY_SETTINGS, EmbeddedServer
 from tests.fixtures.postgres import Server
 from tests.fixtures.roles import acting_as, new_roles
-from tests.sql.steps import Service, declare, value
+from tests.sql.steps import Service, declare, service_for, value
 
 Connection = psycopg.Connection[Any]
 PREFIX = f"pgembed_test_{os.getpid()}_"
@@ -327,6 +327,103 @@ def test_append_functions_are_the_owners_alone(
             ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     stranger.execute(f"select pgembed.{call}")
+
+
+def test_functions_are_closed_from_the_moment_they_are_made(
+    service: Service, conn: Connection
+) -> None:
+    """Also where nothing else gives them the readers of the table."""
+    for (signature,) in conn.execute(
+        "select oid::regprocedure::text from pg_proc"
+        " where pronamespace = 'pgembed'::regnamespace and proname ~ '^_text_1_'"
+    ).fetchall():
+        conn.execute(f"drop function {signature} cascade".encode())
+    conn.execute("select pgembed._install_functions(t) from pgembed.captured_text as t")
+    functions = conn.execute(
+        "select p.proname, array(select a.grantee from aclexplode(p.proacl) as a"
+        " where a.grantee not in (p.proowner, %s::regrole,"
+        " (select relowner from pg_class where oid = 'shop.doc'::regclass))),"
+        " p.proacl is null from pg_proc as p"
+        " where p.pronamespace = 'pgembed'::regnamespace and p.proname ~ '^_text_1_'",
+        [conn.info.user],
+    ).fetchall()
+    assert len(functions) >= 10
+    assert [name for name, strangers, open_ in functions if strangers or open_] == []
+
+
+def test_default_privileges_open_nothing(
+    service: Service, conn: Connection, empty_dsn: str
+) -> None:
+    """Many set them for all that a role makes: with TRIGGER, code hangs on a table."""
+
+    def default(way: str, session: Connection) -> None:
+        for kind in ("tables", "functions", "sequences"):
+            session.execute(
+                "alter default privileges " + way.format(f"all on {kind}", f'"{OTHER}"')
+            )
+
+    give, take = "grant {} to {}", "revoke {} from {}"
+    default(give, conn)
+    declare(conn, "shop.doc", "body", name="more", bm25=True, index="none")
+    conn.execute("drop function pgembed._text_1_read")
+    conn.execute("select pgembed.repair('doc_embedding')")
+    open_ones = conn.execute(
+        "select c.oid::regclass::text, a.privilege_type from pg_class as c,"
+        " aclexplode(c.relacl) as a where c.relkind in ('r', 'S', 'v')"
+        " and a.grantee = %(other)s::regrole and c.relname ~ 'more|bm25|doc_embedding'"
+        " union all select p.oid::regprocedure::text, a.privilege_type"
+        " from pg_proc as p, aclexplode(p.proacl) as a where p.prosecdef"
+        " and a.grantee = %(other)s::regrole"
+        " and p.pronamespace = 'pgembed'::regnamespace",
+        {"other": f'"{OTHER}"'},
+    ).fetchall()
+    assert open_ones == []
+    with psycopg.connect(empty_dsn, autocommit=True) as fresh:
+        default(give, fresh)
+        schema.install(empty_dsn)
+        assert (
+            fresh.execute(
+                "select c.oid::regclass::text, a.privilege_type from pg_class as c,"
+                " aclexplode(c.relacl) as a"
+                " where c.relnamespace = 'pgembed'::regnamespace"
+                " and a.grantee = %s::regrole and a.privilege_type <> 'SELECT'",
+                [f'"{OTHER}"'],
+            ).fetchall()
+            == []
+        )
+        default(take, fresh)
+    default(take, conn)
+
+
+def test_no_lock_that_others_can_take_holds_anyone_up(
+    service: Service, conn: Connection
+) -> None:
+    """Anyone may take any advisory lock, so nothing may wait for one."""
+    with conn.transaction():
+        for call in (
+            "insert into shop.doc values (3, 'apple three', 3)",
+            "select pgembed.create_embedding('shop.doc', 'body', name => 'more',"
+            " model => 'toy', storage => 'column', index => 'none')",
+            "select pgembed.alter_embedding('more', text_expression => 'upper(body)')",
+            "select pgembed.repair('doc_embedding')",
+            "select pgembed.grant_usage(current_user)",
+        ):
+            conn.execute(call)
+        for name in ("doc_embedding", "more"):
+            service_for(conn, name).drain()
+        for call in (
+            *OPERATIONS,
+            "select pgembed.erase()",
+            "select pgembed.drop_embedding('more')",
+            *CALLS,
+        ):
+            conn.execute(call.encode())
+        held = conn.execute(
+            "select classid::bigint, objid::bigint, mode from pg_locks"
+            " where locktype = 'advisory' and pid = pg_backend_pid()"
+        ).fetchall()
+    # A writer asks whether a service sleeps, and does not wait for the answer.
+    assert set(held) <= {(1885824365, 1, "ShareLock")}
 
 
 # Names that code looks up

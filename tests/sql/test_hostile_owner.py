@@ -265,6 +265,8 @@ class Case:
                         failure = "" if self.kind.breaks else "found nothing"
             except Exception as error:
                 failure = self.unexpected(act, error)
+            if self.kind.leaves and act.like:
+                self.play.sessions.pop(act.role).close()
             allowed = self.kind.trusted | self.allowed.get((act.role, act.like), set())
             spied = sorted((w, what) for w, what in self.log() if w not in allowed)
             self.wrong += [f"{act.label}: {who} ran {what}" for who, what in spied]

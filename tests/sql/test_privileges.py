@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -326,6 +327,14 @@ def test_an_owner_that_pgembed_cannot_work_as(conn: Connection, dsn: str) -> Non
             run(conn, statement + "{reader}")
         with acting_as(dsn, READER) as kit:
             service = declare(kit, "article", "body")
+        conn.execute("create table doc (id int primary key, body text)")
+        run(conn, "alter table doc owner to {new}")
+        for call in ("create_embedding", "create_bm25"):
+            with pytest.raises(psycopg.Error, match="cannot work as") as caught:
+                conn.execute(f"select pgembed.{call}('doc', 'body')")
+            assert caught.value.sqlstate == "PE013"
+            hint = str(caught.value.diag.message_hint)
+            assert f"GRANT {NAMES['new']} TO {NAMES['reader']}" in hint
         run(conn, "alter table article owner to {new}")
         with psycopg.connect(dsn, autocommit=True) as kit:
             run(kit, "set session authorization {reader}")
@@ -344,6 +353,33 @@ def test_an_owner_that_pgembed_cannot_work_as(conn: Connection, dsn: str) -> Non
             kit_service = service.on(kit)
             kit_service.drain()
             assert kit_service.embedded() == {"1": "not lost"}
+        assert findings(conn) == []
+
+
+def test_partitions_of_another_owner(conn: Connection, dsn: str) -> None:
+    with new_roles(dsn, *ROLES):
+        conn.execute(
+            "create table doc (id int primary key, body text) partition by range (id);"
+            "create table part partition of doc default;"
+            "insert into doc values (1, 'apple')"
+        )
+        run(conn, "alter table part owner to {new}")
+        for call in ("create_embedding", "create_bm25"):
+            with pytest.raises(psycopg.Error, match="another role") as caught:
+                conn.execute(f"select pgembed.{call}('doc', 'body')")
+            assert caught.value.sqlstate == "PE013"
+        run(conn, "alter table part owner to current_user")
+        service = declare(conn, "doc", "body", bm25=True, index="none")
+        run(conn, "alter table part owner to {new}")
+        said = [p for severity, p in findings(conn) if severity == "error"]
+        assert any("another role" in problem for problem in said)
+        reconcile(conn)
+        assert value(conn, "select state from pgembed.status") == "broken"
+        run(conn, "alter table part owner to current_user")
+        reconcile(conn)
+        service.drain()
+        assert service.embedded() == {"1": "apple"}
+        conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
         assert findings(conn) == []
 
 
@@ -466,6 +502,44 @@ def test_forced_row_security(service: Service, conn: Connection, dsn: str) -> No
     assert findings(conn) == []
 
 
+def test_rows_that_are_hidden_from_the_owner_are_not_lost(
+    service: Service, conn: Connection, dsn: str
+) -> None:
+    """Before anyone has followed: they cannot be read, which is not to be deleted."""
+    run(conn, ENABLE + "; alter table article force row level security")
+    conn.execute("insert into article (id, body) values (6, 'secret six')")
+    conn.execute("update article set body = 'secret seven' where id = 5")
+    went = []
+    for call in (
+        "select pgembed.reembed('article_embedding')",
+        "select pgembed._backfill_v1(1, 100)",
+        "select * from pgembed._read_v1(1, '{1,2}', 1000)",
+        "select pgembed._sweep(e) from pgembed.embedding as e",
+        "select pgembed.erase('article_embedding')",
+        "select pgembed.bm25_maintain(min_rows => 1)",
+        "select pgembed._bm25_maintain_v1(1, 0)",
+    ):
+        try:
+            conn.execute(call.encode())
+        except psycopg.Error as exc:
+            assert exc.sqlstate in ("42501", "PE013", "PE016"), exc  # noqa: PT017
+        else:
+            went.append(call)
+    assert not any("_read" in call or "_sweep" in call for call in went)
+    with suppress(psycopg.Error):
+        service.drain()
+    assert set(service.embedded()) == {"1", "2", "3", "4", "5"}
+    words = (
+        "select key from pgembed.bm25_1_doc union select key from pgembed.bm25_1_recent"
+    )
+    assert {key for (key,) in conn.execute(words)} >= {"1", "2", "3", "4", "5"}
+    run(conn, "alter table article no force row level security")
+    reconcile(conn)
+    service.drain()
+    assert service.embedded()["5"] == "secret seven"
+    assert findings(conn) == []
+
+
 def test_forced_row_security_is_refused(conn: Connection, dsn: str) -> None:
     with new_roles(dsn, *ROLES):
         conn.execute(ARTICLE)
@@ -499,10 +573,17 @@ def test_bypassrls_comes_and_goes(service: Service, conn: Connection, dsn: str) 
     assert value(conn, fast, READER) is True
     run(conn, "alter role {reader} nobypassrls")
     assert {severity for severity, _ in findings(conn)} == {"error"}
+    ranking = (
+        "select (doc).id, score from pgembed.bm25_search(null::article, 'words 1')"
+    )
+    with acting_as(dsn, READER) as reader:
+        meanwhile = reader.execute(ranking).fetchall()
     assert seen(dsn, READER)[3] == [1, 3, 5]
     reconcile(conn)
     assert value(conn, fast, READER) is False
     assert seen(dsn, READER)[3] == [1, 3, 5]
+    with acting_as(dsn, READER) as reader:  # by what is seen, meanwhile too
+        assert reader.execute(ranking).fetchall() == meanwhile
 
 
 # Use of pgembed

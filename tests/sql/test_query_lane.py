@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from hashlib import sha256
 from typing import Any
 
 import psycopg
@@ -59,6 +60,14 @@ def test_the_answer_erases_the_text(dsn: str, conn: Connection) -> None:
     with answering(dsn, lambda _: (None, "too long")):
         fails(conn, "PE014", "call pgembed.encode('another illness', 'toy')")
     assert rows(conn)[1] == (None, None, "too long", True)
+
+
+def test_queries_are_told_apart_by_sha256(dsn: str, conn: Connection) -> None:
+    """Two that collide would have one answer."""
+    with answering(dsn, lambda _: (VECTOR, None)):
+        conn.execute("call pgembed.encode('ü', 'toy')")
+    stored = conn.execute("select query_hash from pgembed.query_embedding").fetchall()
+    assert stored == [(sha256("ü".encode()).digest(),)]
 
 
 def test_a_hit_needs_no_service(dsn: str, conn: Connection) -> None:

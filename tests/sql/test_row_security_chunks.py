@@ -59,13 +59,18 @@ def declared(conn: Connection, text: str, **options: Any) -> Service:
     return service
 
 
-def readable(session: Connection) -> set[int]:
-    """Keys of the rows whose chunks the session reads, in the table and by search."""
-    found = session.execute(
+def found(session: Connection) -> set[int]:
+    """Keys of the rows that a search finds."""
+    hits = session.execute(
         "select (doc).id from pgembed.vector_search("
         "null::doc, query_embedding => '[1,2,3]', k => 100)"
     )
-    keys = {key for (key,) in found}
+    return {key for (key,) in hits}
+
+
+def readable(session: Connection) -> set[int]:
+    """Keys of the rows whose chunks the session reads, in the table and by search."""
+    keys = found(session)
     stored = session.execute("select id, content from doc_text").fetchall()
     assert {key for key, _ in stored} == keys
     return keys
@@ -109,6 +114,34 @@ def test_columns_are_changed_after_a_pause(ann: Connection, conn: Connection) ->
     assert readable(ann) == {4, 6}
     service.drain()
     assert readable(ann) == {2, 4, 6}
+
+
+CHANGES = {
+    "another text": "select pgembed.alter_embedding('doc_text',"
+    " text_expression => 'upper(body)')",
+    "a text of more than the row": "select pgembed.alter_embedding('doc_text',"
+    " text_expression => 'body || current_date', bm25 => false)",
+    "another owner": f'alter table doc owner to "{BOB}";'
+    "select pgembed.repair('doc_text')",
+    "another key": "alter table doc drop constraint doc_pkey,"
+    " add primary key (tenant, id); select pgembed.repair('doc_text')",
+    "another key of as many columns": "alter table doc drop constraint doc_pkey;"
+    "alter table doc add column number int;"
+    "update doc set number = 7 - id; alter table doc add primary key (number);"
+    "select pgembed.repair('doc_text')",
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_the_policy_follows(ann: Connection, conn: Connection, what: str) -> None:
+    """It names the columns of the key, and the function that compares texts."""
+    service = declared(conn, TEXTS["columns"])
+    conn.execute(CHANGES[what].encode())
+    service.drain()
+    assert found(ann) == {2, 4, 6}
+    conn.execute("update doc set body = 'other words' where id = 2")
+    if what != "a text of more than the row":
+        assert found(ann) == {4, 6}
 
 
 def test_rights_on_columns(dsn: str, ann: Connection, conn: Connection) -> None:

@@ -159,8 +159,9 @@ begin
         comment on table pgembed.bm25_N_block is
             'Documents of a term in a block where it is dense: impact times frozen idf by slot.';
     $template$, 'vectors.', pgembed._vector_schema() || '.'));
-    perform pgembed._give_to_owner(case part when 'version' then 'sequence' else 'table' end, pgembed._bm25_table(p_id, part))
-    from unnest(pgembed._bm25_parts()) as part;
+    perform pgembed._give_to_owner(made.kind, made.name), pgembed._close(made.kind, made.name)
+    from unnest(pgembed._bm25_parts()) as part
+    cross join lateral (select case part when 'version' then 'sequence' else 'table' end, pgembed._bm25_table(p_id, part)) as made(kind, name);
 end
 $create$;
 comment on function pgembed._bm25_create_tables(int) is 'Makes the tables of a BM25 index.';

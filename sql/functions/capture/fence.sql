@@ -163,7 +163,7 @@ begin
             'set row_security = off %4$s as %5$L',
             name, part.returns, part.volatility, pgembed._key_settings_sql(), pgembed._fence_body(name, part.statement));
         name := format('pgembed.%I(text, pgembed._work)', name);
-        execute format('revoke all on function %s from public', name);
+        perform pgembed._close('function', name);
         execute format('grant execute on function %s to %s', name, pgembed._own()::regrole);
         execute format('comment on function %s is %L', name,
                        format('Generated: what pgembed does with captured text %s, with the rights of the table''s owner.', t.text_id));

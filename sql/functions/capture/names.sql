@@ -289,6 +289,30 @@ $$;
 comment on function pgembed._give_to_owner(text, text) is
     'What a member of the owning role, or a superuser, has made in schema pgembed belongs to its owner, whom the service is.';
 
+create or replace function pgembed._close(p_kind text, p_name text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    owner oid;
+    acl aclitem[];
+    stranger oid;
+begin
+    -- PUBLIC may call any new function, and default privileges may have given anything to
+    -- anybody: TRIGGER on a table, with which code hangs on what the service writes.
+    if p_kind = 'function' then
+        select proowner, coalesce(proacl, acldefault('f', proowner)) into owner, acl from pg_proc where oid = p_name::regprocedure;
+    else
+        select relowner, relacl into owner, acl from pg_class where oid = p_name::regclass;
+    end if;
+    for stranger in select distinct grantee from aclexplode(acl) where grantee <> owner loop
+        execute format('revoke all on %s %s from %s cascade', p_kind, p_name, pgembed._role_sql(stranger));
+    end loop;
+end
+$$;
+comment on function pgembed._close(text, text) is
+    'Takes all rights on a table, sequence or function from everybody but its owner.';
+
 create or replace function pgembed._require_owner() returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

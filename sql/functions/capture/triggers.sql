@@ -246,19 +246,12 @@ as $$
 declare
     signature text := format('pgembed.%I(%s)', format('_text_%s_%s', p_text_id, p_name), p_arguments);
     source constant oid := (select c.source from pgembed.captured_text as c where c.text_id = p_text_id);
-    stranger oid;
 begin
     execute format('create or replace function %s returns void language plpgsql security definer %s as %L', signature, p_settings, p_body);
     signature := (select p.oid::regprocedure from pg_proc as p
                   where p.pronamespace = 'pgembed'::regnamespace and p.proname = format('_text_%s_%s', p_text_id, p_name));
     perform pgembed._give_to_owner('function', signature);
-    -- An earlier owner of the table is nobody any more.
-    for stranger in
-        select distinct a.grantee from pg_proc as p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a
-        where p.oid = signature::regprocedure and a.grantee not in (p.proowner, pgembed._owner_of(source))
-    loop
-        execute format('revoke all on function %s from %s cascade', signature, pgembed._role_sql(stranger));
-    end loop;
+    perform pgembed._close('function', signature);    -- an earlier owner of the table is nobody any more
     execute format('grant execute on function %s to %s', signature, pgembed._owner_of(source)::regrole);
     execute format('comment on function %s is %L', signature,
                    format('Generated: appends for captured text %s; takes keys and words, evaluates nothing.', p_text_id));

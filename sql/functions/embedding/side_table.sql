@@ -75,7 +75,7 @@ begin
     execute format('comment on table %s is %L', p_side, format(
         'Embedding of %s, kept by pgembed: one row a chunk.', p_embedding.source));
     perform pgembed._give_to_owner('table', p_side);
-    execute format('revoke all on table %s from public', p_side);
+    perform pgembed._close('table', p_side);
     return p_side::regclass;
 end
 $$;

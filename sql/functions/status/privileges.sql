@@ -69,7 +69,17 @@ revoke all on all tables in schema pgembed from public;
 do $$
 declare
     f regprocedure;
+    given record;
 begin
+    -- Default privileges of the owner may have let others write.
+    for given in
+        select a.privilege_type as privilege, case c.relkind when 'S' then 'sequence' else 'table' end as kind, c.oid::regclass as made,
+               pgembed._role_sql(a.grantee) as stranger
+        from pg_catalog.pg_class as c, aclexplode(c.relacl) as a
+        where c.relnamespace = 'pgembed'::regnamespace and a.grantee <> c.relowner and a.privilege_type <> 'SELECT'
+    loop
+        execute format('revoke %s on %s %s from %s', given.privilege, given.kind, given.made, given.stranger);
+    end loop;
     -- Functions that run with the caller's rights are safe for all who may use the
     -- schema; those that run with the owner's stay closed but for grant_usage().
     for f in select p.oid from pg_catalog.pg_proc as p

@@ -22,7 +22,7 @@ select pgembed.create_embedding('product', $$ name || '. ' || description $$);
 do $$
 begin
     for attempt in 1 .. 600 loop
-        exit when (select pending = 0 from pgembed.status where name = 'product_embedding');
+        exit when (select waiting + encoding = 0 from pgembed.status where name = 'product_embedding');
         perform pg_sleep(0.1);
         commit;
     end loop;

@@ -27,12 +27,14 @@ class Finding:
 
     Attributes:
         severity: `error` (something is not kept or not found) or `warning`.
+        code: What kind of thing it is, for programs: `trigger_missing`.
         embedding: The embedding it concerns; None: the whole installation.
         problem: What is wrong.
         advice: What to do.
     """
 
     severity: Severity
+    code: str
     embedding: str | None
     problem: str
     advice: str
@@ -52,12 +54,18 @@ def examine(conn: psycopg.Connection[Any]) -> list[Finding]:
         schema.check(conn)
     except SchemaVersionError as exc:
         findings.append(
-            Finding("error", None, exc.message, exc.hint or "Run: pgembed upgrade")
+            Finding(
+                "error",
+                "schema_version",
+                None,
+                exc.message,
+                exc.hint or "Run: pgembed upgrade",
+            )
         )
         return findings
     with conn.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
-            "select severity, embedding, problem, advice from pgembed.doctor()"
+            "select severity, code, embedding, problem, advice from pgembed.doctor()"
         )
         findings.extend(Finding(*row) for row in cursor)
     return findings
@@ -72,6 +80,7 @@ def _pooler(conn: psycopg.Connection[Any]) -> list[Finding]:
     return [
         Finding(
             "warning",
+            "pooler",
             None,
             "this connection goes through a pooler such as PgBouncer",
             "Applications may; give the encoder service a direct connection, or it "

@@ -104,7 +104,7 @@ select pgembed._model_seen_v1(%(model_id)s, %(dimensions)s, %(max_tokens)s, %(no
 
 -- heartbeat --
 -- Says that this service is alive.
-select pgembed._heartbeat_v1(%(worker_id)s, %(hostname)s, %(pid)s, %(version)s, %(models)s::text[], %(rates)s::jsonb)
+select pgembed._heartbeat_v1(%(worker_id)s, %(hostname)s, %(pid)s, %(version)s, %(models)s::jsonb, %(work)s::jsonb, %(problems)s::text[])
 
 -- goodbye --
 -- Says that it stops.
@@ -114,9 +114,13 @@ select pgembed._goodbye_v1(%(worker_id)s)
 -- Finds what has changed behind pgembed's back.
 select pgembed._reconcile_v1()
 
--- queue_depth --
--- Depth and age of the queue, for metrics.
-select embedding_id, name, depth, oldest_seconds from pgembed._queue_depth_v1(%(limit)s)
+-- measures --
+-- Rows of each embedding by what they are, for metrics.
+select embedding, rows, embedded, waiting, encoding, failed, oldest_seconds from pgembed._measures_v1()
+
+-- findings --
+-- What the doctor finds, for metrics.
+select severity, code, embedding, findings from pgembed._findings_v1(%(worker_id)s)
 
 -- query_claim --
 -- Leases queries.
@@ -136,7 +140,7 @@ select pgembed._bm25_maintain_v1(%(bm25_id)s, %(erase_seconds)s)
 
 -- index_next --
 -- The next index to build.
-select embedding_id, ddl from pgembed._index_next_v1(%(worker_id)s)
+select embedding_id, ddl from pgembed._index_next_v1(%(worker_id)s, %(most_memory)s)
 
 -- index_done --
 -- Ends an index build.

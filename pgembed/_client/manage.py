@@ -29,12 +29,10 @@ _STATUS = sql.SQL("select {} from pgembed.status order by name, schema").format(
 # Cheaper than the view, which counts rows, and exact: a job leaves the queue in
 # the transaction that writes its vector, or its error.
 _WAITING = sql.SQL(
-    "select case when count(*) over (partition by e.name) = 1 then e.name"
-    " else pgembed._qualified_name(e.source, e.name) end,"
-    " case t.state when 'broken' then t.state else e.state end,"
-    " coalesce(t.state_reason, e.state_reason), e.backfill_state = 'pending'"
+    "select x.label, x.state, x.state_reason, e.backfill_state = 'pending'"
     " or exists (select from pgembed.queue as q where q.embedding_id = e.embedding_id)"
-    " from pgembed.embedding as e join pgembed.captured_text as t using (text_id)"
+    " from pgembed.embedding as e join pgembed._standing as x"
+    " on x.kind = 'embedding' and x.id = e.embedding_id"
     " where %(embedding)s::text is null"
     " or e.embedding_id = pgembed._named('embedding', %(embedding)s)"
     " order by 1"

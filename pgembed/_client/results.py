@@ -109,23 +109,35 @@ class EmbeddingStatus:
         dimensions: Length of its vectors.
         state: `active`, `paused` or `broken`.
         state_reason: Why it is broken, and what to do.
-        rows: Rows of the table; None when the table has been dropped.
+        rows: Rows of the table; None when the table has been dropped or is locked.
         embedded: Rows that have a vector.
-        pending: Rows that wait for the encoder service.
+        waiting: Rows that wait for the encoder service.
+        encoding: Rows that the services have in hand.
         failed: Rows that could not be encoded; see `pgembed.failed`.
+        without_text: Rows whose text is NULL or empty; None where that is not known:
+            with estimates, before the first fill is done, while very many rows wait.
         unseen: Rows that were written while triggers did not fire, and so have no
             vector or no words: `repair`. None above 200,000 rows.
+        coverage: Share of the rows with a text that have a vector, 0 to 1.
+        estimated: Whether the counts are estimates.
         oldest_pending: How long the oldest job has been ready.
-        rows_per_second: What the running services encode together.
-        eta: Time until nothing is pending, at that rate.
+        rows_per_second: What the running services work off together.
+        eta: Time until nothing waits, at that rate.
         backfill_state: `pending` until all rows of the table have been looked at.
+        model_state: Of its model, in the service that has it readiest: `ready`,
+            `loading` or `unavailable`; None: no service that runs serves it.
+        model_seconds: For how long it has been loading or unavailable.
+        model_reason: Why it is unavailable.
         index_state: `none`, `pending`, `building`, `valid` or `invalid`.
+        index_phase: What the build of the index does now, as PostgreSQL names it.
+        index_percent: Progress of that phase.
         index_error: Why the index could not be built.
+        index_notice: Why its build is slow, and what to set.
         index_bytes: Size of the vector index.
         side_table_bytes: Size of the side table with its indexes.
-        index_percent: Progress of the index while it is built.
         bm25_state: Of its BM25 index: `pending` until the table has been read, `ready`
             or `broken`; None: it has none.
+        bm25_percent: How much of the table the build of the BM25 index has read.
     """
 
     name: str
@@ -137,19 +149,34 @@ class EmbeddingStatus:
     state_reason: str | None
     rows: int | None
     embedded: int | None
-    pending: int
+    waiting: int
+    encoding: int
     failed: int
+    without_text: int | None
     unseen: int | None
+    coverage: float | None
+    estimated: bool
     oldest_pending: timedelta | None
     rows_per_second: float | None
     eta: timedelta | None
     backfill_state: Literal["pending", "done"]
+    model_state: Literal["ready", "loading", "unavailable"] | None
+    model_seconds: float | None
+    model_reason: str | None
     index_state: Literal["none", "pending", "building", "valid", "invalid"]
+    index_phase: str | None
+    index_percent: float | None
     index_error: str | None
+    index_notice: str | None
     index_bytes: int | None
     side_table_bytes: int | None
-    index_percent: float | None
     bm25_state: Literal["pending", "ready", "broken"] | None
+    bm25_percent: float | None
+
+    @property
+    def pending(self) -> int:
+        """Rows that are not worked off yet: waiting, and being encoded."""
+        return self.waiting + self.encoding
 
     @property
     def up_to_date(self) -> bool:
@@ -208,6 +235,6 @@ def _doc(
 def status_from_row(row: tuple[Any, ...]) -> EmbeddingStatus:
     """Build a status from `STATUS_COLUMNS`."""
     values = dict(zip(STATUS_COLUMNS, row, strict=True))
-    percent = values["index_percent"]
-    values["index_percent"] = None if percent is None else float(percent)
+    for name in ("index_percent", "bm25_percent"):
+        values[name] = None if values[name] is None else float(values[name])
     return EmbeddingStatus(**values)

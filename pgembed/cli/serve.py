@@ -95,6 +95,16 @@ def serve(
             help="Seconds after which nothing of a deleted row is left in any table.",
         ),
     ] = 3600.0,
+    index_memory: Annotated[
+        int | None,
+        typer.Option(
+            envvar="PGEMBED_INDEX_MEMORY",
+            min=1,
+            help="Most memory of the server that the build of a vector index may take "
+            "(MiB), where maintenance_work_mem is less.",
+            show_default="the server's shared_buffers",
+        ),
+    ] = None,
     health_port: Annotated[
         int | None,
         typer.Option(
@@ -163,6 +173,7 @@ def serve(
         lease_seconds=lease,
         poll_seconds=poll,
         erase_seconds=erase_after,
+        index_megabytes=index_memory,
         health_port=health_port,
         health_host=health_host,
         device=device,

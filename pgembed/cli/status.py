@@ -12,20 +12,21 @@ import psycopg
 import typer
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from pgembed.cli.common import Dsn, console
 from pgembed.dsn import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator
 
     from pgembed.client import EmbeddingStatus
 
 _REFRESH_S = 1.0
-_WIDE = 110  # characters that the table needs
+_SHARE = 5  # to look takes at most this part of the server's time
 _BYTES_A_STEP = 1024
+_MINUTE_S = 60
+_COLORS = {"active": "green", "paused": "yellow", "broken": "bold red"}
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +42,10 @@ def status(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show how each embedding stands: rows, embedded, pending, failed, pace, index."""
+    """Show how each embedding stands: rows, pace, model, indexes.
+
+    Rows are counted; above 200,000 they are estimates, with a ~ before them.
+    """
     from pgembed import client
 
     with connect(dsn, autocommit=True) as conn:
@@ -51,133 +55,169 @@ def status(
         elif watch:
             _watch(conn)
         else:
-            console.print(_view(conn))
+            for line in _lines(conn):
+                console.print(line, soft_wrap=True)
 
 
 def _watch(conn: psycopg.Connection[Any]) -> None:
     try:
         with Live(console=console, auto_refresh=False) as live:
             while True:
-                live.update(_view(conn), refresh=True)
-                time.sleep(_REFRESH_S)
+                started = time.monotonic()
+                live.update(_screen(conn), refresh=True)
+                seconds = time.monotonic() - started
+                time.sleep(max(_REFRESH_S, (_SHARE - 1) * seconds))
     except KeyboardInterrupt:
         return
 
 
-def _service_count(conn: psycopg.Connection[Any]) -> int:
-    row = conn.execute("select count(*) from pgembed.workers where alive").fetchone()
-    return int(row[0]) if row else 0
+def _screen(conn: psycopg.Connection[Any]) -> Group:
+    """Give what fits a terminal: a line that is too long is cut."""
+    lines = list(_lines(conn))
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return Group(*lines)
 
 
-def _view(conn: psycopg.Connection[Any]) -> Group:
+def _lines(conn: psycopg.Connection[Any]) -> Iterator[Text]:
     from pgembed import client
 
     statuses = client.status(conn)
-    parts: list[Table | Text] = []
-    # Columns that share too little width are unreadable: then one block each.
-    if statuses and console.width >= _WIDE:
-        parts.append(_table(statuses))
-    else:
-        parts.extend(_block(one) for one in statuses)
-    parts.extend(
-        Text(f"{one.name}: {reason}", style="red")
-        for one in statuses
-        if (reason := one.state_reason or one.index_error)
+    alone = _bm25_alone(conn)
+    for one in statuses:
+        yield from _embedding(one)
+        yield Text()
+    yield from alone
+    if not statuses and not alone:
+        yield Text("No embedding is declared: see `pgembed create --help`.")
+    yield from _services(conn)
+
+
+def _embedding(one: EmbeddingStatus) -> Iterator[Text]:
+    """Show an embedding in four lines, and one more for each thing that is wrong."""
+    # What matters first: a long line is cut at its end.
+    yield Text.assemble(
+        (one.name, "bold"),
+        ": ",
+        (one.state, _COLORS[one.state]),
+        ", model ",
+        _model(one),
+        f" ({one.model}) on {one.source}",
     )
-    parts.extend(
-        Text(
-            f"{one.name}: {_number(one.unseen)} rows were written while triggers did "
-            "not fire: `pgembed repair`",
+    yield _text(_has(one))
+    yield _text(_to_do(one))
+    size = (one.index_bytes or 0) + (one.side_table_bytes or 0)
+    yield _text([_index(one), _bm25(one), _size(size)])
+    for wrong in (one.state_reason, one.model_reason, one.index_error):
+        if wrong:
+            yield Text(f"  {_one_line(wrong)}", style="red")
+    if one.index_notice:
+        yield Text(f"  {one.index_notice}", style="yellow")
+    if one.unseen:
+        yield Text(
+            f"  {one.unseen:,} rows were written while triggers did not fire: "
+            "`pgembed repair`",
             style="red",
         )
-        for one in statuses
-        if one.unseen
-    )
-    parts.extend(_bm25_alone(conn))
-    services = _service_count(conn)
-    if not parts:
-        parts.append(Text("No embedding is declared: see `pgembed create --help`."))
-    summary = f"{services} encoder service{'' if services == 1 else 's'} running"
-    if not services:
+
+
+def _has(one: EmbeddingStatus) -> Iterator[str | tuple[str, str]]:
+    about = "~" if one.estimated else ""
+    if one.rows is None:
+        yield f"{_number(one.embedded)} rows with a vector, its table cannot be read"
+    else:
+        share = "" if one.coverage is None else f" ({_percent(one.coverage)})"
+        yield (
+            f"{about}{_number(one.embedded)} of {about}{one.rows:,} rows "
+            f"with a vector{share}"
+        )
+    if one.without_text:
+        yield f"{one.without_text:,} without text"
+    if one.failed:
+        yield f"{one.failed:,} failed", "red"
+
+
+def _to_do(one: EmbeddingStatus) -> Iterator[str | tuple[str, str]]:
+    yield f"{one.waiting:,} waiting"
+    yield f"{one.encoding:,} being encoded"
+    if one.rows_per_second:
+        yield f"{one.rows_per_second:,.1f} rows/s"
+    if one.eta is not None and one.pending:
+        yield f"{_duration(one.eta)} to go"
+    if one.oldest_pending is not None:
+        yield f"oldest {_duration(one.oldest_pending)}"
+
+
+def _text(parts: Iterable[str | tuple[str, str]]) -> Text:
+    line = Text("  ")
+    for n, part in enumerate(parts):
+        line.append(", " if n else "")
+        line.append(*((part,) if isinstance(part, str) else part))
+    return line
+
+
+def _model(one: EmbeddingStatus) -> tuple[str, str]:
+    if one.model_state is None:
+        return "loaded by no service", "yellow"
+    seconds = timedelta(seconds=round(one.model_seconds or 0))
+    return {
+        "ready": ("ready", "green"),
+        "loading": (f"loading for {_duration(seconds)}", "yellow"),
+        "unavailable": (f"unavailable for {_duration(seconds)}", "bold red"),
+    }[one.model_state]
+
+
+def _services(conn: psycopg.Connection[Any]) -> Iterator[Text]:
+    rows = conn.execute("select problems from pgembed.workers where alive").fetchall()
+    summary = f"{len(rows)} encoder service{'' if len(rows) == 1 else 's'} running"
+    if not rows:
         summary += ": start one with `pgembed serve`"
-    return Group(*parts, Text(summary))
-
-
-def _block(one: EmbeddingStatus) -> Table:
-    """Show an embedding over several lines, for narrow terminals and pipes."""
-    wide = _table([one])
-    block = Table.grid(padding=(0, 2))
-    for column in wide.columns:
-        (cell,) = column.cells
-        block.add_row(Text(str(column.header), style="bold"), cell)
-    block.add_row()
-    return block
+    yield Text(summary)
+    for problem in dict.fromkeys(problem for row in rows for problem in row[0]):
+        yield Text(f"  {_one_line(problem)}", style="red")
 
 
 def _bm25_alone(conn: psycopg.Connection[Any]) -> list[Text]:
     """Show BM25 indexes that belong to no embedding, a line each."""
-    # From the catalog, which everyone who searches may read.
     rows = conn.execute(
-        "select b.name, b.source::text,"
-        " case t.state when 'broken' then t.state else b.state end,"
-        " coalesce(t.state_reason, b.state_reason)"
-        " from pgembed.bm25 as b join pgembed.captured_text as t using (text_id)"
-        " where b.embedding_id is null order by b.name, 2"
+        "select name, source::text, state, state_reason, percent"
+        " from pgembed.bm25_status where embedding is null order by name, 2"
     )
     return [
         Text(
             f"BM25 index {name} on {source}: {state}"
-            + (f". {reason}" if reason else ""),
+            + (f". {reason}" if reason else "")
+            + (f", {percent:.0f} % read" if percent is not None else ""),
             style="red" if state == "broken" else "",
         )
-        for name, source, state, reason in rows
+        for name, source, state, reason, percent in rows
     ]
 
 
-def _table(statuses: Sequence[EmbeddingStatus]) -> Table:
-    table = Table()
-    table.add_column("embedding", overflow="fold")
-    table.add_column("state", no_wrap=True)
-    for name in ("rows", "embedded", "pending", "failed", "oldest", "rows/s", "ETA"):
-        table.add_column(name, justify="right")
-    table.add_column("index")
-    table.add_column("BM25")
-    table.add_column("size", justify="right")
-    for one in statuses:
-        table.add_row(
-            Text(f"{one.name}\n{one.source}"),
-            _state(one),
-            _number(one.rows),
-            _number(one.embedded),
-            _number(one.pending),
-            Text(_number(one.failed), style="red" if one.failed else ""),
-            _duration(one.oldest_pending),
-            "" if one.rows_per_second is None else f"{one.rows_per_second:.0f}",
-            _duration(one.eta) if one.pending else "",
-            _index(one),
-            _bm25(one),
-            _size((one.index_bytes or 0) + (one.side_table_bytes or 0)),
-        )
-    return table
+def _index(one: EmbeddingStatus) -> str | tuple[str, str]:
+    text = f"index {one.index_state}"
+    if one.index_phase is not None:
+        share = "" if one.index_percent is None else f" {one.index_percent:.0f} %"
+        text += f"{share} ({one.index_phase.removeprefix('building index: ')})"
+    return (text, "red") if one.index_state == "invalid" else text
 
 
-def _state(one: EmbeddingStatus) -> Text:
-    style = {"active": "green", "paused": "yellow", "broken": "bold red"}[one.state]
-    return Text(one.state, style=style)
-
-
-def _index(one: EmbeddingStatus) -> Text:
-    text: str = one.index_state
-    if one.index_percent is not None:
-        text += f" {one.index_percent:.0f} %"
-    return Text(text, style="red" if one.index_state == "invalid" else "")
-
-
-def _bm25(one: EmbeddingStatus) -> Text:
+def _bm25(one: EmbeddingStatus) -> str | tuple[str, str]:
     if one.bm25_state is None:
-        return Text("none")
-    style = {"ready": "", "pending": "yellow", "broken": "red"}[one.bm25_state]
-    return Text(one.bm25_state, style=style)
+        return "no BM25"
+    text = f"BM25 {one.bm25_state}"
+    if one.bm25_percent is not None:
+        text = f"BM25 {one.bm25_percent:.0f} % read"
+    return (text, "red") if one.bm25_state == "broken" else text
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _percent(share: float) -> str:
+    """Give a share in percent; 100 only where nothing is missing."""
+    return f"{min(100 * share, 99.9 if share < 1 else 100):.1f} %"
 
 
 def _number(value: int | None) -> str:
@@ -189,6 +229,8 @@ def _duration(value: timedelta | None) -> str:
         return ""
     if value < timedelta(seconds=1):
         return f"{1000 * value.total_seconds():.0f} ms"
+    if value < timedelta(seconds=_MINUTE_S):
+        return f"{value.total_seconds():.0f} s"
     return str(timedelta(seconds=round(value.total_seconds())))
 
 

@@ -22,6 +22,8 @@ log = structlog.get_logger("pgembed.service")
 LOOK_SECONDS = 60.0
 PAUSE_SECONDS = 1.0  # between looks, however often a look may be worth it
 LOCK_ATTEMPTS = 3
+_NO_MEMORY = ("53100", "53200")  # disk_full is said of shared memory too
+_ONE_PROCESS = "set max_parallel_maintenance_workers = 0"
 
 
 class Indexer:
@@ -37,6 +39,7 @@ class Indexer:
         worker_id: UUID,
         may_be_due: asyncio.Event,
         any_filled: Callable[[], bool],
+        most_memory: int | None,
     ) -> None:
         """Prepare.
 
@@ -45,12 +48,16 @@ class Indexer:
             worker_id: Of this service, which has a heartbeat.
             may_be_due: Set when a declaration or the state of a fill has changed.
             any_filled: Whether any embedding's first fill is done.
+            most_memory: Bytes that the graph of an index may take while it is built;
+                None: as much as the server's shared_buffers.
         """
         # No lock timeout: CONCURRENTLY waits for long transactions by design.
         self._store = Store(Link(dsn, "index", lock_timeout_seconds=0))
         self._worker_id = worker_id
         self._may_be_due = may_be_due
         self._any_filled = any_filled
+        self._most_memory = most_memory
+        self._sparing = False  # after the server had no memory for what we asked
 
     async def run(self) -> None:
         """Build until cancelled."""
@@ -76,9 +83,12 @@ class Indexer:
         """
         built = 0
         try:
-            while (due := await self._store.next_index(self._worker_id)) is not None:
+            while due := await self._store.next_index(
+                self._worker_id, 0 if self._sparing else self._most_memory
+            ):
                 built += await self._build(*due)
         finally:
+            self._sparing = False
             await self._store.link.close()
         return built
 
@@ -86,30 +96,42 @@ class Indexer:
         started = time.monotonic()
         log.info("index.building", embedding_id=embedding_id, ddl=statements[-1])
         error: str | None = None
+        if self._sparing:
+            statements = [_ONE_PROCESS, *statements]
         try:
             for statement in statements:
                 await self._run(statement)
         except ConnectionLost:
             raise
+        except StatementFailed as exc:
+            if exc.code in _NO_MEMORY and not self._sparing:
+                # A container's shared memory may be smaller than its memory.
+                log.warning("index.sparing", embedding_id=embedding_id, error=str(exc))
+                self._sparing = True
+                return False
+            error = self._failed(embedding_id, exc)
         except PgembedError as exc:
-            error = str(exc)
-            log.error(  # noqa: TRY400 (PostgreSQL's message says it; no traceback)
-                "index.failed", embedding_id=embedding_id, error=error
-            )
+            error = self._failed(embedding_id, exc)
         else:
             log.info(
                 "index.built",
                 embedding_id=embedding_id,
                 seconds=round(time.monotonic() - started, 1),
             )
+        self._sparing = False
         await self._store.index_done(embedding_id, error)
         return error is None
+
+    def _failed(self, embedding_id: int, exc: PgembedError) -> str:
+        log.error("index.failed", embedding_id=embedding_id, error=str(exc))
+        return str(exc)
 
     async def _run(self, statement: str) -> None:
         """Run a statement; deadlocks with other DDL are tried again."""
         for attempt in range(1, LOCK_ATTEMPTS + 1):
             try:
-                await self._store.run_ddl(statement)
+                for remark in await self._store.run_ddl(statement):
+                    log.warning("index.remark", remark=remark)
             except StatementFailed as exc:
                 if exc.blame is not Blame.MOMENT or attempt == LOCK_ATTEMPTS:
                     raise

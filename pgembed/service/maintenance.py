@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ import structlog
 
 from pgembed.errors import PgembedError
 from pgembed.service.connection import Link
+from pgembed.service.records import Work
 from pgembed.service.store import Store
 
 if TYPE_CHECKING:
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("pgembed.service")
 
 HEARTBEAT_SECONDS = 5.0  # SQL takes a service for dead after 30
-DEPTH_SECONDS = 15.0
-DEPTH_LIMIT = 100_000  # counting further would not be cheap
+BUSY_SECONDS = 1.0  # while it works: then somebody may watch
+MEASURE_SECONDS = 15.0
 RECONCILE_SECONDS = 60.0
 
 
@@ -56,6 +59,10 @@ class Maintenance:
             lease_seconds: Length of a lease; renewed after a third of it.
         """
         self.worker_id = uuid4()
+        self.problems: dict[str, str] = {}
+        self._busy = False
+        self._beaten_at = 0.0  # time.monotonic()
+        self._said: tuple[object, ...] = ()
         self._store = store
         self._reconciler = Store(Link(dsn, "reconcile", lock_timeout_seconds=0))
         self._scheduler = scheduler
@@ -67,32 +74,62 @@ class Maintenance:
     async def run(self) -> None:
         """Do all duties until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(_every(HEARTBEAT_SECONDS, self.heartbeat))
-            group.create_task(_every(self._lease_seconds / 3, self.renew_leases))
-            group.create_task(_every(DEPTH_SECONDS, self.measure_queue))
-            group.create_task(_every(RECONCILE_SECONDS, self.reconcile))
+            for seconds, duty in (
+                (BUSY_SECONDS, self.beat),
+                (self._lease_seconds / 3, self.renew_leases),
+                (MEASURE_SECONDS, self.measure),
+                (RECONCILE_SECONDS, self.reconcile),
+            ):
+                group.create_task(self._every(seconds, duty))
+
+    async def beat(self) -> None:
+        """See how far the work is, and say so: each second while there is some."""
+        encoded: defaultdict[int, float] = defaultdict(float)
+        for window in self._scheduler.windows:
+            encoded[window.embedding.embedding_id] += window.encoded()
+        self._pipeline.progress.sample(encoded)
+        was_busy, self._busy = self._busy, bool(encoded) or self._models.loading
+        silent = time.monotonic() - self._beaten_at
+        news = self._news() != self._said
+        if self._busy or was_busy or news or silent > HEARTBEAT_SECONDS - BUSY_SECONDS:
+            await self.heartbeat()
+
+    def _news(self) -> tuple[object, ...]:
+        """What others should hear of at once."""
+        states = {name: one.state for name, one in self._models.standings().items()}
+        return states, dict(self.problems)
 
     async def heartbeat(self) -> None:
-        """Say that this service is alive, and how fast it is."""
-        rates = self._pipeline.rates.current()
+        """Say that this service is alive, how it stands, and how fast it is."""
+        self._beaten_at, self._said = time.monotonic(), self._news()
+        rates = self._pipeline.progress.rates()
+        in_hand: Counter[int] = Counter()
+        for window in self._scheduler.windows:
+            in_hand[window.embedding.embedding_id] += window.rows()
+        models = self._models.standings()
         await self._store.heartbeat(
             self.worker_id,
             hostname=socket.gethostname(),
             pid=os.getpid(),
             version=_version(),
-            models=[
-                *self._models.loaded_names(),
-                *(f"{name} (out of order)" for name in self._models.problems()),
-            ],
-            rates={str(key): rate for key, rate in rates.items()},
+            models=models,
+            work={
+                embedding_id: Work(in_hand[embedding_id], rates.get(embedding_id, 0))
+                for embedding_id in rates.keys() | in_hand.keys()
+            },
+            problems=list(self.problems.values()),
         )
         names = {e.embedding_id: e.name for e in self._scheduler.catalog or ()}
-        for embedding_id, name in names.items():
-            self._metrics.rows_per_second.labels(name).set(rates.get(embedding_id, 0))
-        for name in self._models.loaded_names():
-            self._metrics.model_ready.labels(name).set(1)
-        for name in self._models.problems():
-            self._metrics.model_ready.labels(name).set(0)
+        self._metrics.rows_per_second.set(
+            {(name,): rates.get(key, 0) for key, name in names.items()}
+        )
+        self._metrics.model_state.set(
+            {
+                (name, state): float(state == standing.state)
+                for name, standing in models.items()
+                for state in ("ready", "loading", "unavailable")
+            }
+        )
 
     async def renew_leases(self) -> None:
         """Renew the leases of everything under way."""
@@ -100,18 +137,37 @@ class Maintenance:
         if jobs:
             await self._store.extend(jobs, self._lease_seconds)
 
-    async def measure_queue(self) -> None:
-        """Read the depth of the queue for the metrics."""
-        for depth in await self._store.queue_depth(DEPTH_LIMIT):
-            self._metrics.queue_depth.labels(depth.name).set(depth.depth)
-            self._metrics.oldest_pending.labels(depth.name).set(
-                max(0.0, depth.oldest_seconds or 0.0)
-            )
+    async def measure(self) -> None:
+        """Count rows for the metrics."""
+        measures = await self._store.measures()
+        self._metrics.embedding_rows.set(
+            {
+                (one.embedding, state): rows
+                for one in measures
+                for state, rows in (
+                    ("total", one.rows),
+                    ("embedded", one.embedded),
+                    ("waiting", one.waiting),
+                    ("encoding", one.encoding),
+                    ("failed", one.failed),
+                )
+                if rows is not None
+            }
+        )
+        self._metrics.oldest_pending.set(
+            {(one.embedding,): max(0.0, one.oldest_seconds or 0.0) for one in measures}
+        )
 
     async def reconcile(self) -> None:
-        """Find what has changed behind pgembed's back."""
+        """Find what has changed behind pgembed's back, and what is wrong still."""
         try:
             await self._reconciler.reconcile()
+            self._metrics.findings.set(
+                {
+                    (one.severity, one.code, one.embedding or ""): one.findings
+                    for one in await self._reconciler.findings(self.worker_id)
+                }
+            )
         finally:
             await self._reconciler.link.close()
 
@@ -119,19 +175,17 @@ class Maintenance:
         """Say that this service stops."""
         await self._store.goodbye(self.worker_id)
 
-
-async def _every(seconds: float, duty: Callable[[], Awaitable[None]]) -> None:
-    """Do a duty now and again; one failure is no reason to stop."""
-    while True:
-        try:
-            await duty()
-        except PgembedError as exc:
-            log.warning(
-                "maintenance.failed",
-                duty=getattr(duty, "__name__", "?"),
-                error=str(exc),
-            )
-        await asyncio.sleep(seconds)
+    async def _every(self, seconds: float, duty: Callable[[], Awaitable[None]]) -> None:
+        """Do a duty now and again; one failure is no reason to stop."""
+        name = getattr(duty, "__name__", "?")
+        while True:
+            try:
+                await duty()
+                self.problems.pop(name, None)
+            except PgembedError as exc:
+                log.warning("maintenance.failed", duty=name, error=str(exc))
+                self.problems[name] = f"its duty {name!r} fails: {exc}"
+            await asyncio.sleep(seconds)
 
 
 def _version() -> str:

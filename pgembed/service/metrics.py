@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-RATE_WINDOW_SECONDS = 30.0
 
 
 class Metrics:
@@ -53,51 +51,71 @@ class Metrics:
             buckets=_SECONDS,
             registry=own,
         )
-        self.queue_depth = Gauge(
-            "pgembed_queue_depth", "Jobs in the queue.", ["embedding"], registry=own
+        self.embedding_rows = Replaced(
+            Gauge(
+                "pgembed_embedding_rows",
+                "Rows of an embedding by state: embedded (has a vector), waiting, "
+                "encoding, failed; total: rows of the table.",
+                ["embedding", "state"],
+                registry=own,
+            )
         )
-        self.oldest_pending = Gauge(
-            "pgembed_oldest_pending_seconds",
-            "For how long the oldest claimable job has waited.",
-            ["embedding"],
+        self.oldest_pending = Replaced(
+            Gauge(
+                "pgembed_oldest_pending_seconds",
+                "For how long the oldest claimable job has waited.",
+                ["embedding"],
+                registry=own,
+            )
+        )
+        self.rows_per_second = Replaced(
+            Gauge(
+                "pgembed_rows_per_second",
+                "Rows worked off by this service.",
+                ["embedding"],
+                registry=own,
+            )
+        )
+        self.findings = Replaced(
+            Gauge(
+                "pgembed_doctor_findings",
+                "What pgembed doctor finds, by its code. Of several services one "
+                "looks, each minute.",
+                ["severity", "code", "embedding"],
+                registry=own,
+            )
+        )
+        self.connected = Gauge(
+            "pgembed_connected",
+            "1 while the service has a database to work with.",
             registry=own,
-        )
-        self.rows_per_second = Gauge(
-            "pgembed_rows_per_second", "Rows written.", ["embedding"], registry=own
         )
         self.reconnects = Gauge(
             "pgembed_reconnects",
             "Connections that had to be opened again.",
             registry=own,
         )
-        self.model_ready = Gauge(
-            "pgembed_model_ready",
-            "1 for a model that can encode, 0 for one that is out of order.",
-            ["model"],
-            registry=own,
+        self.model_state = Replaced(
+            Gauge(
+                "pgembed_model_state",
+                "1 for the state that a model is in: ready, loading or unavailable.",
+                ["model", "state"],
+                registry=own,
+            )
         )
 
 
-class Rates:
-    """Rows a second of each embedding over the last half minute."""
+class Replaced:
+    """A gauge whose values are all set at once; label values that are gone go."""
 
-    def __init__(self) -> None:
-        self._events: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._known: set[tuple[str, ...]] = set()
 
-    def add(self, embedding_id: int, rows: int) -> None:
-        """Count rows as written now."""
-        self._events[embedding_id].append((time.monotonic(), rows))
-
-    def current(self) -> dict[int, float]:
-        """Rows a second by embedding; those idle for half a minute left out."""
-        now = time.monotonic()
-        rates: dict[int, float] = {}
-        for embedding_id, events in list(self._events.items()):
-            events[:] = [e for e in events if e[0] > now - RATE_WINDOW_SECONDS]
-            if not events:
-                del self._events[embedding_id]
-                continue
-            # At least five seconds: the first batch must not look like a rate.
-            span = max(5.0, now - events[0][0])
-            rates[embedding_id] = round(sum(rows for _, rows in events) / span, 2)
-        return rates
+    def set(self, values: Mapping[tuple[str, ...], float]) -> None:
+        """Set all values, by the values of the labels."""
+        for labels, value in values.items():
+            self._gauge.labels(*labels).set(value)
+        for labels in self._known - values.keys():
+            self._gauge.remove(*labels)
+        self._known = set(values)

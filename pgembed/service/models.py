@@ -16,7 +16,7 @@ from pgembed.encoders.registry import load_encoder
 from pgembed.errors import EncoderUnavailable, MissingExtra, PgembedError
 from pgembed.service.encoding import EncodeThread, Priority
 from pgembed.service.faults import ConnectionLost, StatementFailed
-from pgembed.service.records import Embedding, Model
+from pgembed.service.records import Embedding, Model, ModelStanding
 from pgembed.service.store import Store
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Models:
         self._changed = changed
         self._slots: dict[int, _Slot] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stood: dict[str, tuple[str, float]] = {}  # state by name, and since when
 
     def usable(self, model: Model) -> bool:
         """Whether a model can encode now; begins to load it when it is new."""
@@ -150,6 +151,29 @@ class Models:
             for s in self._slots.values()
             if s.state in ("failed", "outage")
         }
+
+    def standings(self) -> dict[str, ModelStanding]:
+        """How the models stand that this service serves, by name.
+
+        One that could not be loaded is unavailable while it is tried again, too.
+        """
+        now = time.monotonic()
+        found: dict[str, ModelStanding] = {}
+        for slot in self._slots.values():
+            name = slot.model.model
+            if not self._settings.serves(name):
+                continue
+            state: Literal["ready", "loading", "unavailable"] = "unavailable"
+            if slot.state == "ready" or (slot.state == "loading" and not slot.reason):
+                state = slot.state
+            was, since = self._stood.get(name, ("", now))
+            self._stood[name] = (state, since if was == state else now)
+            found[name] = ModelStanding(
+                state,
+                round(now - self._stood[name][1], 1),
+                slot.reason if state == "unavailable" else None,
+            )
+        return found
 
     def next_retry_seconds(self, model_ids: Iterable[int]) -> float | None:
         """Seconds until one of these models may be tried again; None: none waits."""
@@ -229,6 +253,8 @@ class Models:
         if old is not None and old.state == "loading":
             return
         slot = self._slots[model.model_id] = _Slot(model)
+        if old is not None and old.state == "failed":
+            slot.reason = old.reason
         self._start(self._load(slot))
 
     def _tell_again(self, slot: _Slot) -> None:
@@ -261,10 +287,11 @@ class Models:
         )
 
     def _failed(self, slot: _Slot, reason: str, retry: float) -> None:
+        known = reason == slot.reason
         slot.state = "failed"
         slot.reason = reason
         slot.retry_at = time.monotonic() + retry
-        log.error(
+        (log.debug if known else log.error)(
             "model.unavailable",
             model=slot.model.model,
             error=reason,
@@ -287,6 +314,7 @@ class Models:
                 )
             encoder = self._preloaded.get(model.model)
             if encoder is None:
+                log.info("model.loading", model=model.model)
                 encoder = await self._thread.submit(
                     Priority.FRESH, -1, partial(_load_encoder, model, self._settings)
                 )

@@ -23,6 +23,9 @@ class ServiceSettings(Settings):
         health_port: Its port; None: no health server. 0 chooses a free one.
         erase_seconds: How long the words and keys of a deleted row, or of an earlier
             text, may stay in a BM25 index.
+        index_megabytes: Most memory of the server that the build of a vector index may
+            take, in MiB, where maintenance_work_mem is less; None: as much as its
+            shared_buffers.
         max_read_megabytes: Most text read at once, in MiB; the rest waits.
     """
 
@@ -34,6 +37,7 @@ class ServiceSettings(Settings):
     health_host: str = "127.0.0.1"
     health_port: int | None = None
     erase_seconds: float = 3600.0
+    index_megabytes: int | None = None
     max_read_megabytes: int = 32
 
     def serves(self, model: str) -> bool:

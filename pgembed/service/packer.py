@@ -24,13 +24,17 @@ class Packer:
     services one does the work for an index; the others pass it by.
     """
 
-    def __init__(self, dsn: str, erase_seconds: float) -> None:
+    def __init__(
+        self, dsn: str, erase_seconds: float, problems: dict[str, str]
+    ) -> None:
         """Prepare.
 
         Args:
             dsn: Connection string.
             erase_seconds: How long the words of a deleted row may stay.
+            problems: Where to say what keeps it from its work.
         """
+        self._problems = problems
         self._erase_seconds = erase_seconds
         self.link = Link(dsn, "bm25", lock_timeout_seconds=0)
         self._store = Store(self.link)
@@ -40,8 +44,10 @@ class Packer:
         while True:
             try:
                 await self.maintain_all()
+                self._problems.pop("bm25", None)
             except (ConnectionLost, StatementFailed) as exc:
                 log.warning("bm25.failed", error=str(exc))
+                self._problems["bm25"] = f"BM25 indexes are not maintained: {exc}"
                 await asyncio.sleep(FAILURE_PAUSE_SECONDS)
             await asyncio.sleep(LOOK_SECONDS)
 

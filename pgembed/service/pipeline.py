@@ -23,8 +23,9 @@ from pgembed.errors import (
 from pgembed.service.documents import DocumentEncoder
 from pgembed.service.encoding import EncodeThread, Priority
 from pgembed.service.faults import Blame, ConnectionLost, StatementFailed
-from pgembed.service.metrics import Metrics, Rates
+from pgembed.service.metrics import Metrics
 from pgembed.service.models import ModelOutOfOrder, Models
+from pgembed.service.progress import Progress
 from pgembed.service.records import Embedding, Job, Row
 from pgembed.service.store import Store
 from pgembed.service.window import (
@@ -74,6 +75,7 @@ class Window:
         alone: Whether nothing else may be under way meanwhile.
         held: Jobs whose leases are ours still: what a stop has to give back.
         stale: Results that were dropped; the declaration may have changed.
+        plan: What is encoded, once the rows are read.
     """
 
     embedding: Embedding
@@ -83,6 +85,7 @@ class Window:
     alone: bool = False
     held: dict[int, Job] = field(default_factory=dict)
     stale: int = 0
+    plan: Plan | None = None
 
     def __post_init__(self) -> None:
         self.held = {job.seq: job for job in self.jobs}
@@ -91,6 +94,14 @@ class Window:
         """Note that jobs are finished, failed or given back."""
         for job in jobs:
             self.held.pop(job.seq, None)
+
+    def rows(self) -> int:
+        """Rows in hand."""
+        return len(by_key(self.held.values()))
+
+    def encoded(self) -> float:
+        """Rows in hand that have their vectors; a part of one counts as such."""
+        return self.plan.encoded(self.held) if self.plan else 0.0
 
 
 class Pipeline:
@@ -104,7 +115,7 @@ class Pipeline:
         metrics: Metrics,
     ) -> None:
         self.outcome = Outcome()
-        self.rates = Rates()
+        self.progress = Progress()
         self._models = models
         self._thread = thread
         self._metrics = metrics
@@ -168,7 +179,7 @@ class Pipeline:
             for row in rows
             if not (row.current or row.deferred)
         ]
-        plan = Plan(documents)
+        window.plan = plan = Plan(documents)
         await self._documents.cut(window.embedding, window.priority, plan)
         if known := plan.partly_known():
             plan.reuse(await window.store.chunks(window.embedding.embedding_id, known))
@@ -239,7 +250,7 @@ class Pipeline:
         self.outcome.written += written
         self.outcome.stale += stale
         window.stale += stale
-        self.rates.add(embedding.embedding_id, written)
+        self.progress.add(embedding.embedding_id, written + len(by_key(finished)))
         self._metrics.rows.labels(embedding.name).inc(written)
         self._metrics.stale.labels(embedding.name).inc(stale)
         log.debug(

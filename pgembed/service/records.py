@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,13 +100,40 @@ class Query(NamedTuple):
     query: str
 
 
-class Depth(NamedTuple):
-    """Queue depth of an embedding."""
+class Measure(NamedTuple):
+    """Rows of an embedding by what they are; None: not known, the table is gone."""
 
-    embedding_id: int
-    name: str
-    depth: int
+    embedding: str
+    rows: int | None
+    embedded: int | None
+    waiting: int
+    encoding: int
+    failed: int
     oldest_seconds: float | None
+
+
+class Finding(NamedTuple):
+    """How often the doctor finds one kind of thing."""
+
+    severity: str
+    code: str
+    embedding: str | None
+    findings: int
+
+
+class ModelStanding(NamedTuple):
+    """How a model stands in this process, and since how many seconds."""
+
+    state: Literal["ready", "loading", "unavailable"]
+    seconds: float
+    reason: str | None = None
+
+
+class Work(NamedTuple):
+    """Rows of an embedding in hand, and how many a second are worked off."""
+
+    encoding: int
+    rate: float
 
 
 class Readiness(NamedTuple):

@@ -115,11 +115,17 @@ class EncoderService:
             self._maintenance.worker_id,
             self._scheduler.index_may_be_due,
             self._any_filled,
+            megabytes << 20
+            if (megabytes := self.settings.index_megabytes) is not None
+            else None,
         )
-        self._packer = Packer(dsn, self.settings.erase_seconds)
+        self._packer = Packer(
+            dsn, self.settings.erase_seconds, self._maintenance.problems
+        )
         self._tick = time.monotonic()
         self._schema_checked = False
         self._stopping = asyncio.Event()
+        self.metrics.connected.set_function(lambda: float(self._connected_now()))
 
     @property
     def outcome(self) -> Outcome:
@@ -204,6 +210,10 @@ class EncoderService:
             for link in self._links.values():
                 link.pooled = pooled
             if pooled:
+                self._maintenance.problems["pooler"] = (
+                    "it is behind a transaction pooler and can only poll: give it a "
+                    "direct connection"
+                )
                 log.warning(
                     "service.polling",
                     reason="behind a transaction pooler neither LISTEN nor session "
@@ -299,8 +309,11 @@ class EncoderService:
             return False, f"the event loop has been silent for {silent:.0f} s"
         return True, "alive"
 
+    def _connected_now(self) -> bool:
+        return self._schema_checked and self._links["fast"].connected
+
     def _ready(self) -> tuple[bool, str]:
-        if not self._schema_checked or not self._links["fast"].connected:
+        if not self._connected_now():
             return False, "not connected"
         if not self._links["listen"].pooled and not self._listener.listening.is_set():
             return False, "not listening"

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
 import numpy as np
+from psycopg.errors import Diagnostic
 from psycopg.rows import args_row, class_row, dict_row
 from psycopg.types.json import Jsonb
 
 from pgembed.service.connection import QUERIES, Connection, Link
 from pgembed.service.records import (
-    Depth,
     Embedding,
+    Finding,
     Job,
+    Measure,
     Model,
+    ModelStanding,
     Query,
     Readiness,
     Row,
     Vector,
+    Work,
     WriteBatch,
     fences,
 )
@@ -41,14 +45,15 @@ NEEDED_FUNCTIONS = (
     "_extend_v1",
     "_fail_v1",
     "_goodbye_v1",
+    "_findings_v1",
     "_heartbeat_v1",
     "_index_done_v1",
     "_index_next_v1",
+    "_measures_v1",
     "_model_seen_v1",
     "_models_v1",
     "_query_answer_v1",
     "_query_claim_v1",
-    "_queue_depth_v1",
     "_read_v1",
     "_ready_v1",
     "_reconcile_v1",
@@ -322,10 +327,21 @@ class Store:
         hostname: str,
         pid: int,
         version: str,
-        models: Sequence[str],
-        rates: dict[str, float],
+        models: Mapping[str, ModelStanding],
+        work: Mapping[int, Work],
+        problems: Sequence[str],
     ) -> None:
-        """Say that this service is alive; `rates` are rows a second by embedding."""
+        """Say that this service is alive.
+
+        Args:
+            worker_id: Of this service.
+            hostname: Its machine.
+            pid: Its process.
+            version: Of pgembed.
+            models: How each model stands, by name.
+            work: What is in hand, by embedding.
+            problems: What keeps it from its duties.
+        """
         await self._execute(
             "heartbeat",
             {
@@ -333,8 +349,10 @@ class Store:
                 "hostname": hostname,
                 "pid": pid,
                 "version": version,
-                "models": list(models),
-                "rates": Jsonb(rates),
+                "models": Jsonb({k: v._asdict() for k, v in models.items()}),
+                "work": Jsonb({str(k): v._asdict() for k, v in work.items()}),
+                # PostgreSQL has no NUL in text; an error may quote one.
+                "problems": [problem.replace("\0", "\\0") for problem in problems],
             },
         )
 
@@ -346,9 +364,13 @@ class Store:
         """Find what has changed behind pgembed's back."""
         await self._execute("reconcile", {})
 
-    async def queue_depth(self, limit: int) -> list[Depth]:
-        """Depth and age of each embedding's queue, counted up to `limit`."""
-        return await self._rows("queue_depth", Depth, {"limit": limit})
+    async def measures(self) -> list[Measure]:
+        """Rows of each embedding by what they are."""
+        return await self._rows("measures", Measure, {})
+
+    async def findings(self, worker_id: UUID) -> list[Finding]:
+        """What the doctor finds; nothing where another service looks."""
+        return await self._rows("findings", Finding, {"worker_id": worker_id})
 
     async def claim_queries(self, n: int, lease: float) -> list[Query]:
         """Lease up to `n` queries for `lease` seconds."""
@@ -373,11 +395,22 @@ class Store:
             },
         )
 
-    async def next_index(self, worker_id: UUID) -> tuple[int, list[str]] | None:
-        """Give the next index that a service is to build, with its statements."""
+    async def next_index(
+        self, worker_id: UUID, most_memory: int | None
+    ) -> tuple[int, list[str]] | None:
+        """Give the next index that a service is to build, with its statements.
+
+        Args:
+            worker_id: Who builds.
+            most_memory: Bytes that a graph may take while it is built; None: as much
+                as the server's shared_buffers.
+        """
         async with self.link.use() as connection:
             cursor = connection.cursor(row_factory=dict_row)
-            await cursor.execute(QUERIES["index_next"], {"worker_id": worker_id})
+            await cursor.execute(
+                QUERIES["index_next"],
+                {"worker_id": worker_id, "most_memory": most_memory},
+            )
             row = await cursor.fetchone()
         if row is None or row["embedding_id"] is None:
             return None
@@ -402,10 +435,20 @@ class Store:
         )
         return done
 
-    async def run_ddl(self, statement: str) -> None:
-        """Run a statement that `next_index` gave."""
+    async def run_ddl(self, statement: str) -> list[str]:
+        """Run a statement that `next_index` gave; returns what the server remarks."""
+        remarks: list[str] = []
+
+        def note(remark: Diagnostic) -> None:
+            remarks.append(remark.message_primary or "")
+
         async with self.link.use() as connection:
-            await connection.execute(statement.encode())
+            connection.add_notice_handler(note)
+            try:
+                await connection.execute(statement.encode())
+            finally:
+                connection.remove_notice_handler(note)
+        return remarks
 
     async def index_done(self, embedding_id: int, error: str | None) -> None:
         """End what `next_index` began."""

@@ -7,7 +7,7 @@ equal texts among all chunks are one text to encode.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -164,6 +164,18 @@ class Plan:
             for document in self.documents
             if all(chunk in self.vectors for chunk in document.chunks)
         ]
+
+    def encoded(self, held: Container[int]) -> float:
+        """Rows that are in hand still and have their vectors; a part counts as such.
+
+        Args:
+            held: Jobs that are in hand still.
+        """
+        return sum(
+            sum(chunk in self.vectors for chunk in d.chunks) / max(1, len(d.chunks))
+            for d in self.documents
+            if d.jobs and d.jobs[0].seq in held
+        )
 
 
 def write_batch(

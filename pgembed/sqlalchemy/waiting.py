@@ -48,9 +48,9 @@ _Rows = dict[_Where, set[tuple[Any, ...]] | None]
 
 _SOURCE = text("select cast(to_regclass(:table) as oid)")
 _EMBEDDING = text(
-    "select e.embedding_id, case t.state when 'broken' then t.state else e.state end,"
-    " coalesce(t.state_reason, e.state_reason), e.backfill_state"
-    " from pgembed.embedding as e join pgembed.captured_text as t using (text_id)"
+    "select e.embedding_id, x.state, x.state_reason, e.backfill_state"
+    " from pgembed.embedding as e join pgembed._standing as x"
+    " on x.kind = 'embedding' and x.id = e.embedding_id"
     " where e.name = :name and e.source = cast(:source as oid)"
 )
 _LAST = text("select coalesce(max(seq), 0) from pgembed.queue where embedding_id = :id")

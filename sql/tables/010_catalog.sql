@@ -135,6 +135,7 @@ create table pgembed.embedding (
     index_kind           text not null check (index_kind in ('hnsw', 'ivfflat', 'none')),
     index_options        jsonb not null default '{}',
     index_error          text,
+    index_notice         text,
     index_builder        uuid,
     wake                 text not null check (wake in ('notify', 'poll')),
     max_attempts         smallint not null check (max_attempts > 0),
@@ -162,6 +163,8 @@ comment on column pgembed.embedding.chunk_overlap is
     'the chunk size.';
 comment on column pgembed.embedding.state_reason is
     'Why the embedding is broken, and what to do.';
+comment on column pgembed.embedding.index_notice is
+    'What makes the build of the index slow, and what to set; NULL while none is built.';
 comment on column pgembed.embedding.index_builder is
     'Service that builds the index, as long as its heart beats.';
 comment on column pgembed.embedding.revision is
@@ -173,10 +176,11 @@ comment on column pgembed.embedding.valid_from is
 -- Apart from what all who search may read, because it names a row.
 create table pgembed.backfill (
     embedding_id int primary key references pgembed.embedding on delete cascade,
-    after        text not null
+    after        text not null,
+    passed       bigint not null default 0
 );
 comment on table pgembed.backfill is
-    'Last key that the backfill of an embedding has queued; the backfill walks the primary key.';
+    'Last key that the backfill of an embedding has queued, and how many rows it has passed; the backfill walks the primary key.';
 
 -- What a statement over a user's table gets: see functions/capture/fence.sql.
 create type pgembed._work as (

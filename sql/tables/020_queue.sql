@@ -61,14 +61,22 @@ create table pgembed.worker (
     hostname     text not null,
     pid          int not null,
     version      text not null,
-    models       text[] not null default '{}',
-    rates        jsonb not null default '{}',
+    models       jsonb not null default '{}',
+    work         jsonb not null default '{}',
+    builds       jsonb not null default '{}',
+    problems     text[] not null default '{}',
     started_at   timestamptz not null default now(),
     heartbeat_at timestamptz not null default now()
-);
+) with (fillfactor = 50);    -- a row is updated each second
 
 comment on table pgembed.worker is 'Running encoder services; each writes a heartbeat.';
-comment on column pgembed.worker.rates is 'Rows a second for each embedding, by embedding_id.';
+comment on column pgembed.worker.models is
+    'What it says of each model that it serves, by name: state (ready, loading, unavailable), for how many seconds, and the reason.';
+comment on column pgembed.worker.work is
+    'Of each embedding that it works for, by embedding_id: encoding (rows in hand) and rate (rows a second).';
+comment on column pgembed.worker.builds is
+    'Vector indexes that it builds, by embedding_id: phase, percent, and waits_for (process id of whom it waits for).';
+comment on column pgembed.worker.problems is 'What keeps it from its duties.';
 
 create table pgembed.query_embedding (
     model_id      int not null references pgembed.model on delete cascade,

@@ -201,21 +201,25 @@ def test_bm25_of_an_embedding_is_declared_with_it(
     assert found == ("pg_catalog.simple", 0.5)
 
 
-def test_status_as_table_and_as_json(embedded: psycopg.Connection, dsn: str) -> None:
+def test_status_as_text_and_as_json(embedded: psycopg.Connection, dsn: str) -> None:
     embedded.execute("insert into article values (3, 'white wolf', 9)")
     embedded.execute(
         "update pgembed.embedding set state = 'broken', state_reason = 'the reason'"
     )
     done = run("status", dsn=dsn)
     assert done.exit_code == 0, done.output
-    for words in ("broken", "article_embedding: the reason", "0 encoder services"):
+    for words in (
+        "article_embedding: broken, model loaded by no service (hashing) on article",
+        "2 of 3 rows with a vector (66.7 %)",
+        "1 waiting, 0 being encoded, oldest ",
+        "index valid, BM25 ready",
+        "  the reason\n",
+        "0 encoder services",
+    ):
         assert words in done.output
-    # No column is cut where there is little room.
-    narrow = run("status", dsn=dsn, columns=60).output
-    for words in ("article_embedding", "oldest", "pending", "broken", "the reason"):
-        assert words in narrow
     (one,) = json.loads(run("status", "--json", dsn=dsn).output)
-    assert (one["rows"], one["embedded"], one["pending"]) == (3, 2, 1)
+    assert (one["rows"], one["embedded"], one["waiting"]) == (3, 2, 1)
+    assert (one["encoding"], one["model_state"]) == (0, None)
     assert one["oldest_pending_seconds"] >= 0
 
 
@@ -304,7 +308,7 @@ def test_rows_that_triggers_did_not_see_are_in_status(
 ) -> None:
     embedded.execute("alter table article disable trigger user")
     embedded.execute("insert into article values (3, 'white wolf', 9)")
-    assert "article_embedding: 1 rows were written while triggers did not fire" in (
+    assert "  1 rows were written while triggers did not fire: `pgembed repair`" in (
         run("status", dsn=dsn).output
     )
     (one,) = json.loads(run("status", "--json", dsn=dsn).output)

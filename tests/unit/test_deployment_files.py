@@ -245,21 +245,3 @@ def test_variables_of_the_image_are_options_of_the_service() -> None:
     serve = get_command(app).commands["serve"]  # type: ignore[attr-defined]
     assert named
     assert named <= {one.envvar for one in serve.params}
-
-
-def test_alerts_ask_for_metrics_that_exist() -> None:
-    from pgembed.service.metrics import Metrics
-
-    rules = yaml.safe_load((DOCKER / "prometheus" / "alerts.yml").read_text())
-    asked = {
-        name
-        for group in rules["groups"]
-        for rule in group["rules"]
-        for name in re.findall(r"\bpgembed_\w+", rule["expr"])
-    }
-    exported = {
-        f"{family.name}{'_total' if family.type == 'counter' else ''}"
-        for family in Metrics().registry.collect()
-    }
-    assert asked
-    assert asked <= exported

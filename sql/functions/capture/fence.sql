@@ -330,6 +330,7 @@ declare
     partitions oid[];
     after text;
     done boolean;
+    total int := 0;
 begin
     loop
         done := false;
@@ -346,6 +347,10 @@ begin
         end;
         return query select d.key, d.length, d.lexemes, d.error, d.partition::regclass
                      from unnest(keys, lengths, words, errors, partitions) as d(key, length, lexemes, error, partition);
+        total := total + coalesce(cardinality(keys), 0);
+        if total > 10000 then    -- status shows it: of what is not committed, others see only this
+            perform set_config('application_name', format('pgembed bm25 %s: %s', t.text_id, total), true);
+        end if;
         exit when coalesce(cardinality(keys), 0) < 500;
         after := keys[500];
     end loop;

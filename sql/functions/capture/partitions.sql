@@ -8,9 +8,8 @@ as $$
 declare
     columns constant text := pgembed._key_sql(t.source, null, 's.%2$I', ', ');
     statement constant text := format(
-        'select row_number() over (order by %1$s), %2$s from %3$s as s where nullif((%4$s)::text, '''') is not null and %%s order by %1$s limit 10000',
-        replace(columns, '%', '%%'), replace(pgembed._key_text_sql(t.source, 's'), '%', '%%'), replace(pgembed._table_sql(p_table), '%', '%%'),
-        replace(t.canonical_expression, '%', '%%'));
+        'select row_number() over (order by %1$s), %2$s from %3$s as s where %%s order by %1$s limit 10000',
+        replace(columns, '%', '%%'), replace(pgembed._key_text_sql(t.source, 's'), '%', '%%'), replace(pgembed._table_sql(p_table), '%', '%%'));
     further constant text := pgembed._keys_after_sql(t.source);
     vectors constant text := (
         select string_agg(format('exists (select from %s as s where %s)', pgembed._table_sql(e.side_table),
@@ -33,10 +32,14 @@ begin
         if vectors is not null then
             execute format('select array_agg(pgembed_key.key) from unnest($1) as pgembed_key(key) where not (%s)', vectors)
             into lost using page;
-            found_keys := found_keys || lost;
+            -- Texts are composed for those alone: of most tables, for none.
+            if lost is not null then
+                found_keys := found_keys || pgembed._keys_of_rows(
+                    t, lost, format('nullif((%s)::text, '''') is not null', t.canonical_expression));
+            end if;
         end if;
         if words is not null then
-            execute format('select array(select k from unnest($1) as k except select key from %s except select key from %s)',
+            execute format('select array(select k from unnest($1) as k where not exists (select from %s as d where d.key = k) except select key from %s)',
                            pgembed._bm25_table(words, 'doc'), pgembed._bm25_table(words, 'recent')) into wordless using page;
             -- A text of stop words only has none.
             found_keys := found_keys || pgembed._keys_of_rows(

@@ -13,14 +13,14 @@ returns table (
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select e.embedding_id, e.name, e.source::text, e.state, m.model_id, m.name, m.provider,
+    select e.embedding_id, x.label, e.source::text, e.state, m.model_id, m.name, m.provider,
            m.dimensions, e.dimensions, m.normalized, m.query_prompt, m.document_prompt,
            m.max_tokens, m.fingerprint, e.chunking, e.chunk_size, e.chunk_overlap, e.storage,
            e.max_attempts::int, e.backfill_state, e.revision, m.revision
     from pgembed.embedding as e
+    join pgembed._standing as x on x.kind = 'embedding' and x.id = e.embedding_id
     join pgembed.model as m using (model_id)
-    join pgembed.captured_text as t using (text_id)
-    where e.state = 'active' and t.state = 'active'
+    where x.state = 'active'
     order by e.embedding_id
 $$;
 comment on function pgembed._embeddings_v1() is 'Active embeddings, as a service needs to know them.';
@@ -220,6 +220,7 @@ declare
     keys text[];
     queued int;
     cursor_key text;
+    passed bigint;
 begin
     select * into e from pgembed.embedding
     where embedding_id = p_embedding_id and state = 'active' for update skip locked;
@@ -231,7 +232,7 @@ begin
     end if;
     -- The page and the cursor move in one transaction: a crash repeats or
     -- continues, but leaves nothing out. Rows that are up to date cost a look.
-    select b.after into cursor_key from pgembed.backfill as b where b.embedding_id = p_embedding_id;
+    select b.after, b.passed into cursor_key, passed from pgembed.backfill as b where b.embedding_id = p_embedding_id;
     keys := pgembed._keys_as_owner(e.text_id, format(
         'select row_number() over (order by %2$s), %1$s from %3$s as s where %4$s order by %2$s limit ($1).n',
         pgembed._key_text_sql(e.source, 's'),
@@ -245,7 +246,8 @@ begin
     select p_embedding_id, k.key, 'U', 2 from unnest(keys) with ordinality as k(key, place) order by k.place;
     update pgembed.embedding set backfill_state = 'done' where embedding_id = p_embedding_id and queued < p_batch;
     delete from pgembed.backfill where embedding_id = p_embedding_id;
-    insert into pgembed.backfill (embedding_id, after) select p_embedding_id, keys[queued] where queued = p_batch;
+    insert into pgembed.backfill (embedding_id, after, passed)
+    select p_embedding_id, keys[queued], coalesce(passed, 0) + queued where queued = p_batch;
     if queued < p_batch then
         perform pgembed._sweep(e);
     end if;

@@ -45,27 +45,33 @@ $$;
 comment on function pgembed._models_v1(int[]) is
     'Models, as a service needs to know them to load them.';
 
-create or replace function pgembed._queue_depth_v1(p_limit int)
-returns table (embedding_id int, name text, depth bigint, oldest_seconds float8)
-language sql stable
+create or replace function pgembed._measures_v1()
+returns table (embedding text, rows bigint, embedded bigint, waiting bigint, encoding bigint, failed bigint, oldest_seconds float8)
+language sql
 set search_path = pg_catalog, pg_temp
 as $$
-    -- A job's age is the time since it became claimable: not_before moves with
-    -- leases and back-off, so this is what waits for a service, not what has one.
-    select e.embedding_id, e.name,
-           (select count(*) from (select from pgembed.queue as q
-                                  where q.embedding_id = e.embedding_id limit p_limit) as counted),
-           (select extract(epoch from clock_timestamp() - min(lane.not_before))
-            from unnest(array[0, 1, 2]::smallint[]) as l(priority)
-            cross join lateral (
-                select q.not_before
-                from pgembed.queue as q
-                where q.embedding_id = e.embedding_id and q.priority = l.priority
-                  and q.not_before <= clock_timestamp()
-                order by q.not_before
-                limit 1) as lane)
+    select x.label, c.source_rows, c.embedded, c.waiting, c.encoding, c.failed,
+           extract(epoch from case x.state when 'active' then pgembed._oldest_waiting(e.embedding_id) end)
     from pgembed.embedding as e
+    join pgembed._standing as x on x.kind = 'embedding' and x.id = e.embedding_id
+    cross join lateral pgembed._row_counts(e, p_look => false) as c
 $$;
-comment on function pgembed._queue_depth_v1(int) is
-    'Jobs in the queue of each embedding (counted up to a limit, so that it stays cheap), and for '
-    'how many seconds the oldest claimable one has waited; NULL when none waits.';
+comment on function pgembed._measures_v1() is
+    'Rows of each embedding by what they are, for metrics, and for how many seconds the oldest job has waited that could be '
+    'claimed; NULL when none waits or none is to be worked off.';
+
+create or replace function pgembed._findings_v1(p_worker_id uuid)
+returns table (severity text, code text, embedding text, findings bigint)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- One service looks for all.
+    if p_worker_id = (select w.worker_id from pgembed.worker as w where w.heartbeat_at > clock_timestamp() - interval '30 seconds'
+                      order by w.started_at, w.worker_id limit 1) then
+        return query select d.severity, d.code, d.embedding, count(*) from pgembed.doctor() as d group by 1, 2, 3;
+    end if;
+end
+$$;
+comment on function pgembed._findings_v1(uuid) is
+    'What the doctor finds, by kind, for the metrics of the service that has run for longest; no rows for the others.';

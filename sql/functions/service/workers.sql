@@ -14,18 +14,28 @@ $$;
 comment on function pgembed._wake(text) is 'Wakes the services, if that can be done.';
 
 create or replace function pgembed._heartbeat_v1(
-    p_worker_id uuid, p_hostname text, p_pid int, p_version text, p_models text[], p_rates jsonb
+    p_worker_id uuid, p_hostname text, p_pid int, p_version text, p_models jsonb, p_work jsonb, p_problems text[] default '{}'
 ) returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-    insert into pgembed.worker (worker_id, hostname, pid, version, models, rates)
-    values (p_worker_id, p_hostname, p_pid, p_version, p_models, p_rates)
+declare
+    -- Another role may not see what the sessions of this one do, so it is said here.
+    builds constant jsonb := coalesce((
+        select jsonb_object_agg(e.embedding_id, to_jsonb(p))
+        from pgembed.embedding as e
+        cross join lateral pgembed._build_progress(pgembed._index_oid(e)) as p
+        where e.index_builder = p_worker_id and p.phase is not null), '{}');
+begin
+    insert into pgembed.worker (worker_id, hostname, pid, version, models, work, builds, problems)
+    values (p_worker_id, p_hostname, p_pid, p_version, p_models, p_work, builds, p_problems)
     on conflict (worker_id) do update
-    set models = excluded.models, rates = excluded.rates, heartbeat_at = clock_timestamp()
+    set models = excluded.models, work = excluded.work, builds = excluded.builds, problems = excluded.problems,
+        heartbeat_at = clock_timestamp();
+end
 $$;
-comment on function pgembed._heartbeat_v1(uuid, text, int, text, text[], jsonb) is
-    'A service says that it is alive, what it has loaded and how fast it is.';
+comment on function pgembed._heartbeat_v1(uuid, text, int, text, jsonb, jsonb, text[]) is
+    'A service says that it is alive, how its models stand, what it has in hand, and what keeps it from its duties.';
 
 create or replace function pgembed._goodbye_v1(p_worker_id uuid) returns void
 language sql

@@ -460,12 +460,14 @@ async def test_service_says_that_it_is_alive_and_how_fast(
             "insert into article select i, 'x' || i from generate_series(1, 99) i"
         )
         await until(lambda: len(contents(article)) == 99)
+        await service._maintenance.beat()
         await service._maintenance.heartbeat()
-        models, rates = article.execute(
-            "select models, rates from pgembed.worker"
-        ).fetchone() or ([], {})
-        assert models == ["test"]
-        assert all(rate > 1 for rate in rates.values())
+        said = article.execute("select models, work, problems from pgembed.worker")
+        ((models, work, problems),) = said.fetchall()
+        assert models["test"]["state"] == "ready"
+        assert [one["encoding"] for one in work.values()] == [0]
+        assert all(one["rate"] > 1 for one in work.values())
+        assert problems == []
 
 
 async def test_text_is_never_logged(

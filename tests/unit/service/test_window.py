@@ -122,3 +122,13 @@ def test_log_kind_never_quotes_the_message() -> None:
     fault = Fault.of(ValueError("the text was: SECRET"))
     assert "SECRET" in fault.message
     assert fault.kind == "ValueError"
+
+
+def test_a_part_of_a_row_counts_as_encoded_while_it_is_in_hand() -> None:
+    documents = [Document(row(key), [job(seq, key)]) for seq, key in enumerate("abcd")]
+    for document, chunks in zip(documents, (["x", "y"], ["x"], ["z"], []), strict=True):
+        document.chunks = chunks
+    plan = Plan(documents, vectors={"x": np.ones(2, np.float32)})
+    assert plan.encoded({0, 1, 2}) == pytest.approx(1.5)
+    assert plan.encoded({0, 2}) == pytest.approx(0.5)
+    assert plan.encoded(set()) == 0

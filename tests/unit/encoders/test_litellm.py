@@ -49,7 +49,6 @@ class Provider:
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
-    pytest.importorskip("litellm")
     state = Provider()
 
     class Handler(BaseHTTPRequestHandler):

@@ -137,6 +137,25 @@ def check_texts(texts: Sequence[str]) -> None:
             ) from exc
 
 
+def check_vectors(vectors: object, texts: int, encoder: Encoder) -> NDArray[np.float32]:
+    """Give what an encoder returned, if it is what it should be.
+
+    Raises:
+        TextError: There are too few or too many vectors, or of other dimensions, or
+            one holds what is no number.
+        TypeError, ValueError: These are no vectors at all.
+    """
+    checked = np.asarray(vectors, dtype=np.float32)
+    if checked.shape != (texts, encoder.dimensions):
+        raise TextError(
+            f"model {encoder.name!r} gave vectors of shape {checked.shape} "
+            f"for {texts} texts of {encoder.dimensions} dimensions"
+        )
+    if not np.isfinite(checked).all():
+        raise TextError(f"model {encoder.name!r} gave a vector that is not finite")
+    return checked
+
+
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale every row to length 1; a row of zeros stays as it is."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -48,6 +48,7 @@ NEEDED_FUNCTIONS = (
     "_models_v1",
     "_query_answer_v1",
     "_query_claim_v1",
+    "_query_extend_v1",
     "_queue_depth_v1",
     "_read_v1",
     "_ready_v1",
@@ -350,14 +351,29 @@ class Store:
         """Depth and age of each embedding's queue, counted up to `limit`."""
         return await self._rows("queue_depth", Depth, {"limit": limit})
 
-    async def claim_queries(self, n: int, lease: float) -> list[Query]:
-        """Lease up to `n` queries for `lease` seconds."""
-        return await self._rows("query_claim", Query, {"n": n, "lease": lease})
+    async def claim_queries(
+        self, n: int, lease: float, busy: Sequence[int] = ()
+    ) -> list[Query]:
+        """Lease up to `n` queries for `lease` seconds, none of models in `busy`."""
+        return await self._rows(
+            "query_claim", Query, {"n": n, "lease": lease, "busy": list(busy)}
+        )
+
+    async def extend_queries(self, queries: Sequence[Query], lease: float) -> None:
+        """Renew the leases of queries for `lease` seconds."""
+        await self._execute(
+            "query_extend",
+            {
+                "model_ids": [query.model_id for query in queries],
+                "roles": [query.role for query in queries],
+                "hashes": [query.query_hash for query in queries],
+                "lease": lease,
+            },
+        )
 
     async def answer_query(
         self,
-        model_id: int,
-        query_hash: bytes,
+        query: Query,
         *,
         embedding: Vector | None = None,
         error: str | None = None,
@@ -366,10 +382,12 @@ class Store:
         await self._execute(
             "query_answer",
             {
-                "model_id": model_id,
-                "query_hash": query_hash,
+                "model_id": query.model_id,
+                "role": query.role,
+                "query_hash": query.query_hash,
                 "embedding": embedding,
-                "error": error,
+                # PostgreSQL has no NUL in text; an error may quote one.
+                "error": error and error.replace("\0", "\\0"),
             },
         )
 

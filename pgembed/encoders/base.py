@@ -26,14 +26,20 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """Text to vectors. One instance is used by one thread at a time.
+    """Text to vectors.
+
+    One instance is used by one thread at a time, but for a call that takes longer
+    than a second: another one may go on beside it.
 
     Errors of `encode_documents`, `encode_queries`:
         TextError: The text cannot be encoded. With several texts in the call it
             is one of them: halve the batch to find it.
-        EncoderUnavailable: The encoder itself is out of order for now (rate limit,
-            outage, no memory on the device): nothing is wrong with the texts, try
-            them again after `retry_after` seconds.
+        EncoderUnavailable: The encoder itself seems out of order for now (outage, no
+            memory on the device), and with `back_pressure` it is (rate limit, refused
+            key): try again after `retry_after` seconds.
+
+    Whoever calls takes any other error for one of the texts' too, and tells by
+    another text whether it is.
     """
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -100,8 +101,9 @@ class DocumentEncoder:
                     partial(self._run, embedding, encoder, pieces),
                 )
                 for batch in batches:
+                    part = [some[i] for i in batch]
                     group.create_task(
-                        self._encode_batch(isolation, plan, [some[i] for i in batch])
+                        isolation.encode(part, partial(self._settle, plan))
                     )
 
     async def _plan(
@@ -123,10 +125,9 @@ class DocumentEncoder:
         except Exception:  # one text cannot even be counted: alone, each is told
             return [[index] for index in range(len(texts))]
 
-    async def _encode_batch(
-        self, isolation: Isolation, plan: Plan, texts: list[str]
+    async def _settle(
+        self, plan: Plan, texts: Sequence[str], results: Sequence[Vector | Exception]
     ) -> None:
-        results = await isolation.encode(texts)
         for text, result in zip(texts, results, strict=True):
             if isinstance(result, Exception):
                 plan.errors[text] = Fault.of(result)
@@ -137,7 +138,7 @@ class DocumentEncoder:
                 self._slow_texts.discard(hash(text))
 
     def _run(
-        self, embedding: Embedding, encoder: Encoder, pieces: int, texts: list[str]
+        self, embedding: Embedding, encoder: Encoder, pieces: int, texts: Sequence[str]
     ) -> Vector:
         """Run the model (in the encode thread)."""
         started = time.perf_counter()

@@ -34,7 +34,7 @@ RETRY_LOAD_SECONDS = 60.0
 FIRST_OUTAGE_SECONDS = 1.0
 LAST_OUTAGE_SECONDS = 60.0
 PROBE = "a test"  # what every model that works can encode
-PROBE_SHARE = 0.25  # of a call's deadline
+PROBE_SECONDS = 30.0
 LOADING = -1  # in place of a model's id in the encode thread
 
 
@@ -204,7 +204,7 @@ class Models:
     async def _recover(self, slot: _Slot) -> None:
         """See with a text of ours whether an outage is over."""
         try:
-            await self.check(slot.model.model_id, Priority.FRESH, math.inf)
+            await self.check(slot.model.model_id, math.inf)
         except EncoderUnavailable as exc:
             self._set_aside(slot, exc)
         else:
@@ -227,7 +227,7 @@ class Models:
         lane: int,
         call: Callable[[], Result],
         *,
-        share: float = 1.0,
+        at_most: float = math.inf,
     ) -> Result:
         """Run a call of a model in the encode thread.
 
@@ -236,14 +236,14 @@ class Models:
             priority: See `EncodeThread.submit`.
             lane: See there.
             call: What to run.
-            share: How much of a call's deadline it gets.
+            at_most: Seconds that it gets, if a call's deadline is not shorter.
 
         Raises:
             CallGivenUp: It did not return in time.
             EncoderUnavailable: Too many calls of the model have not.
             Exception: Whatever the call raises.
         """
-        seconds = self._settings.call_timeout_seconds * share
+        seconds = min(self._settings.call_timeout_seconds, at_most)
         try:
             return await self._thread.submit(
                 priority, lane, call, model=model_id, seconds=seconds
@@ -258,12 +258,11 @@ class Models:
             )
             raise
 
-    async def check(self, model_id: int, priority: Priority, since: float) -> None:
-        """See whether a model encodes anything.
+    async def check(self, model_id: int, since: float) -> None:
+        """See whether a model encodes anything; before all else that waits for it.
 
         Args:
             model_id: Which.
-            priority: At which to try.
             since: A success after this time.monotonic() will do; else it is tried.
 
         Raises:
@@ -276,10 +275,10 @@ class Models:
             try:
                 await self.call(
                     model_id,
-                    priority,
+                    Priority.QUERY,
                     model_id,
                     partial(_probe, self.encoder(model_id)),
-                    share=PROBE_SHARE,
+                    at_most=PROBE_SECONDS,
                 )
             except EncoderUnavailable:
                 raise

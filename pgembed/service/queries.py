@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from pgembed.encoders.base import check_vectors
-from pgembed.errors import PgembedError
+from pgembed.errors import EncoderUnavailable, PgembedError
 from pgembed.service.encoding import Priority
 from pgembed.service.faults import ConnectionLost, StatementFailed
-from pgembed.service.isolation import Isolation
+from pgembed.service.isolation import AllOrNone, Isolation, Settle
 from pgembed.service.models import Models
 from pgembed.service.records import Model, Query, Vector
 from pgembed.service.window import Fault
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("pgembed.service")
 
-BATCH = 16  # queries: few enough that the last of them does not wait long
+BATCH = 8  # queries: few enough that another does not wait long for them
 IN_HAND = 2 * BATCH  # of a model: one batch is encoded, one waits
 LEASE_SECONDS = 15.0
 MOST_ATTEMPTS = 3
+TOGETHER_SECONDS = 4.0  # in one call, while their callers wait: 10 s by default
 ALONE_SECONDS = 1.0  # how long others wait for a query that may kill the service
 POOLED_POLL_SECONDS = 0.1
 
@@ -59,7 +61,7 @@ class QueryLane:
 
     async def run(self) -> None:
         """Answer until cancelled."""
-        async with asyncio.TaskGroup() as group:
+        async with AllOrNone() as group:
             group.create_task(self._renew_leases())
             group.create_task(self._run())
 
@@ -91,33 +93,19 @@ class QueryLane:
 
     async def _start(self, queries: list[Query]) -> None:
         """Answer each model's queries by themselves: one may have to be loaded."""
-        together: dict[int, list[Query]] = {}
-        alone: list[Query] = []
+        by_model: dict[int, list[Query]] = {}
         for query in queries:
-            if query.attempts > 1:
-                alone.append(query)
-            else:
-                together.setdefault(query.model_id, []).append(query)
+            by_model.setdefault(query.model_id, []).append(query)
+        alone = queries[0].attempts > 1
+        if alone and self._in_hand:
+            await asyncio.wait(self._in_hand, timeout=ALONE_SECONDS)
         # Read anew each time: a model's prompts may have been changed.
-        models = {
-            model.model_id: model
-            for model in await self._store.models(
-                list({query.model_id for query in queries})
-            )
-        }
-        for model_id, some in together.items():
-            self._begin(models[model_id], some)
-        for query in alone:
-            if self._in_hand:
-                await asyncio.wait(self._in_hand, timeout=ALONE_SECONDS)
-            task = self._begin(models[query.model_id], [query])
-            await asyncio.wait([task], timeout=ALONE_SECONDS)
-
-    def _begin(self, model: Model, queries: list[Query]) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._answer(model, queries))
-        self._in_hand[task] = queries
-        task.add_done_callback(self._ended)
-        return task
+        for model in await self._store.models(list(by_model)):
+            task = asyncio.create_task(self._answer(model, by_model[model.model_id]))
+            self._in_hand[task] = by_model[model.model_id]
+            task.add_done_callback(self._ended)
+        if alone and self._in_hand:
+            await asyncio.wait(self._in_hand, timeout=ALONE_SECONDS)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._in_hand[task]
@@ -133,43 +121,64 @@ class QueryLane:
                     log.warning("queries.not_renewed", error=str(exc))
 
     async def _answer(self, model: Model, queries: list[Query]) -> None:
+        """Have queries of a model encoded, and answer each as soon as it is."""
         started = time.perf_counter()
-        try:
-            vectors = await self._vectors(model, queries)
-            for query, vector in zip(queries, vectors, strict=True):
-                if isinstance(vector, Exception):
-                    fault = Fault.of(vector)
-                    await self._store.answer_query(query, error=fault.message)
-                    log.warning("query.failed", model=model.model, error=fault.kind)
+        # By text: several roles may ask the same.
+        waiting: dict[str, list[Query]] = {}
+        for query in queries:
+            waiting.setdefault(query.query, []).append(query)
+
+        async def settle(
+            texts: Sequence[str], results: Sequence[Vector | Exception]
+        ) -> None:
+            answers: list[tuple[Query, Vector | None, str | None]] = []
+            faults: list[Fault] = []
+            for text, result in zip(texts, results, strict=True):
+                asked = waiting.pop(text)
+                if isinstance(result, Exception):
+                    faults.append(Fault.of(result))
+                    answers += [(query, None, faults[-1].message) for query in asked]
                 else:
-                    await self._store.answer_query(query, embedding=vector)
-                self._metrics.query_seconds.observe(time.perf_counter() - started)
+                    answers += [(query, result, None) for query in asked]
+            await self._store.answer_queries(answers)
+            for fault in faults:
+                log.warning("query.failed", model=model.model, error=fault.kind)
+            seconds = time.perf_counter() - started
+            for _ in answers:
+                self._metrics.query_seconds.observe(seconds)
+
+        try:
+            try:
+                await self._encode(model, queries[0].attempts, list(waiting), settle)
+            except PgembedError as exc:
+                if isinstance(exc, ConnectionLost | StatementFailed):
+                    raise
+                if isinstance(exc, EncoderUnavailable):
+                    self._models.outage(model.model_id, exc)
+                await settle(list(waiting), [exc] * len(waiting))
         except (ConnectionLost, StatementFailed) as exc:
             log.warning("query.lost", model=model.model, error=str(exc))
 
-    async def _vectors(
-        self, model: Model, queries: list[Query]
-    ) -> list[Vector | Exception]:
-        if queries[0].attempts > MOST_ATTEMPTS:
-            return [
-                PgembedError(
-                    f"claimed {MOST_ATTEMPTS} times without an answer: each time the "
-                    "service died over it"
-                )
-            ]
-        try:
-            encoder = await self._models.wait(model)
-            return await Isolation(
-                self._models,
-                model.model_id,
-                Priority.QUERY,
-                model.model_id,
-                partial(self._run_model, encoder),
-            ).encode([query.query for query in queries])
-        except PgembedError as exc:
-            return [exc] * len(queries)
+    async def _encode(
+        self, model: Model, attempts: int, texts: list[str], settle: Settle
+    ) -> None:
+        if attempts > MOST_ATTEMPTS:
+            raise PgembedError(
+                f"claimed {MOST_ATTEMPTS} times without an answer: each time the "
+                "service died over it"
+            )
+        encoder = await self._models.wait(model)
+        isolation = Isolation(
+            self._models,
+            model.model_id,
+            Priority.QUERY,
+            model.model_id,
+            partial(self._run_model, encoder),
+            together_seconds=TOGETHER_SECONDS,
+        )
+        await isolation.encode(texts, settle)
 
-    def _run_model(self, encoder: Encoder, texts: list[str]) -> Vector:
+    def _run_model(self, encoder: Encoder, texts: Sequence[str]) -> Vector:
         started = time.perf_counter()
         vectors = check_vectors(encoder.encode_queries(texts), len(texts), encoder)
         seconds = time.perf_counter() - started

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -371,25 +371,23 @@ class Store:
             },
         )
 
-    async def answer_query(
-        self,
-        query: Query,
-        *,
-        embedding: Vector | None = None,
-        error: str | None = None,
+    async def answer_queries(
+        self, answers: Iterable[tuple[Query, Vector | None, str | None]]
     ) -> None:
-        """Answer a query with its vector, or with an error."""
-        await self._execute(
-            "query_answer",
-            {
-                "model_id": query.model_id,
-                "role": query.role,
-                "query_hash": query.query_hash,
-                "embedding": embedding,
-                # PostgreSQL has no NUL in text; an error may quote one.
-                "error": error and error.replace("\0", "\\0"),
-            },
-        )
+        """Answer queries, each with its vector or with an error, in one transaction."""
+        async with self.link.use() as connection, connection.pipeline():
+            for query, embedding, error in answers:
+                await connection.execute(
+                    QUERIES["query_answer"],
+                    {
+                        "model_id": query.model_id,
+                        "role": query.role,
+                        "query_hash": query.query_hash,
+                        "embedding": embedding,
+                        # PostgreSQL has no NUL in text; an error may quote one.
+                        "error": error and error.replace("\0", "\\0"),
+                    },
+                )
 
     async def next_index(self, worker_id: UUID) -> tuple[int, list[str]] | None:
         """Give the next index that a service is to build, with its statements."""

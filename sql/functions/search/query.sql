@@ -210,20 +210,27 @@ as $$
         select w.*, row_number() over (partition by w.role order by w.requested_at) as turn
         from asking as a
         cross join lateral (
-            select q.model_id, q.query_hash, q.role, q.requested_at
+            select q.model_id, q.query_hash, q.role, q.requested_at, q.attempts
             from pgembed.query_embedding as q
             where q.answered_at is null and q.role = a.role
               and (q.claimed_until is null or q.claimed_until <= clock_timestamp())
               and q.wanted_until > clock_timestamp() and q.model_id <> all (p_busy)
             order by q.requested_at
             limit p_n) as w),
+    -- What was claimed before may be what killed the service: it goes by itself.
     next as (
-        select * from turns order by turn, requested_at limit p_n),
+        select t.*, row_number() over in_order as place, first_value(t.attempts) over in_order as leading
+        from turns as t
+        window in_order as (order by t.turn, t.requested_at)
+        order by place
+        limit p_n),
     ready as materialized (
         select q.model_id, q.query_hash, q.role
         from next as n
         join pgembed.query_embedding as q using (model_id, query_hash, role)
-        where q.answered_at is null and (q.claimed_until is null or q.claimed_until <= clock_timestamp())
+        where coalesce(q.answered_at, 'infinity') = 'infinity'
+          and (q.claimed_until is null or q.claimed_until <= clock_timestamp())
+          and case when n.leading > 0 then n.place = 1 else n.attempts = 0 end
         for update of q skip locked)
     update pgembed.query_embedding as q
     set claimed_until = clock_timestamp() + p_lease, attempts = q.attempts + 1
@@ -232,8 +239,8 @@ as $$
     returning q.model_id, q.role, q.query_hash, q.query, q.attempts
 $$;
 comment on function pgembed._query_claim_v1(int, interval, int[]) is
-    'Leases queries that somebody waits for: the roles take turns, each with its oldest first. None of models that '
-    'are busy.';
+    'Leases queries that somebody waits for: the roles take turns, each with its oldest first. One that was claimed '
+    'before comes by itself. None of models that are busy.';
 
 create or replace function pgembed._query_extend_v1(
     p_model_ids int[], p_roles name[], p_query_hashes bytea[], p_lease interval
@@ -245,7 +252,7 @@ as $$
     set claimed_until = clock_timestamp() + p_lease
     from unnest(p_model_ids, p_roles, p_query_hashes) as held(model_id, role, query_hash)
     where q.model_id = held.model_id and q.role = held.role and q.query_hash = held.query_hash
-      and q.answered_at is null and q.claimed_until is not null
+      and coalesce(q.answered_at, 'infinity') = 'infinity' and q.claimed_until is not null
 $$;
 comment on function pgembed._query_extend_v1(int[], name[], bytea[], interval) is
     'Renews the leases of queries, while their model is loaded or busy.';
@@ -256,10 +263,12 @@ create or replace function pgembed._query_answer_v1(
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
+    -- coalesce: IS NULL would have the planner walk the index of all open ones.
     update pgembed.query_embedding
     set embedding = p_embedding, error = p_error, query = null, answered_at = clock_timestamp(),
         attempts = greatest(attempts - 1, 0)
-    where model_id = p_model_id and role = p_role and query_hash = p_query_hash and answered_at is null
+    where model_id = p_model_id and role = p_role and query_hash = p_query_hash
+      and coalesce(answered_at, 'infinity') = 'infinity'
 $$;
 comment on function pgembed._query_answer_v1(int, name, bytea, vector, text) is
     'Answers a query with its vector, or with the error; its text is then forgotten.';

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -21,6 +22,10 @@ from pgembed.service.window import Document, Fault, Plan, slices_by_length
 if TYPE_CHECKING:
     from pgembed.chunking import Chunker
     from pgembed.encoders.base import Encoder
+
+TOGETHER_SECONDS = 30.0
+"""How long a batch of a local model may take before each text goes alone: a hundred
+times what batches are cut to. A request to a hosted model has its own timeout."""
 
 INLINE_CHARACTERS = 10_000  # cut at once; more takes long enough for another thread
 
@@ -99,6 +104,11 @@ class DocumentEncoder:
                     priority,
                     embedding.embedding_id,
                     partial(self._run, embedding, encoder, pieces),
+                    together_seconds=(
+                        math.inf
+                        if embedding.provider == "litellm"
+                        else TOGETHER_SECONDS
+                    ),
                 )
                 for batch in batches:
                     part = [some[i] for i in batch]

@@ -152,6 +152,21 @@ async def test_query_that_never_returns_fails_alone(
         assert service.problems == {}
 
 
+async def test_suspect_that_never_returns_does_not_keep_the_service_for_itself(
+    dsn: str, conn: Conn, hanging: PoisonedEncoder
+) -> None:
+    """What was claimed twice without an outcome runs alone, but not for ever."""
+    declare(conn, "doc", "test", "hashing")
+    conn.execute("select pgembed.alter_embedding('doc_embedding', max_attempts => 5)")
+    conn.execute("insert into doc values (1, 'poison')")
+    conn.execute("update pgembed.queue set attempts = 2")
+    settings = replace(SETTINGS, call_timeout_seconds=60.0)
+    async with running(dsn, settings, {"test": hanging}):
+        await until(lambda: ["poison"] in hanging.calls)
+        conn.execute("insert into doc values (2, 'fine')")
+        await until(lambda: value(conn, "select count(*) from doc_embedding") == 1)
+
+
 async def test_once_ends_over_a_text_that_never_returns(
     dsn: str, conn: Conn, hanging: PoisonedEncoder
 ) -> None:

@@ -186,6 +186,8 @@ class EncoderUnavailable(EncoderError):
 
     Attributes:
         retry_after: Seconds until it is worth trying again; None: not known.
+        back_pressure: Whether it said so itself (a rate limit, a refused key): no
+            other text needs to be tried to know that.
     """
 
     def __init__(
@@ -193,11 +195,13 @@ class EncoderUnavailable(EncoderError):
         message: str,
         retry_after: float | None = None,
         *,
+        back_pressure: bool = False,
         detail: str | None = None,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, detail=detail, hint=hint)
         self.retry_after = retry_after
+        self.back_pressure = back_pressure
 
 
 class TextError(EncoderError):

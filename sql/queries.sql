@@ -124,11 +124,15 @@ select severity, code, embedding, findings from pgembed._findings_v1(%(worker_id
 
 -- query_claim --
 -- Leases queries.
-select model_id, model, provider, query_hash, query from pgembed._query_claim_v1(%(n)s, make_interval(secs => %(lease)s))
+select model_id, role, query_hash, query, attempts from pgembed._query_claim_v1(%(n)s, make_interval(secs => %(lease)s), %(busy)s::int[])
+
+-- query_extend --
+-- Renews leases of queries.
+select pgembed._query_extend_v1(%(model_ids)s::int[], %(roles)s::name[], %(hashes)s::bytea[], make_interval(secs => %(lease)s))
 
 -- query_answer --
 -- Answers a query.
-select pgembed._query_answer_v1(%(model_id)s, %(query_hash)s, %(embedding)s, %(error)s)
+select pgembed._query_answer_v1(%(model_id)s, %(role)s::name, %(query_hash)s, %(embedding)s, %(error)s)
 
 -- bm25_due --
 -- BM25 indexes with work to do.

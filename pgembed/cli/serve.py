@@ -87,6 +87,15 @@ def serve(
             help="Longest sleep in seconds: what a lost notification costs.",
         ),
     ] = 5.0,
+    call_timeout: Annotated[
+        float,
+        typer.Option(
+            envvar="PGEMBED_CALL_TIMEOUT",
+            min=1.0,
+            help="Seconds after which a call of a model that has not returned is "
+            "given up.",
+        ),
+    ] = 120.0,
     erase_after: Annotated[
         float,
         typer.Option(
@@ -172,6 +181,7 @@ def serve(
         batch_size=batch_size,
         lease_seconds=lease,
         poll_seconds=poll,
+        call_timeout_seconds=call_timeout,
         erase_seconds=erase_after,
         index_megabytes=index_memory,
         health_port=health_port,

@@ -26,14 +26,20 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """Text to vectors. One instance is used by one thread at a time.
+    """Text to vectors.
+
+    One instance is used by one thread at a time, but for a call that takes longer
+    than a second: another one may go on beside it.
 
     Errors of `encode_documents`, `encode_queries`:
         TextError: The text cannot be encoded. With several texts in the call it
             is one of them: halve the batch to find it.
-        EncoderUnavailable: The encoder itself is out of order for now (rate limit,
-            outage, no memory on the device): nothing is wrong with the texts, try
-            them again after `retry_after` seconds.
+        EncoderUnavailable: The encoder itself seems out of order for now (outage, no
+            memory on the device), and with `back_pressure` it is (rate limit, refused
+            key): try again after `retry_after` seconds.
+
+    Whoever calls takes any other error for one of the texts' too, and tells by
+    another text whether it is.
     """
 
     @property
@@ -135,6 +141,25 @@ def check_texts(texts: Sequence[str]) -> None:
                 f"U+{ord(text[exc.start]):04X} at character {exc.start}",
                 hint="Decode the source as UTF-8 with errors='replace'.",
             ) from exc
+
+
+def check_vectors(vectors: object, texts: int, encoder: Encoder) -> NDArray[np.float32]:
+    """Give what an encoder returned, if it is what it should be.
+
+    Raises:
+        TextError: There are too few or too many vectors, or of other dimensions, or
+            one holds what is no number.
+        TypeError, ValueError: These are no vectors at all.
+    """
+    checked = np.asarray(vectors, dtype=np.float32)
+    if checked.shape != (texts, encoder.dimensions):
+        raise TextError(
+            f"model {encoder.name!r} gave vectors of shape {checked.shape} "
+            f"for {texts} texts of {encoder.dimensions} dimensions"
+        )
+    if not np.isfinite(checked).all():
+        raise TextError(f"model {encoder.name!r} gave a vector that is not finite")
+    return checked
 
 
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -44,6 +44,8 @@ _CHARACTERS_PER_TOKEN: Final = 4
 _TEXT_STATUS: Final = frozenset({400, 413, 422})
 # What is wrong lies with key, account or permissions: every text would fail.
 _REFUSED_STATUS: Final = frozenset({401, 402, 403})
+# The provider asks to wait, like 429, where it says for how long.
+_WAIT_STATUS: Final = frozenset({502, 503, 529})
 _COST_MAP: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
 
 
@@ -166,19 +168,25 @@ class LitellmEncoder:
         # litellm's errors share no root of its own; all are told apart by status.
         except Exception as exc:
             raise self._error(exc, len(texts)) from exc
-        # The API may answer out of order: `index` says which text it was.
-        rows = sorted(response.data, key=lambda row: int(row["index"]))
         try:
+            # The API may answer out of order: `index` says which text it was.
+            rows = sorted(response.data, key=lambda row: int(row["index"]))
             vectors = np.asarray([row["embedding"] for row in rows], dtype=np.float32)
-        except ValueError:
-            vectors = np.empty((0, 0), dtype=np.float32)
-        if vectors.ndim != 2 or len(vectors) != len(texts):
-            raise EncoderUnavailable(
-                f"model {self.name!r} gave {len(rows)} vectors to {len(texts)} texts, "
-                "or vectors of unlike lengths"
+            indices = [int(row["index"]) for row in rows]
+        except (KeyError, TypeError, ValueError) as exc:
+            raise TextError(
+                f"model {self.name!r} gave no vectors to {len(texts)} texts, or "
+                "vectors of unlike lengths",
+                detail=f"{type(exc).__name__}: {exc}",
+            ) from exc
+        if vectors.ndim != 2 or indices != list(range(len(texts))):
+            raise TextError(
+                f"model {self.name!r} gave {len(rows)} vectors to {len(texts)} texts"
             )
-        if not np.isfinite(vectors).all():
-            raise TextError(f"model {self.name!r} gives no finite vector")
+        if not (np.isfinite(vectors).all() and vectors.any(axis=1).all()):
+            raise TextError(
+                f"model {self.name!r} gave a vector of zeros or of no numbers"
+            )
         return unit_length(vectors)
 
     def _error(self, exc: Exception, texts: int) -> EncoderError:
@@ -190,6 +198,7 @@ class LitellmEncoder:
             return EncoderUnavailable(
                 f"hosted model {self.name!r} refuses this service's key",
                 retry_after=_retry_after(exc) or _REFUSED_RETRY,
+                back_pressure=True,
                 detail=detail,
                 hint="Check the provider's key in the service's environment.",
             )
@@ -197,9 +206,12 @@ class LitellmEncoder:
         if status in _TEXT_STATUS:
             one = "this text" if texts == 1 else f"one of {texts} texts"
             return TextError(f"hosted model {self.name!r} refuses {one}", detail=detail)
+        wait = _retry_after(exc)
         return EncoderUnavailable(
             f"hosted model {self.name!r} does not answer now",
-            retry_after=_retry_after(exc),
+            retry_after=wait,
+            back_pressure=status == 429
+            or (status in _WAIT_STATUS and wait is not None),
             detail=detail,
         )
 

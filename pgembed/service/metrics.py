@@ -45,6 +45,16 @@ class Metrics:
             buckets=_SIZES,
             registry=own,
         )
+        self.calls_given_up = Counter(
+            "pgembed_calls_given_up",
+            "Calls of a model that did not return in time.",
+            registry=own,
+        )
+        self.hung_calls = Gauge(
+            "pgembed_hung_calls",
+            "Those of them that have not returned yet: each holds a thread.",
+            registry=own,
+        )
         self.query_seconds = Histogram(
             "pgembed_query_seconds",
             "From claiming a query to its answer.",

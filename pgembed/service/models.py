@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import structlog
 
+from pgembed.encoders.base import check_vectors
 from pgembed.encoders.registry import load_encoder
 from pgembed.errors import EncoderUnavailable, MissingExtra, PgembedError
-from pgembed.service.encoding import EncodeThread, Priority
+from pgembed.service.encoding import CallGivenUp, EncodeThread, Priority
 from pgembed.service.faults import ConnectionLost, StatementFailed
 from pgembed.service.records import Embedding, Model, ModelStanding
 from pgembed.service.store import Store
@@ -26,9 +28,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("pgembed.service")
 
+Result = TypeVar("Result")
+
 RETRY_LOAD_SECONDS = 60.0
 FIRST_OUTAGE_SECONDS = 1.0
 LAST_OUTAGE_SECONDS = 60.0
+PROBE = "a test"  # what every model that works can encode
+PROBE_SECONDS = 30.0
+LOADING = -1  # in place of a model's id in the encode thread
 
 
 class ModelOutOfOrder(PgembedError):
@@ -46,6 +53,8 @@ class _Slot:
     retry_at: float = 0.0  # time.monotonic()
     outages: int = 0
     told_at: float = 0.0  # time.monotonic()
+    worked_at: float = -math.inf  # time.monotonic()
+    checking: asyncio.Lock = field(default_factory=asyncio.Lock)
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
     chunkers: dict[tuple[str, int | None, int | None], Chunker] = field(
         default_factory=dict
@@ -56,8 +65,8 @@ class Models:
     """Loads models in the encode thread and keeps their state.
 
     A model that is not there, has other weights or is not allowed is tried again
-    each minute; one whose encoder reports an outage after a pause that doubles.
-    Neither stops the others.
+    each minute; one whose encoder is out of order after a pause that doubles, with a
+    text of ours before any row. Neither stops the others.
     """
 
     def __init__(
@@ -96,8 +105,10 @@ class Models:
         if slot.state in ("failed", "outage") and time.monotonic() >= slot.retry_at:
             if slot.encoder is None:
                 self._begin(model)
-                return False
-            slot.state = "ready"
+            else:
+                slot.retry_at = math.inf
+                self._start(self._recover(slot))
+            return False
         if slot.state != "ready" or slot.encoder is None:
             return False
         if model.fingerprint != slot.encoder.fingerprint:
@@ -192,30 +203,115 @@ class Models:
             Seconds until it will be tried again.
         """
         slot = self._slots[model_id]
-        if slot.state == "outage":  # another window of the same outage
-            return max(0.0, slot.retry_at - time.monotonic())
+        if slot.state != "outage":  # else it is another window of the same outage
+            self._set_aside(slot, error)
+        return min(max(0.0, slot.retry_at - time.monotonic()), LAST_OUTAGE_SECONDS)
+
+    def _set_aside(self, slot: _Slot, error: EncoderUnavailable) -> None:
         pause = FIRST_OUTAGE_SECONDS * 2.0 ** min(slot.outages, 10)
         pause = min(pause, LAST_OUTAGE_SECONDS) * random.uniform(0.8, 1.2)
         if error.retry_after is not None:
             pause = max(error.retry_after, FIRST_OUTAGE_SECONDS / 10)
+        known = slot.outages > 0 and slot.reason == str(error)
         slot.outages += 1
         slot.state = "outage"
         slot.reason = str(error)
         slot.retry_at = time.monotonic() + pause
-        log.warning(
+        (log.debug if known else log.warning)(
             "model.outage",
             model=slot.model.model,
             retry_seconds=round(pause, 2),
             error=str(error),
         )
         self._changed()
-        return pause
+
+    async def _recover(self, slot: _Slot) -> None:
+        """See with a text of ours whether an outage is over."""
+        try:
+            await self.check(slot.model.model_id, math.inf)
+        except EncoderUnavailable as exc:
+            self._set_aside(slot, exc)
+        else:
+            slot.state = "ready"
+            log.info("model.recovered", model=slot.model.model)
+            self._changed()
 
     def worked(self, model_id: int) -> None:
         """Note that a model has encoded something: its outages are over."""
         slot = self._slots.get(model_id)
-        if slot is not None and slot.state == "ready":
-            slot.outages = 0
+        if slot is not None:
+            slot.worked_at = time.monotonic()
+            if slot.state == "ready":
+                slot.outages = 0
+
+    async def call(
+        self,
+        model_id: int,
+        priority: Priority,
+        lane: int,
+        call: Callable[[], Result],
+        *,
+        at_most: float = math.inf,
+    ) -> Result:
+        """Run a call of a model in the encode thread.
+
+        Args:
+            model_id: Whose call it is.
+            priority: See `EncodeThread.submit`.
+            lane: See there.
+            call: What to run.
+            at_most: Seconds that it gets, if a call's deadline is not shorter.
+
+        Raises:
+            CallGivenUp: It did not return in time.
+            EncoderUnavailable: Too many calls of the model have not.
+            Exception: Whatever the call raises.
+        """
+        seconds = min(self._settings.call_timeout_seconds, at_most)
+        try:
+            return await self._thread.submit(
+                priority, lane, call, model=model_id, seconds=seconds
+            )
+        except CallGivenUp:
+            slot = self._slots.get(model_id)
+            log.warning(
+                "model.call_given_up",
+                model=slot.model.model if slot else None,
+                seconds=seconds,
+                hung_calls=self._thread.hung(),
+            )
+            raise
+
+    async def check(self, model_id: int, since: float) -> None:
+        """See whether a model encodes anything; before all else that waits for it.
+
+        Args:
+            model_id: Which.
+            since: A success after this time.monotonic() will do; else it is tried.
+
+        Raises:
+            EncoderUnavailable: It does not, with the reason. No user's text is in it.
+        """
+        slot = self._slots[model_id]
+        async with slot.checking:
+            if slot.worked_at >= since:
+                return
+            try:
+                await self.call(
+                    model_id,
+                    Priority.QUERY,
+                    model_id,
+                    partial(_probe, self.encoder(model_id)),
+                    at_most=PROBE_SECONDS,
+                )
+            except EncoderUnavailable:
+                raise
+            except Exception as exc:
+                raise EncoderUnavailable(
+                    f"model {slot.model.model!r} encodes no text, not even "
+                    f"{PROBE!r}: {type(exc).__name__}: {exc}"
+                ) from exc
+            slot.worked_at = time.monotonic()
 
     def known_chunker(self, embedding: Embedding) -> Chunker | None:
         """Give the chunker of an embedding if it has been made."""
@@ -316,7 +412,11 @@ class Models:
             if encoder is None:
                 log.info("model.loading", model=model.model)
                 encoder = await self._thread.submit(
-                    Priority.FRESH, -1, partial(_load_encoder, model, self._settings)
+                    Priority.FRESH,
+                    LOADING,
+                    partial(_load_encoder, model, self._settings),
+                    model=LOADING,
+                    seconds=None,
                 )
             await self._seen(model.model_id, encoder)
         except (ConnectionLost, StatementFailed) as exc:
@@ -353,6 +453,10 @@ def _chunker_class() -> type[Chunker]:
     except ImportError as exc:
         raise MissingExtra("encoder") from exc
     return Chunker
+
+
+def _probe(encoder: Encoder) -> None:
+    check_vectors(encoder.encode_documents([PROBE]), 1, encoder)
 
 
 def _load_encoder(model: Model, settings: ServiceSettings) -> Encoder:

@@ -21,6 +21,9 @@ class ServiceSettings(Settings):
             back.
         health_host: Where the health server listens.
         health_port: Its port; None: no health server. 0 chooses a free one.
+        call_timeout_seconds: How long one call of a model may take before it is given
+            up. Longer than any honest call takes here: see `request_timeout_seconds`
+            for hosted models, which should be shorter.
         erase_seconds: How long the words and keys of a deleted row, or of an earlier
             text, may stay in a BM25 index.
         index_megabytes: Most memory of the server that the build of a vector index may
@@ -36,6 +39,7 @@ class ServiceSettings(Settings):
     grace_seconds: float = 3.0
     health_host: str = "127.0.0.1"
     health_port: int | None = None
+    call_timeout_seconds: float = 120.0
     erase_seconds: float = 3600.0
     index_megabytes: int | None = None
     max_read_megabytes: int = 32

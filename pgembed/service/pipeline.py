@@ -21,7 +21,7 @@ from pgembed.errors import (
     PgembedError,
 )
 from pgembed.service.documents import DocumentEncoder
-from pgembed.service.encoding import EncodeThread, Priority
+from pgembed.service.encoding import Priority
 from pgembed.service.faults import Blame, ConnectionLost, StatementFailed
 from pgembed.service.metrics import Metrics
 from pgembed.service.models import ModelOutOfOrder, Models
@@ -45,6 +45,13 @@ log = structlog.get_logger("pgembed.service")
 
 MOMENT_DELAY_SECONDS = 2.0
 """How long jobs rest after a lock or load problem that was nobody's fault."""
+
+ALONE_SECONDS = 5.0
+"""How long a window that may crash the service has it for itself: others go on while a
+call of its does not return."""
+
+FLUSH_SECONDS = 2.0
+"""How often a window writes what it has, while the rest is still being encoded."""
 
 WRITE_ATTEMPTS = 5
 """How often a write is tried over new connections before its vectors are dropped."""
@@ -110,16 +117,14 @@ class Pipeline:
     def __init__(
         self,
         models: Models,
-        thread: EncodeThread,
         settings: ServiceSettings,
         metrics: Metrics,
     ) -> None:
         self.outcome = Outcome()
         self.progress = Progress()
         self._models = models
-        self._thread = thread
         self._metrics = metrics
-        self._documents = DocumentEncoder(models, thread, metrics)
+        self._documents = DocumentEncoder(models, metrics)
         self._max_bytes = settings.max_read_megabytes << 20
 
     async def work(self, window: Window) -> None:
@@ -127,6 +132,9 @@ class Pipeline:
 
         A lost connection is the exception: then leases run out by themselves.
         """
+        if window.alone:
+            loop = asyncio.get_running_loop()
+            loop.call_later(ALONE_SECONDS, setattr, window, "alone", False)
         try:
             await self._work(window)
         except ConnectionLost as exc:
@@ -183,10 +191,29 @@ class Pipeline:
         await self._documents.cut(window.embedding, window.priority, plan)
         if known := plan.partly_known():
             plan.reuse(await window.store.chunks(window.embedding.embedding_id, known))
-        await self._documents.encode(window.embedding, window.priority, plan)
-        for document, error in plan.failed():
-            await self._fail(window, document.jobs, error)
-        await self._write(window, plan, plan.done(), finished)
+        await self._encode(window, plan, finished)
+
+    async def _encode(self, window: Window, plan: Plan, finished: list[Job]) -> None:
+        """Encode and write, now and then what there is: a slow text delays itself."""
+        encoding = asyncio.create_task(
+            self._documents.encode(window.embedding, window.priority, plan)
+        )
+        try:
+            while True:
+                await asyncio.wait([encoding], timeout=FLUSH_SECONDS)
+                over = encoding.done()
+                for document, error in plan.take_failed():
+                    await self._fail(window, document.jobs, error)
+                await self._write(window, plan, plan.take_done(), finished)
+                finished = []
+                if over:
+                    break
+        finally:
+            encoding.cancel()
+            await asyncio.wait([encoding])
+            if not encoding.cancelled():
+                encoding.exception()  # what is raised already counts for more
+        encoding.result()
 
     async def _read(
         self, window: Window, keys: list[str], jobs: dict[str, list[Job]]

@@ -1,20 +1,29 @@
-"""The query lane: queries are encoded ahead of documents, over their own connection."""
+"""The query lane: queries are encoded ahead of documents, over their own connection.
+
+Roles take turns, and only so many queries are in hand at once: one that asks for
+thousands waits behind itself. A query that was claimed before and not answered may be
+what kills the service, so it goes alone, and is given up after a few claims.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import structlog
 
-from pgembed.errors import PgembedError
-from pgembed.service.encoding import EncodeThread, Priority
+from pgembed.encoders.base import check_vectors
+from pgembed.errors import EncoderUnavailable, PgembedError
+from pgembed.service.encoding import Priority
 from pgembed.service.faults import ConnectionLost, StatementFailed
-from pgembed.service.models import ModelOutOfOrder, Models
+from pgembed.service.isolation import AllOrNone, Isolation, Settle
+from pgembed.service.models import Models
 from pgembed.service.records import Model, Query, Vector
+from pgembed.service.window import Fault
 
 if TYPE_CHECKING:
     from pgembed.encoders.base import Encoder
@@ -23,8 +32,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("pgembed.service")
 
-BATCH = 16  # queries: few enough that the last of them does not wait long
-LEASE_SECONDS = 30.0
+BATCH = 8  # queries: few enough that another does not wait long for them
+IN_HAND = 2 * BATCH  # of a model: one batch is encoded, one waits
+LEASE_SECONDS = 15.0
+MOST_ATTEMPTS = 3
+TOGETHER_SECONDS = 4.0  # in one call, while their callers wait: 10 s by default
+ALONE_SECONDS = 1.0  # how long others wait for a query that may kill the service
 POOLED_POLL_SECONDS = 0.1
 
 
@@ -35,7 +48,6 @@ class QueryLane:
         self,
         store: Store,
         models: Models,
-        thread: EncodeThread,
         metrics: Metrics,
         *,
         poll_seconds: float,
@@ -43,18 +55,23 @@ class QueryLane:
         self.wake = asyncio.Event()
         self._store = store
         self._models = models
-        self._thread = thread
         self._metrics = metrics
         self._poll_seconds = poll_seconds
-        self._known: dict[int, Model] = {}
-        self._answers: set[asyncio.Task[None]] = set()
+        self._in_hand: dict[asyncio.Task[None], list[Query]] = {}
 
     async def run(self) -> None:
         """Answer until cancelled."""
+        async with AllOrNone() as group:
+            group.create_task(self._renew_leases())
+            group.create_task(self._run())
+
+    async def _run(self) -> None:
         while True:
             self.wake.clear()
             try:
-                while queries := await self._store.claim_queries(BATCH, LEASE_SECONDS):
+                while queries := await self._store.claim_queries(
+                    BATCH, LEASE_SECONDS, self._busy()
+                ):
                     await self._start(queries)
             except (ConnectionLost, StatementFailed) as exc:
                 log.warning("queries.interrupted", error=str(exc))
@@ -69,67 +86,102 @@ class QueryLane:
             except TimeoutError:
                 pass
 
+    def _busy(self) -> list[int]:
+        """Models that have enough to do."""
+        in_hand = Counter(q.model_id for held in self._in_hand.values() for q in held)
+        return [model_id for model_id, count in in_hand.items() if count >= IN_HAND]
+
     async def _start(self, queries: list[Query]) -> None:
         """Answer each model's queries by themselves: one may have to be loaded."""
         by_model: dict[int, list[Query]] = {}
         for query in queries:
             by_model.setdefault(query.model_id, []).append(query)
+        alone = queries[0].attempts > 1
+        if alone and self._in_hand:
+            await asyncio.wait(self._in_hand, timeout=ALONE_SECONDS)
         # Read anew each time: a model's prompts may have been changed.
         for model in await self._store.models(list(by_model)):
             task = asyncio.create_task(self._answer(model, by_model[model.model_id]))
-            self._answers.add(task)
-            task.add_done_callback(self._answers.discard)
+            self._in_hand[task] = by_model[model.model_id]
+            task.add_done_callback(self._ended)
+        if alone and self._in_hand:
+            await asyncio.wait(self._in_hand, timeout=ALONE_SECONDS)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._in_hand[task]
+        self.wake.set()  # there is room for more
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_SECONDS / 3)
+            if held := [query for some in self._in_hand.values() for query in some]:
+                try:
+                    await self._store.extend_queries(held, LEASE_SECONDS)
+                except (ConnectionLost, StatementFailed) as exc:
+                    log.warning("queries.not_renewed", error=str(exc))
 
     async def _answer(self, model: Model, queries: list[Query]) -> None:
+        """Have queries of a model encoded, and answer each as soon as it is."""
         started = time.perf_counter()
+        # By text: several roles may ask the same.
+        waiting: dict[str, list[Query]] = {}
+        for query in queries:
+            waiting.setdefault(query.query, []).append(query)
+
+        async def settle(
+            texts: Sequence[str], results: Sequence[Vector | Exception]
+        ) -> None:
+            answers: list[tuple[Query, Vector | None, str | None]] = []
+            faults: list[Fault] = []
+            for text, result in zip(texts, results, strict=True):
+                asked = waiting.pop(text)
+                if isinstance(result, Exception):
+                    faults.append(Fault.of(result))
+                    answers += [(query, None, faults[-1].message) for query in asked]
+                else:
+                    answers += [(query, result, None) for query in asked]
+            await self._store.answer_queries(answers)
+            for fault in faults:
+                log.warning("query.failed", model=model.model, error=fault.kind)
+            seconds = time.perf_counter() - started
+            for _ in answers:
+                self._metrics.query_seconds.observe(seconds)
+
         try:
             try:
-                encoder = await self._models.wait(model)
-                vectors = await self._encode(model, encoder, queries)
+                await self._encode(model, queries[0].attempts, list(waiting), settle)
             except PgembedError as exc:
-                vectors = [exc] * len(queries)
-            for query, vector in zip(queries, vectors, strict=True):
-                error = str(vector) if isinstance(vector, PgembedError) else None
-                await self._store.answer_query(
-                    query.model_id,
-                    query.query_hash,
-                    embedding=None if isinstance(vector, PgembedError) else vector,
-                    error=error,
-                )
-                if error is not None:
-                    log.warning("query.failed", model=model.model, error=error)
-                self._metrics.query_seconds.observe(time.perf_counter() - started)
+                if isinstance(exc, ConnectionLost | StatementFailed):
+                    raise
+                if isinstance(exc, EncoderUnavailable):
+                    self._models.outage(model.model_id, exc)
+                await settle(list(waiting), [exc] * len(waiting))
         except (ConnectionLost, StatementFailed) as exc:
             log.warning("query.lost", model=model.model, error=str(exc))
 
     async def _encode(
-        self, model: Model, encoder: Encoder, queries: list[Query]
-    ) -> list[Vector | PgembedError]:
-        """Encode together; where that fails, one by one, each with its own error."""
-        try:
-            encoded = await self._thread.submit(
-                Priority.QUERY,
-                model.model_id,
-                partial(self._run, encoder, [query.query for query in queries]),
+        self, model: Model, attempts: int, texts: list[str], settle: Settle
+    ) -> None:
+        if attempts > MOST_ATTEMPTS:
+            raise PgembedError(
+                f"claimed {MOST_ATTEMPTS} times without an answer: each time the "
+                "service died over it"
             )
-            return list(encoded)
-        except Exception as exc:  # a model may raise anything over a text
-            if len(queries) == 1:
-                return [_as_error(exc)]
-        return [(await self._encode(model, encoder, [query]))[0] for query in queries]
+        encoder = await self._models.wait(model)
+        isolation = Isolation(
+            self._models,
+            model.model_id,
+            Priority.QUERY,
+            model.model_id,
+            partial(self._run_model, encoder),
+            together_seconds=TOGETHER_SECONDS,
+        )
+        await isolation.encode(texts, settle)
 
-    def _run(self, encoder: Encoder, texts: list[str]) -> Vector:
+    def _run_model(self, encoder: Encoder, texts: Sequence[str]) -> Vector:
         started = time.perf_counter()
-        vectors = encoder.encode_queries(texts)
+        vectors = check_vectors(encoder.encode_queries(texts), len(texts), encoder)
         seconds = time.perf_counter() - started
         self._metrics.encode_seconds.labels("queries").observe(seconds)
         self._metrics.batch_texts.labels("queries").observe(len(texts))
-        if not np.isfinite(vectors).all():
-            raise ModelOutOfOrder("the model gave a vector that is not finite")
         return vectors
-
-
-def _as_error(exc: Exception) -> PgembedError:
-    if isinstance(exc, PgembedError):
-        return exc
-    return PgembedError(f"{type(exc).__name__}: {exc}")

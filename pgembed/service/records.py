@@ -91,13 +91,13 @@ class Row(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A query that waits for its vector."""
+    """A claimed query. `attempts` counts this claim and those without an answer."""
 
     model_id: int
-    model: str
-    provider: str
+    role: str
     query_hash: bytes
     query: str
+    attempts: int
 
 
 class Measure(NamedTuple):

@@ -71,7 +71,8 @@ class EncoderService:
             for purpose in ("listen", "fast", "bulk", "query", "maintenance")
         }
         self._stores = {purpose: Store(link) for purpose, link in self._links.items()}
-        self._thread = EncodeThread()
+        self._thread = EncodeThread(given_up=self.metrics.calls_given_up.inc)
+        self.metrics.hung_calls.set_function(self._thread.hung)
         self._models = Models(
             self._stores["maintenance"],
             self._thread,
@@ -79,9 +80,7 @@ class EncoderService:
             preloaded=encoders,
             changed=self._wake_scheduler,
         )
-        self._pipeline = Pipeline(
-            self._models, self._thread, self.settings, self.metrics
-        )
+        self._pipeline = Pipeline(self._models, self.settings, self.metrics)
         self._scheduler = Scheduler(
             self._stores["fast"],
             self._stores["bulk"],
@@ -92,7 +91,6 @@ class EncoderService:
         self._queries = QueryLane(
             self._stores["query"],
             self._models,
-            self._thread,
             self.metrics,
             poll_seconds=self.settings.poll_seconds,
         )
@@ -307,6 +305,8 @@ class EncoderService:
         silent = time.monotonic() - self._tick
         if silent > STALLED_SECONDS:
             return False, f"the event loop has been silent for {silent:.0f} s"
+        if self._thread.stuck():
+            return False, "calls of a model do not return; only a restart frees them"
         return True, "alive"
 
     def _connected_now(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -54,6 +54,7 @@ NEEDED_FUNCTIONS = (
     "_models_v1",
     "_query_answer_v1",
     "_query_claim_v1",
+    "_query_extend_v1",
     "_read_v1",
     "_ready_v1",
     "_reconcile_v1",
@@ -372,28 +373,43 @@ class Store:
         """What the doctor finds; nothing where another service looks."""
         return await self._rows("findings", Finding, {"worker_id": worker_id})
 
-    async def claim_queries(self, n: int, lease: float) -> list[Query]:
-        """Lease up to `n` queries for `lease` seconds."""
-        return await self._rows("query_claim", Query, {"n": n, "lease": lease})
+    async def claim_queries(
+        self, n: int, lease: float, busy: Sequence[int] = ()
+    ) -> list[Query]:
+        """Lease up to `n` queries for `lease` seconds, none of models in `busy`."""
+        return await self._rows(
+            "query_claim", Query, {"n": n, "lease": lease, "busy": list(busy)}
+        )
 
-    async def answer_query(
-        self,
-        model_id: int,
-        query_hash: bytes,
-        *,
-        embedding: Vector | None = None,
-        error: str | None = None,
-    ) -> None:
-        """Answer a query with its vector, or with an error."""
+    async def extend_queries(self, queries: Sequence[Query], lease: float) -> None:
+        """Renew the leases of queries for `lease` seconds."""
         await self._execute(
-            "query_answer",
+            "query_extend",
             {
-                "model_id": model_id,
-                "query_hash": query_hash,
-                "embedding": embedding,
-                "error": error,
+                "model_ids": [query.model_id for query in queries],
+                "roles": [query.role for query in queries],
+                "hashes": [query.query_hash for query in queries],
+                "lease": lease,
             },
         )
+
+    async def answer_queries(
+        self, answers: Iterable[tuple[Query, Vector | None, str | None]]
+    ) -> None:
+        """Answer queries, each with its vector or with an error, in one transaction."""
+        async with self.link.use() as connection, connection.pipeline():
+            for query, embedding, error in answers:
+                await connection.execute(
+                    QUERIES["query_answer"],
+                    {
+                        "model_id": query.model_id,
+                        "role": query.role,
+                        "query_hash": query.query_hash,
+                        "embedding": embedding,
+                        # PostgreSQL has no NUL in text; an error may quote one.
+                        "error": error and error.replace("\0", "\\0"),
+                    },
+                )
 
     async def next_index(
         self, worker_id: UUID, most_memory: int | None

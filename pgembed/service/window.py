@@ -141,29 +141,36 @@ class Plan:
         return [d.row.key for d in self.documents if len(d.chunks) > 1]
 
     def to_encode(self) -> list[str]:
-        """Texts without a vector, each once."""
+        """Texts without a vector or an error, each once."""
         texts = dict.fromkeys(
             chunk for document in self.documents for chunk in document.chunks
         )
-        return [text for text in texts if text not in self.vectors]
+        known = self.vectors.keys() | self.errors.keys()
+        return [text for text in texts if text not in known]
 
-    def failed(self) -> list[tuple[Document, Fault]]:
-        """Documents with a chunk that cannot be encoded, with the first error."""
-        failures = []
-        for document in self.documents:
-            for chunk in document.chunks:
-                if chunk in self.errors:
-                    failures.append((document, self.errors[chunk]))
-                    break
-        return failures
+    def take_failed(self) -> list[tuple[Document, Fault]]:
+        """Take out the documents with a chunk that cannot be encoded, and its error."""
+        failed = [
+            (document, errors[0])
+            for document in self.documents
+            if (errors := [self.errors[c] for c in document.chunks if c in self.errors])
+        ]
+        self._take([document for document, _ in failed])
+        return failed
 
-    def done(self) -> list[Document]:
-        """Documents all of whose chunks have a vector."""
-        return [
+    def take_done(self) -> list[Document]:
+        """Take out the documents all of whose chunks have a vector."""
+        done = [
             document
             for document in self.documents
             if all(chunk in self.vectors for chunk in document.chunks)
         ]
+        self._take(done)
+        return done
+
+    def _take(self, documents: list[Document]) -> None:
+        taken = {document.row.key for document in documents}
+        self.documents = [d for d in self.documents if d.row.key not in taken]
 
     def encoded(self, held: Container[int]) -> float:
         """Rows that are in hand still and have their vectors; a part counts as such.

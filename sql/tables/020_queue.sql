@@ -82,15 +82,17 @@ create table pgembed.query_embedding (
     model_id      int not null references pgembed.model on delete cascade,
     role          name not null default current_user,
     query_hash    bytea not null,
-    query         text,
+    query         text check (length(query) <= 100000),    -- as _check_query() does
     embedding     vector,
     error         text,
     requested_at  timestamptz not null default clock_timestamp(),
+    wanted_until  timestamptz not null,
+    attempts      smallint not null default 0,
     claimed_until timestamptz,
     answered_at   timestamptz,
     primary key (model_id, query_hash, role)
 );
-create index query_embedding_open_idx on pgembed.query_embedding (requested_at)
+create index query_embedding_open_idx on pgembed.query_embedding (role, requested_at)
     where answered_at is null;
 -- That somebody asked for something is nobody else's business.
 alter table pgembed.query_embedding enable row level security;
@@ -101,3 +103,7 @@ comment on table pgembed.query_embedding is
     'Requests for the vector of a query, and the cache of the answers; each role sees its own.';
 comment on column pgembed.query_embedding.query is
     'The query''s text, kept only until it is answered.';
+comment on column pgembed.query_embedding.wanted_until is
+    'When the last caller who waits gives up; nobody encodes it after that.';
+comment on column pgembed.query_embedding.attempts is
+    'Claims without an answer: counted at claim, so that a query that kills the service counts too.';

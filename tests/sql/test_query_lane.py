@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -215,6 +217,156 @@ def test_the_oldest_query_is_claimed_first_and_once(dsn: str, conn: Connection) 
     assert conn.execute(claim, ["10 s"]).fetchall() == []
 
 
+def ask(conn: Connection, role: str, queries: list[str], model: str = "toy") -> None:
+    """Request queries as a role."""
+    conn.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+    for query in queries:
+        conn.execute("select pgembed._request_query(%s, %s)", [query, model])
+    conn.execute("reset role")
+
+
+@pytest.fixture
+def roles(conn: Connection) -> Iterator[list[str]]:
+    """Give names of roles that may search."""
+    names = [f"asker_{letter}_{os.getpid()}" for letter in "abc"]
+    for name in names:
+        conn.execute(sql.SQL("create role {}").format(sql.Identifier(name)))
+        conn.execute("select pgembed.grant_usage(%s)", [name])
+    yield names
+    for name in names:
+        conn.execute(sql.SQL("drop owned by {}").format(sql.Identifier(name)))
+        conn.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
+
+
+def test_roles_take_turns_and_each_gets_its_oldest(
+    conn: Connection, roles: list[str]
+) -> None:
+    beat(conn)
+    ask(conn, roles[0], [f"a{i}" for i in range(20)])
+    ask(conn, roles[1], ["b0", "b1", "b2"])
+    ask(conn, roles[2], ["c0"])
+    claim = "select query from pgembed._query_claim_v1(6, '10 s') order by query"
+    claimed = [{q for (q,) in conn.execute(claim)} for _ in range(3)]
+    assert claimed == [
+        {"a0", "a1", "a2", "b0", "b1", "c0"},
+        {"a3", "a4", "a5", "a6", "a7", "b2"},
+        {"a8", "a9", "a10", "a11", "a12", "a13"},
+    ]
+
+
+def test_an_answer_is_for_the_role_that_asked(
+    conn: Connection, roles: list[str]
+) -> None:
+    """Else a role could have the vector of another text stored for everyone."""
+    beat(conn)
+    ask(conn, roles[0], ["same"])
+    ask(conn, roles[1], ["same"])
+    first = conn.execute(
+        "select model_id, role, query_hash from pgembed._query_claim_v1(1, '10 s')"
+    ).fetchone()
+    assert first is not None
+    conn.execute(
+        "select pgembed._query_answer_v1(%s, %s, %s, %s, null)", [*first, VECTOR]
+    )
+    answered = conn.execute(
+        "select role from pgembed.query_embedding where embedding is not null"
+    ).fetchall()
+    assert answered == [(first[1],)]
+
+
+def test_queries_of_busy_models_are_not_claimed(conn: Connection) -> None:
+    beat(conn)
+    conn.execute("select pgembed.register_model('other', 3, 'hashing')")
+    ask(conn, "postgres", ["x", "y"])
+    ask(conn, "postgres", ["z"], "other")
+    busy = conn.execute("select model_id from pgembed.model where name = 'toy'")
+    assert conn.execute(
+        "select query from pgembed._query_claim_v1(9, '10 s', %s)",
+        [[row[0] for row in busy]],
+    ).fetchall() == [("z",)]
+
+
+def test_what_nobody_waits_for_is_not_claimed_and_is_forgotten(
+    conn: Connection,
+) -> None:
+    beat(conn)
+    conn.execute("select pgembed._request_query('gone', 'toy', 0.05)")
+    conn.execute("select pgembed._request_query('waits', 'toy', 60)")
+    # Who asks with less patience does not shorten another's.
+    conn.execute("select pgembed._request_query('waits', 'toy', 0.05)")
+    time.sleep(0.1)
+    claim = "select query from pgembed._query_claim_v1(9, '10 s')"
+    assert conn.execute(claim).fetchall() == [("waits",)]
+    conn.execute("select pgembed._reconcile_v1()")
+    assert [row[0] for row in rows(conn)] == ["waits"]
+    conn.execute("select pgembed._request_query('gone', 'toy', 60)")
+    assert conn.execute(claim).fetchall() == [("gone",)]
+
+
+def test_asking_again_does_not_claim_again(conn: Connection) -> None:
+    beat(conn)
+    claim = "select query, attempts from pgembed._query_claim_v1(9, '10 s')"
+    conn.execute("select pgembed._request_query('x', 'toy')")
+    assert conn.execute(claim).fetchall() == [("x", 1)]
+    conn.execute("select pgembed._request_query('x', 'toy')")
+    assert conn.execute(claim).fetchall() == []
+
+
+def test_claims_without_an_answer_are_counted(conn: Connection) -> None:
+    beat(conn)
+    conn.execute("select pgembed._request_query('x', 'toy')")
+    claim = (
+        "select model_id, role, query_hash, attempts"
+        " from pgembed._query_claim_v1(9, '0 s')"
+    )
+    counted = [conn.execute(claim).fetchone() for _ in range(3)]
+    assert [row and row[3] for row in counted] == [1, 2, 3]
+    assert counted[0] is not None
+    conn.execute(
+        "select pgembed._query_answer_v1(%s, %s, %s, null, 'no')", counted[0][:3]
+    )
+    # An answered claim does not count; those before it still do.
+    conn.execute("select pgembed._request_query('x', 'toy')")
+    again = conn.execute(claim).fetchone()
+    assert again is not None
+    assert again[3] == 3
+
+
+def test_a_lease_is_renewed(conn: Connection) -> None:
+    beat(conn)
+    conn.execute("select pgembed._request_query('x', 'toy')")
+    claim = "select model_id, role, query_hash from pgembed._query_claim_v1(9, '0.1 s')"
+    held = conn.execute(claim).fetchone()
+    assert held is not None
+    conn.execute(
+        "select pgembed._query_extend_v1("
+        "array[%s], array[%s]::name[], array[%s], '9 s')",
+        held,
+    )
+    time.sleep(0.2)
+    assert conn.execute(claim).fetchone() is None
+
+
+def test_a_query_has_a_length(conn: Connection) -> None:
+    beat(conn)
+    longest = "x" * 100_000
+    conn.execute("select pgembed._request_query(%s, 'toy')", [longest])
+    for call in (
+        "call pgembed.encode(%s, 'toy')",
+        "select pgembed.embed(%s, 'toy')",
+        "select pgembed._request_query(%s, 'toy')",
+    ):
+        assert "100001 characters" in fails(conn, "PE009", call, longest + "x")
+    # Nor past the functions.
+    with pytest.raises(errors.CheckViolation):
+        conn.execute(
+            "insert into pgembed.query_embedding"
+            " (model_id, query_hash, query, wanted_until)"
+            " select model_id, '', %s, now() from pgembed.model",
+            [longest + "x"],
+        )
+
+
 def test_a_request_wakes_the_service(dsn: str, conn: Connection) -> None:
     beat(conn)
     with psycopg.connect(dsn, autocommit=True) as service:
@@ -297,7 +449,7 @@ def test_an_unknown_model(conn: Connection) -> None:
 
 
 def test_a_long_query_and_odd_characters(dsn: str, conn: Connection) -> None:
-    queries = ["word " * 200_000, "ünï 😀 \\ ' \" %s $1", "\x01"]
+    queries = ["word " * 20_000, "ünï 😀 \\ ' \" %s $1", "\x01"]
     with answering(dsn, lambda _: (VECTOR, None)) as asked:
         for query in queries:
             conn.execute("call pgembed.encode(%s, 'toy')", [query])

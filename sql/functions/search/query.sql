@@ -6,7 +6,14 @@ create or replace function pgembed._check_query(p_query text) returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    most constant int := 100000;    -- characters; models read a few thousand words at most
 begin
+    if length(p_query) > most then
+        raise exception 'the query has % characters, and may have %', length(p_query), most
+            using errcode = 'PE009',
+            hint = 'Search with a part of it. Of most models'' inputs no more than the first thousand words count.';
+    end if;
     if coalesce(p_query, '') !~ '[^[:space:]]' then
         raise exception 'the query is empty' using errcode = 'PE009',
             hint = 'Give some words. Where you have a vector, vector_search takes it: query_embedding => ...';
@@ -14,7 +21,7 @@ begin
     return p_query;
 end
 $$;
-comment on function pgembed._check_query(text) is 'The query; PE009 for one without words.';
+comment on function pgembed._check_query(text) is 'The query; PE009 for one without words, or too long.';
 
 create or replace function pgembed._cached_query(p_query text, p_model_id int, out embedding vector, out error text)
 language sql stable
@@ -28,12 +35,14 @@ $$;
 comment on function pgembed._cached_query(text, int) is
     'Answer of a service to a query of the caller: nobody learns what others have asked.';
 
-create or replace function pgembed._request_query(p_query text, p_model text) returns int
+create or replace function pgembed._request_query(p_query text, p_model text, p_timeout float8 default 10)
+returns int
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     m pgembed.model := pgembed._model(p_model);
+    wanted constant timestamptz := clock_timestamp() + make_interval(secs => p_timeout);
 begin
     perform pgembed._check_query(p_query);
     if exists (select from pgembed._cached_query(p_query, m.model_id) as c where c.embedding is not null) then
@@ -45,19 +54,22 @@ begin
             hint = 'Start one (pgembed serve), or encode the query in the application and pass '
                    'query_embedding => ...';
     end if;
-    insert into pgembed.query_embedding (model_id, query_hash, query)
-    values (m.model_id, pgembed._hash(p_query), p_query)
+    -- Who asks again for what is being encoded waits for that.
+    insert into pgembed.query_embedding as q (model_id, query_hash, query, wanted_until)
+    values (m.model_id, pgembed._hash(p_query), p_query, wanted)
     on conflict (model_id, query_hash, role) do update
         set query = excluded.query, error = null, answered_at = null,
-            requested_at = clock_timestamp(), claimed_until = null
-        where query_embedding.embedding is null;
+            wanted_until = greatest(q.wanted_until, excluded.wanted_until),
+            requested_at = case when q.answered_at is null then q.requested_at else clock_timestamp() end,
+            claimed_until = case when q.answered_at is null then q.claimed_until end
+        where q.embedding is null;
     perform pgembed._wake('query');
     return m.model_id;
 end
 $$;
-comment on function pgembed._request_query(text, text) is
-    'Asks the services for the vector of a query; NULL when it is in the cache already. Takes '
-    'effect at commit.';
+comment on function pgembed._request_query(text, text, float8) is
+    'Asks the services for the vector of a query, for as many seconds; NULL when it is in the cache '
+    'already. Takes effect at commit.';
 
 create or replace procedure pgembed._encode_cannot_run_inside_a_transaction_block()
 language plpgsql
@@ -97,7 +109,7 @@ begin
             hint = 'Call it before BEGIN (the vector stays in the cache), or encode the query in '
                    'the application and pass query_embedding => ...';
     end if;
-    wanted_model := pgembed._request_query(query, model);
+    wanted_model := pgembed._request_query(query, model, timeout);
     if wanted_model is null then
         return;
     end if;
@@ -178,37 +190,85 @@ $$;
 comment on function pgembed._service_alive_public() is
     'Whether an encoder service is running, for callers who may not read pgembed.worker.';
 
-create or replace function pgembed._query_claim_v1(p_n int, p_lease interval)
-returns table (model_id int, model text, provider text, query_hash bytea, query text)
+create or replace function pgembed._query_claim_v1(p_n int, p_lease interval, p_busy int[] default '{}')
+returns table (model_id int, role name, query_hash bytea, query text, attempts smallint)
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-    with ready as materialized (
+    -- Each role's oldest one, then each one's second, and so on: the index is walked from role to role.
+    with recursive asking(role) as (
+        (select q.role from pgembed.query_embedding as q
+         where q.answered_at is null
+         order by q.role limit 1)
+        union all
+        select (select q.role from pgembed.query_embedding as q
+                where q.answered_at is null and q.role > a.role
+                order by q.role limit 1)
+        from asking as a
+        where a.role is not null),
+    turns as (
+        select w.*, row_number() over (partition by w.role order by w.requested_at) as turn
+        from asking as a
+        cross join lateral (
+            select q.model_id, q.query_hash, q.role, q.requested_at, q.attempts
+            from pgembed.query_embedding as q
+            where q.answered_at is null and q.role = a.role
+              and (q.claimed_until is null or q.claimed_until <= clock_timestamp())
+              and q.wanted_until > clock_timestamp() and q.model_id <> all (p_busy)
+            order by q.requested_at
+            limit p_n) as w),
+    -- What was claimed before may be what killed the service: it goes by itself.
+    next as (
+        select t.*, row_number() over in_order as place, first_value(t.attempts) over in_order as leading
+        from turns as t
+        window in_order as (order by t.turn, t.requested_at)
+        order by place
+        limit p_n),
+    ready as materialized (
         select q.model_id, q.query_hash, q.role
-        from pgembed.query_embedding as q
-        where q.answered_at is null
+        from next as n
+        join pgembed.query_embedding as q using (model_id, query_hash, role)
+        where coalesce(q.answered_at, 'infinity') = 'infinity'
           and (q.claimed_until is null or q.claimed_until <= clock_timestamp())
-        order by q.requested_at
-        limit p_n
-        for update skip locked)
+          and case when n.leading > 0 then n.place = 1 else n.attempts = 0 end
+        for update of q skip locked)
     update pgembed.query_embedding as q
-    set claimed_until = clock_timestamp() + p_lease
-    from ready
-    join pgembed.model as m using (model_id)
-    where q.model_id = ready.model_id and q.query_hash = ready.query_hash and q.role = ready.role
-    returning q.model_id, m.name, m.provider, q.query_hash, q.query
+    set claimed_until = clock_timestamp() + p_lease, attempts = q.attempts + 1
+    from ready as r
+    where q.model_id = r.model_id and q.query_hash = r.query_hash and q.role = r.role
+    returning q.model_id, q.role, q.query_hash, q.query, q.attempts
 $$;
-comment on function pgembed._query_claim_v1(int, interval) is 'Leases queries that wait for their vector.';
+comment on function pgembed._query_claim_v1(int, interval, int[]) is
+    'Leases queries that somebody waits for: the roles take turns, each with its oldest first. One that was claimed '
+    'before comes by itself. None of models that are busy.';
 
-create or replace function pgembed._query_answer_v1(
-    p_model_id int, p_query_hash bytea, p_embedding vector, p_error text
+create or replace function pgembed._query_extend_v1(
+    p_model_ids int[], p_roles name[], p_query_hashes bytea[], p_lease interval
 ) returns void
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-    update pgembed.query_embedding
-    set embedding = p_embedding, error = p_error, query = null, answered_at = clock_timestamp()
-    where model_id = p_model_id and query_hash = p_query_hash and answered_at is null
+    update pgembed.query_embedding as q
+    set claimed_until = clock_timestamp() + p_lease
+    from unnest(p_model_ids, p_roles, p_query_hashes) as held(model_id, role, query_hash)
+    where q.model_id = held.model_id and q.role = held.role and q.query_hash = held.query_hash
+      and coalesce(q.answered_at, 'infinity') = 'infinity' and q.claimed_until is not null
 $$;
-comment on function pgembed._query_answer_v1(int, bytea, vector, text) is
+comment on function pgembed._query_extend_v1(int[], name[], bytea[], interval) is
+    'Renews the leases of queries, while their model is loaded or busy.';
+
+create or replace function pgembed._query_answer_v1(
+    p_model_id int, p_role name, p_query_hash bytea, p_embedding vector, p_error text
+) returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    -- coalesce: IS NULL would have the planner walk the index of all open ones.
+    update pgembed.query_embedding
+    set embedding = p_embedding, error = p_error, query = null, answered_at = clock_timestamp(),
+        attempts = greatest(attempts - 1, 0)
+    where model_id = p_model_id and role = p_role and query_hash = p_query_hash
+      and coalesce(answered_at, 'infinity') = 'infinity'
+$$;
+comment on function pgembed._query_answer_v1(int, name, bytea, vector, text) is
     'Answers a query with its vector, or with the error; its text is then forgotten.';

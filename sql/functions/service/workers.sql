@@ -110,12 +110,13 @@ begin
     end loop;
     perform pgembed._bm25_reconcile();
     delete from pgembed.worker where heartbeat_at < clock_timestamp() - interval '10 minutes';
-    -- The cache keeps the ten thousand latest queries; unanswered ones die after an hour.
+    -- The cache keeps the ten thousand latest queries, errors for an hour, and what nobody waits for not at all.
     delete from pgembed.query_embedding
     where answered_at < (select answered_at from pgembed.query_embedding
                          where answered_at is not null
                          order by answered_at desc offset 10000 limit 1)
-       or (answered_at is null and requested_at < clock_timestamp() - interval '1 hour');
+       or (error is not null and answered_at < clock_timestamp() - interval '1 hour')
+       or (answered_at is null and wanted_until < clock_timestamp());
 end
 $$;
 comment on function pgembed._reconcile_v1() is

@@ -49,7 +49,6 @@ class Provider:
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
-    pytest.importorskip("litellm")
     state = Provider()
 
     class Handler(BaseHTTPRequestHandler):
@@ -138,7 +137,16 @@ def test_rate_limit_and_outage_are_no_fault_of_the_text(
     with pytest.raises(EncoderUnavailable) as caught:
         encoder().encode_documents(["x"])
     assert caught.value.retry_after == 7
+    # A 500 may be about a text, whatever its headers say.
+    assert caught.value.back_pressure == (status != 500)
     assert len(provider.requests) == 1  # waiting is the service's work
+
+
+def test_outage_that_names_no_time_may_be_about_a_text(provider: Provider) -> None:
+    provider.status = 503
+    with pytest.raises(EncoderUnavailable) as caught:
+        encoder().encode_documents(["x"])
+    assert not caught.value.back_pressure
 
 
 def test_refused_key_is_an_outage_with_a_long_pause(provider: Provider) -> None:

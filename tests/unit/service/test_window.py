@@ -70,8 +70,19 @@ def test_document_with_a_bad_chunk_fails_and_the_others_are_done() -> None:
     plan = Plan([bad, fine, gone])
     plan.vectors["good"] = np.zeros(2, np.float32)
     plan.errors["bad"] = Fault("why", "TextError")
-    assert plan.failed() == [(bad, Fault("why", "TextError"))]
-    assert plan.done() == [fine, gone]
+    assert plan.take_failed() == [(bad, Fault("why", "TextError"))]
+    assert plan.take_done() == [fine, gone]
+    assert plan.documents == []
+
+
+def test_document_with_a_chunk_under_way_stays() -> None:
+    slow = Document(row("1"), [job(1)], ["good", "slow"])
+    fine = Document(row("2"), [job(2)], ["good"])
+    plan = Plan([slow, fine])
+    plan.vectors["good"] = np.zeros(2, np.float32)
+    assert plan.take_failed() == []
+    assert plan.take_done() == [fine]
+    assert plan.documents == [slow]
 
 
 def test_write_names_rows_by_position_from_one() -> None:

@@ -70,6 +70,15 @@ create table pgembed.worker (
 comment on table pgembed.worker is 'Running encoder services; each writes a heartbeat.';
 comment on column pgembed.worker.rates is 'Rows a second for each embedding, by embedding_id.';
 
+create table pgembed.clock (
+    latest  timestamptz not null default '-infinity',
+    highest timestamptz not null default '-infinity'
+);
+insert into pgembed.clock default values;
+comment on table pgembed.clock is
+    'What the server''s clock said at the latest heartbeat of a service, and the highest it ever said then: one row, '
+    'by which services notice that the clock was set back.';
+
 create table pgembed.query_embedding (
     model_id      int not null references pgembed.model on delete cascade,
     role          name not null default current_user,

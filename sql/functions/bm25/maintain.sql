@@ -149,8 +149,8 @@ begin
             'select %L = ''pending'' or exists (select from %s offset 1999) '
             'or exists (select from %3$s where op <> ''D'') or exists (select from %3$s offset 999) '
             'or exists (select from %3$s where slot is null offset 99) '
-            'or exists (select from %3$s where recorded_at < clock_timestamp() - make_interval(secs => $1)) '
-            'or exists (select from pgembed.bm25_failed where bm25_id = %4$s and failed_at < clock_timestamp() - interval ''1 minute'')',
+            'or exists (select from %3$s where recorded_at not between clock_timestamp() - make_interval(secs => $1) and clock_timestamp()) '
+            'or exists (select from pgembed.bm25_failed where bm25_id = %4$s and failed_at not between clock_timestamp() - interval ''1 minute'' and clock_timestamp())',
             b.state, pgembed._bm25_table(b.bm25_id, 'recent'), pgembed._bm25_table(b.bm25_id, 'dead'), b.bm25_id)
         into due using p_erase_seconds;
         if due then
@@ -181,7 +181,7 @@ begin
     end if;
     done := pgembed._bm25_maintain(b, 2000);
     if to_regclass(pgembed._bm25_table(p_bm25_id, 'dead')) is not null then
-        execute format('select exists (select from %s where recorded_at < clock_timestamp() - make_interval(secs => $1))',
+        execute format('select exists (select from %s where recorded_at not between clock_timestamp() - make_interval(secs => $1) and clock_timestamp())',
                        pgembed._bm25_table(p_bm25_id, 'dead')) into old using p_erase_seconds;
         if old then
             done := concat_ws(', ', done, pgembed._bm25_maintain(b, 1));

@@ -21,6 +21,11 @@
 -- subtransaction that is rolled back, and only what was read, in variables, is kept. What
 -- must stay (the UPDATE of column storage) is done by the service alone, which cleans its
 -- session before it uses that for anything else.
+--
+-- Errors too are fenced. Foreign code may raise any SQLSTATE: those of pgembed, of a lock
+-- that was not granted, of a lost connection. So the table is locked first, where an error
+-- is what it says; and whatever is raised after that comes out as PE018, with the SQLSTATE
+-- that it had in the field DATATYPE. No other code of an error is ever foreign.
 
 create or replace function pgembed._owner_of(p_relation oid) returns oid
 language sql stable
@@ -198,15 +203,44 @@ $$;
 comment on function pgembed._fence(int, text) is
     'Name of a function of the fence (read or run), or PE016 where it does not hold.';
 
+create or replace function pgembed._lock_source_sql(p_source oid, p_mode text default 'access share') returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('lock table %s in %s mode', pgembed._table_sql(p_source), p_mode)
+$$;
+comment on function pgembed._lock_source_sql(oid, text) is
+    'What a statement of the owner''s does first, so that waiting for the table is no error of foreign code.';
+
+create or replace function pgembed._raise_foreign(p_state text, p_error text) returns void
+language plpgsql
+as $$
+begin
+    raise exception using errcode = 'PE018', message = p_error, datatype = p_state;
+end
+$$;
+comment on function pgembed._raise_foreign(text, text) is
+    'PE018 in place of what code of a table''s owner has raised, whose SQLSTATE says nothing.';
+
 create or replace function pgembed._run_as_owner(p_text_id int, p_sql text, p_work pgembed._work default null) returns text[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    fence constant text := pgembed._fence(p_text_id, 'run');
     statements constant text[] := pgembed._foreign_statements(null);
     keys text[];
 begin
-    execute format('select %s($1, $2)', pgembed._fence(p_text_id, 'run')) into keys using p_sql, p_work;
+    if p_work is null then    -- DDL: evaluates nothing of the owner's
+        execute format('select %s($1, null)', fence) using p_sql;
+    else
+        execute format('select %s($1, null)', fence) using pgembed._lock_source_sql((pgembed._text(p_text_id)).source, 'row exclusive');
+        begin
+            execute format('select %s($1, $2)', fence) into keys using p_sql, p_work;
+        exception when others or assert_failure or query_canceled then
+            perform pgembed._raise_foreign(sqlstate, sqlerrm);
+        end;
+    end if;
     perform pgembed._back_inside();
     perform pgembed._foreign_statements(statements);
     return keys;
@@ -245,16 +279,21 @@ declare
     fence constant text := pgembed._fence(p_text_id, 'read');
     statements constant text[] := pgembed._foreign_statements(null);
     keys text[];
+    locked boolean := false;
     done boolean := false;
 begin
     begin
+        perform pgembed._run_as_owner(p_text_id, pgembed._lock_source_sql((pgembed._text(p_text_id)).source));
+        locked := true;
         execute format('select pg_catalog.array_agg(r.key order by r.place) from %s($1, $2) as r(place bigint, key text)', fence)
         into keys using p_sql, p_work;
         done := true;
         raise sqlstate 'PE000';    -- what has been read stays in keys, all else is undone
-    exception when others or assert_failure then
+    exception when others or assert_failure or query_canceled then
         perform pgembed._foreign_statements(statements);
-        if not done then
+        if locked and not done then
+            perform pgembed._raise_foreign(sqlstate, sqlerrm);
+        elsif not done then
             raise;
         end if;
     end;
@@ -277,9 +316,12 @@ declare
         'array_agg(r.hash order by r.place), array_agg(r.bytes order by r.place) '
         'from %s($1, $2) as r(place bigint, present boolean, content text, hash bytea, bytes bigint)', pgembed._fence(t.text_id, 'read'));
     statements constant text[] := pgembed._foreign_statements(null);
+    locked boolean := false;
     done boolean := false;
 begin
     begin
+        perform pgembed._run_as_owner(t.text_id, pgembed._lock_source_sql(t.source));
+        locked := true;
         execute statement into present, contents, hashes, bytes
         using format(
             'select r.place, r.present is not null, case when r.bytes operator(pg_catalog.<=) ($1).n or r.place operator(pg_catalog.=) 1 then r.content end, '
@@ -291,9 +333,11 @@ begin
             pgembed._source_rows_sql(t.source, t.canonical_expression)), row(p_keys, null, null, p_max_bytes)::pgembed._work;
         done := true;
         raise sqlstate 'PE000';
-    exception when others or assert_failure then
+    exception when others or assert_failure or query_canceled then
         perform pgembed._foreign_statements(statements);
-        if not done then
+        if locked and not done then
+            perform pgembed._raise_foreign(sqlstate, sqlerrm);
+        elsif not done then
             raise;
         end if;
     end;
@@ -326,18 +370,24 @@ declare
     words tsvector[];
     errors text[];
     after text;
+    locked boolean;
     done boolean;
 begin
     loop
+        locked := false;
         done := false;
         begin
+            perform pgembed._run_as_owner(t.text_id, pgembed._lock_source_sql(t.source));
+            locked := true;
             execute statement into keys, lengths, words, errors
             using format(page, case when after is null then 'true' else further end), row(null, null, after, null)::pgembed._work;
             done := true;
             raise sqlstate 'PE000';
-        exception when others or assert_failure then
+        exception when others or assert_failure or query_canceled then
             perform pgembed._foreign_statements(statements);
-            if not done then
+            if locked and not done then
+                perform pgembed._raise_foreign(sqlstate, sqlerrm);
+            elsif not done then
                 raise;
             end if;
         end;

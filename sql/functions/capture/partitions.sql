@@ -88,7 +88,11 @@ begin
     perform set_config('lock_timeout', '50ms', true);
     foreach part in array changes.came loop
         begin
-            again := again or pgembed._unknown_keys(t, part, 1) <> '{}';
+            begin
+                again := again or pgembed._unknown_keys(t, part, 1) <> '{}';
+            exception when sqlstate 'PE018' then
+                again := true;    -- a row of it cannot be read: the walk over the table finds out which
+            end;
             perform pgembed._run_as_owner(t.text_id, pgembed._partition_trigger_sql(t, part));
         exception when lock_not_available or deadlock_detected then
             null;

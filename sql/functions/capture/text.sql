@@ -202,6 +202,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     name constant text := pgembed._name_of_text(t.text_id);
+    code text;
 begin
     -- What no one but the user can mend; NULL: nothing.
     if pgembed._table_sql(t.source) is null then
@@ -218,15 +219,12 @@ begin
         -- Planned, as the owner; no row is read.
         perform pgembed._keys_as_owner(t.text_id, format('select 1::int8, (%s)::text from %s limit 0',
                                                          t.canonical_expression, pgembed._table_sql(t.source)));
-    exception
-        when syntax_error_or_access_rule_violation or invalid_schema_name then    -- classes 42 and 3F, not a lock's timeout
-            return format('The text expression no longer fits the table: %s. Mend the table, or give another text: '
-                          'text_expression => ... of pgembed.alter_embedding or alter_bm25.', sqlerrm);
-        -- A function of theirs may raise anything, while it is planned.
-        when lock_not_available then
-            raise;
-        when others or assert_failure or query_canceled then
-            return format('The text expression fails whatever the row: %s', sqlerrm);
+    exception when sqlstate 'PE018' then
+        get stacked diagnostics code = pg_datatype_name;
+        return case when code similar to '(42|3F)%'    -- a name or a right is missing; a function of theirs may say so, too
+                    then format('The text expression no longer fits the table: %s. Mend the table, or give another text: '
+                                'text_expression => ... of pgembed.alter_embedding or alter_bm25.', sqlerrm)
+                    else format('The text expression fails whatever the row: %s', sqlerrm) end;
     end;
     return null;
 end

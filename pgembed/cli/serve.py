@@ -87,6 +87,15 @@ def serve(
             help="Longest sleep in seconds: what a lost notification costs.",
         ),
     ] = 5.0,
+    read_timeout: Annotated[
+        float,
+        typer.Option(
+            envvar="PGEMBED_READ_TIMEOUT",
+            min=0.1,
+            help="Seconds that reading one row may take: a function in the text may "
+            "be slow.",
+        ),
+    ] = 10.0,
     erase_after: Annotated[
         float,
         typer.Option(
@@ -162,6 +171,7 @@ def serve(
         batch_size=batch_size,
         lease_seconds=lease,
         poll_seconds=poll,
+        read_seconds=read_timeout,
         erase_seconds=erase_after,
         health_port=health_port,
         health_host=health_host,

@@ -10,6 +10,7 @@ import structlog
 
 from pgembed.errors import PgembedError
 from pgembed.service.connection import Link
+from pgembed.service.database import Database
 from pgembed.service.faults import Blame, ConnectionLost, StatementFailed
 from pgembed.service.store import Store
 
@@ -34,6 +35,7 @@ class Indexer:
     def __init__(
         self,
         dsn: str,
+        database: Database,
         worker_id: UUID,
         may_be_due: asyncio.Event,
         any_filled: Callable[[], bool],
@@ -42,12 +44,14 @@ class Indexer:
 
         Args:
             dsn: Connection string.
+            database: Where to wait while it cannot be worked in.
             worker_id: Of this service, which has a heartbeat.
             may_be_due: Set when a declaration or the state of a fill has changed.
             any_filled: Whether any embedding's first fill is done.
         """
         # No lock timeout: CONCURRENTLY waits for long transactions by design.
         self._store = Store(Link(dsn, "index", lock_timeout_seconds=0))
+        self._database = database
         self._worker_id = worker_id
         self._may_be_due = may_be_due
         self._any_filled = any_filled
@@ -64,8 +68,8 @@ class Indexer:
             if self._any_filled():
                 try:
                     await self.build_all()
-                except (ConnectionLost, StatementFailed) as exc:
-                    log.warning("index.interrupted", error=str(exc))
+                except PgembedError as exc:
+                    await self._database.after(exc, "index")
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def build_all(self) -> int:

@@ -14,6 +14,8 @@ import structlog
 
 from pgembed.errors import PgembedError
 from pgembed.service.connection import Link
+from pgembed.service.database import Database
+from pgembed.service.faults import StatementFailed
 from pgembed.service.store import Store
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ HEARTBEAT_SECONDS = 5.0  # SQL takes a service for dead after 30
 DEPTH_SECONDS = 15.0
 DEPTH_LIMIT = 100_000  # counting further would not be cheap
 RECONCILE_SECONDS = 60.0
+RECONCILE_TEXT_SECONDS = 15.0  # of which a lock may take ten
 
 
 class Maintenance:
@@ -38,6 +41,7 @@ class Maintenance:
         store: Store,
         dsn: str,
         *,
+        database: Database,
         scheduler: Scheduler,
         models: Models,
         pipeline: Pipeline,
@@ -48,7 +52,8 @@ class Maintenance:
 
         Args:
             store: For short statements; never behind a lock of the user's.
-            dsn: For reconciling over a connection that may wait for locks.
+            dsn: For reconciling, over a connection that may wait for locks.
+            database: Where to wait while it cannot be worked in.
             scheduler: Whose leases to renew.
             models: For the heartbeat.
             pipeline: For the rates.
@@ -57,7 +62,8 @@ class Maintenance:
         """
         self.worker_id = uuid4()
         self._store = store
-        self._reconciler = Store(Link(dsn, "reconcile", lock_timeout_seconds=0))
+        self._reconciler = Store(Link(dsn, "reconcile"))
+        self._database = database
         self._scheduler = scheduler
         self._models = models
         self._pipeline = pipeline
@@ -67,10 +73,13 @@ class Maintenance:
     async def run(self) -> None:
         """Do all duties until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(_every(HEARTBEAT_SECONDS, self.heartbeat))
-            group.create_task(_every(self._lease_seconds / 3, self.renew_leases))
-            group.create_task(_every(DEPTH_SECONDS, self.measure_queue))
-            group.create_task(_every(RECONCILE_SECONDS, self.reconcile))
+            for seconds, duty in (
+                (HEARTBEAT_SECONDS, self.heartbeat),
+                (self._lease_seconds / 3, self.renew_leases),
+                (DEPTH_SECONDS, self.measure_queue),
+                (RECONCILE_SECONDS, self.reconcile),
+            ):
+                group.create_task(self._every(seconds, duty))
 
     async def heartbeat(self) -> None:
         """Say that this service is alive, and how fast it is."""
@@ -111,6 +120,13 @@ class Maintenance:
     async def reconcile(self) -> None:
         """Find what has changed behind pgembed's back."""
         try:
+            for text_id in await self._reconciler.texts():
+                try:
+                    await self._reconciler.reconcile_text(
+                        text_id, seconds=RECONCILE_TEXT_SECONDS
+                    )
+                except StatementFailed as exc:
+                    log.debug("text.not_followed", text_id=text_id, error=str(exc))
             await self._reconciler.reconcile()
         finally:
             await self._reconciler.link.close()
@@ -119,19 +135,14 @@ class Maintenance:
         """Say that this service stops."""
         await self._store.goodbye(self.worker_id)
 
-
-async def _every(seconds: float, duty: Callable[[], Awaitable[None]]) -> None:
-    """Do a duty now and again; one failure is no reason to stop."""
-    while True:
-        try:
-            await duty()
-        except PgembedError as exc:
-            log.warning(
-                "maintenance.failed",
-                duty=getattr(duty, "__name__", "?"),
-                error=str(exc),
-            )
-        await asyncio.sleep(seconds)
+    async def _every(self, seconds: float, duty: Callable[[], Awaitable[None]]) -> None:
+        """Do a duty now and again; one failure is no reason to stop."""
+        while True:
+            try:
+                await duty()
+            except PgembedError as exc:
+                await self._database.after(exc, getattr(duty, "__name__", "duty"))
+            await asyncio.sleep(seconds)
 
 
 def _version() -> str:

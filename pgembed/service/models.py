@@ -88,6 +88,8 @@ class Models:
 
     def usable(self, model: Model) -> bool:
         """Whether a model can encode now; begins to load it when it is new."""
+        if not self._settings.serves(model.model):
+            return False  # another service's
         slot = self._slots.get(model.model_id)
         if slot is None or _differs(slot.model, model):
             self._begin(model)
@@ -122,6 +124,10 @@ class Models:
         Raises:
             ModelOutOfOrder: It cannot be loaded, or is out of order.
         """
+        if not self._settings.serves(model.model):
+            raise ModelOutOfOrder(
+                f"model {model.model!r} is not among those this service serves"
+            )
         if not self.usable(model):
             await self._slots[model.model_id].loaded.wait()
         slot = self._slots[model.model_id]
@@ -281,10 +287,6 @@ class Models:
         started = time.monotonic()
         retry = RETRY_LOAD_SECONDS
         try:
-            if not self._settings.serves(model.model):
-                raise ModelOutOfOrder(
-                    f"model {model.model!r} is not among those this service serves"
-                )
             encoder = self._preloaded.get(model.model)
             if encoder is None:
                 encoder = await self._thread.submit(

@@ -21,6 +21,8 @@ class ServiceSettings(Settings):
             back.
         health_host: Where the health server listens.
         health_port: Its port; None: no health server. 0 chooses a free one.
+        read_seconds: How long the database may take to read one row, or to write it:
+            the owner's code runs then.
         erase_seconds: How long the words and keys of a deleted row, or of an earlier
             text, may stay in a BM25 index.
         max_read_megabytes: Most text read at once, in MiB; the rest waits.
@@ -33,6 +35,7 @@ class ServiceSettings(Settings):
     grace_seconds: float = 3.0
     health_host: str = "127.0.0.1"
     health_port: int | None = None
+    read_seconds: float = 10.0
     erase_seconds: float = 3600.0
     max_read_megabytes: int = 32
 

@@ -7,14 +7,14 @@ import time
 
 import structlog
 
+from pgembed.errors import PgembedError
 from pgembed.service.connection import Link
-from pgembed.service.faults import ConnectionLost, StatementFailed
+from pgembed.service.database import Database
 from pgembed.service.store import Store
 
 log = structlog.get_logger("pgembed.service")
 
 LOOK_SECONDS = 2.0
-FAILURE_PAUSE_SECONDS = 30.0
 
 
 class Packer:
@@ -24,13 +24,15 @@ class Packer:
     services one does the work for an index; the others pass it by.
     """
 
-    def __init__(self, dsn: str, erase_seconds: float) -> None:
+    def __init__(self, dsn: str, database: Database, erase_seconds: float) -> None:
         """Prepare.
 
         Args:
             dsn: Connection string.
+            database: Where to wait while it cannot be worked in.
             erase_seconds: How long the words of a deleted row may stay.
         """
+        self._database = database
         self._erase_seconds = erase_seconds
         self.link = Link(dsn, "bm25", lock_timeout_seconds=0)
         self._store = Store(self.link)
@@ -40,9 +42,8 @@ class Packer:
         while True:
             try:
                 await self.maintain_all()
-            except (ConnectionLost, StatementFailed) as exc:
-                log.warning("bm25.failed", error=str(exc))
-                await asyncio.sleep(FAILURE_PAUSE_SECONDS)
+            except PgembedError as exc:
+                await self._database.after(exc, "bm25")
             await asyncio.sleep(LOOK_SECONDS)
 
     async def maintain_all(self) -> None:

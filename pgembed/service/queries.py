@@ -11,6 +11,7 @@ import numpy as np
 import structlog
 
 from pgembed.errors import PgembedError
+from pgembed.service.database import Database
 from pgembed.service.encoding import EncodeThread, Priority
 from pgembed.service.faults import ConnectionLost, StatementFailed
 from pgembed.service.models import ModelOutOfOrder, Models
@@ -34,6 +35,7 @@ class QueryLane:
     def __init__(
         self,
         store: Store,
+        database: Database,
         models: Models,
         thread: EncodeThread,
         metrics: Metrics,
@@ -42,6 +44,7 @@ class QueryLane:
     ) -> None:
         self.wake = asyncio.Event()
         self._store = store
+        self._database = database
         self._models = models
         self._thread = thread
         self._metrics = metrics
@@ -56,9 +59,8 @@ class QueryLane:
             try:
                 while queries := await self._store.claim_queries(BATCH, LEASE_SECONDS):
                     await self._start(queries)
-            except (ConnectionLost, StatementFailed) as exc:
-                log.warning("queries.interrupted", error=str(exc))
-                await asyncio.sleep(0.1)
+            except PgembedError as exc:
+                await self._database.after(exc, "queries")
                 continue
             pooled = self._store.link.pooled
             try:

@@ -44,7 +44,8 @@ def write(conn: Conn, table: str, first: int, last: int, word: str = "text") -> 
     """Insert rows, or change them."""
     conn.execute(
         sql.SQL(
-            "insert into {} select i, %s || ' ' || i from generate_series(%s::int, %s::int) as i"
+            "insert into {} select i, %s || ' ' || i"
+            " from generate_series(%s::int, %s::int) as i"
             " on conflict (id) do update set body = excluded.body"
         ).format(sql.Identifier(table)),
         [word, first, last],
@@ -105,6 +106,16 @@ def waiting(conn: Conn, table: str) -> list[str]:
 def failed(conn: Conn) -> dict[str, str]:
     """Errors of the rows that were put aside, by key."""
     return dict(conn.execute("select key, error from pgembed.failed").fetchall())
+
+
+def out_of_service(conn: Conn) -> list[str]:
+    """Embeddings that are broken, with the reason."""
+    return [
+        f"{name}: {reason}"
+        for name, reason in conn.execute(
+            "select name, state_reason from pgembed.status where state <> 'active'"
+        )
+    ]
 
 
 def now(conn: Conn) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import psycopg
 import pytest
@@ -31,7 +31,7 @@ def encoder() -> FaultyEncoder:
 
 
 @pytest.fixture
-def lines(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[], Counter[str]]]:
+def lines(capfd: pytest.CaptureFixture[str]) -> Callable[[], Counter[str]]:
     """Give what the service has logged, event by event."""
     seen: list[str] = []
 

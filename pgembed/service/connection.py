@@ -157,12 +157,15 @@ class Link:
         return self._connection is not None and not self._connection.closed
 
     @asynccontextmanager
-    async def use(self, seconds: float | None = None) -> AsyncIterator[Connection]:
+    async def use(
+        self, seconds: float | None = None, *, alone: bool = False
+    ) -> AsyncIterator[Connection]:
         """Lend the connection, opening it first where needed.
 
         Args:
             seconds: Deadline of the one statement it is lent for, to be fetched from
                 before it is given back; None: none.
+            alone: Whether it is a statement that no transaction may be around.
 
         Raises:
             ConnectionLost: It cannot be opened, or broke while it was lent. The
@@ -173,7 +176,9 @@ class Link:
             connection = await self._opened()
             try:
                 with wrapped_errors(connection):
-                    if seconds is None:
+                    if alone:
+                        yield connection
+                    elif seconds is None:
                         async with self._settings(connection):
                             yield connection
                     else:

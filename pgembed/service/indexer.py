@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from pgembed.errors import PgembedError
-from pgembed.service.connection import Link
 from pgembed.service.database import Database
 from pgembed.service.faults import Blame, ConnectionLost, StatementFailed
 from pgembed.service.store import Store
@@ -34,7 +33,7 @@ class Indexer:
 
     def __init__(
         self,
-        dsn: str,
+        store: Store,
         database: Database,
         worker_id: UUID,
         may_be_due: asyncio.Event,
@@ -43,14 +42,13 @@ class Indexer:
         """Prepare.
 
         Args:
-            dsn: Connection string.
+            store: Over a link for this alone, without a lock timeout.
             database: Where to wait while it cannot be worked in.
             worker_id: Of this service, which has a heartbeat.
             may_be_due: Set when a declaration or the state of a fill has changed.
             any_filled: Whether any embedding's first fill is done.
         """
-        # No lock timeout: CONCURRENTLY waits for long transactions by design.
-        self._store = Store(Link(dsn, "index", lock_timeout_seconds=0))
+        self._store = store
         self._database = database
         self._worker_id = worker_id
         self._may_be_due = may_be_due

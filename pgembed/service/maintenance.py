@@ -13,7 +13,6 @@ from uuid import uuid4
 import structlog
 
 from pgembed.errors import PgembedError
-from pgembed.service.connection import Link
 from pgembed.service.database import Database
 from pgembed.service.faults import StatementFailed
 from pgembed.service.store import Store
@@ -39,7 +38,7 @@ class Maintenance:
     def __init__(
         self,
         store: Store,
-        dsn: str,
+        reconciler: Store,
         *,
         database: Database,
         scheduler: Scheduler,
@@ -52,7 +51,7 @@ class Maintenance:
 
         Args:
             store: For short statements; never behind a lock of the user's.
-            dsn: For reconciling, over a connection that may wait for locks.
+            reconciler: For reconciling, over a link that may wait for locks.
             database: Where to wait while it cannot be worked in.
             scheduler: Whose leases to renew.
             models: For the heartbeat.
@@ -62,7 +61,7 @@ class Maintenance:
         """
         self.worker_id = uuid4()
         self._store = store
-        self._reconciler = Store(Link(dsn, "reconcile"))
+        self._reconciler = reconciler
         self._database = database
         self._scheduler = scheduler
         self._models = models

@@ -8,7 +8,6 @@ import time
 import structlog
 
 from pgembed.errors import PgembedError
-from pgembed.service.connection import Link
 from pgembed.service.database import Database
 from pgembed.service.store import Store
 
@@ -24,18 +23,17 @@ class Packer:
     services one does the work for an index; the others pass it by.
     """
 
-    def __init__(self, dsn: str, database: Database, erase_seconds: float) -> None:
+    def __init__(self, store: Store, database: Database, erase_seconds: float) -> None:
         """Prepare.
 
         Args:
-            dsn: Connection string.
+            store: Over a link for this alone, without a lock timeout.
             database: Where to wait while it cannot be worked in.
             erase_seconds: How long the words of a deleted row may stay.
         """
         self._database = database
         self._erase_seconds = erase_seconds
-        self.link = Link(dsn, "bm25", lock_timeout_seconds=0)
-        self._store = Store(self.link)
+        self._store = store
 
     async def run(self) -> None:
         """Maintain until cancelled."""

@@ -71,7 +71,7 @@ class EncoderService:
         self._links = {
             purpose: Link(dsn, purpose)
             for purpose in (
-                *("listen", "query", "maintenance"),
+                *("listen", "query", "maintenance", "reconcile"),
                 *("aside", "slow", "control"),
             )
         }
@@ -79,6 +79,9 @@ class EncoderService:
             self._links[purpose] = Link(
                 dsn, purpose, lock_timeout_seconds=SHORT_LOCK_SECONDS
             )
+        for purpose in ("index", "bm25"):
+            # CONCURRENTLY waits for long transactions by design.
+            self._links[purpose] = Link(dsn, purpose, lock_timeout_seconds=0)
         self._stores = {purpose: Store(link) for purpose, link in self._links.items()}
         self._database = Database(self._stores["maintenance"], self._stopping)
         self._thread = EncodeThread()
@@ -123,7 +126,7 @@ class EncoderService:
         )
         self._maintenance = Maintenance(
             self._stores["maintenance"],
-            dsn,
+            self._stores["reconcile"],
             database=self._database,
             scheduler=self._scheduler,
             models=self._models,
@@ -132,13 +135,15 @@ class EncoderService:
             lease_seconds=self.settings.lease_seconds,
         )
         self._indexer = Indexer(
-            dsn,
+            self._stores["index"],
             self._database,
             self._maintenance.worker_id,
             self._scheduler.index_may_be_due,
             self._any_filled,
         )
-        self._packer = Packer(dsn, self._database, self.settings.erase_seconds)
+        self._packer = Packer(
+            self._stores["bm25"], self._database, self.settings.erase_seconds
+        )
         self._tick = time.monotonic()
 
     @property
@@ -287,7 +292,7 @@ class EncoderService:
         await self._models.close()
         if not self._thread.close(CLOSE_THREAD_SECONDS):
             log.warning("encoder.still_running")
-        for link in (*self._links.values(), self._packer.link):
+        for link in self._links.values():
             await link.close()
         if self.health is not None:
             self.health.close()

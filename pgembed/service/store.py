@@ -436,7 +436,7 @@ class Store:
 
     async def run_ddl(self, statement: str) -> None:
         """Run a statement that `next_index` gave."""
-        async with self.link.use() as connection:
+        async with self.link.use(alone=True) as connection:
             await connection.execute(statement.encode())
 
     async def index_done(self, embedding_id: int, error: str | None) -> None:

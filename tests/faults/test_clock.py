@@ -34,8 +34,8 @@ def set_back(conn: Conn) -> None:
         "select c.table_schema, c.table_name, c.column_name"
         " from information_schema.columns as c"
         " join information_schema.tables as t using (table_schema, table_name)"
-        " where c.data_type = 'timestamp with time zone' and t.table_type = 'BASE TABLE'"
-        " and c.table_schema in ('pgembed', 'public')"
+        " where c.data_type = 'timestamp with time zone'"
+        " and t.table_type = 'BASE TABLE' and c.table_schema in ('pgembed', 'public')"
     ).fetchall()
     assert ("pgembed", "queue", "not_before") in columns
     assert ("public", "good_embedding", "embedded_at") in columns
@@ -117,8 +117,9 @@ async def test_a_query_does_not_wait(
     declare(conn, "good", rows=20)
     # Claimed by a service that died.
     conn.execute(
-        "insert into pgembed.query_embedding (model_id, query_hash, query, claimed_until)"
-        " select model_id, pgembed._hash('what'), 'what', now() + interval '3 s'"
+        "insert into pgembed.query_embedding"
+        " (model_id, query_hash, query, claimed_until) select model_id,"
+        " pgembed._hash('what'), 'what', now() + interval '3 s'"
         " from pgembed.model where name = 'test'"
     )
     async with running(dsn, settings, {"test": encoder}):

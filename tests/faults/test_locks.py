@@ -154,6 +154,35 @@ def is_building(conn: Conn) -> bool:
     )
 
 
+def test_bm25_is_not_built_while_it_holds_the_row_of_its_embedding(
+    dsn: str, conn: Conn
+) -> None:
+    """Else the first fill, which a new partition has begun again, would stop."""
+    conn.execute(
+        "create table good (id int primary key, body text) partition by range (id);"
+        "create table good_1 partition of good for values from (0) to (100)"
+    )
+    conn.execute("select pgembed.register_model('test', 32, 'hashing')")
+    conn.execute(
+        "select pgembed.create_embedding('good', 'body', model => 'test', bm25 => true)"
+    )
+    conn.execute(
+        "create table good_2 (id int primary key, body text);"
+        "insert into good_2 select i, 'text ' || i from generate_series(100, 150) as i;"
+        "alter table good attach partition good_2 for values from (100) to (200);"
+        "select pgembed._bm25_mark(1)"
+    )
+    maintain = "select pgembed._bm25_maintain_v1(1, 3600)"
+    with psycopg.connect(dsn) as service:
+        done = service.execute(maintain).fetchone()
+        # The first fill goes on while that transaction is open, or it is a short one.
+        queued = value(conn, "select pgembed._backfill_v1(1, 10)")
+        assert queued or done == ("followed its table",)
+        service.commit()
+        assert "built" in value(service, maintain)
+        assert value(conn, "select pgembed._backfill_v1(1, 10)")
+
+
 async def test_drain_leaves_a_locked_table_and_says_so(
     dsn: str, conn: Conn, encoder: FaultyEncoder, settings: ServiceSettings
 ) -> None:

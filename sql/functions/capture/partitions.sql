@@ -66,7 +66,7 @@ $$;
 comment on function pgembed._partitions_differ(pgembed.captured_text) is
     'Partitions that were attached, and tables that were detached, since they were taken in or let go.';
 
-create or replace function pgembed._follow_partitions(t pgembed.captured_text) returns void
+create or replace function pgembed._follow_partitions(t pgembed.captured_text) returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -78,7 +78,7 @@ declare
     parts constant text[] := array(select pgembed._table_sql(p.relid) from pg_partition_tree(t.source) as p where p.level > 0 order by 1);
 begin
     if not t.capture then
-        return;
+        return false;
     end if;
     if parts <> t.partitions then
         again := not t.partitions <@ parts;    -- of one that was dropped not even a trigger is left
@@ -111,7 +111,8 @@ begin
     if again then
         perform pgembed._must_be_read_again(t.text_id);
     end if;
+    return again;
 end
 $$;
 comment on function pgembed._follow_partitions(pgembed.captured_text) is
-    'Takes in partitions that were attached since, and lets detached ones go.';
+    'Takes in partitions that were attached since, and lets detached ones go; whether the table must be read again for it.';

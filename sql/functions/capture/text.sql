@@ -260,7 +260,7 @@ $$;
 comment on function pgembed._vectors_lost(pgembed.captured_text) is
     'Why the vectors over a captured text cannot be kept any more; NULL: they can.';
 
-create or replace function pgembed._follow(t pgembed.captured_text, p_repair boolean) returns void
+create or replace function pgembed._follow(t pgembed.captured_text, p_repair boolean) returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -271,7 +271,7 @@ begin
     if reason is not null then
         update pgembed.captured_text set state = 'broken', state_reason = reason
         where text_id = t.text_id and (state, state_reason) is distinct from ('broken', reason);
-        return;
+        return false;
     end if;
     if t.state = 'broken' or p_repair or t.code_digest is distinct from pgembed._code_digest(t.code_functions) then
         -- The canonical form reads the same under every search_path.
@@ -289,7 +289,9 @@ begin
     elsif t.unseen then
         again := true;
     end if;
-    perform pgembed._follow_partitions(t);
+    if pgembed._follow_partitions(t) then
+        again := true;
+    end if;
     perform pgembed._sync_privileges(t);
     if t.state = 'broken' or again and t.unseen then
         update pgembed.captured_text set state = 'active', state_reason = null,
@@ -298,11 +300,13 @@ begin
     if again then
         perform pgembed._must_be_read_again(t.text_id);
     end if;
+    return again;
 end
 $$;
 comment on function pgembed._follow(pgembed.captured_text, boolean) is
     'Brings what was made for a captured text up to what its table is now: owner, key, columns, partitions, '
-    'privileges, row security, changed functions, dropped parts. A broken state that has healed is left.';
+    'privileges, row security, changed functions, dropped parts. A broken state that has healed is left. Whether the '
+    'table must be read again for it.';
 
 create or replace function pgembed._require_fit(t pgembed.captured_text) returns void
 language plpgsql

@@ -284,7 +284,7 @@ begin
     perform pgembed._back_inside();
     perform pgembed._require_source(was.source, was.name);
     perform pgembed._lock_declarations();
-    select * into was from pgembed.embedding where embedding_id = was.embedding_id for update;
+    select * into was from pgembed.embedding where embedding_id = was.embedding_id for no key update;
     e := was;
     if alter_embedding.model is null then
         select * into m from pgembed.model where model_id = e.model_id;

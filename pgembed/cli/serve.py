@@ -158,8 +158,8 @@ def serve(
     """
     from dataclasses import replace
 
+    from pgembed.cli.logs import configure_logging
     from pgembed.service import EncoderService, ServiceSettings
-    from pgembed.service.logs import configure_logging
 
     configure_logging(log_format.value, "debug" if verbose else "info", dsn=dsn)
     settings = replace(

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 import psycopg
-import structlog
 from pgvector.psycopg.vector import register_vector_info
 from psycopg import AsyncConnection, sql
 from psycopg.types import TypeInfo
@@ -21,12 +20,13 @@ from pgembed.errors import (
     UnsupportedEnvironment,
     from_psycopg,
 )
+from pgembed.events import events
 from pgembed.service.faults import ConnectionLost, StatementFailed
 from pgembed.sqlfiles import queries
 
 Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 LOCK_TIMEOUT_SECONDS = 10.0
 DEADLINE_GRACE_SECONDS = 1.0  # in which the server itself ends a statement

@@ -12,18 +12,17 @@ import asyncio
 import time
 from typing import NamedTuple
 
-import structlog
-
 from pgembed.errors import (
     InsufficientPrivilege,
     PgembedError,
     SchemaVersionError,
     UnsupportedEnvironment,
 )
+from pgembed.events import events
 from pgembed.service.faults import StatementFailed
 from pgembed.service.store import NEEDED_FUNCTIONS, Store
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 FIRST_PAUSE_SECONDS = 0.1
 LAST_PAUSE_SECONDS = 5.0

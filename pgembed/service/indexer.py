@@ -6,9 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-import structlog
-
 from pgembed.errors import PgembedError
+from pgembed.events import events
 from pgembed.service.database import Database
 from pgembed.service.faults import Blame, ConnectionLost, StatementFailed
 from pgembed.service.store import Store
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 LOOK_SECONDS = 60.0
 PAUSE_SECONDS = 1.0  # between looks, however often a look may be worth it

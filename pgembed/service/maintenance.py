@@ -10,9 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import structlog
-
 from pgembed.errors import PgembedError
+from pgembed.events import events
 from pgembed.service.database import Database
 from pgembed.service.faults import StatementFailed
 from pgembed.service.store import Store
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from pgembed.service.pipeline import Pipeline
     from pgembed.service.scheduler import Scheduler
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 HEARTBEAT_SECONDS = 5.0  # SQL takes a service for dead after 30
 DEPTH_SECONDS = 15.0

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import structlog
-
 from pgembed.encoders.registry import load_encoder
 from pgembed.errors import EncoderUnavailable, MissingExtra, PgembedError
+from pgembed.events import events
 from pgembed.service.encoding import EncodeThread, Priority
 from pgembed.service.faults import ConnectionLost, StatementFailed
 from pgembed.service.records import Embedding, Model
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from pgembed.encoders.base import Encoder
     from pgembed.service.options import ServiceSettings
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 RETRY_LOAD_SECONDS = 60.0
 FIRST_OUTAGE_SECONDS = 1.0

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 
-import structlog
-
 from pgembed.errors import PgembedError
+from pgembed.events import events
 from pgembed.service.database import Database
 from pgembed.service.store import Store
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 LOOK_SECONDS = 2.0
 

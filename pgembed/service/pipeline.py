@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import structlog
-
 from pgembed.errors import EncoderUnavailable, PgembedError, SqlError
+from pgembed.events import events
 from pgembed.service.documents import DocumentEncoder
 from pgembed.service.encoding import EncodeThread, Priority
 from pgembed.service.faults import Blame, ConnectionLost, StatementFailed
@@ -34,7 +33,7 @@ from pgembed.service.window import (
 if TYPE_CHECKING:
     from pgembed.service.options import ServiceSettings
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 MOMENT_DELAY_SECONDS = 0.5
 """How long jobs rest after a lock or load problem that was nobody's fault."""

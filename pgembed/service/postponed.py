@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import structlog
+from pgembed.events import events
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 FIRST_PAUSE_SECONDS = 0.25
 LAST_PAUSE_SECONDS = 5.0

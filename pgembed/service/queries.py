@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import structlog
 
 from pgembed.errors import PgembedError
+from pgembed.events import events
 from pgembed.service.database import Database
 from pgembed.service.encoding import EncodeThread, Priority
 from pgembed.service.faults import ConnectionLost, StatementFailed
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pgembed.service.metrics import Metrics
     from pgembed.service.store import Store
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 BATCH = 16  # queries: few enough that the last of them does not wait long
 LEASE_SECONDS = 30.0

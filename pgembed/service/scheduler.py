@@ -25,9 +25,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import structlog
-
 from pgembed.errors import PgembedError
+from pgembed.events import events
 from pgembed.service.database import Database
 from pgembed.service.encoding import Priority
 from pgembed.service.faults import ConnectionLost
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from pgembed.service.options import ServiceSettings
     from pgembed.service.store import Store
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 BULK_WINDOWS = 3  # one read, one encoded, one written
 FRESH_WINDOWS = 2  # of one embedding

@@ -7,10 +7,9 @@ import time
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from pgembed.dsn import check
 from pgembed.errors import PgembedError
+from pgembed.events import events
 from pgembed.service.connection import Link
 from pgembed.service.database import Database
 from pgembed.service.encoding import EncodeThread
@@ -30,7 +29,7 @@ from pgembed.service.store import Store
 if TYPE_CHECKING:
     from pgembed.encoders.base import Encoder
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 TICK_SECONDS = 0.5
 STALLED_SECONDS = 15.0  # event loop silent for that long: not healthy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -33,8 +34,9 @@ async def test_a_locked_table_is_skipped_and_the_others_do_not_wait(
     settings: ServiceSettings,
     storage: str,
     mode: str,
-    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "pgembed")
     declare(conn, "locked", storage=storage)
     declare(conn, "good", rows=1)
     async with (
@@ -61,9 +63,8 @@ async def test_a_locked_table_is_skipped_and_the_others_do_not_wait(
     if storage == "table":
         assert wrong(conn, "locked") == []
     # A line when it began to wait, and one when it went on.
-    out, err = capfd.readouterr()
-    assert (out + err).count("embedding.postponed") <= 1
-    assert (out + err).count("embedding=locked_embedding") <= 3
+    assert caplog.text.count("embedding.postponed") <= 1
+    assert caplog.text.count("embedding=locked_embedding") <= 3
 
 
 async def test_a_locked_table_does_not_stop_the_first_fill_of_another(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import logging
 from collections import Counter
 from collections.abc import Callable
 
@@ -31,14 +31,16 @@ def encoder() -> FaultyEncoder:
 
 
 @pytest.fixture
-def lines(capfd: pytest.CaptureFixture[str]) -> Callable[[], Counter[str]]:
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], Counter[str]]:
     """Give what the service has logged, event by event."""
-    seen: list[str] = []
+    caplog.set_level(logging.INFO, "pgembed")
 
     def read() -> Counter[str]:
-        out, err = capfd.readouterr()
-        seen.extend(re.findall(r"\[(?:warning|error|info) *\S* *\] (\S+)", out + err))
-        return Counter(seen)
+        return Counter(
+            record.getMessage().split()[0]
+            for record in caplog.records
+            if record.name.startswith("pgembed")
+        )
 
     return read
 

@@ -177,7 +177,8 @@ class Pipeline:
             log.exception("window.failed", embedding=window.embedding.name)
             await self._fail(window, list(window.held.values()), Fault.of(exc))
         finally:
-            self._windows_aside -= window.store in (self._aside, self._slow)
+            if window.store in (self._aside, self._slow):
+                await self._back()
 
     async def _work(self, window: Window) -> None:
         for job in [job for job in window.jobs if is_control(job)]:
@@ -294,6 +295,13 @@ class Pipeline:
         window.store = self._aside
         window.alone = False
         self._windows_aside += 1
+
+    async def _back(self) -> None:
+        """Note that a window that was aside has ended."""
+        self._windows_aside -= 1
+        if not self._windows_aside:
+            await self._aside.link.close()
+            await self._slow.link.close()
 
     def _too_slow(self, error: StatementFailed) -> Fault:
         seconds = f"{self._read_seconds:g} s (pgembed serve --read-timeout)"

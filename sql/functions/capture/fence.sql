@@ -347,6 +347,39 @@ comment on function pgembed._read_texts(pgembed.captured_text, text[], bigint) i
     'For each key, in order: whether its row is there, the SHA-256 of its text, the bytes of the texts up to there, and, '
     'as long as these are not more than max_bytes, the text.';
 
+create or replace function pgembed._page_of_documents(
+    t pgembed.captured_text, p_rows text, p_work pgembed._work,
+    out keys text[], out lengths int[], out words tsvector[], out errors text[]
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    statement constant text := format(
+        'select array_agg(r.key order by r.place), array_agg(r.length order by r.place), array_agg(r.lexemes order by r.place), '
+        'array_agg(r.error order by r.place) from %s($1, $2) as r(place bigint, key text, length int, lexemes tsvector, error text)',
+        pgembed._fence(t.text_id, 'read'));
+    statements constant text[] := pgembed._foreign_statements(null);
+    locked boolean := false;
+    done boolean := false;
+begin
+    perform pgembed._run_as_owner(t.text_id, pgembed._lock_source_sql(t.source));
+    locked := true;
+    execute statement into keys, lengths, words, errors using p_rows, p_work;
+    done := true;
+    raise sqlstate 'PE000';
+exception when others or assert_failure or query_canceled then
+    perform pgembed._foreign_statements(statements);
+    if locked and not done then
+        perform pgembed._raise_foreign(sqlstate, sqlerrm);
+    elsif not done then
+        raise;
+    end if;
+end
+$$;
+comment on function pgembed._page_of_documents(pgembed.captured_text, text, pgembed._work) is
+    'What a statement over the table of a captured text gives as (place, key, length, lexemes, error), in order, read as its owner.';
+
 create or replace function pgembed._documents(t pgembed.captured_text)
 returns table (key text, length int, lexemes tsvector, error text)
 language plpgsql stable    -- so all pages are of one snapshot, that of the statement that asks
@@ -354,46 +387,54 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    statement constant text := format(
-        'select array_agg(r.key order by r.place), array_agg(r.length order by r.place), array_agg(r.lexemes order by r.place), '
-        'array_agg(r.error order by r.place) from %s($1, $2) as r(place bigint, key text, length int, lexemes tsvector, error text)',
-        pgembed._fence(t.text_id, 'read'));
     columns constant text := pgembed._key_sql(t.source, null, 's.%2$I', ', ');
     page constant text := format(
-        'select s.place, d.key, d.length, d.lexemes, d.error from (select s, pg_catalog.row_number() over (order by %1$s) as place '
-        'from %2$s as s where %%s order by %1$s limit 500) as s cross join lateral pgembed._text_%3$s_document(s.s) as d',
-        replace(columns, '%', '%%'), replace(pgembed._table_sql(t.source), '%', '%%'), t.text_id);
+        'select s.place, %%s from (select s, pg_catalog.row_number() over (order by %1$s) as place '
+        'from %2$s as s where %%s order by %1$s limit 500) as s %%s', replace(columns, '%', '%%'), replace(pgembed._table_sql(t.source), '%', '%%'));
+    document constant text := format('pgembed._text_%s_document', t.text_id);
     further constant text := pgembed._keys_after_sql(t.source);
-    statements constant text[] := pgembed._foreign_statements(null);
-    keys text[];
-    lengths int[];
-    words tsvector[];
-    errors text[];
-    after text;
-    locked boolean;
-    done boolean;
+    work pgembed._work;
+    part text;
+    rows record;
+    one record;
+    code text;
+    refused boolean;
 begin
     loop
-        locked := false;
-        done := false;
+        part := case when work.after is null then 'true' else further end;
         begin
-            perform pgembed._run_as_owner(t.text_id, pgembed._lock_source_sql(t.source));
-            locked := true;
-            execute statement into keys, lengths, words, errors
-            using format(page, case when after is null then 'true' else further end), row(null, null, after, null)::pgembed._work;
-            done := true;
-            raise sqlstate 'PE000';
-        exception when others or assert_failure or query_canceled then
-            perform pgembed._foreign_statements(statements);
-            if locked and not done then
-                perform pgembed._raise_foreign(sqlstate, sqlerrm);
-            elsif not done then
+            rows := pgembed._page_of_documents(t, format(page, 'd.key, d.length, d.lexemes, d.error', part,
+                                                         format('cross join lateral %s(s.s) as d', document)), work);
+            return query select d.* from unnest(rows.keys, rows.lengths, rows.words, rows.errors) as d(key, length, lexemes, error);
+        exception when sqlstate 'PE018' then
+            get stacked diagnostics code = pg_datatype_name;
+            if code <> '57014' then
+                raise;
+            end if;
+            -- The document of a row never fails, but for this, which may also be meant for us. By
+            -- one and one it shows.
+            refused := false;
+            rows := pgembed._page_of_documents(t, format(page, format('%s, null::pg_catalog.int4, null::pg_catalog.tsvector, null::pg_catalog.text',
+                pgembed._key_text_sql(t.source, '(s.s)')), part, ''), work);
+            foreach key in array rows.keys loop
+                begin
+                    one := pgembed._page_of_documents(t, format(
+                        'select 1::pg_catalog.int8, d.key, d.length, d.lexemes, d.error from pg_catalog.unnest(($1).keys) as k(key) '
+                        'cross join lateral (select k.key) as pgembed_key cross join lateral (select s from %s as s where %s) as s '
+                        'cross join lateral %s(s.s) as d', pgembed._table_sql(t.source),
+                        pgembed._key_sql(t.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '), document), row(array[key], null, null, null)::pgembed._work);
+                    return query select d.* from unnest(one.keys, one.lengths, one.words, one.errors) as d(key, length, lexemes, error);
+                exception when sqlstate 'PE018' then
+                    refused := true;
+                    return query select key, null::int, null::tsvector, sqlerrm;
+                end;
+            end loop;
+            if not refused then
                 raise;
             end if;
         end;
-        return query select d.* from unnest(keys, lengths, words, errors) as d(key, length, lexemes, error);
-        exit when coalesce(cardinality(keys), 0) < 500;
-        after := keys[500];
+        exit when coalesce(cardinality(rows.keys), 0) < 500;
+        work.after := rows.keys[500];
     end loop;
 end
 $$;

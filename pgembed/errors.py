@@ -18,7 +18,8 @@ PgembedError
 │   ├── EncodingFailed         PE014
 │   ├── EmbeddingsExist        PE015
 │   ├── BrokenEmbedding        PE016
-│   └── Bm25NotReady           PE017
+│   ├── Bm25NotReady           PE017
+│   └── ForeignCodeFailed      PE018
 ├── EncoderError
 │   ├── ModelNotFound
 │   ├── EncoderUnavailable     outage: the texts are fine, try again later
@@ -171,6 +172,12 @@ class Bm25NotReady(SqlError):
     """The BM25 index is not built yet, or needs to be built again."""
 
     sqlstate = "PE017"
+
+
+class ForeignCodeFailed(SqlError):
+    """Code of a table's owner, called to read or write a row, raised an error."""
+
+    sqlstate = "PE018"
 
 
 class EncoderError(PgembedError):

@@ -10,9 +10,29 @@ select n.nspname from pg_catalog.pg_extension as e join pg_catalog.pg_namespace 
 -- Which of the functions that the service calls exist.
 select p.proname from pg_catalog.pg_proc as p where p.pronamespace = to_regnamespace('pgembed') and p.proname = any (%(names)s::text[])
 
+-- no_timeout --
+-- Before anything that could take longer than the role's may be.
+set statement_timeout = 0
+
 -- prepare_session --
--- Settings of each connection: row security must raise, not hide rows (a hidden row looks deleted).
-select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false), set_config('row_security', 'off', false), set_config('default_transaction_isolation', 'read committed', false), set_config('default_transaction_read_only', 'off', false), set_config('lock_timeout', %(lock_timeout)s, false), set_config('statement_timeout', '0', false), set_config('idle_session_timeout', '0', false), set_config('jit', 'off', false), set_config('application_name', 'pgembed service', false)
+-- Settings of each connection, whatever is set for the role: row security must raise, not hide rows (a hidden row looks deleted).
+select pg_catalog.set_config(s.name, s.value, %(local)s) from (values ('search_path', 'pg_catalog, pg_temp'), ('row_security', 'off'), ('default_transaction_isolation', 'read committed'), ('default_transaction_read_only', 'off'), ('default_transaction_deferrable', 'off'), ('lock_timeout', %(lock_timeout)s), ('statement_timeout', '0'), ('transaction_timeout', '0'), ('idle_session_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('jit', 'off'), ('application_name', 'pgembed service')) as s(name, value) where s.name in (select p.name from pg_catalog.pg_settings as p)
+
+-- own_transaction --
+-- Behind a pooler: a transaction as ours are, whatever is set for the role.
+set transaction isolation level read committed read write
+
+-- deadline --
+-- Of the statements after it in the same transaction.
+select pg_catalog.set_config('statement_timeout', %(seconds)s, true)
+
+-- end_session --
+-- Of a statement that cannot be cancelled.
+select pg_catalog.pg_terminate_backend(%s)
+
+-- recovery --
+-- Whether the server is a standby.
+select pg_catalog.pg_is_in_recovery()
 
 -- discard_session --
 -- After code of a table's owner ran in it.
@@ -31,8 +51,8 @@ select pg_notify(%(channel)s, '')
 select pg_try_advisory_lock(1885824365, 1)
 
 -- release_sleep_lock --
--- Awake: writers need not notify.
-select pg_advisory_unlock(1885824365, 1)
+-- Awake: writers need not notify. However often it was taken; this session takes no other.
+select pg_advisory_unlock_all()
 
 -- sleep_lock_holder --
 -- Whether another service sleeps with the lock (else a writer's transaction is open).
@@ -94,6 +114,10 @@ select pgembed._fail_v1(%(embedding_id)s, %(seq)s, %(attempts)s::smallint, %(err
 -- Performs a job on the whole table.
 select pgembed._control_v1(%(embedding_id)s, %(seq)s, %(attempts)s::smallint, %(op)s::"char")
 
+-- follow --
+-- Looks at the table of an embedding; whether it can be read at all.
+select pgembed._follow_v1(%(embedding_id)s)
+
 -- broken --
 -- Takes an embedding out of service.
 select pgembed._broken_v1(%(embedding_id)s, %(reason)s)
@@ -110,9 +134,17 @@ select pgembed._heartbeat_v1(%(worker_id)s, %(hostname)s, %(pid)s, %(version)s, 
 -- Says that it stops.
 select pgembed._goodbye_v1(%(worker_id)s)
 
+-- texts --
+-- Captured texts, by id.
+select text_id from pgembed.captured_text order by text_id
+
+-- reconcile_text --
+-- Finds what has changed of one table behind pgembed's back.
+select pgembed._reconcile_text_v1(%(text_id)s)
+
 -- reconcile --
--- Finds what has changed behind pgembed's back.
-select pgembed._reconcile_v1()
+-- Finds what else has changed behind pgembed's back.
+select pgembed._reconcile_rest_v1()
 
 -- measures --
 -- Rows of each embedding by what they are, for metrics.

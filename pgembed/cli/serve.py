@@ -96,6 +96,15 @@ def serve(
             "given up.",
         ),
     ] = 120.0,
+    read_timeout: Annotated[
+        float,
+        typer.Option(
+            envvar="PGEMBED_READ_TIMEOUT",
+            min=0.1,
+            help="Seconds that reading one row may take: a function in the text may "
+            "be slow.",
+        ),
+    ] = 10.0,
     erase_after: Annotated[
         float,
         typer.Option(
@@ -168,8 +177,8 @@ def serve(
     """
     from dataclasses import replace
 
+    from pgembed.cli.logs import configure_logging
     from pgembed.service import EncoderService, ServiceSettings
-    from pgembed.service.logs import configure_logging
 
     configure_logging(log_format.value, "debug" if verbose else "info", dsn=dsn)
     settings = replace(
@@ -182,6 +191,7 @@ def serve(
         lease_seconds=lease,
         poll_seconds=poll,
         call_timeout_seconds=call_timeout,
+        read_seconds=read_timeout,
         erase_seconds=erase_after,
         index_megabytes=index_memory,
         health_port=health_port,

@@ -10,21 +10,27 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 import psycopg
-import structlog
 from pgvector.psycopg.vector import register_vector_info
 from psycopg import AsyncConnection, sql
 from psycopg.types import TypeInfo
 
-from pgembed.errors import UnsupportedEnvironment, from_psycopg
+from pgembed.errors import (
+    ForeignCodeFailed,
+    SqlError,
+    UnsupportedEnvironment,
+    from_psycopg,
+)
+from pgembed.events import events
 from pgembed.service.faults import ConnectionLost, StatementFailed
 from pgembed.sqlfiles import queries
 
 Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
-# A user's ALTER TABLE may hold a lock for long; other tables go on meanwhile.
 LOCK_TIMEOUT_SECONDS = 10.0
+DEADLINE_GRACE_SECONDS = 1.0  # in which the server itself ends a statement
+END_SESSION_SECONDS = 5.0
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 10.0
 
@@ -48,19 +54,20 @@ def wrapped_errors(connection: Connection) -> Iterator[None]:
 
     Raises:
         ConnectionLost: The connection is closed or broken.
-        PgembedError: An error of pgembed's SQL (class PE), by its own class.
-        StatementFailed: Any other refusal.
+        SqlError: An error of pgembed's SQL (class PE), by its own class.
+        StatementFailed: Any other refusal, and whatever users' code raised.
     """
     try:
         yield
     except psycopg.Error as exc:
-        # 57P01-57P03: the server is shutting down and ends this connection.
-        if connection.closed or connection.broken or exc.sqlstate is None:
+        # Not by the SQLSTATE: users' code may raise that of a lost connection.
+        lost = isinstance(exc, psycopg.OperationalError) and exc.sqlstate is None
+        if lost or connection.closed or connection.broken:
             raise ConnectionLost(f"connection to PostgreSQL lost: {exc}") from exc
         mapped = from_psycopg(exc)
-        if isinstance(mapped, psycopg.Error):
-            raise StatementFailed(mapped) from exc
-        raise mapped from exc
+        if isinstance(mapped, SqlError) and not isinstance(mapped, ForeignCodeFailed):
+            raise mapped from exc
+        raise StatementFailed.of(exc) from exc
 
 
 async def connect(dsn: str, *, lock_timeout_seconds: float) -> Connection:
@@ -82,13 +89,15 @@ async def connect(dsn: str, *, lock_timeout_seconds: float) -> Connection:
             # prepared statements that the server has forgotten; poolers cannot
             # keep them at all. These are calls of functions: nothing to plan.
             prepare_threshold=None,
+            client_encoding="utf8",  # whatever the role or the environment says
             **KEEPALIVE,
         )
     except psycopg.OperationalError as exc:
         raise ConnectionLost(f"cannot connect to PostgreSQL: {exc}") from exc
     try:
         with wrapped_errors(connection):
-            await _prepare(connection, lock_timeout_seconds)
+            await connection.execute(QUERIES["no_timeout"])
+            await _prepare(connection, lock_timeout_seconds, local=False)
             cursor = await connection.execute(QUERIES["vector_schema"])
             found = await cursor.fetchone()
             if found is None:
@@ -108,11 +117,17 @@ async def connect(dsn: str, *, lock_timeout_seconds: float) -> Connection:
     return connection
 
 
-async def _prepare(connection: Connection, lock_timeout_seconds: float) -> None:
+async def _prepare(
+    connection: Connection, lock_timeout_seconds: float, *, local: bool
+) -> None:
     await connection.execute(
         QUERIES["prepare_session"],
-        {"lock_timeout": f"{int(lock_timeout_seconds * 1000)}ms"},
+        {"lock_timeout": _milliseconds(lock_timeout_seconds), "local": local},
     )
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{int(seconds * 1000)}ms"
 
 
 class Link:
@@ -142,18 +157,33 @@ class Link:
         return self._connection is not None and not self._connection.closed
 
     @asynccontextmanager
-    async def use(self) -> AsyncIterator[Connection]:
+    async def use(
+        self, seconds: float | None = None, *, alone: bool = False
+    ) -> AsyncIterator[Connection]:
         """Lend the connection, opening it first where needed.
+
+        Args:
+            seconds: Deadline of the one statement it is lent for, to be fetched from
+                before it is given back; None: none.
+            alone: Whether it is a statement that no transaction may be around.
 
         Raises:
             ConnectionLost: It cannot be opened, or broke while it was lent. The
                 next call tries again, after a pause that doubles.
+            StatementFailed: PostgreSQL refused, or the deadline has passed.
         """
         async with self._lock:
             connection = await self._opened()
             try:
                 with wrapped_errors(connection):
-                    yield connection
+                    if alone:
+                        yield connection
+                    elif seconds is None:
+                        async with self._settings(connection):
+                            yield connection
+                    else:
+                        async with self._deadline(connection, seconds):
+                            yield connection
             except ConnectionLost:
                 await self._drop()
                 raise
@@ -163,6 +193,53 @@ class Link:
                 if connection.info.transaction_status != 0:
                     await self._drop()
                 raise
+
+    @asynccontextmanager
+    async def _settings(self, connection: Connection) -> AsyncIterator[None]:
+        """Behind a transaction pooler settings last as long as a transaction."""
+        if not self.pooled:
+            yield
+            return
+        async with connection.transaction():
+            await connection.execute(QUERIES["own_transaction"])
+            await _prepare(connection, self._lock_timeout, local=True)
+            yield
+
+    @asynccontextmanager
+    async def _deadline(
+        self, connection: Connection, seconds: float
+    ) -> AsyncIterator[None]:
+        """Have the server end a statement; where it does not, end the session.
+
+        Code of users can catch a cancellation and go on.
+        """
+        backend = connection.info.backend_pid
+        try:
+            async with asyncio.timeout(seconds + DEADLINE_GRACE_SECONDS):
+                # One transaction, to the end of which the setting is local.
+                async with self._settings(connection), connection.pipeline():
+                    await connection.execute(
+                        QUERIES["deadline"], {"seconds": _milliseconds(seconds)}
+                    )
+                    yield
+        except TimeoutError:
+            await self._drop()
+            if not self.pooled:
+                await self._end_session(backend)
+            raise StatementFailed(
+                f"a statement did not end within {seconds:g} s, nor when cancelled",
+                "57014",
+            ) from None
+
+    async def _end_session(self, backend: int) -> None:
+        try:
+            async with asyncio.timeout(END_SESSION_SECONDS):
+                async with await AsyncConnection.connect(
+                    self._dsn, autocommit=True, **KEEPALIVE
+                ) as connection:
+                    await connection.execute(QUERIES["end_session"], [backend])
+        except (psycopg.Error, TimeoutError) as exc:
+            log.debug("session.not_ended", purpose=self.purpose, error=str(exc))
 
     async def clean(self) -> None:
         """Remove what foreign code has left in the session, or the session.
@@ -176,7 +253,7 @@ class Link:
                 return
             try:
                 await connection.execute(QUERIES["discard_session"])
-                await _prepare(connection, self._lock_timeout)
+                await _prepare(connection, self._lock_timeout, local=False)
             except psycopg.Error:
                 await self._drop()
 
@@ -201,7 +278,7 @@ class Link:
             pause = self._retry_seconds * random.uniform(0.5, 1.5)
             self._not_before = time.monotonic() + pause
             self._retry_seconds = min(self._retry_seconds * 2, LAST_RETRY_SECONDS)
-            log.warning(
+            log.debug(  # what it means for the service is said in database.py
                 "connection.failed",
                 purpose=self.purpose,
                 retry_seconds=round(pause, 2),
@@ -210,7 +287,7 @@ class Link:
             raise
         if self._opened_once:
             self.reconnects += 1
-            log.info("connection.restored", purpose=self.purpose)
+            log.debug("connection.restored", purpose=self.purpose)
         self._opened_once = True
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._not_before = 0.0

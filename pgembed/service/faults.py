@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import Enum, auto
+from typing import Self
 
 import psycopg
 
-from pgembed.errors import PgembedError
+from pgembed.errors import ForeignCodeFailed, PgembedError
 
 
 class Blame(Enum):
@@ -29,26 +30,43 @@ class StatementFailed(PgembedError):
 
     Attributes:
         code: Its SQLSTATE.
-        blame: What to do about it.
+        foreign: Whether code of a table's owner raised it, and chose the SQLSTATE.
     """
 
-    def __init__(self, error: psycopg.Error) -> None:
+    def __init__(self, message: str, code: str, *, foreign: bool = False) -> None:
+        super().__init__(f"{message} (SQLSTATE {code})" if code else message)
+        self.code = code
+        self.foreign = foreign
+
+    @classmethod
+    def of(cls, error: psycopg.Error) -> Self:
         """Keep what the service needs of a driver error."""
+        foreign = error.sqlstate == ForeignCodeFailed.sqlstate
+        code = error.diag.datatype_name if foreign else error.sqlstate
         message = error.diag.message_primary or str(error)
-        super().__init__(f"{message} (SQLSTATE {error.sqlstate})")
-        self.code = error.sqlstate or ""
-        self.blame = _blame(self.code)
+        return cls(message, code or "", foreign=foreign)
+
+    @property
+    def blame(self) -> Blame:
+        """What to do about it. A foreign SQLSTATE says nothing of that."""
+        if self.foreign:
+            return Blame.ROW
+        if self.may_pass:
+            return Blame.MOMENT
+        # 42 syntax error or access rule violation, 3F000 no such schema.
+        return Blame.DECLARATION if self.code.startswith(("42", "3F")) else Blame.ROW
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether it claims to be of a moment. Believed of our own statements only."""
+        return self.code.startswith(_MOMENT)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it was ended before it was done: by its deadline, as a rule."""
+        return self.code == "57014"
 
 
 # 40 serialization, deadlock · 53 resources · 55 object in use, lock timeout ·
 # 57 operator intervention, statement timeout · 58 input/output · 25006 hot standby
 _MOMENT = ("40", "53", "55", "57", "58", "25006")
-
-
-def _blame(code: str) -> Blame:
-    if code.startswith(_MOMENT):
-        return Blame.MOMENT
-    # 42 syntax error or access rule violation, 3F000 no such schema.
-    if code.startswith(("42", "3F")):
-        return Blame.DECLARATION
-    return Blame.ROW

@@ -6,10 +6,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-import structlog
-
 from pgembed.errors import PgembedError
-from pgembed.service.connection import Link
+from pgembed.events import events
+from pgembed.service.database import Database
 from pgembed.service.faults import Blame, ConnectionLost, StatementFailed
 from pgembed.service.store import Store
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 LOOK_SECONDS = 60.0
 PAUSE_SECONDS = 1.0  # between looks, however often a look may be worth it
@@ -35,24 +34,27 @@ class Indexer:
 
     def __init__(
         self,
-        dsn: str,
+        store: Store,
+        database: Database,
         worker_id: UUID,
         may_be_due: asyncio.Event,
         any_filled: Callable[[], bool],
+        *,
         most_memory: int | None,
     ) -> None:
         """Prepare.
 
         Args:
-            dsn: Connection string.
+            store: Over a link for this alone, without a lock timeout.
+            database: Where to wait while it cannot be worked in.
             worker_id: Of this service, which has a heartbeat.
             may_be_due: Set when a declaration or the state of a fill has changed.
             any_filled: Whether any embedding's first fill is done.
             most_memory: Bytes that the graph of an index may take while it is built;
                 None: as much as the server's shared_buffers.
         """
-        # No lock timeout: CONCURRENTLY waits for long transactions by design.
-        self._store = Store(Link(dsn, "index", lock_timeout_seconds=0))
+        self._store = store
+        self._database = database
         self._worker_id = worker_id
         self._may_be_due = may_be_due
         self._any_filled = any_filled
@@ -71,8 +73,8 @@ class Indexer:
             if self._any_filled():
                 try:
                     await self.build_all()
-                except (ConnectionLost, StatementFailed) as exc:
-                    log.warning("index.interrupted", error=str(exc))
+                except PgembedError as exc:
+                    await self._database.after(exc, "index")
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def build_all(self) -> int:

@@ -11,19 +11,16 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import psycopg
-import structlog
 from psycopg import sql
 
 from pgembed.errors import PgembedError
 from pgembed.service.connection import QUERIES, Connection, Link
-from pgembed.service.faults import ConnectionLost, StatementFailed
-
-log = structlog.get_logger("pgembed.service")
+from pgembed.service.database import Database
+from pgembed.service.faults import ConnectionLost
 
 CHANNEL = "pgembed"
 ALIVE_CHECK_SECONDS = 15.0
 PROBE_SECONDS = 1.0
-REFUSED_SECONDS = 5.0
 
 
 class Listener:
@@ -32,6 +29,7 @@ class Listener:
     def __init__(
         self,
         link: Link,
+        database: Database,
         *,
         on_jobs: Callable[[], None],
         on_query: Callable[[], None],
@@ -40,10 +38,12 @@ class Listener:
 
         Args:
             link: A connection for this alone.
+            database: Where to wait while it cannot be worked in.
             on_jobs: Called when jobs may be there.
             on_query: Called when a query may be there.
         """
         self.link = link
+        self._database = database
         self.listening = asyncio.Event()
         self._on_jobs = on_jobs
         self._on_query = on_query
@@ -55,10 +55,8 @@ class Listener:
                 async with self.link.use() as connection:
                     await self._listen(connection)
             except PgembedError as exc:
-                if self.listening.is_set():
-                    log.warning("listener.lost", error=str(exc))
-                if isinstance(exc, StatementFailed):  # a standby refuses LISTEN
-                    await asyncio.sleep(REFUSED_SECONDS)
+                self.listening.clear()
+                await self._database.after(exc, "listener")
             finally:
                 self.listening.clear()
 

@@ -12,10 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import structlog
-
 from pgembed.errors import PgembedError
-from pgembed.service.connection import Link
+from pgembed.events import events
+from pgembed.service.database import Database
+from pgembed.service.faults import StatementFailed
 from pgembed.service.records import Work
 from pgembed.service.store import Store
 
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from pgembed.service.pipeline import Pipeline
     from pgembed.service.scheduler import Scheduler
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 HEARTBEAT_SECONDS = 5.0  # SQL takes a service for dead after 30
 BUSY_SECONDS = 1.0  # while it works: then somebody may watch
 MEASURE_SECONDS = 15.0
 RECONCILE_SECONDS = 60.0
+RECONCILE_TEXT_SECONDS = 15.0  # of which a lock may take ten
 
 
 class Maintenance:
@@ -39,8 +40,9 @@ class Maintenance:
     def __init__(
         self,
         store: Store,
-        dsn: str,
+        reconciler: Store,
         *,
+        database: Database,
         scheduler: Scheduler,
         models: Models,
         pipeline: Pipeline,
@@ -51,7 +53,8 @@ class Maintenance:
 
         Args:
             store: For short statements; never behind a lock of the user's.
-            dsn: For reconciling over a connection that may wait for locks.
+            reconciler: For reconciling, over a link that may wait for locks.
+            database: Where to wait while it cannot be worked in.
             scheduler: Whose leases to renew.
             models: For the heartbeat.
             pipeline: For the rates.
@@ -64,7 +67,8 @@ class Maintenance:
         self._beaten_at = 0.0  # time.monotonic()
         self._said: tuple[object, ...] = ()
         self._store = store
-        self._reconciler = Store(Link(dsn, "reconcile", lock_timeout_seconds=0))
+        self._reconciler = reconciler
+        self._database = database
         self._scheduler = scheduler
         self._models = models
         self._pipeline = pipeline
@@ -161,6 +165,13 @@ class Maintenance:
     async def reconcile(self) -> None:
         """Find what has changed behind pgembed's back, and what is wrong still."""
         try:
+            for text_id in await self._reconciler.texts():
+                try:
+                    await self._reconciler.reconcile_text(
+                        text_id, seconds=RECONCILE_TEXT_SECONDS
+                    )
+                except StatementFailed as exc:
+                    log.debug("text.not_followed", text_id=text_id, error=str(exc))
             await self._reconciler.reconcile()
             self._metrics.findings.set(
                 {
@@ -183,8 +194,8 @@ class Maintenance:
                 await duty()
                 self.problems.pop(name, None)
             except PgembedError as exc:
-                log.warning("maintenance.failed", duty=name, error=str(exc))
                 self.problems[name] = f"its duty {name!r} fails: {exc}"
+                await self._database.after(exc, name)
             await asyncio.sleep(seconds)
 
 

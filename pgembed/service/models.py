@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import structlog
-
 from pgembed.encoders.base import check_vectors
 from pgembed.encoders.registry import load_encoder
 from pgembed.errors import EncoderUnavailable, MissingExtra, PgembedError
+from pgembed.events import events
 from pgembed.service.encoding import CallGivenUp, EncodeThread, Priority
 from pgembed.service.faults import ConnectionLost, StatementFailed
 from pgembed.service.records import Embedding, Model, ModelStanding
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from pgembed.encoders.base import Encoder
     from pgembed.service.options import ServiceSettings
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 Result = TypeVar("Result")
 
@@ -98,6 +97,8 @@ class Models:
 
     def usable(self, model: Model) -> bool:
         """Whether a model can encode now; begins to load it when it is new."""
+        if not self._settings.serves(model.model):
+            return False  # another service's
         slot = self._slots.get(model.model_id)
         if slot is None or _differs(slot.model, model):
             self._begin(model)
@@ -134,6 +135,10 @@ class Models:
         Raises:
             ModelOutOfOrder: It cannot be loaded, or is out of order.
         """
+        if not self._settings.serves(model.model):
+            raise ModelOutOfOrder(
+                f"model {model.model!r} is not among those this service serves"
+            )
         if not self.usable(model):
             await self._slots[model.model_id].loaded.wait()
         slot = self._slots[model.model_id]
@@ -404,10 +409,6 @@ class Models:
         started = time.monotonic()
         retry = RETRY_LOAD_SECONDS
         try:
-            if not self._settings.serves(model.model):
-                raise ModelOutOfOrder(
-                    f"model {model.model!r} is not among those this service serves"
-                )
             encoder = self._preloaded.get(model.model)
             if encoder is None:
                 log.info("model.loading", model=model.model)

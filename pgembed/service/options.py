@@ -24,6 +24,8 @@ class ServiceSettings(Settings):
         call_timeout_seconds: How long one call of a model may take before it is given
             up. Longer than any honest call takes here: see `request_timeout_seconds`
             for hosted models, which should be shorter.
+        read_seconds: How long the database may take to read one row, or to write it:
+            the owner's code runs then.
         erase_seconds: How long the words and keys of a deleted row, or of an earlier
             text, may stay in a BM25 index.
         index_megabytes: Most memory of the server that the build of a vector index may
@@ -40,9 +42,14 @@ class ServiceSettings(Settings):
     health_host: str = "127.0.0.1"
     health_port: int | None = None
     call_timeout_seconds: float = 120.0
+    read_seconds: float = 10.0
     erase_seconds: float = 3600.0
     index_megabytes: int | None = None
     max_read_megabytes: int = 32
+
+    def index_bytes(self) -> int | None:
+        """Give `index_megabytes` in bytes."""
+        return None if self.index_megabytes is None else self.index_megabytes << 20
 
     def serves(self, model: str) -> bool:
         """Whether this service works for a model."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
-import structlog
-
-from pgembed.service.connection import Link
-from pgembed.service.faults import ConnectionLost, StatementFailed
+from pgembed.errors import PgembedError
+from pgembed.events import events
+from pgembed.service.database import Database
 from pgembed.service.store import Store
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 LOOK_SECONDS = 2.0
-FAILURE_PAUSE_SECONDS = 30.0
 
 
 class Packer:
@@ -25,19 +23,24 @@ class Packer:
     """
 
     def __init__(
-        self, dsn: str, erase_seconds: float, problems: dict[str, str]
+        self,
+        store: Store,
+        database: Database,
+        erase_seconds: float,
+        problems: dict[str, str],
     ) -> None:
         """Prepare.
 
         Args:
-            dsn: Connection string.
+            store: Over a link for this alone, without a lock timeout.
+            database: Where to wait while it cannot be worked in.
             erase_seconds: How long the words of a deleted row may stay.
             problems: Where to say what keeps it from its work.
         """
         self._problems = problems
+        self._database = database
         self._erase_seconds = erase_seconds
-        self.link = Link(dsn, "bm25", lock_timeout_seconds=0)
-        self._store = Store(self.link)
+        self._store = store
 
     async def run(self) -> None:
         """Maintain until cancelled."""
@@ -45,10 +48,9 @@ class Packer:
             try:
                 await self.maintain_all()
                 self._problems.pop("bm25", None)
-            except (ConnectionLost, StatementFailed) as exc:
-                log.warning("bm25.failed", error=str(exc))
+            except PgembedError as exc:
                 self._problems["bm25"] = f"BM25 indexes are not maintained: {exc}"
-                await asyncio.sleep(FAILURE_PAUSE_SECONDS)
+                await self._database.after(exc, "bm25")
             await asyncio.sleep(LOOK_SECONDS)
 
     async def maintain_all(self) -> None:

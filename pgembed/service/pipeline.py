@@ -11,22 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import structlog
-
-from pgembed.errors import (
-    EncoderUnavailable,
-    InvalidExpression,
-    InvalidParameter,
-    InvalidSource,
-    PgembedError,
-)
+from pgembed.errors import EncoderUnavailable, PgembedError, SqlError
+from pgembed.events import events
 from pgembed.service.documents import DocumentEncoder
 from pgembed.service.encoding import Priority
 from pgembed.service.faults import Blame, ConnectionLost, StatementFailed
 from pgembed.service.metrics import Metrics
 from pgembed.service.models import ModelOutOfOrder, Models
 from pgembed.service.progress import Progress
-from pgembed.service.records import Embedding, Job, Row
+from pgembed.service.records import Embedding, Job, Row, WriteBatch
 from pgembed.service.store import Store
 from pgembed.service.window import (
     Document,
@@ -41,9 +34,9 @@ from pgembed.service.window import (
 if TYPE_CHECKING:
     from pgembed.service.options import ServiceSettings
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
-MOMENT_DELAY_SECONDS = 2.0
+MOMENT_DELAY_SECONDS = 0.5
 """How long jobs rest after a lock or load problem that was nobody's fault."""
 
 ALONE_SECONDS = 5.0
@@ -52,6 +45,25 @@ call of its does not return."""
 
 FLUSH_SECONDS = 2.0
 """How often a window writes what it has, while the rest is still being encoded."""
+
+MODEL_DELAY_SECONDS = 2.0
+"""How long jobs rest whose model is not usable any more."""
+
+ROW_PATIENCE_SECONDS = 0.25
+"""How long others wait for the reading of rows: what takes longer goes aside."""
+
+FURTHER_ROW_SECONDS = 0.004
+"""The same for each row of several."""
+
+WRITE_PATIENCE_SECONDS = 1.0
+FURTHER_PIECE_SECONDS = 0.01
+"""The same for writing rows and chunks, which fills an index too."""
+
+ASIDE_WINDOWS = 4
+"""Most windows aside; the embeddings of further ones wait."""
+
+SLOW_ROWS = 16
+"""Most slow rows of a window; the others are given back."""
 
 WRITE_ATTEMPTS = 5
 """How often a write is tried over new connections before its vectors are dropped."""
@@ -79,7 +91,10 @@ class Window:
     """Claimed jobs of one embedding, on their way.
 
     Attributes:
+        store: What it is read and written over. One that others would wait for is
+            moved aside, to a store for such.
         alone: Whether nothing else may be under way meanwhile.
+        postponed: Why its embedding has to wait for a while; empty: it need not.
         held: Jobs whose leases are ours still: what a stop has to give back.
         stale: Results that were dropped; the declaration may have changed.
         plan: What is encoded, once the rows are read.
@@ -93,6 +108,7 @@ class Window:
     held: dict[int, Job] = field(default_factory=dict)
     stale: int = 0
     plan: Plan | None = None
+    postponed: str = ""
 
     def __post_init__(self) -> None:
         self.held = {job.seq: job for job in self.jobs}
@@ -119,13 +135,33 @@ class Pipeline:
         models: Models,
         settings: ServiceSettings,
         metrics: Metrics,
+        *,
+        aside: Store,
+        slow: Store,
+        control: Store,
     ) -> None:
+        """Prepare.
+
+        Args:
+            models: What encodes.
+            thread: Where it does.
+            settings: How much is read at once, and how long that may take.
+            metrics: What to count.
+            aside: For windows that others would have to wait for.
+            slow: For single rows that take long to be read or written.
+            control: For jobs that concern whole tables.
+        """
         self.outcome = Outcome()
         self.progress = Progress()
         self._models = models
         self._metrics = metrics
         self._documents = DocumentEncoder(models, metrics)
         self._max_bytes = settings.max_read_megabytes << 20
+        self._read_seconds = settings.read_seconds
+        self._aside = aside
+        self._slow = slow
+        self._control = control
+        self._windows_aside = 0
 
     async def work(self, window: Window) -> None:
         """Work a window off; whatever happens, no lease is left behind.
@@ -148,12 +184,9 @@ class Pipeline:
             pause = self._models.outage(window.embedding.model_id, exc)
             await self._give_back(window, pause)
         except ModelOutOfOrder:
-            await self._give_back(window, MOMENT_DELAY_SECONDS)
-        except StatementFailed as exc:
-            await self._statement_failed(window, exc)
-        except (InvalidExpression, InvalidParameter, InvalidSource) as exc:
-            # Found by a rescan, or only once the model was loaded (chunk size).
-            await self._broken(window, exc)
+            await self._give_back(window, MODEL_DELAY_SECONDS)
+        except (StatementFailed, SqlError) as exc:
+            await self._refused(window, exc)
         except asyncio.CancelledError:
             await asyncio.shield(self._give_back(window, 0.0))
             raise
@@ -162,16 +195,29 @@ class Pipeline:
             # this cannot go on for ever.
             log.exception("window.failed", embedding=window.embedding.name)
             await self._fail(window, list(window.held.values()), Fault.of(exc))
+        finally:
+            if window.store in (self._aside, self._slow):
+                await self._back()
 
     async def _work(self, window: Window) -> None:
         for job in [job for job in window.jobs if is_control(job)]:
-            await window.store.control(job)
+            await self._control.control(job)
             window.let_go([job])
             log.info("control.done", embedding=window.embedding.name, op=job.op)
         jobs = by_key(window.jobs)
         if not jobs:
             return
-        rows = await self._read(window, list(jobs), jobs)
+        rows, slow = await self._read(window, list(jobs), jobs)
+        await self._embed(window, rows, jobs)
+        for key in slow:
+            window.store = self._slow
+            rows, _ = await self._read(window, [key], jobs)
+            await self._embed(window, rows, jobs)
+
+    async def _embed(
+        self, window: Window, rows: list[Row], jobs: dict[str, list[Job]]
+    ) -> None:
+        """Cut, encode and write rows that have been read."""
         deferred = [job for row in rows if row.deferred for job in jobs[row.key]]
         if deferred:
             await window.store.release(deferred)
@@ -217,29 +263,95 @@ class Pipeline:
 
     async def _read(
         self, window: Window, keys: list[str], jobs: dict[str, list[Job]]
-    ) -> list[Row]:
-        """Read rows; where one row's expression fails, the others are still read."""
-        embedding_id = window.embedding.embedding_id
+    ) -> tuple[list[Row], list[str]]:
+        """Read rows; where one of them fails or takes long, the others are still read.
+
+        Returns:
+            What was read, and the keys of rows for which others should not wait.
+        """
         try:
-            return await window.store.read(embedding_id, keys, self._max_bytes)
+            return await self._read_at_once(window, keys), []
         except StatementFailed as exc:
-            if exc.blame is Blame.MOMENT:
-                raise
-            if exc.blame is Blame.DECLARATION and await self._is_broken(window):
+            if exc.timed_out:
+                return await self._read_one_by_one(window, keys, jobs, exc)
+            # Not by the SQLSTATE: code of users may raise any.
+            if exc.blame is Blame.MOMENT or await self._fails_without_rows(window):
                 raise
             if len(keys) == 1:
                 await self._fail(window, jobs[keys[0]], Fault.of(exc))
-                return []
+                return [], []
         half = len(keys) // 2
-        rows = await self._read(window, keys[:half], jobs)
-        return rows + await self._read(window, keys[half:], jobs)
+        rows, slow = await self._read(window, keys[:half], jobs)
+        more_rows, more_slow = await self._read(window, keys[half:], jobs)
+        return rows + more_rows, slow + more_slow
 
-    async def _is_broken(self, window: Window) -> bool:
-        """Whether the statement fails without any row, so no row is to blame."""
+    async def _read_at_once(self, window: Window, keys: list[str]) -> list[Row]:
+        seconds = ROW_PATIENCE_SECONDS + FURTHER_ROW_SECONDS * len(keys)
+        if window.store is self._slow:
+            seconds = self._read_seconds
+        embedding_id = window.embedding.embedding_id
+        return await window.store.read(
+            embedding_id, keys, self._max_bytes, seconds=seconds
+        )
+
+    async def _read_one_by_one(
+        self,
+        window: Window,
+        keys: list[str],
+        jobs: dict[str, list[Job]],
+        error: StatementFailed,
+    ) -> tuple[list[Row], list[str]]:
+        """Find out which rows take long; the window is aside meanwhile."""
+        if window.store is self._slow:
+            await self._fail(window, jobs[keys[0]], self._too_slow(error))
+            return [], []
+        if window.store is not self._aside:
+            self._move_aside(window)
+        if len(keys) == 1:
+            return [], keys
+        rows: list[Row] = []
+        slow: list[str] = []
+        for place, key in enumerate(keys):
+            more_rows, more_slow = await self._read(window, [key], jobs)
+            rows += more_rows
+            slow += more_slow
+            if len(slow) == SLOW_ROWS:
+                rest = [job for later in keys[place + 1 :] for job in jobs[later]]
+                await window.store.release(rest)
+                window.let_go(rest)
+                break
+        return rows, slow
+
+    def _move_aside(self, window: Window) -> None:
+        """Have a window go on where nobody waits for it.
+
+        Raises:
+            StatementFailed: There are too many already; it is to be tried later.
+        """
+        if self._windows_aside >= ASIDE_WINDOWS:
+            raise StatementFailed("rows take long to be read or written", "57014")
+        window.store = self._aside
+        window.alone = False
+        self._windows_aside += 1
+
+    async def _back(self) -> None:
+        """Note that a window that was aside has ended."""
+        self._windows_aside -= 1
+        if not self._windows_aside:
+            await self._aside.link.close()
+            await self._slow.link.close()
+
+    def _too_slow(self, error: StatementFailed) -> Fault:
+        seconds = f"{self._read_seconds:g} s (pgembed serve --read-timeout)"
+        fault = Fault.of(error)
+        return fault._replace(message=f"{fault.message}; a row may take {seconds}")
+
+    async def _fails_without_rows(self, window: Window) -> bool:
+        """Whether a read fails without any row, so no row is to blame."""
         try:
-            await window.store.read(window.embedding.embedding_id, [], 1)
-        except StatementFailed as exc:
-            return exc.blame is Blame.DECLARATION
+            await self._read_at_once(window, [])
+        except StatementFailed:
+            return True
         return False
 
     async def _write(
@@ -252,7 +364,23 @@ class Pipeline:
         """Write rows; where the table refuses one, the others are still written."""
         if not documents and not finished:
             return
-        batch = write_batch(documents, plan.vectors, finished)
+        try:
+            await self._write_at_once(
+                window, write_batch(documents, plan.vectors, finished)
+            )
+        except StatementFailed as exc:
+            waits = exc.timed_out or exc.blame is Blame.MOMENT
+            if waits and window.store not in (self._aside, self._slow):
+                self._move_aside(window)
+                await self._write(window, plan, documents, finished)
+            elif exc.timed_out:
+                await self._write_one_by_one(window, plan, documents, finished, exc)
+            elif exc.blame is Blame.ROW:
+                await self._write_halves(window, plan, documents, finished, exc)
+            else:
+                raise
+
+    async def _write_at_once(self, window: Window, batch: WriteBatch) -> None:
         embedding = window.embedding
         for attempt in range(1, WRITE_ATTEMPTS + 1):
             try:
@@ -261,23 +389,20 @@ class Pipeline:
                     embedding.revision,
                     batch,
                     in_column=embedding.storage == "column",
+                    seconds=self._write_seconds(window, batch),
                 )
             except ConnectionLost:
                 # The vectors are dear and a late write is harmless: try again.
                 if attempt == WRITE_ATTEMPTS:
                     raise
-            except StatementFailed as exc:
-                if exc.blame is not Blame.ROW:
-                    raise
-                await self._write_halves(window, plan, documents, finished, exc)
-                return
             else:
                 break
         window.let_go(batch.jobs)
         self.outcome.written += written
         self.outcome.stale += stale
         window.stale += stale
-        self.progress.add(embedding.embedding_id, written + len(by_key(finished)))
+        rows = len(by_key(batch.jobs)) - stale
+        self.progress.add(embedding.embedding_id, rows)
         self._metrics.rows.labels(embedding.name).inc(written)
         self._metrics.stale.labels(embedding.name).inc(stale)
         log.debug(
@@ -285,9 +410,37 @@ class Pipeline:
             embedding=embedding.name,
             rows=written,
             stale=stale,
-            current=len(finished),
             chunks=len(batch.chunks),
         )
+
+    def _write_seconds(self, window: Window, batch: WriteBatch) -> float:
+        pieces = len(batch.jobs) + len(batch.chunks)
+        seconds = WRITE_PATIENCE_SECONDS + FURTHER_PIECE_SECONDS * pieces
+        if window.store is self._aside:
+            return 3 * seconds
+        return seconds + (self._read_seconds if window.store is self._slow else 0)
+
+    async def _write_one_by_one(
+        self,
+        window: Window,
+        plan: Plan,
+        documents: list[Document],
+        finished: list[Job],
+        error: StatementFailed,
+    ) -> None:
+        """Write each row for itself, and what takes long where it may."""
+        if len(documents) != 1 or finished:
+            if not documents:
+                raise error
+            await self._write(window, plan, [], finished)
+            for document in documents:
+                await self._write(window, plan, [document], [])
+        elif window.store is self._aside:
+            window.store = self._slow
+            await self._write(window, plan, documents, [])
+            window.store = self._aside
+        else:
+            await self._fail(window, documents[0].jobs, self._too_slow(error))
 
     async def _write_halves(
         self,
@@ -297,12 +450,12 @@ class Pipeline:
         finished: list[Job],
         error: StatementFailed,
     ) -> None:
-        if len(documents) <= 1:
-            if documents:
-                await self._fail(window, documents[0].jobs, Fault.of(error))
-                await self._write(window, plan, [], finished)
-                return
+        if not documents:
             raise error
+        if len(documents) == 1:
+            await self._fail(window, documents[0].jobs, Fault.of(error))
+            await self._write(window, plan, [], finished)
+            return
         half = len(documents) // 2
         await self._write(window, plan, documents[:half], finished)
         await self._write(window, plan, documents[half:], [])
@@ -310,7 +463,7 @@ class Pipeline:
     async def _fail(self, window: Window, jobs: Sequence[Job], fault: Fault) -> None:
         """Record failures, each in a transaction of its own."""
         for job in jobs:
-            delay = retry_delay(job.attempts)
+            delay = retry_delay(job.attempts, patient=fault.patient)
             outcome = await window.store.fail(job, fault.message, delay)
             window.let_go([job])
             if outcome == "dead":
@@ -340,37 +493,37 @@ class Pipeline:
             ),
         )
 
-    async def _statement_failed(self, window: Window, exc: StatementFailed) -> None:
+    async def _refused(self, window: Window, error: StatementFailed | SqlError) -> None:
+        """Give back the jobs of a window that PostgreSQL, as a whole, refused."""
+        embedding = window.embedding
         try:
-            if exc.blame is Blame.DECLARATION:
-                await self._broken(window, exc)
-            elif exc.blame is Blame.MOMENT:
-                log.warning(
-                    "window.postponed",
-                    embedding=window.embedding.name,
-                    error=str(exc),
+            if isinstance(error, StatementFailed) and (
+                error.timed_out or error.blame is Blame.MOMENT
+            ):
+                window.postponed = str(error)
+            elif isinstance(error, StatementFailed) and error.foreign:
+                # Without any row: its text is broken, or heals by itself.
+                if await window.store.follow(embedding.embedding_id):
+                    window.postponed = str(error)
+            elif isinstance(error, SqlError) or error.blame is Blame.DECLARATION:
+                # Found by a rescan, or only once the model was loaded (chunk size).
+                await window.store.broken(
+                    embedding.embedding_id,
+                    f"The encoder service cannot work with it: {error}",
                 )
-                await self._give_back(window, MOMENT_DELAY_SECONDS)
+                log.error(
+                    "embedding.broken", embedding=embedding.name, error=str(error)
+                )
             else:
-                await self._fail(window, list(window.held.values()), Fault.of(exc))
-        except (ConnectionLost, StatementFailed) as again:
+                await self._fail(window, list(window.held.values()), Fault.of(error))
+            await self._give_back(window, MOMENT_DELAY_SECONDS)
+        except PgembedError as again:
             log.warning(
                 "window.lost",
-                embedding=window.embedding.name,
+                embedding=embedding.name,
                 jobs=len(window.held),
                 error=str(again),
             )
-
-    async def _broken(self, window: Window, reason: PgembedError) -> None:
-        """Take the embedding out of service until somebody repairs it."""
-        log.error(
-            "embedding.broken", embedding=window.embedding.name, error=str(reason)
-        )
-        await window.store.broken(
-            window.embedding.embedding_id,
-            f"The encoder service cannot work with it: {reason}",
-        )
-        await self._give_back(window, 0.0)
 
     async def _give_back(self, window: Window, delay: float) -> None:
         jobs = list(window.held.values())

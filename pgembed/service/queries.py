@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-import structlog
-
 from pgembed.encoders.base import check_vectors
 from pgembed.errors import EncoderUnavailable, PgembedError
+from pgembed.events import events
+from pgembed.service.database import Database
 from pgembed.service.encoding import Priority
 from pgembed.service.faults import ConnectionLost, StatementFailed
 from pgembed.service.isolation import AllOrNone, Isolation, Settle
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pgembed.service.metrics import Metrics
     from pgembed.service.store import Store
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 BATCH = 8  # queries: few enough that another does not wait long for them
 IN_HAND = 2 * BATCH  # of a model: one batch is encoded, one waits
@@ -47,6 +47,7 @@ class QueryLane:
     def __init__(
         self,
         store: Store,
+        database: Database,
         models: Models,
         metrics: Metrics,
         *,
@@ -54,6 +55,7 @@ class QueryLane:
     ) -> None:
         self.wake = asyncio.Event()
         self._store = store
+        self._database = database
         self._models = models
         self._metrics = metrics
         self._poll_seconds = poll_seconds
@@ -73,9 +75,8 @@ class QueryLane:
                     BATCH, LEASE_SECONDS, self._busy()
                 ):
                     await self._start(queries)
-            except (ConnectionLost, StatementFailed) as exc:
-                log.warning("queries.interrupted", error=str(exc))
-                await asyncio.sleep(0.1)
+            except PgembedError as exc:
+                await self._database.after(exc, "queries")
                 continue
             pooled = self._store.link.pooled
             try:

@@ -25,11 +25,13 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import structlog
-
+from pgembed.errors import PgembedError
+from pgembed.events import events
+from pgembed.service.database import Database
 from pgembed.service.encoding import Priority
-from pgembed.service.faults import ConnectionLost, StatementFailed
+from pgembed.service.faults import ConnectionLost
 from pgembed.service.pipeline import Pipeline, Window
+from pgembed.service.postponed import Postponed
 from pgembed.service.records import Embedding, Job
 from pgembed.service.window import split_suspects
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from pgembed.service.options import ServiceSettings
     from pgembed.service.store import Store
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 BULK_WINDOWS = 3  # one read, one encoded, one written
 FRESH_WINDOWS = 2  # of one embedding
@@ -60,6 +62,9 @@ class Scheduler:
         self,
         fast: Store,
         bulk: Store,
+        pages: Store,
+        *,
+        database: Database,
         models: Models,
         pipeline: Pipeline,
         settings: ServiceSettings,
@@ -69,6 +74,8 @@ class Scheduler:
         Args:
             fast: For claims, the sleep lock, and reading and writing fresh changes.
             bulk: For all other reads and writes, which may take long.
+            pages: For the paging of backfills, which may take very long.
+            database: Where to wait while it cannot be worked in.
             models: Which embeddings can be worked for.
             pipeline: Works windows off.
             settings: Window size, lease, polls.
@@ -78,6 +85,10 @@ class Scheduler:
         self.index_may_be_due = asyncio.Event()
         self._fast = fast
         self._bulk = bulk
+        self._pages = pages
+        self._database = database
+        self._postponed = Postponed()
+        self._paging: dict[int, asyncio.Task[None]] = {}  # backfills, by embedding
         self._models = models
         self._pipeline = pipeline
         self._settings = settings
@@ -109,11 +120,10 @@ class Scheduler:
         while not self._stopping:
             try:
                 await self._pass()
-            except (ConnectionLost, StatementFailed) as exc:
-                self._asleep = False  # the lock went with the session
-                log.warning("scheduler.interrupted", error=str(exc))
-                if isinstance(exc, StatementFailed):
-                    await self._rest(1.0)
+            except PgembedError as exc:
+                # A lost session has lost the lock; any other may still have it.
+                self._asleep = not isinstance(exc, ConnectionLost)
+                await self._database.after(exc, "scheduler")
 
     async def drain(self) -> float | None:
         """Work until nothing can be claimed and nothing is under way.
@@ -128,12 +138,13 @@ class Scheduler:
             self._bulk_ready = True
             if await self._claim():
                 continue
-            if self._windows or self._suspects or self._models.loading:
+            if self._windows or self._suspects or self._paging or self._models.loading:
                 await self._rest(BUSY_POLL_SECONDS)
                 continue
             readiness = await self._fast.ready(self._skipped())
             if not readiness.ready:
-                return readiness.wait_seconds
+                waits = (readiness.wait_seconds, self._postponed.next_seconds())
+                return min((s for s in waits if s is not None), default=None)
             await self._rest(BUSY_POLL_SECONDS)  # another service pages a backfill
         return None
 
@@ -141,10 +152,11 @@ class Scheduler:
         """Finish what is under way, or give it back when it takes too long."""
         if self._windows:
             await asyncio.wait(self._windows, timeout=grace_seconds)
-        for task in list(self._windows):
+        tasks = [*self._windows, *self._paging.values()]
+        for task in tasks:
             task.cancel()
-        if self._windows:
-            await asyncio.wait(self._windows)
+        if tasks:
+            await asyncio.wait(tasks)
         for window in self._suspects:
             await window.store.release(list(window.held.values()))
 
@@ -221,17 +233,34 @@ class Scheduler:
             embedding = usable[self._turn % len(usable)]
             size = self._window_size(embedding)
             jobs = await self._bulk_claim(embedding, size)
-            if not jobs and embedding.backfill_state == "pending":
-                queued = await self._fast.backfill(
-                    embedding.embedding_id, self._settings.batch_size
-                )
-                if queued:
-                    jobs = await self._bulk_claim(embedding, size)
+            if len(jobs) < size and embedding.backfill_state == "pending":
+                self._page(embedding)
             if jobs:
                 urgent = min(job.priority for job in jobs)
                 await self._admit(embedding, jobs, PRIORITIES[urgent], self._bulk)
                 return True
         return False
+
+    def _page(self, embedding: Embedding) -> None:
+        """Have the next page of a backfill queued; the others go on meanwhile."""
+        if embedding.embedding_id not in self._paging:
+            task = asyncio.create_task(self._queue_page(embedding))
+            self._paging[embedding.embedding_id] = task
+
+    async def _queue_page(self, embedding: Embedding) -> None:
+        try:
+            queued = await self._pages.backfill(
+                embedding.embedding_id, self._settings.batch_size
+            )
+        except PgembedError as exc:
+            self._postponed.add(embedding.embedding_id, embedding.name, str(exc))
+        else:
+            self._bulk_ready = self._bulk_ready or bool(queued)
+            if queued is None:
+                self._catalog_until = 0.0
+        finally:
+            del self._paging[embedding.embedding_id]
+            self.wake.set()
 
     async def _bulk_claim(self, embedding: Embedding, size: int) -> list[Job]:
         return await self._fast.claim(
@@ -276,6 +305,11 @@ class Scheduler:
         window = self._windows.pop(task)
         if window.stale:
             self._catalog_until = 0.0
+        if window.postponed:
+            name = window.embedding.name
+            self._postponed.add(window.embedding.embedding_id, name, window.postponed)
+        else:
+            self._postponed.over(window.embedding.embedding_id)
         if window.priority is Priority.BACKFILL:
             self.index_may_be_due.set()
         self.wake.set()
@@ -306,11 +340,15 @@ class Scheduler:
             self._drowsy = DROWSY_SECONDS[0]
         if readiness.wait_seconds is not None:
             wait = min(wait, max(0.001, readiness.wait_seconds))
-        retry = self._models.next_retry_seconds(
-            embedding.model_id for embedding in self.catalog or ()
+        retries = (
+            self._postponed.next_seconds(),
+            self._models.next_retry_seconds(
+                embedding.model_id for embedding in self.catalog or ()
+            ),
         )
-        if retry is not None:
-            wait = min(wait, max(0.001, retry))
+        for retry in retries:
+            if retry is not None:
+                wait = min(wait, max(0.001, retry))
         await self._rest(min(wait, self._settings.poll_seconds))
 
     async def _drowsy_seconds(self) -> float:
@@ -352,15 +390,14 @@ class Scheduler:
         return [
             embedding
             for embedding in self.catalog or ()
-            if self._models.usable(embedding.its_model())
+            if embedding.embedding_id not in self._postponed
+            and self._models.usable(embedding.its_model())
         ]
 
     def _skipped(self) -> list[int]:
-        return [
-            embedding.embedding_id
-            for embedding in self.catalog or ()
-            if not self._models.usable(embedding.its_model())
-        ]
+        usable = {embedding.embedding_id for embedding in self._usable()}
+        ids = [embedding.embedding_id for embedding in self.catalog or ()]
+        return [one for one in ids if one not in usable]
 
     def _bulk_windows(self) -> int:
         # By who claimed them, not by priority: where the fast lane has no room left,

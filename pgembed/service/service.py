@@ -7,13 +7,12 @@ import time
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from pgembed.dsn import check
-from pgembed.errors import InsufficientPrivilege, PgembedError, SchemaVersionError
+from pgembed.errors import PgembedError
+from pgembed.events import events
 from pgembed.service.connection import Link
+from pgembed.service.database import Database
 from pgembed.service.encoding import EncodeThread
-from pgembed.service.faults import ConnectionLost, StatementFailed
 from pgembed.service.health import HealthServer
 from pgembed.service.indexer import Indexer
 from pgembed.service.listener import Listener, behind_transaction_pooler
@@ -30,11 +29,12 @@ from pgembed.service.store import Store
 if TYPE_CHECKING:
     from pgembed.encoders.base import Encoder
 
-log = structlog.get_logger("pgembed.service")
+log = events(__name__)
 
 TICK_SECONDS = 0.5
 STALLED_SECONDS = 15.0  # event loop silent for that long: not healthy
 CLOSE_THREAD_SECONDS = 2.0
+SHORT_LOCK_SECONDS = 0.2  # others wait, and a user's ALTER TABLE may hold one for long
 
 
 class EncoderService:
@@ -66,11 +66,23 @@ class EncoderService:
         self.settings = settings or ServiceSettings()
         self.metrics = Metrics()
         self.health: HealthServer | None = None
+        self._stopping = asyncio.Event()
         self._links = {
             purpose: Link(dsn, purpose)
-            for purpose in ("listen", "fast", "bulk", "query", "maintenance")
+            for purpose in (
+                *("listen", "query", "maintenance", "reconcile"),
+                *("aside", "slow", "control"),
+            )
         }
+        for purpose in ("fast", "bulk", "pages"):
+            self._links[purpose] = Link(
+                dsn, purpose, lock_timeout_seconds=SHORT_LOCK_SECONDS
+            )
+        for purpose in ("index", "bm25"):
+            # CONCURRENTLY waits for long transactions by design.
+            self._links[purpose] = Link(dsn, purpose, lock_timeout_seconds=0)
         self._stores = {purpose: Store(link) for purpose, link in self._links.items()}
+        self._database = Database(self._stores["maintenance"], self._stopping)
         self._thread = EncodeThread(given_up=self.metrics.calls_given_up.inc)
         self.metrics.hung_calls.set_function(self._thread.hung)
         self._models = Models(
@@ -80,28 +92,40 @@ class EncoderService:
             preloaded=encoders,
             changed=self._wake_scheduler,
         )
-        self._pipeline = Pipeline(self._models, self.settings, self.metrics)
+        self._pipeline = Pipeline(
+            self._models,
+            self.settings,
+            self.metrics,
+            aside=self._stores["aside"],
+            slow=self._stores["slow"],
+            control=self._stores["control"],
+        )
         self._scheduler = Scheduler(
             self._stores["fast"],
             self._stores["bulk"],
-            self._models,
-            self._pipeline,
-            self.settings,
+            self._stores["pages"],
+            database=self._database,
+            models=self._models,
+            pipeline=self._pipeline,
+            settings=self.settings,
         )
         self._queries = QueryLane(
             self._stores["query"],
+            self._database,
             self._models,
             self.metrics,
             poll_seconds=self.settings.poll_seconds,
         )
         self._listener = Listener(
             self._links["listen"],
+            self._database,
             on_jobs=self._wake_scheduler,
             on_query=self._queries.wake.set,
         )
         self._maintenance = Maintenance(
             self._stores["maintenance"],
-            dsn,
+            self._stores["reconcile"],
+            database=self._database,
             scheduler=self._scheduler,
             models=self._models,
             pipeline=self._pipeline,
@@ -109,20 +133,20 @@ class EncoderService:
             lease_seconds=self.settings.lease_seconds,
         )
         self._indexer = Indexer(
-            dsn,
+            self._stores["index"],
+            self._database,
             self._maintenance.worker_id,
             self._scheduler.index_may_be_due,
             self._any_filled,
-            megabytes << 20
-            if (megabytes := self.settings.index_megabytes) is not None
-            else None,
+            most_memory=self.settings.index_bytes(),
         )
         self._packer = Packer(
-            dsn, self.settings.erase_seconds, self._maintenance.problems
+            self._stores["bm25"],
+            self._database,
+            self.settings.erase_seconds,
+            self._maintenance.problems,
         )
         self._tick = time.monotonic()
-        self._schema_checked = False
-        self._stopping = asyncio.Event()
         self.metrics.connected.set_function(lambda: float(self._connected_now()))
 
     @property
@@ -146,11 +170,11 @@ class EncoderService:
     async def run(self) -> None:
         """Serve until `stop` is called.
 
+        While the database cannot be worked in (it is away, a standby, without pgembed),
+        the service waits, and says so once.
+
         Raises:
-            SchemaVersionError: pgembed is not installed, or is older than this
-                version.
-            InsufficientPrivilege: The role does not own pgembed.
-            PgembedError: The environment is not one the service can work in.
+            OSError: The health port is taken.
         """
         if self.settings.health_port is not None:
             self.health = HealthServer(
@@ -177,9 +201,11 @@ class EncoderService:
         Raises:
             ConnectionLost: PostgreSQL cannot be reached.
             SchemaVersionError: pgembed is not installed, or is too old.
+            InsufficientPrivilege: The role may not use pgembed's functions.
+            UnsupportedEnvironment: The server is a standby, or has no pgvector.
         """
         try:
-            await self._check_schema()
+            await self._database.check()
             await self._maintenance.heartbeat()
             renewal = asyncio.create_task(self._maintenance.run())
             try:
@@ -196,15 +222,19 @@ class EncoderService:
             await self._close()
 
     async def _connected(self) -> bool:
-        """Wait until the database is there; False when stopped before that."""
-        while not self._stopping.is_set():
+        """Wait until the database can be worked in; False when stopped before that."""
+        while True:
+            await self._database.settle()
+            if self._stopping.is_set():
+                return False
             try:
-                await self._check_schema()
                 pooled = await behind_transaction_pooler(
                     self._links["listen"], self._links["fast"]
                 )
-            except ConnectionLost:
-                continue  # the link has logged it, and pauses before it tries again
+                await self._maintenance.heartbeat()
+            except PgembedError as exc:
+                await self._database.after(exc, "start")
+                continue
             for link in self._links.values():
                 link.pooled = pooled
             if pooled:
@@ -219,31 +249,8 @@ class EncoderService:
                     "Give the service a direct connection.",
                 )
             return True
-        return False
-
-    async def _check_schema(self) -> None:
-        missing = await self._stores["fast"].missing_functions()
-        if missing:
-            raise SchemaVersionError(
-                "pgembed's schema is not installed in this database, or is older "
-                "than this service",
-                detail=f"Missing: {', '.join(missing)}.",
-                hint="Run: pgembed install --dsn ...",
-            )
-        try:
-            await self._stores["fast"].embeddings()
-        except StatementFailed as exc:
-            if exc.code != "42501":
-                raise
-            raise InsufficientPrivilege(
-                f"the service's role may not use pgembed's functions: {exc}",
-                hint="Run the service as the role that owns the schema pgembed, or "
-                "as a member of it.",
-            ) from exc
-        self._schema_checked = True
 
     async def _serve(self) -> None:
-        await self._maintenance.heartbeat()
         log.info(
             "service.started",
             worker=str(self._maintenance.worker_id),
@@ -270,14 +277,16 @@ class EncoderService:
         finally:
             self._scheduler.stop()
             log.info("service.stopping", windows=len(self._scheduler.windows))
-            await asyncio.wait([scheduling])
+            await asyncio.wait([scheduling], timeout=self.settings.grace_seconds)
+            await _cancel([scheduling])
             await self._scheduler.finish(self.settings.grace_seconds)
             await _cancel(background)
             try:
                 await self._maintenance.goodbye()
-            except (ConnectionLost, StatementFailed) as exc:
+            except PgembedError as exc:
                 log.warning("goodbye.failed", error=str(exc))
-        scheduling.result()
+        if not scheduling.cancelled():
+            scheduling.result()
         log.info("service.stopped", rows=self.outcome.written)
 
     async def _ticking(self) -> None:
@@ -290,7 +299,7 @@ class EncoderService:
         await self._models.close()
         if not self._thread.close(CLOSE_THREAD_SECONDS):
             log.warning("encoder.still_running")
-        for link in (*self._links.values(), self._packer.link):
+        for link in self._links.values():
             await link.close()
         if self.health is not None:
             self.health.close()
@@ -310,11 +319,11 @@ class EncoderService:
         return True, "alive"
 
     def _connected_now(self) -> bool:
-        return self._schema_checked and self._links["fast"].connected
+        return self._database.reason is None and self._links["fast"].connected
 
     def _ready(self) -> tuple[bool, str]:
-        if not self._connected_now():
-            return False, "not connected"
+        if self._database.reason is not None:
+            return False, self._database.reason.splitlines()[0]
         if not self._links["listen"].pooled and not self._listener.listening.is_set():
             return False, "not listening"
         if self._scheduler.catalog is None:

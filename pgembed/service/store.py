@@ -44,6 +44,7 @@ NEEDED_FUNCTIONS = (
     "_embeddings_v1",
     "_extend_v1",
     "_fail_v1",
+    "_follow_v1",
     "_goodbye_v1",
     "_findings_v1",
     "_heartbeat_v1",
@@ -57,7 +58,8 @@ NEEDED_FUNCTIONS = (
     "_query_extend_v1",
     "_read_v1",
     "_ready_v1",
-    "_reconcile_v1",
+    "_reconcile_rest_v1",
+    "_reconcile_text_v1",
     "_release_v1",
     "_write_v1",
 )
@@ -72,6 +74,10 @@ class Store:
 
     def __init__(self, link: Link) -> None:
         self.link = link
+
+    async def in_recovery(self) -> bool:
+        """Whether the server is a standby."""
+        return bool(await self._value("recovery", {}))
 
     async def missing_functions(self) -> list[str]:
         """Names of functions that this version needs and the schema lacks."""
@@ -175,9 +181,14 @@ class Store:
         return None if queued is None else int(queued)
 
     async def read(
-        self, embedding_id: int, keys: Sequence[str], max_bytes: int
+        self,
+        embedding_id: int,
+        keys: Sequence[str],
+        max_bytes: int,
+        *,
+        seconds: float,
     ) -> list[Row]:
-        """Composed texts of rows, up to a number of bytes."""
+        """Composed texts of rows, up to a number of bytes, within some seconds."""
         return await self._rows(
             "read",
             Row,
@@ -186,6 +197,7 @@ class Store:
                 "keys": list(keys),
                 "max_bytes": max_bytes,
             },
+            seconds=seconds,
         )
 
     async def chunks(
@@ -205,7 +217,13 @@ class Store:
             ]
 
     async def write(
-        self, embedding_id: int, revision: int, batch: WriteBatch, *, in_column: bool
+        self,
+        embedding_id: int,
+        revision: int,
+        batch: WriteBatch,
+        *,
+        in_column: bool,
+        seconds: float,
     ) -> tuple[int, int]:
         """Write chunks and remove jobs: numbers of rows written, and stale.
 
@@ -216,15 +234,16 @@ class Store:
             in_column: Whether the vectors are in the source itself: writing them runs
                 triggers of the table's owner, and what these leave in the session is
                 cleaned away.
+            seconds: How long it may take: the rows are read again.
         """
         try:
-            return await self._write(embedding_id, revision, batch)
+            return await self._write(embedding_id, revision, batch, seconds)
         finally:
             if in_column:
                 await self.link.clean()
 
     async def _write(
-        self, embedding_id: int, revision: int, batch: WriteBatch
+        self, embedding_id: int, revision: int, batch: WriteBatch, seconds: float
     ) -> tuple[int, int]:
         rows = await self._rows(
             "write" if batch.embeddings else "write_nothing",
@@ -242,6 +261,7 @@ class Store:
                     np.ascontiguousarray(vector) for vector in batch.embeddings
                 ],
             },
+            seconds=seconds,
         )
         written, stale = rows[0]
         return written, stale
@@ -290,6 +310,10 @@ class Store:
                 "op": job.op,
             },
         )
+
+    async def follow(self, embedding_id: int) -> bool:
+        """Look at the table of an embedding; whether it can be read at all."""
+        return bool(await self._value("follow", {"embedding_id": embedding_id}))
 
     async def broken(self, embedding_id: int, reason: str) -> None:
         """Take an embedding out of service."""
@@ -361,8 +385,16 @@ class Store:
         """Say that this service stops."""
         await self._execute("goodbye", {"worker_id": worker_id})
 
+    async def texts(self) -> list[int]:
+        """Captured texts, by id."""
+        return [row[0] for row in await self._rows("texts", tuple, {})]
+
+    async def reconcile_text(self, text_id: int, *, seconds: float) -> None:
+        """Find what has changed of one table behind pgembed's back."""
+        await self._rows("reconcile_text", tuple, {"text_id": text_id}, seconds=seconds)
+
     async def reconcile(self) -> None:
-        """Find what has changed behind pgembed's back."""
+        """Find what else has changed behind pgembed's back."""
         await self._execute("reconcile", {})
 
     async def measures(self) -> list[Measure]:
@@ -458,7 +490,7 @@ class Store:
         def note(remark: Diagnostic) -> None:
             remarks.append(remark.message_primary or "")
 
-        async with self.link.use() as connection:
+        async with self.link.use(alone=True) as connection:
             connection.add_notice_handler(note)
             try:
                 await connection.execute(statement.encode())
@@ -484,9 +516,14 @@ class Store:
         return row[0]
 
     async def _rows(
-        self, name: str, kind: type[T], parameters: dict[str, Any]
+        self,
+        name: str,
+        kind: type[T],
+        parameters: dict[str, Any],
+        *,
+        seconds: float | None = None,
     ) -> list[T]:
-        async with self.link.use() as connection:
+        async with self.link.use(seconds) as connection:
             if kind is tuple:
                 plain = await connection.execute(QUERIES[name], parameters)
                 return await plain.fetchall()  # type: ignore[return-value] # kind is tuple

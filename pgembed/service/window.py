@@ -22,12 +22,19 @@ PLAN_CHARACTERS = 50_000
 """Characters in a slice of a window: some batches, counted in well under 50 ms."""
 
 FIRST_DELAY_SECONDS = 2.0
+FIRST_PATIENT_DELAY_SECONDS = 60.0
 LAST_DELAY_SECONDS = 600.0
 
 
-def retry_delay(attempts: int) -> float:
-    """Seconds until a failed job is tried again: doubles with each attempt."""
-    return min(FIRST_DELAY_SECONDS * 2.0 ** (attempts - 1), LAST_DELAY_SECONDS)
+def retry_delay(attempts: int, *, patient: bool = False) -> float:
+    """Seconds until a failed job is tried again: doubles with each attempt.
+
+    Args:
+        attempts: How often it has failed.
+        patient: Whether the failure may pass by itself.
+    """
+    first = FIRST_PATIENT_DELAY_SECONDS if patient else FIRST_DELAY_SECONDS
+    return min(first * 2.0 ** (attempts - 1), LAST_DELAY_SECONDS)
 
 
 def is_control(job: Job) -> bool:
@@ -73,17 +80,19 @@ class Fault(NamedTuple):
     Attributes:
         message: For the dead letter; may quote the text, like PostgreSQL's messages.
         kind: For the log, which must not.
+        patient: Whether it may pass by itself: then it is tried again later.
     """
 
     message: str
     kind: str
+    patient: bool = False
 
     @classmethod
     def of(cls, error: BaseException) -> Fault:
         """Describe an exception."""
         name = type(error).__name__
         if isinstance(error, StatementFailed):
-            return cls(str(error), f"SQLSTATE {error.code}")
+            return cls(str(error), f"SQLSTATE {error.code}", error.may_pass)
         if isinstance(error, PgembedError):
             return cls(str(error), name)
         return cls(f"{name}: {error}", name)

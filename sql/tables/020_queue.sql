@@ -78,6 +78,15 @@ comment on column pgembed.worker.builds is
     'Vector indexes that it builds, by embedding_id: phase, percent, and waits_for (process id of whom it waits for).';
 comment on column pgembed.worker.problems is 'What keeps it from its duties.';
 
+create table pgembed.clock (
+    latest  timestamptz not null default '-infinity',
+    highest timestamptz not null default '-infinity'
+);
+insert into pgembed.clock default values;
+comment on table pgembed.clock is
+    'What the server''s clock said at the latest heartbeat of a service, and the highest it ever said then: one row, '
+    'by which services notice that the clock was set back.';
+
 create table pgembed.query_embedding (
     model_id      int not null references pgembed.model on delete cascade,
     role          name not null default current_user,

@@ -131,9 +131,13 @@ def test_missing_schema_is_told_with_the_remedy(
     serve: Callable[..., ServeProcess], conn: Conn
 ) -> None:
     conn.execute("drop schema pgembed cascade")
+    once = serve("--once")
+    assert once.process.wait(60) == 1
+    assert "pgembed install" in once.log.read_text()
+    # To end would only have it started again.
     service = serve()
-    assert service.process.wait(60) == 1
-    assert "pgembed install" in service.log.read_text()
+    assert "pgembed install" in service.event("database.unavailable")["reason"]
+    assert service.stop() == 0
 
 
 def test_probes_answer(serve: Callable[..., ServeProcess], article: Conn) -> None:

@@ -237,12 +237,13 @@ def test_the_service_does_not_tell_it(
 @pytest.mark.parametrize("kind", ["json", "console"])
 def test_the_log_has_it_taken_out_wherever_it_comes_from(kind: str) -> None:
     program = f"""if True:
-        import logging, structlog
-        from pgembed.service.logs import configure_logging
+        import logging
+        from pgembed.cli.logs import configure_logging
         secret = 'Hu"s\\'h\\\\ü'
         dsn = "host=h password='Hu\\"s\\\\'h\\\\\\\\ü'"
         configure_logging({kind!r}, dsn=dsn)
-        log = structlog.get_logger()
+        from pgembed.events import events
+        log = events('pgembed.service')
         log.info("event", error=f"it is {{secret}}!", other=3)
         logging.getLogger("library").warning("it is %s!", secret)
         try:

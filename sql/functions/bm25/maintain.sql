@@ -17,6 +17,7 @@ declare
     done text;
     changed boolean;
     locks boolean;
+    vectors boolean;
     patience constant text := current_setting('lock_timeout');
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
@@ -29,12 +30,13 @@ begin
         return null;
     end if;
     t := pgembed._text(b.text_id);
+    vectors := exists (select from pgembed.embedding where text_id = t.text_id);
     if t.state = 'broken' or pgembed._capture_differs(t) or pgembed._security_differs(t) then
         locks := t.capture and not pgembed._triggers_fit(t) or t.key_columns is distinct from pgembed._key_columns(t.source)
                  or pgembed._security_differs(t);
         begin
             perform set_config('lock_timeout', '1s', true);
-            perform pgembed._follow(t, false);
+            locks := pgembed._follow(t, false) and vectors or locks;
             perform set_config('lock_timeout', patience, true);
         exception when lock_not_available then
             return 'waits: the table has changed, and transactions that write are open';
@@ -43,13 +45,17 @@ begin
         if t.state = 'broken' then
             update pgembed.bm25 set state = 'broken', state_reason = t.state_reason where bm25_id = b.bm25_id;
             return format('broken: %s', t.state_reason);
-        elsif locks then    -- these lock out writers: a step of its own, not before hours of building
+        elsif locks then
+            -- A step of its own, not before hours of building: it locks out writers, or holds
+            -- the row of the embedding, whose first fill then stops.
             return 'followed its table';
         end if;
         select * into b from pgembed.bm25 where bm25_id = b.bm25_id;
     end if;
     perform pgembed._sync_readers(t);
-    perform pgembed._follow_partitions(t);
+    if pgembed._follow_partitions(t) and vectors then
+        return 'followed its table';
+    end if;
     if exists (select from pgembed.bm25_failed where bm25_id = b.bm25_id) then
         perform pgembed._bm25_forget_failed(b, t);
     end if;
@@ -149,8 +155,8 @@ begin
             'select %L = ''pending'' or exists (select from %s offset 1999) '
             'or exists (select from %3$s where op <> ''D'') or exists (select from %3$s offset 999) '
             'or exists (select from %3$s where slot is null offset 99) '
-            'or exists (select from %3$s where recorded_at < clock_timestamp() - make_interval(secs => $1)) '
-            'or exists (select from pgembed.bm25_failed where bm25_id = %4$s and failed_at < clock_timestamp() - interval ''1 minute'')',
+            'or exists (select from %3$s where recorded_at not between clock_timestamp() - make_interval(secs => $1) and clock_timestamp()) '
+            'or exists (select from pgembed.bm25_failed where bm25_id = %4$s and failed_at not between clock_timestamp() - interval ''1 minute'' and clock_timestamp())',
             b.state, pgembed._bm25_table(b.bm25_id, 'recent'), pgembed._bm25_table(b.bm25_id, 'dead'), b.bm25_id)
         into due using p_erase_seconds;
         if due then
@@ -181,7 +187,7 @@ begin
     end if;
     done := pgembed._bm25_maintain(b, 2000);
     if to_regclass(pgembed._bm25_table(p_bm25_id, 'dead')) is not null then
-        execute format('select exists (select from %s where recorded_at < clock_timestamp() - make_interval(secs => $1))',
+        execute format('select exists (select from %s where recorded_at not between clock_timestamp() - make_interval(secs => $1) and clock_timestamp())',
                        pgembed._bm25_table(p_bm25_id, 'dead')) into old using p_erase_seconds;
         if old then
             done := concat_ws(', ', done, pgembed._bm25_maintain(b, 1));

@@ -21,6 +21,11 @@
 -- subtransaction that is rolled back, and only what was read, in variables, is kept. What
 -- must stay (the UPDATE of column storage) is done by the service alone, which cleans its
 -- session before it uses that for anything else.
+--
+-- Errors too are fenced. Foreign code may raise any SQLSTATE: those of pgembed, of a lock
+-- that was not granted, of a lost connection. So the table is locked first, where an error
+-- is what it says; and whatever is raised after that comes out as PE018, with the SQLSTATE
+-- that it had in the field DATATYPE. No other code of an error is ever foreign.
 
 create or replace function pgembed._owner_of(p_relation oid) returns oid
 language sql stable
@@ -198,15 +203,44 @@ $$;
 comment on function pgembed._fence(int, text) is
     'Name of a function of the fence (read or run), or PE016 where it does not hold.';
 
+create or replace function pgembed._lock_source_sql(p_source oid, p_mode text default 'access share') returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('lock table %s in %s mode', pgembed._table_sql(p_source), p_mode)
+$$;
+comment on function pgembed._lock_source_sql(oid, text) is
+    'What a statement of the owner''s does first, so that waiting for the table is no error of foreign code.';
+
+create or replace function pgembed._raise_foreign(p_state text, p_error text) returns void
+language plpgsql
+as $$
+begin
+    raise exception using errcode = 'PE018', message = p_error, datatype = p_state;
+end
+$$;
+comment on function pgembed._raise_foreign(text, text) is
+    'PE018 in place of what code of a table''s owner has raised, whose SQLSTATE says nothing.';
+
 create or replace function pgembed._run_as_owner(p_text_id int, p_sql text, p_work pgembed._work default null) returns text[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    fence constant text := pgembed._fence(p_text_id, 'run');
     statements constant text[] := pgembed._foreign_statements(null);
     keys text[];
 begin
-    execute format('select %s($1, $2)', pgembed._fence(p_text_id, 'run')) into keys using p_sql, p_work;
+    if p_work is null then    -- DDL: evaluates nothing of the owner's
+        execute format('select %s($1, null)', fence) using p_sql;
+    else
+        execute format('select %s($1, null)', fence) using pgembed._lock_source_sql((pgembed._text(p_text_id)).source, 'row exclusive');
+        begin
+            execute format('select %s($1, $2)', fence) into keys using p_sql, p_work;
+        exception when others or assert_failure or query_canceled then
+            perform pgembed._raise_foreign(sqlstate, sqlerrm);
+        end;
+    end if;
     perform pgembed._back_inside();
     perform pgembed._foreign_statements(statements);
     return keys;
@@ -245,16 +279,21 @@ declare
     fence constant text := pgembed._fence(p_text_id, 'read');
     statements constant text[] := pgembed._foreign_statements(null);
     keys text[];
+    locked boolean := false;
     done boolean := false;
 begin
     begin
+        perform pgembed._run_as_owner(p_text_id, pgembed._lock_source_sql((pgembed._text(p_text_id)).source));
+        locked := true;
         execute format('select pg_catalog.array_agg(r.key order by r.place) from %s($1, $2) as r(place bigint, key text)', fence)
         into keys using p_sql, p_work;
         done := true;
         raise sqlstate 'PE000';    -- what has been read stays in keys, all else is undone
-    exception when others or assert_failure then
+    exception when others or assert_failure or query_canceled then
         perform pgembed._foreign_statements(statements);
-        if not done then
+        if locked and not done then
+            perform pgembed._raise_foreign(sqlstate, sqlerrm);
+        elsif not done then
             raise;
         end if;
     end;
@@ -277,9 +316,12 @@ declare
         'array_agg(r.hash order by r.place), array_agg(r.bytes order by r.place) '
         'from %s($1, $2) as r(place bigint, present boolean, content text, hash bytea, bytes bigint)', pgembed._fence(t.text_id, 'read'));
     statements constant text[] := pgembed._foreign_statements(null);
+    locked boolean := false;
     done boolean := false;
 begin
     begin
+        perform pgembed._run_as_owner(t.text_id, pgembed._lock_source_sql(t.source));
+        locked := true;
         execute statement into present, contents, hashes, bytes
         using format(
             'select r.place, r.present is not null, case when r.bytes operator(pg_catalog.<=) ($1).n or r.place operator(pg_catalog.=) 1 then r.content end, '
@@ -291,9 +333,11 @@ begin
             pgembed._source_rows_sql(t.source, t.canonical_expression)), row(p_keys, null, null, p_max_bytes)::pgembed._work;
         done := true;
         raise sqlstate 'PE000';
-    exception when others or assert_failure then
+    exception when others or assert_failure or query_canceled then
         perform pgembed._foreign_statements(statements);
-        if not done then
+        if locked and not done then
+            perform pgembed._raise_foreign(sqlstate, sqlerrm);
+        elsif not done then
             raise;
         end if;
     end;
@@ -303,6 +347,40 @@ comment on function pgembed._read_texts(pgembed.captured_text, text[], bigint) i
     'For each key, in order: whether its row is there, the SHA-256 of its text, the bytes of the texts up to there, and, '
     'as long as these are not more than max_bytes, the text.';
 
+create or replace function pgembed._page_of_documents(
+    t pgembed.captured_text, p_rows text, p_work pgembed._work,
+    out keys text[], out lengths int[], out words tsvector[], out errors text[], out partitions oid[]
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    statement constant text := format(
+        'select array_agg(r.key order by r.place), array_agg(r.length order by r.place), array_agg(r.lexemes order by r.place), '
+        'array_agg(r.error order by r.place), array_agg(r.partition order by r.place) '
+        'from %s($1, $2) as r(place bigint, key text, length int, lexemes tsvector, error text, partition oid)',
+        pgembed._fence(t.text_id, 'read'));
+    statements constant text[] := pgembed._foreign_statements(null);
+    locked boolean := false;
+    done boolean := false;
+begin
+    perform pgembed._run_as_owner(t.text_id, pgembed._lock_source_sql(t.source));
+    locked := true;
+    execute statement into keys, lengths, words, errors, partitions using p_rows, p_work;
+    done := true;
+    raise sqlstate 'PE000';
+exception when others or assert_failure or query_canceled then
+    perform pgembed._foreign_statements(statements);
+    if locked and not done then
+        perform pgembed._raise_foreign(sqlstate, sqlerrm);
+    elsif not done then
+        raise;
+    end if;
+end
+$$;
+comment on function pgembed._page_of_documents(pgembed.captured_text, text, pgembed._work) is
+    'What a statement over the table of a captured text gives as (place, key, length, lexemes, error, partition), in order, read as its owner.';
+
 create or replace function pgembed._documents(t pgembed.captured_text)
 returns table (key text, length int, lexemes tsvector, error text, partition regclass)
 language plpgsql stable    -- so all pages are of one snapshot, that of the statement that asks
@@ -310,49 +388,62 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    statement constant text := format(
-        'select array_agg(r.key order by r.place), array_agg(r.length order by r.place), array_agg(r.lexemes order by r.place), '
-        'array_agg(r.error order by r.place), array_agg(r.partition order by r.place) '
-        'from %s($1, $2) as r(place bigint, key text, length int, lexemes tsvector, error text, partition oid)',
-        pgembed._fence(t.text_id, 'read'));
     columns constant text := pgembed._key_sql(t.source, null, 's.%2$I', ', ');
     page constant text := format(
-        'select s.place, d.key, d.length, d.lexemes, d.error, %4$s from (select s, s.tableoid, pg_catalog.row_number() over (order by %1$s) as place '
-        'from %2$s as s where %%s order by %1$s limit 500) as s cross join lateral pgembed._text_%3$s_document(s.s) as d',
-        replace(columns, '%', '%%'), replace(pgembed._table_sql(t.source), '%', '%%'), t.text_id,
-        case when pgembed._is_partitioned(t.source) then 's.tableoid' else 'null::oid' end);
+        'select s.place, %%s from (select s, s.tableoid, pg_catalog.row_number() over (order by %1$s) as place '
+        'from %2$s as s where %%s order by %1$s limit 500) as s %%s', replace(columns, '%', '%%'), replace(pgembed._table_sql(t.source), '%', '%%'));
+    document constant text := format('pgembed._text_%s_document', t.text_id);
+    partition_of constant text := case when pgembed._is_partitioned(t.source) then '%s.tableoid' else 'null::pg_catalog.oid' end;
     further constant text := pgembed._keys_after_sql(t.source);
-    statements constant text[] := pgembed._foreign_statements(null);
-    keys text[];
-    lengths int[];
-    words tsvector[];
-    errors text[];
-    partitions oid[];
-    after text;
-    done boolean;
+    work pgembed._work;
+    part text;
+    rows record;
+    one record;
+    code text;
+    refused boolean;
     total int := 0;
 begin
     loop
-        done := false;
+        part := case when work.after is null then 'true' else further end;
         begin
-            execute statement into keys, lengths, words, errors, partitions
-            using format(page, case when after is null then 'true' else further end), row(null, null, after, null)::pgembed._work;
-            done := true;
-            raise sqlstate 'PE000';
-        exception when others or assert_failure then
-            perform pgembed._foreign_statements(statements);
-            if not done then
+            rows := pgembed._page_of_documents(t, format(page, 'd.key, d.length, d.lexemes, d.error, ' || format(partition_of, 's'), part,
+                                                         format('cross join lateral %s(s.s) as d', document)), work);
+            return query select d.key, d.length, d.lexemes, d.error, d.partition::regclass
+                         from unnest(rows.keys, rows.lengths, rows.words, rows.errors, rows.partitions) as d(key, length, lexemes, error, partition);
+        exception when sqlstate 'PE018' then
+            get stacked diagnostics code = pg_datatype_name;
+            if code <> '57014' then
+                raise;
+            end if;
+            -- The document of a row never fails, but for this, which may also be meant for us. By
+            -- one and one it shows.
+            refused := false;
+            rows := pgembed._page_of_documents(t, format(page, format('%s, null::pg_catalog.int4, null::pg_catalog.tsvector, null::pg_catalog.text, null::pg_catalog.oid',
+                pgembed._key_text_sql(t.source, '(s.s)')), part, ''), work);
+            foreach key in array rows.keys loop
+                begin
+                    one := pgembed._page_of_documents(t, format(
+                        'select 1::pg_catalog.int8, d.key, d.length, d.lexemes, d.error, %s from pg_catalog.unnest(($1).keys) as k(key) '
+                        'cross join lateral (select k.key) as pgembed_key cross join lateral (select s, s.tableoid from %s as s where %s) as s '
+                        'cross join lateral %s(s.s) as d', format(partition_of, 's'), pgembed._table_sql(t.source),
+                        pgembed._key_sql(t.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '), document), row(array[key], null, null, null)::pgembed._work);
+                    return query select d.key, d.length, d.lexemes, d.error, d.partition::regclass
+                                 from unnest(one.keys, one.lengths, one.words, one.errors, one.partitions) as d(key, length, lexemes, error, partition);
+                exception when sqlstate 'PE018' then
+                    refused := true;
+                    return query select key, null::int, null::tsvector, sqlerrm, null::regclass;
+                end;
+            end loop;
+            if not refused then
                 raise;
             end if;
         end;
-        return query select d.key, d.length, d.lexemes, d.error, d.partition::regclass
-                     from unnest(keys, lengths, words, errors, partitions) as d(key, length, lexemes, error, partition);
-        total := total + coalesce(cardinality(keys), 0);
+        total := total + coalesce(cardinality(rows.keys), 0);
         if total > 10000 then    -- status shows it: of what is not committed, others see only this
             perform set_config('application_name', format('pgembed bm25 %s: %s', t.text_id, total), true);
         end if;
-        exit when coalesce(cardinality(keys), 0) < 500;
-        after := keys[500];
+        exit when coalesce(cardinality(rows.keys), 0) < 500;
+        work.after := rows.keys[500];
     end loop;
 end
 $$;

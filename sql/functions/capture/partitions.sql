@@ -69,7 +69,7 @@ $$;
 comment on function pgembed._partitions_differ(pgembed.captured_text) is
     'Partitions that were attached, and tables that were detached, since they were taken in or let go.';
 
-create or replace function pgembed._follow_partitions(t pgembed.captured_text) returns void
+create or replace function pgembed._follow_partitions(t pgembed.captured_text) returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -81,7 +81,7 @@ declare
     parts constant text[] := array(select pgembed._table_sql(p.relid) from pg_partition_tree(t.source) as p where p.level > 0 order by 1);
 begin
     if not t.capture then
-        return;
+        return false;
     end if;
     if parts <> t.partitions then
         again := not t.partitions <@ parts;    -- of one that was dropped not even a trigger is left
@@ -91,7 +91,11 @@ begin
     perform set_config('lock_timeout', '50ms', true);
     foreach part in array changes.came loop
         begin
-            again := again or pgembed._unknown_keys(t, part, 1) <> '{}';
+            begin
+                again := again or pgembed._unknown_keys(t, part, 1) <> '{}';
+            exception when sqlstate 'PE018' then
+                again := true;    -- a row of it cannot be read: the walk over the table finds out which
+            end;
             perform pgembed._run_as_owner(t.text_id, pgembed._partition_trigger_sql(t, part));
         exception when lock_not_available or deadlock_detected then
             null;
@@ -110,7 +114,8 @@ begin
     if again then
         perform pgembed._must_be_read_again(t.text_id);
     end if;
+    return again;
 end
 $$;
 comment on function pgembed._follow_partitions(pgembed.captured_text) is
-    'Takes in partitions that were attached since, and lets detached ones go.';
+    'Takes in partitions that were attached since, and lets detached ones go; whether the table must be read again for it.';

@@ -214,6 +214,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     name constant text := pgembed._name_of_text(t.text_id);
+    code text;
 begin
     -- What no one but the user can mend; NULL: nothing.
     if pgembed._table_sql(t.source) is null then
@@ -230,15 +231,12 @@ begin
         -- Planned, as the owner; no row is read.
         perform pgembed._keys_as_owner(t.text_id, format('select 1::int8, (%s)::text from %s limit 0',
                                                          t.canonical_expression, pgembed._table_sql(t.source)));
-    exception
-        when syntax_error_or_access_rule_violation or invalid_schema_name then    -- classes 42 and 3F, not a lock's timeout
-            return format('The text expression no longer fits the table: %s. Mend the table, or give another text: '
-                          'text_expression => ... of pgembed.alter_embedding or alter_bm25.', sqlerrm);
-        -- A function of theirs may raise anything, while it is planned.
-        when lock_not_available then
-            raise;
-        when others or assert_failure or query_canceled then
-            return format('The text expression fails whatever the row: %s', sqlerrm);
+    exception when sqlstate 'PE018' then
+        get stacked diagnostics code = pg_datatype_name;
+        return case when code similar to '(42|3F)%'    -- a name or a right is missing; a function of theirs may say so, too
+                    then format('The text expression no longer fits the table: %s. Mend the table, or give another text: '
+                                'text_expression => ... of pgembed.alter_embedding or alter_bm25.', sqlerrm)
+                    else format('The text expression fails whatever the row: %s', sqlerrm) end;
     end;
     return null;
 end
@@ -274,7 +272,7 @@ $$;
 comment on function pgembed._vectors_lost(pgembed.captured_text) is
     'Why the vectors over a captured text cannot be kept any more; NULL: they can.';
 
-create or replace function pgembed._follow(t pgembed.captured_text, p_repair boolean) returns void
+create or replace function pgembed._follow(t pgembed.captured_text, p_repair boolean) returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -285,7 +283,7 @@ begin
     if reason is not null then
         update pgembed.captured_text set state = 'broken', state_reason = reason
         where text_id = t.text_id and (state, state_reason) is distinct from ('broken', reason);
-        return;
+        return false;
     end if;
     if t.state = 'broken' or p_repair or t.code_digest is distinct from pgembed._code_digest(t.code_functions) then
         -- The canonical form reads the same under every search_path.
@@ -303,7 +301,9 @@ begin
     elsif t.unseen then
         again := true;
     end if;
-    perform pgembed._follow_partitions(t);
+    if pgembed._follow_partitions(t) then
+        again := true;
+    end if;
     perform pgembed._sync_privileges(t);
     if t.state = 'broken' or again and t.unseen then
         update pgembed.captured_text set state = 'active', state_reason = null,
@@ -312,11 +312,13 @@ begin
     if again then
         perform pgembed._must_be_read_again(t.text_id);
     end if;
+    return again;
 end
 $$;
 comment on function pgembed._follow(pgembed.captured_text, boolean) is
     'Brings what was made for a captured text up to what its table is now: owner, key, columns, partitions, '
-    'privileges, row security, changed functions, dropped parts. A broken state that has healed is left.';
+    'privileges, row security, changed functions, dropped parts. A broken state that has healed is left. Whether the '
+    'table must be read again for it.';
 
 create or replace function pgembed._require_fit(t pgembed.captured_text) returns void
 language plpgsql

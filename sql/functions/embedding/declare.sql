@@ -284,7 +284,7 @@ begin
     perform pgembed._back_inside();
     perform pgembed._require_source(was.source, was.name);
     perform pgembed._lock_declarations();
-    select * into was from pgembed.embedding where embedding_id = was.embedding_id for update;
+    select * into was from pgembed.embedding where embedding_id = was.embedding_id for no key update;
     e := was;
     if alter_embedding.model is null then
         select * into m from pgembed.model where model_id = e.model_id;
@@ -341,7 +341,7 @@ begin
         index_error = null, wake = e.wake, max_attempts = e.max_attempts,
         state = case state when 'broken' then 'active' else state end, state_reason = null,
         revision = revision + 1,
-        valid_from = case when new_chunks then clock_timestamp() else valid_from end
+        valid_from = case when new_chunks then pgembed._later() else valid_from end
     where embedding_id = e.embedding_id
     returning * into e;
     if new_vectors then
@@ -517,7 +517,7 @@ begin
     perform pgembed._require_owner();
     e := pgembed._embedding(reembed.name);
     update pgembed.embedding as x
-    set valid_from = pg_catalog.clock_timestamp(), revision = x.revision operator(pg_catalog.+) 1
+    set valid_from = pgembed._later(), revision = x.revision operator(pg_catalog.+) 1
     where x.embedding_id operator(pg_catalog.=) e.embedding_id;
     perform pgembed._restart_backfill(e.embedding_id);
     perform pgembed._bm25_mark(b.bm25_id) from pgembed.bm25 as b where b.embedding_id operator(pg_catalog.=) e.embedding_id;

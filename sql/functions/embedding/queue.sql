@@ -183,7 +183,7 @@ declare
     e pgembed.embedding;
     t pgembed.captured_text;
 begin
-    select * into e from pgembed.embedding where embedding_id = p_embedding_id for update;
+    select * into e from pgembed.embedding where embedding_id = p_embedding_id for no key update;
     if found then
         t := pgembed._text(e.text_id);
         perform pgembed._require_side_table(e);
@@ -223,7 +223,7 @@ declare
     passed bigint;
 begin
     select * into e from pgembed.embedding
-    where embedding_id = p_embedding_id and state = 'active' for update skip locked;
+    where embedding_id = p_embedding_id and state = 'active' for no key update skip locked;    -- a BM25 build refers to the row
     if not found then
         return 0;    -- another service is at it
     end if;

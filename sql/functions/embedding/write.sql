@@ -223,7 +223,7 @@ begin
     execute format(
         $sql$
         insert into %1$s (%2$s, chunk, %3$s text_hash, model_id, embedded_at)
-        select %4$s, c.chunk, %5$s pgembed_key.hash, $7, clock_timestamp()
+        select %4$s, c.chunk, %5$s pgembed_key.hash, $7, $9
         from unnest($4, $5, $6, $8) as c(row_position, chunk, content, embedding)
         join unnest($1, $2, $3) with ordinality as pgembed_key(key, hash, still_true, position)
           on pgembed_key.position = c.row_position
@@ -237,7 +237,8 @@ begin
         pgembed._key_sql(e.source, e.side_table, '%5$s::%4$s', ', '),
         case e.storage when 'table' then format('c.content, c.embedding::%s,', pgembed._vector_column_type(e)) else '' end,
         case e.storage when 'table' then 'content = excluded.content, embedding = excluded.embedding,' else '' end)
-    using p_keys, p_hashes, still_true, p_chunk_rows, p_chunks, p_contents, e.model_id, p_embeddings;
+    using p_keys, p_hashes, still_true, p_chunk_rows, p_chunks, p_contents, e.model_id, p_embeddings,
+          greatest(clock_timestamp(), e.valid_from);    -- made for this declaration, even if the clock has been set back since
 
     if e.storage = 'column' then
         select array_agg(k.key order by k.position), array_agg(c.embedding order by k.position) into work.keys, work.vectors

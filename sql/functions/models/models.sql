@@ -132,7 +132,7 @@ as $$
 declare
     m pgembed.model;
 begin
-    select * into m from pgembed.model where model_id = p_model_id for update;
+    select * into m from pgembed.model where model_id = p_model_id for no key update;
     if not found then
         return;
     end if;

@@ -13,6 +13,22 @@ end
 $$;
 comment on function pgembed._wake(text) is 'Wakes the services, if that can be done.';
 
+create or replace function pgembed._set_back(p_by interval) returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    -- What lies ahead of a clock that was set back moves back with it, so that nothing waits
+    -- longer than it would have. What was never claimed is ready at once.
+    update pgembed.queue set not_before = case when attempts = 0 then clock_timestamp() else not_before - p_by end
+    where not_before > clock_timestamp();
+    update pgembed.query_embedding
+    set requested_at = least(requested_at, clock_timestamp()), answered_at = least(answered_at, clock_timestamp()),
+        claimed_until = claimed_until - p_by
+    where clock_timestamp() < any (array[requested_at, answered_at, claimed_until]);
+    update pgembed.worker set heartbeat_at = heartbeat_at - p_by where heartbeat_at > clock_timestamp()
+$$;
+comment on function pgembed._set_back(interval) is 'Follows the server''s clock, which was set back so far.';
+
 create or replace function pgembed._heartbeat_v1(
     p_worker_id uuid, p_hostname text, p_pid int, p_version text, p_models jsonb, p_work jsonb, p_problems text[] default '{}'
 ) returns void
@@ -20,6 +36,8 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    latest constant timestamptz := (select c.latest from pgembed.clock as c for update);
+    heard constant timestamptz := clock_timestamp();    -- no earlier than any heartbeat before
     -- Another role may not see what the sessions of this one do, so it is said here.
     builds constant jsonb := coalesce((
         select jsonb_object_agg(e.embedding_id, to_jsonb(p))
@@ -27,15 +45,33 @@ declare
         cross join lateral pgembed._build_progress(pgembed._index_oid(e)) as p
         where e.index_builder = p_worker_id and p.phase is not null), '{}');
 begin
+    if heard < latest then
+        perform pgembed._set_back(latest - heard);
+    elsif not exists (select from pgembed.worker where worker_id = p_worker_id) then
+        -- The clock may have been set back while no service ran.
+        update pgembed.queue set not_before = heard where attempts = 0 and not_before > heard;
+    end if;
+    update pgembed.clock as c set latest = heard, highest = greatest(c.highest, heard);
     insert into pgembed.worker (worker_id, hostname, pid, version, models, work, builds, problems)
     values (p_worker_id, p_hostname, p_pid, p_version, p_models, p_work, builds, p_problems)
     on conflict (worker_id) do update
     set models = excluded.models, work = excluded.work, builds = excluded.builds, problems = excluded.problems,
-        heartbeat_at = clock_timestamp();
+        heartbeat_at = heard;
 end
 $$;
 comment on function pgembed._heartbeat_v1(uuid, text, int, text, jsonb, jsonb, text[]) is
-    'A service says that it is alive, how its models stand, what it has in hand, and what keeps it from its duties.';
+    'A service says that it is alive, how its models stand, what it has in hand, and what keeps it from its duties. '
+    'Notices that the clock was set back.';
+
+create or replace function pgembed._later() returns timestamptz
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Between two heartbeats, a few seconds apart, the clock may have said more than is known.
+    select coalesce((select highest + interval '1 minute' from pgembed.clock where highest > clock_timestamp()), clock_timestamp())
+$$;
+comment on function pgembed._later() is
+    'A time after all that were written down before, even if the server''s clock was set back since.';
 
 create or replace function pgembed._goodbye_v1(p_worker_id uuid) returns void
 language sql
@@ -54,49 +90,59 @@ as $$
 $$;
 comment on function pgembed._service_alive() is 'Whether an encoder service is running.';
 
+create or replace function pgembed._follow_v1(p_embedding_id int) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform pgembed._reconcile_text_v1(e.text_id) from pgembed.embedding as e where e.embedding_id = p_embedding_id;
+    return exists (select from pgembed.embedding as e join pgembed.captured_text as t using (text_id)
+                   where e.embedding_id = p_embedding_id and t.state = 'active');
+end
+$$;
+comment on function pgembed._follow_v1(int) is
+    'Follows the table of an embedding; whether its text can be read at all. One that cannot is broken, and heals with its table.';
+
 create or replace function pgembed._broken_v1(p_embedding_id int, p_reason text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    t pgembed.captured_text;
 begin
-    select x.* into t from pgembed.embedding as e join pgembed.captured_text as x using (text_id) where e.embedding_id = p_embedding_id;
-    -- Where the table is to blame, its text is broken, and heals with it.
-    if t.text_id is not null and t.state = 'active' then
-        begin
-            perform pgembed._follow(t, false);
-        exception when lock_not_available then
-            null;
-        end;
-        t := pgembed._text(t.text_id);
+    -- Where the table is to blame, its text is broken, and the embedding itself is not.
+    if pgembed._follow_v1(p_embedding_id) then
+        update pgembed.embedding
+        set state = 'broken', state_reason = p_reason, revision = revision + 1
+        where embedding_id = p_embedding_id and state = 'active';
     end if;
-    update pgembed.embedding
-    set state = 'broken', state_reason = p_reason, revision = revision + 1
-    where embedding_id = p_embedding_id and state = 'active' and t.state = 'active';
 end
 $$;
 comment on function pgembed._broken_v1(int, text) is
     'Takes an embedding out of service, with the reason; the application''s writes go on.';
 
-create or replace function pgembed._reconcile_v1() returns void
+create or replace function pgembed._reconcile_text_v1(p_text_id int) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform pgembed._follow(t, false) from pgembed.captured_text as t where t.text_id = p_text_id;
+exception
+    when lock_not_available or deadlock_detected or insufficient_privilege then
+        null;    -- the next minute; the doctor tells meanwhile
+    when sqlstate 'PE003' or sqlstate 'PE004' or sqlstate 'PE013' or sqlstate 'PE016' or sqlstate 'PE018' then
+        update pgembed.captured_text set state = 'broken', state_reason = sqlerrm where text_id = p_text_id;
+end
+$$;
+comment on function pgembed._reconcile_text_v1(int) is
+    'Has what was made for a captured text follow its table (owner, columns, key, partitions, privileges, row '
+    'security), or says that it is broken. A service calls it each minute, for each in a transaction of its own.';
+
+create or replace function pgembed._reconcile_rest_v1() returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    t pgembed.captured_text;
     e pgembed.embedding;
 begin
-    for t in select * from pgembed.captured_text order by text_id loop
-        begin
-            perform pgembed._follow(t, false);
-        exception
-            when lock_not_available or deadlock_detected or insufficient_privilege then
-                null;    -- the next minute; the doctor tells meanwhile
-            when sqlstate 'PE003' or sqlstate 'PE004' or sqlstate 'PE013' or sqlstate 'PE016' then
-                update pgembed.captured_text set state = 'broken', state_reason = sqlerrm where text_id = t.text_id;
-        end;
-    end loop;
     for e in select * from pgembed.embedding where state = 'active' order by embedding_id loop
         if pgembed._table_sql(e.source) is not null and e.storage = 'column' and not exists (
             select from pg_attribute
@@ -119,9 +165,24 @@ begin
        or (answered_at is null and wanted_until < clock_timestamp());
 end
 $$;
-comment on function pgembed._reconcile_v1() is
-    'Has what was made for each captured text follow its table (owner, columns, key, partitions, privileges, row '
-    'security), says what is broken, and clears away dead services and old queries. A service calls it each minute.';
+comment on function pgembed._reconcile_rest_v1() is
+    'Says which embeddings and BM25 indexes are broken besides their texts, and clears away dead services and old '
+    'queries. A service calls it each minute.';
+
+create or replace function pgembed._reconcile_v1() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    wanted int;
+begin
+    for wanted in select text_id from pgembed.captured_text order by text_id loop
+        perform pgembed._reconcile_text_v1(wanted);
+    end loop;
+    perform pgembed._reconcile_rest_v1();
+end
+$$;
+comment on function pgembed._reconcile_v1() is 'What a service does each minute, in one transaction.';
 
 create or replace function pgembed._key_fits(e pgembed.embedding) returns boolean
 language sql stable

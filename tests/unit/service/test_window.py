@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pgembed.service.faults import Blame, _blame
+from pgembed.service.faults import Blame, StatementFailed
 from pgembed.service.records import Job, Row
 from pgembed.service.window import (
     Document,
@@ -50,6 +50,7 @@ def test_suspects_and_exhausted_jobs_are_set_apart() -> None:
 def test_retry_delay_doubles_up_to_ten_minutes() -> None:
     assert [retry_delay(n) for n in (1, 2, 3)] == [2, 4, 8]
     assert retry_delay(30) == 600
+    assert [retry_delay(n, patient=True) for n in (1, 2, 9)] == [60, 120, 600]
 
 
 def test_equal_chunks_are_one_text_to_encode() -> None:
@@ -115,7 +116,12 @@ def test_write_names_rows_by_position_from_one() -> None:
     ],
 )
 def test_blame_goes_by_sqlstate(code: str, blame: Blame) -> None:
-    assert _blame(code) is blame
+    assert StatementFailed("m", code).blame is blame
+
+
+@pytest.mark.parametrize("code", ["55P03", "57P01", "40001", "42P01", "PE012", "08006"])
+def test_a_foreign_sqlstate_says_nothing(code: str) -> None:
+    assert StatementFailed("m", code, foreign=True).blame is Blame.ROW
 
 
 def test_slices_are_bounded_and_hold_similar_lengths() -> None:

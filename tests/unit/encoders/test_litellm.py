@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from dataclasses import dataclass, field
@@ -89,7 +90,12 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
     thread.start()
     monkeypatch.setenv("OPENAI_API_KEY", "test")
     monkeypatch.setenv("OPENAI_API_BASE", f"http://127.0.0.1:{server.server_port}/v1")
+    # litellm makes an event loop in the main thread, and would leave it open.
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
     yield state
+    asyncio.set_event_loop(None)
+    loop.close()
     if state.delay:
         state.delay.set()
     server.shutdown()

@@ -198,14 +198,20 @@ def test_truncate(conn: Connection, by: Callable[[Connection], None]) -> None:
     assert holding(conn, WORD, KEY) == []
 
 
-def test_a_row_that_is_gone_behind_the_triggers(conn: Connection) -> None:
+@pytest.mark.parametrize("on", ["enable", "enable always"])
+def test_a_row_that_is_gone_behind_the_triggers(conn: Connection, on: str) -> None:
     indexed, service = make(conn)
     conn.execute("insert into doc values (%s, %s)", [KEY, f"w1 {WORD}"])
     service.drain()
     indexed.settle()
+    triggers = conn.execute(
+        "select quote_ident(tgname) from pg_trigger"
+        " where tgrelid = 'doc'::regclass and not tgisinternal"
+    ).fetchall()
     conn.execute("alter table doc disable trigger all")
     conn.execute("delete from doc where id = %s", [KEY])
-    conn.execute("alter table doc enable trigger all")
+    for (name,) in triggers:
+        conn.execute(f"alter table doc {on} trigger {name}".encode())
     erase(conn)
     assert holding(conn, WORD, KEY) == []
 
@@ -328,6 +334,10 @@ def test_one_that_cannot_be_erased_stops_no_other(conn: Connection) -> None:
     except psycopg.Error as error:
         raised = error
     assert holding(conn, WORD, KEY) == [], raised
+    # Whoever names it is told.
+    with pytest.raises(psycopg.Error) as caught:
+        conn.execute("select pgembed.erase('before_embedding')")
+    assert caught.value.sqlstate == "PE016"
 
 
 def test_what_is_not_ones_own_cannot_be_named(conn: Connection) -> None:

@@ -304,7 +304,8 @@ def test_a_configuration_is_changed_under_live_sessions(
     )
     indexed = make_doc(conn, config="mine")
     other.execute(
-        "insert into doc values (1, 'early one'), (2, 'early two'), (3, 'early three')"
+        "insert into doc values (1, 'early one'), (2, 'early two'),"
+        " (3, 'the early three of the old')"
     )
     if change in (made_again, stop_words):
         indexed.settle()
@@ -319,6 +320,24 @@ def test_a_configuration_is_changed_under_live_sessions(
         assert words(session, "doc", "four") == [4]
     Indexed(**{**vars(indexed), "config": "mine"}).check(queries=["early", "late one"])
     assert findings(conn) == []
+
+
+@pytest.mark.parametrize("by", ["reconcile", "maintain"])
+def test_a_dictionary_is_changed_and_nobody_writes(conn: Connection, by: str) -> None:
+    conn.execute("create text search configuration mine (copy = simple)")
+    conn.execute("create text search dictionary own (template = simple)")
+    conn.execute(
+        "alter text search configuration mine alter mapping for asciiword with own"
+    )
+    indexed = make_doc(conn, config="mine")
+    conn.execute("insert into doc values (1, 'the early one'), (2, 'two of the old')")
+    indexed.settle()
+    stop_words(conn)
+    if by == "reconcile":
+        reconcile(conn)
+        assert value(conn, "select must_rebuild from pgembed.bm25_status") is True
+    indexed.maintain()
+    Indexed(**{**vars(indexed), "config": "mine"}).check(queries=["early", "the two"])
 
 
 def test_a_configuration_is_gone_for_a_while(

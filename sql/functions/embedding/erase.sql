@@ -81,6 +81,10 @@ begin
     loop
         continue when pgembed._table_sql(one.source) is null;
         begin
+            if pgembed._key_columns(one.source) = '{}' then
+                raise exception 'table % has no primary key any more', one.source::regclass using errcode = 'PE016',
+                    hint = 'Restore it: nothing else says which rows are there.';
+            end if;
             if (one.embedding).embedding_id is not null then
                 perform pgembed._erase_vectors(one.embedding);
             else

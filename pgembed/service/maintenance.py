@@ -92,6 +92,10 @@ class Maintenance:
         for window in self._scheduler.windows:
             encoded[window.embedding.embedding_id] += window.encoded()
         self._pipeline.progress.sample(encoded)
+        if hung := self._models.hung_calls():
+            self.problems["calls"] = f"{hung} calls of a model do not return"
+        else:
+            self.problems.pop("calls", None)
         was_busy, self._busy = self._busy, bool(encoded) or self._models.loading
         silent = time.monotonic() - self._beaten_at
         news = self._news() != self._said

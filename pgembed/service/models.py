@@ -287,6 +287,10 @@ class Models:
             )
             raise
 
+    def hung_calls(self) -> int:
+        """Calls that were given up and have not returned yet."""
+        return self._thread.hung()
+
     async def check(self, model_id: int, since: float) -> None:
         """See whether a model encodes anything; before all else that waits for it.
 

@@ -102,8 +102,8 @@ MODEL = """update pgembed.worker set models = jsonb_build_object('tiny', {})"""
         ),
         (
             "insert into pgembed.query_embedding (model_id, query_hash, query,"
-            " requested_at) select model_id, sha256(i::text::bytea), 'q',"
-            " now() - interval '1 minute' from pgembed.model,"
+            " requested_at, wanted_until) select model_id, sha256(i::text::bytea), 'q',"
+            " now() - interval '1 minute', 'infinity' from pgembed.model,"
             " generate_series(1, 3) as i where name = 'tiny'",
             "queries error: 3 queries wait for their vector, the oldest for 00:01:0",
         ),

@@ -701,7 +701,7 @@ def test_rows_inserted_while_triggers_are_off(conn: Connection, kind: str) -> No
     conn.execute("alter table article enable trigger user")
     assert unseen(conn, name) > 0
     assert any(
-        "never seen" in said and "repair" in said for said in findings(conn, "error")
+        "were not seen" in said and "repair" in said for said in findings(conn, "error")
     )
     conn.execute("select pgembed.repair(%s)", [name])
     settle_kind(conn, service)

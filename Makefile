@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and nothing else; `make PYTHON=…` names one.
 export PYTHON
 
-.PHONY: help demo test lint format up down containers clean
+.PHONY: help demo test faults lint format up down containers clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -14,6 +14,10 @@ demo: ## Try it: embedded PostgreSQL, a real corpus, searches. ARGS="--rows 500 
 test: ## Run every check and all tests. ARGS go to pytest.
 	@scripts/setup encoder,embedded,dev
 	@scripts/check $(ARGS)
+
+faults: ## Disturb services and servers under load. ARGS="--rounds 50"
+	@scripts/setup encoder,embedded,dev
+	@.venv/bin/python -m pytest -n 2 tests/faults $(ARGS)
 
 lint: ## Format check, lint, types, imports.
 	@scripts/setup encoder,embedded,dev

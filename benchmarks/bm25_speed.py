@@ -9,6 +9,7 @@ search. Three kinds of query: short (2-3 words of one document), long (12) and c
     filled    the same over an index that was declared on three short rows, and then
               filled and packed 2,000 rows at a time
     changed   the same with 2,000 rows not packed yet and 2,000 tombstones
+    restricted  for a role that row security shows 1 % of the rows
     first     the first search of a session
     hybrid    hybrid_search against the sum of its arms (random vectors)
     filters   100 %, 50 %, 10 %, 1 % and 0.1 % of the rows: time, and recall of the arms
@@ -46,6 +47,7 @@ SECTIONS = (
     "latency",
     "filled",
     "changed",
+    "restricted",
     "first",
     "hybrid",
     "filters",
@@ -171,6 +173,33 @@ def latency(conn: psycopg.Connection, count: int, title: str, goals: str) -> Non
     show(
         title,
         ("query", "k", "way", "p50 ms", "p95 ms", "p50 / GIN", f"p95 / GIN {goals}"),
+        rows,
+    )
+
+
+def restricted(dsn: str, count: int) -> None:
+    """Compare both for a role that row security shows 1 % of the rows."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(
+            f"alter table {TABLE} enable row level security;"
+            f"create policy few on {TABLE} using (bucket < 10);"
+            f"create role tenant login; grant select on {TABLE} to tenant;"
+            "select pgembed.grant_usage('tenant'); select pgembed.repair('doc_bm25');"
+            "select pgembed.bm25_rebuild('doc_bm25')"
+        )
+        conn.execute("vacuum analyze")
+        found = {
+            kind: [{**q, "k": 10} for q in queries(conn, kind, count + 8)]
+            for kind in KINDS
+        }
+    rows = []
+    with psycopg.connect(dsn, autocommit=True, user="tenant") as conn:
+        for kind in KINDS:
+            times = timed(conn, {"gin": GIN, "bm25": BM25}, found[kind])
+            rows.extend((kind, name, *figures(times, name, "gin")) for name in times)
+    show(
+        "Under row security, 1 % of the rows",
+        ("query", "way", "p50 ms", "p95 ms", "p50 / GIN (goal 1/3)", "p95 / GIN"),
         rows,
     )
 
@@ -540,9 +569,11 @@ def main() -> None:
                     hybrid(conn, basis, options.queries)
                 if "filters" in only:
                     filters(conn, basis, options.queries)
-            # Last: it leaves the table changed.
+            # Last: they leave the table changed.
             if "changed" in only:
                 changed(conn, options.data, options.queries)
+        if "restricted" in only:
+            restricted(dsn, options.queries)
 
 
 if __name__ == "__main__":

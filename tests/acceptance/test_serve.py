@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,51 +13,18 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.fixtures.serving import ServeProcess
+
 Conn = psycopg.Connection[Any]
 
 
-class Service:
-    """A `pgembed serve` process with its log."""
-
-    def __init__(self, dsn: str, log: Path, *options: str) -> None:
-        self.log = log
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "pgembed", "serve", *options],
-                env={**os.environ, "PGEMBED_DSN": dsn, "PGEMBED_LOG_FORMAT": "json"},
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-
-    def events(self) -> list[dict[str, Any]]:
-        """What it has logged."""
-        lines = self.log.read_text().splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
-
-    def event(self, name: str, seconds: float = 60.0) -> dict[str, Any]:
-        """Wait for an event of that name."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for event in self.events():
-                if event.get("event") == name:
-                    return event
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.02)
-        raise AssertionError(f"no event {name}: {self.log.read_text()}")
-
-    def stop(self, number: int = signal.SIGTERM, seconds: float = 10.0) -> int:
-        """Send a signal; the exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(seconds)
-
-
 @pytest.fixture
-def serve(dsn: str, tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    services: list[Service] = []
+def serve(dsn: str, tmp_path: Path) -> Iterator[Callable[..., ServeProcess]]:
+    services: list[ServeProcess] = []
 
-    def start(*options: str) -> Service:
+    def start(*options: str) -> ServeProcess:
         log = tmp_path / f"{len(services)}.log"
-        services.append(Service(dsn, log, *options))
+        services.append(ServeProcess(dsn, log, *options))
         return services[-1]
 
     yield start
@@ -97,7 +60,7 @@ EMBEDDED = "select count(distinct id) from article_embedding"
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_stops_cleanly(
-    serve: Callable[..., Service], article: Conn, number: int
+    serve: Callable[..., ServeProcess], article: Conn, number: int
 ) -> None:
     service = serve()
     service.event("service.started")
@@ -111,7 +74,7 @@ def test_signal_stops_cleanly(
 
 
 def test_killed_service_loses_nothing(
-    serve: Callable[..., Service], article: Conn
+    serve: Callable[..., ServeProcess], article: Conn
 ) -> None:
     article.execute(
         "insert into article select i, repeat('word' || i || ' ', 400)"
@@ -128,7 +91,7 @@ def test_killed_service_loses_nothing(
 
 
 def test_once_works_off_the_queue_and_ends(
-    serve: Callable[..., Service], article: Conn
+    serve: Callable[..., ServeProcess], article: Conn
 ) -> None:
     article.execute("insert into article select i, 'x' from generate_series(1, 100) i")
     service = serve("--once")
@@ -138,7 +101,7 @@ def test_once_works_off_the_queue_and_ends(
 
 
 def test_once_tells_by_its_exit_code_that_rows_failed(
-    serve: Callable[..., Service], conn: Conn
+    serve: Callable[..., ServeProcess], conn: Conn
 ) -> None:
     conn.execute("select pgembed.register_model('test', 32, 'hashing')")
     conn.execute("create table doc (id int primary key, n int)")
@@ -153,7 +116,7 @@ def test_once_tells_by_its_exit_code_that_rows_failed(
 
 
 def test_once_tells_by_its_exit_code_that_a_model_is_missing(
-    serve: Callable[..., Service], conn: Conn
+    serve: Callable[..., ServeProcess], conn: Conn
 ) -> None:
     conn.execute("select pgembed.register_model('hosted', 8, 'litellm')")
     conn.execute("create table doc (id int primary key, body text)")
@@ -165,7 +128,7 @@ def test_once_tells_by_its_exit_code_that_a_model_is_missing(
 
 
 def test_missing_schema_is_told_with_the_remedy(
-    serve: Callable[..., Service], conn: Conn
+    serve: Callable[..., ServeProcess], conn: Conn
 ) -> None:
     conn.execute("drop schema pgembed cascade")
     once = serve("--once")
@@ -177,7 +140,7 @@ def test_missing_schema_is_told_with_the_remedy(
     assert service.stop() == 0
 
 
-def test_probes_answer(serve: Callable[..., Service], article: Conn) -> None:
+def test_probes_answer(serve: Callable[..., ServeProcess], article: Conn) -> None:
     service = serve("--health-port", "0")
     port = service.event("health.listening")["port"]
     service.event("service.started")
@@ -192,7 +155,7 @@ def test_probes_answer(serve: Callable[..., Service], article: Conn) -> None:
 
 @pytest.mark.slow
 def test_real_model_embeds_and_answers(
-    serve: Callable[..., Service], conn: Conn
+    serve: Callable[..., ServeProcess], conn: Conn
 ) -> None:
     conn.execute("create table note (id int primary key, body text)")
     conn.execute(

@@ -345,7 +345,7 @@ def test_accepted_weights_mix_with_no_earlier_vector(
     service = service_for(article, "taken")
     service.drain()
     assert service.embedded()
-    article.execute("select pgembed.accept_weights('toy')")
+    article.execute("select pgembed.accept_weights('toy', 'other')")
     assert service.embedded() == {}
     service.drain()
     assert service.embedded() == {"1": "body"}
@@ -374,7 +374,7 @@ def test_role_without_privileges(article: psycopg.Connection, dsn: str) -> None:
                 "reembed('taken')",
                 "retry()",
                 "register_model('m', 3)",
-                "accept_weights('toy')",
+                "accept_weights('toy', 'x')",
                 f"grant_usage('{role}')",
             ]:
                 with pytest.raises(psycopg.Error) as caught:

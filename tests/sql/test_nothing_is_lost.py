@@ -793,9 +793,6 @@ def test_a_child_that_inherits_later(conn: Connection, kind: str) -> None:
     assert_found(conn, kind, service)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="document frequencies count its rows until the index is built"
-)
 def test_one_partition_is_truncated(conn: Connection) -> None:
     conn.execute(
         "create table doc (id int primary key, body text) partition by range (id)"

@@ -286,9 +286,6 @@ def test_words_of_rows_that_change_hands(tenants: Tenants, change: str) -> None:
         assert_no_earlier_words(tenants, *BM25_TABLES)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a chunk stays readable until the row is encoded again"
-)
 @pytest.mark.parametrize(
     "change", [HANDED_OVER, MADE_AGAIN], ids=["handed over", "made again"]
 )

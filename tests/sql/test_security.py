@@ -223,7 +223,7 @@ OWNERS = [
     "select pgembed.repair('doc_embedding')",
     "select pgembed.retry()",
     "select pgembed.register_model('m', 3)",
-    "select pgembed.accept_weights('test-2')",
+    "select pgembed.accept_weights('test-2', 'x')",
     "select pgembed.grant_usage('public')",
 ]
 
@@ -268,7 +268,7 @@ def test_functions_of_the_owner_are_pinned_and_closed(conn: Connection) -> None:
         "       has_function_privilege('public', oid, 'execute')"
         " from pg_proc where pronamespace = 'pgembed'::regnamespace and prosecdef"
     ).fetchall()
-    assert len(functions) == 14
+    assert len(functions) == 15
     for name, settings, open_to_all in functions:
         if re.search(r"_text_\d+_(read|run|change|queue)\(", name):
             assert not open_to_all, name

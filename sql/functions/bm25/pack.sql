@@ -32,8 +32,8 @@ begin
             packed_length = b.packed_length + (select sum(length) from bm25_slotted)
         where bm25_id = index_N;
         select * into b from pgembed.bm25 join pgembed.bm25_pack using (bm25_id) where bm25_id = index_N;
-        insert into bm25_N_doc (slot, key, version, length, lexemes)
-        select s.slot, s.key, s.version, s.length, case when c.relrowsecurity then s.lexemes end
+        insert into bm25_N_doc (slot, key, version, length, lexemes, partition)
+        select s.slot, s.key, s.version, s.length, case when c.relrowsecurity then s.lexemes end, s.partition
         from bm25_slotted as s cross join pg_class as c where c.oid = 'pgembed.bm25_N_doc'::regclass;
 
         -- An impact is the part of a score that does not change with idf:
@@ -254,15 +254,15 @@ begin
     delete from bm25_N_posting;
     delete from bm25_N_term;
     delete from bm25_N_doc;
-    create temp table bm25_input (key text, version bigint, length int, lexemes tsvector) on commit drop;
+    create temp table bm25_input (key text, version bigint, length int, lexemes tsvector, partition regclass) on commit drop;
     with recent as (delete from bm25_N_recent), dead as (delete from bm25_N_dead),
     failed as (delete from pgembed.bm25_failed where bm25_id = index_N),
     document as materialized (select * from pgembed._documents(t)),
     unread as (
         insert into pgembed.bm25_failed (bm25_id, key, error)
         select index_N, key, left(error, 10000) from document where error is not null)
-    insert into bm25_input (key, version, length, lexemes)
-    select key, 0, length, lexemes from document where lexemes is not null;
+    insert into bm25_input (key, version, length, lexemes, partition)
+    select key, 0, length, lexemes, partition from document where lexemes is not null;
     get diagnostics rows = row_count;
     update pgembed.bm25_pack
     set packed_rows = 0, packed_length = 0, slots = 0, segments = '{}',
@@ -305,7 +305,7 @@ begin
         -- of its key have theirs: of a key at most one packed document lives, so it is clear
         -- which one a tombstone means.
         create temp table bm25_input on commit drop as
-        select key, version, length, lexemes from bm25_N_recent
+        select key, version, length, lexemes, partition from bm25_N_recent
         where not exists (select from bm25_N_dead where op <> 'D')
           and key not in (select key from bm25_N_dead where op = 'D' and slot is null) order by version
         limit case when min_rows >= 2000 then (select count(*) from bm25_N_recent) / 2000 * 2000 end;    -- whole blocks

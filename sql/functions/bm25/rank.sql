@@ -56,13 +56,13 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $create$
 begin
-    perform pgembed._bm25_function(p_index.bm25_id, 'mark', 'mark "char"', 'void', 'volatile', $body$
+    perform pgembed._bm25_function(p_index.bm25_id, 'mark', 'mark "char", truncated oid default null', 'void', 'volatile', $body$
 begin
-    -- One a transaction. That of another would not do: it may be acted upon, and
-    -- be gone, before the rows of this one are there to be read.
-    insert into pgembed.bm25_N_dead (op, key)
-    select mark, pg_catalog.pg_current_xact_id()::text
-    where mark = 'T' or not exists (select from pgembed.bm25_N_dead
+    -- To be read again: one a transaction. That of another would not do: it may be acted
+    -- upon, and be gone, before the rows of this one are there to be read.
+    insert into pgembed.bm25_N_dead (op, key, partition)
+    select mark, pg_catalog.pg_current_xact_id()::text, case mark when 'P' then truncated end
+    where mark <> 'R' or not exists (select from pgembed.bm25_N_dead
                                     where op = mark and key = pg_catalog.pg_current_xact_id()::text);
 end
 $body$);
@@ -83,17 +83,25 @@ declare
     any_term constant tsquery := nullif(array_to_string(term_queries, '|'), '')::tsquery;
     since bigint;
     stale boolean;
+    emptied regclass[];    -- partitions that were truncated, and when
+    emptied_at bigint[];
+    gone_rows bigint;    -- packed, of these
+    gone_length bigint;
+    gone int[];
     dead_rows bigint;
     dead_length bigint;
     dead_keys text[];
     dead_versions bigint[];
     dead_lexemes tsvector[];
 begin
-    select coalesce(max(version) filter (where op = 'T'), 0), bool_or(op = 'R') into since, stale from bm25_N_dead;
+    select coalesce(max(version) filter (where op = 'T'), 0), bool_or(op = 'R'), array_agg(distinct partition) filter (where op = 'P')
+    into since, stale, emptied from bm25_N_dead;
     c.truncated := since > 0;    -- what is packed was written before
+    emptied_at := array(select (select max(version) from bm25_N_dead where op = 'P' and partition = p)
+                        from unnest(emptied) with ordinality as e(p, place) order by place);
     with hit as materialized (
         select key, version, slot, lexemes from bm25_N_dead
-        where op = 'D' and version > since and lexemes @@ any_term)
+        where op = 'D' and version > greatest(since, emptied_at[array_position(emptied, partition)]) and lexemes @@ any_term)
     select g.rows, g.length,
            array(select (select count(*) from hit as h where h.lexemes @@ t.query)
                  from unnest(term_queries) with ordinality as t(query, place) order by t.place),
@@ -104,7 +112,28 @@ begin
     into dead_rows, dead_length, c.dead_df, c.dead, dead_keys, dead_versions, dead_lexemes
     from (select count(*) as rows, coalesce(sum(length), 0) as length,
                  array_agg(slot) filter (where slot is not null) as slots
-          from bm25_N_dead where op = 'D' and version > since) as g;
+          from bm25_N_dead
+          where op = 'D' and version > greatest(since, emptied_at[array_position(emptied, partition)])) as g;
+    if emptied is not null and not c.truncated then
+        select array_agg(slot), count(*), coalesce(sum(length), 0) into gone, gone_rows, gone_length
+        from bm25_N_doc where version < emptied_at[array_position(emptied, partition)];
+        c.dead := c.dead || gone;
+        dead_rows := dead_rows + gone_rows;
+        dead_length := dead_length + gone_length;
+        with mask as materialized (    -- bits of a block: which of its documents are gone
+            select b.block, vectors.binary_quantize(array_agg(case when g.slot is null then 0 else 1 end order by place)::real[]::vectors.vector) as bits
+            from (select distinct slot / 2000 as block from unnest(gone) as slot) as b
+            cross join generate_series(0, 1999) as place
+            left join unnest(gone) as g(slot) on g.slot = b.block * 2000 + place
+            group by b.block)
+        select array_agg(w.df + (
+                   select coalesce(sum(bit_count(vectors.binary_quantize(b.impacts::vectors.vector) & m.bits)), 0)
+                   from bm25_N_block as b join mask as m using (block) where b.term = w.term collate "C") + (
+                   select count(*) from bm25_N_posting as p cross join unnest(p.slots) as slot
+                   where p.term = w.term collate "C" and slot in (select unnest(gone))) order by w.place)
+        into c.dead_df
+        from unnest(query_terms, c.dead_df) with ordinality as w(term, df, place);
+    end if;
     if stale then    -- rows went without a tombstone, and their keys may have come back
         c.dead := c.dead || array(select p.slot from bm25_N_recent as r
                                   join bm25_N_doc as p on p.key = r.key and p.version < r.version);
@@ -114,7 +143,7 @@ begin
     -- kills one of the same key and words, else the packed one of its key before it.
     with hit as materialized (
         select key, version, length, lexemes from bm25_N_recent
-        where version > since and lexemes @@ any_term),
+        where version > greatest(since, emptied_at[array_position(emptied, partition)]) and lexemes @@ any_term),
     killed as materialized (
         select d.key, d.version as dead_version, h.version
         from (select key, version, lexemes, row_number() over (partition by key, lexemes order by version) as nth
@@ -140,7 +169,8 @@ begin
            h.*
     into c.dead, c.rows, c.length, c.recent_df, c.versions, c.lengths, c.terms, c.tfs
     from (select count(*) as rows, coalesce(sum(length), 0) as length
-          from bm25_N_recent where version > since) as r
+          from bm25_N_recent
+          where version > greatest(since, emptied_at[array_position(emptied, partition)])) as r
     cross join (select array_agg(version), array_agg(length), array_agg(term), array_agg(tf)
                 from hit_of_term where alive) as h;
     return c;

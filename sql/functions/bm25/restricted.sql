@@ -15,23 +15,25 @@ as $$
         'select k.key, w.length, w.lexemes, (%1$s) as matches '
         'from %2$s as s cross join lateral (select %3$s as key) as k %4$s'
         'cross join lateral (select coalesce(%5$spgembed._bm25_lexemes(%6$s, %7$s), '''') as lexemes) as l '
-        'cross join lateral (select l.lexemes, (select pg_catalog.sum(pg_catalog.cardinality(u.positions)) '
-        'from pg_catalog.unnest(l.lexemes) as u)::pg_catalog.float8 as length) as w '
+        'cross join lateral (select l.lexemes, coalesce(%8$s(select pg_catalog.sum(pg_catalog.cardinality(u.positions)) '
+        'from pg_catalog.unnest(l.lexemes) as u))::pg_catalog.float8 as length) as w '
         'where l.lexemes operator(pg_catalog.<>) ''''::pg_catalog.tsvector',
         p_condition, pgembed._table_sql((b).source), pgembed._bm25_key_text_sql(b, 's'),
         case when c.relrowsecurity then format(
-            'left join lateral (select d.version, d.lexemes from %s as d where d.key operator(pg_catalog.=) k.key '
+            'left join lateral (select d.version, d.lexemes, d.length from %s as d where d.key operator(pg_catalog.=) k.key '
             'order by d.version desc limit 1) as p on true '
-            'left join (select distinct on (r.key) r.key, r.version, r.lexemes from %s as r order by r.key, r.version desc) as r '
+            'left join (select distinct on (r.key) r.key, r.version, r.lexemes, r.length from %s as r order by r.key, r.version desc) as r '
             'on r.key operator(pg_catalog.=) k.key '
             'left join (select d.key, pg_catalog.max(d.version) as version from %s as d where d.op operator(pg_catalog.=) ''D'' group by d.key) as gone '
             'on gone.key operator(pg_catalog.=) k.key ',
             pgembed._bm25_table((b).bm25_id, 'doc'), pgembed._bm25_table((b).bm25_id, 'recent'), pgembed._bm25_table((b).bm25_id, 'dead')) else '' end,
-        case when c.relrowsecurity then
-            'case when r.version operator(pg_catalog.>) coalesce(gone.version, 0::pg_catalog.int8) then r.lexemes '
-            'when r.version is null and gone.version is null then p.lexemes end, ' else '' end,
-        pgembed._row_config_sql(b, 's'), pgembed._compose_sql((b).text_id, 's'))
-    from pg_class as c where c.oid = pgembed._bm25_table((b).bm25_id, 'doc')::regclass
+        case when c.relrowsecurity then format(stored, 'lexemes') else '' end,
+        pgembed._row_config_sql(b, 's'), pgembed._compose_sql((b).text_id, 's'),
+        case when c.relrowsecurity then format(stored, 'length') else '' end)
+    from pg_class as c
+    cross join (select 'case when r.version operator(pg_catalog.>) coalesce(gone.version, 0::pg_catalog.int8) then r.%1$s '
+                       'when r.version is null and gone.version is null and p.lexemes is not null then p.%1$s end, ') as x(stored)
+    where c.oid = pgembed._bm25_table((b).bm25_id, 'doc')::regclass
 $$;
 comment on function pgembed._bm25_visible_sql(pgembed.bm25, text) is
     'Query for the documents that the caller sees: key, length, words, and whether the row meets a condition.';

@@ -89,7 +89,8 @@ begin
             key     text not null,
             version bigint not null default nextval('pgembed.bm25_N_version'),
             length  int not null,
-            lexemes tsvector not null
+            lexemes tsvector not null,
+            partition regclass
         ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
                 autovacuum_vacuum_cost_delay = 0, toast_tuple_target = 8160);
         create table pgembed.bm25_N_dead (
@@ -99,7 +100,8 @@ begin
             recorded_at timestamptz not null default clock_timestamp(),
             length  int,
             lexemes tsvector,
-            slot    int
+            slot    int,
+            partition regclass
         ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
                 autovacuum_vacuum_cost_delay = 0, toast_tuple_target = 8160);
         -- They have no primary key, and may be published all the same.
@@ -111,7 +113,8 @@ begin
             key     text not null,
             version bigint not null,
             length  int not null,
-            lexemes tsvector
+            lexemes tsvector,
+            partition regclass
         ) with (toast_tuple_target = 8160);
         create index bm25_N_doc_key_idx on pgembed.bm25_N_doc (key, version);
         create table pgembed.bm25_N_term (
@@ -145,7 +148,7 @@ begin
 
         comment on table pgembed.bm25_N_recent is 'Documents not packed yet.';
         comment on table pgembed.bm25_N_dead is
-            'Tombstones (D), and marks that the table was truncated (T) or must be read again (R).';
+            'Tombstones (D), and marks that the table (T) or a partition (P) was truncated, or that all must be read again (R).';
         comment on table pgembed.bm25_N_doc is
             'Packed documents by slot; length in lexemes. Their words are kept only where the source has row security.';
         comment on table pgembed.bm25_N_term is

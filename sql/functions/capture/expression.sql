@@ -36,12 +36,11 @@ create or replace function pgembed._requalified(p_sql text, p_prefix text, p_new
 language sql immutable strict
 set search_path = pg_catalog, pg_temp
 as $$
-    -- String literals are left as they are; everything between them gets the other prefix,
-    -- but for a whole row (article.*).
+    -- String literals are left as they are; everything between them gets the other prefix.
     select coalesce(string_agg(
         case when m[1] is not null then m[1]
              else regexp_replace(m[2], '(^|[^[:alnum:]_$."])' || regexp_replace(p_prefix, '([][\\^$.|?*+(){}])', '\\\1', 'g')
-                                       || '\.(?!\*)', '\1' || p_new, 'g') end, '' order by place), '')
+                                       || '\.', '\1' || p_new, 'g') end, '' order by place), '')
     from regexp_matches(p_sql, '(''(?:[^'']|'''')*'')|([^'']+)', 'g') with ordinality as t(m, place)
 $$;
 comment on function pgembed._requalified(text, text, text) is
@@ -266,14 +265,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     name constant text := format('_text_%s_probe', p_text_id);
+    table_name constant text := (select quote_ident(relname) from pg_class where oid = p_source);    -- of a whole row: article.*
     printed text;
 begin
     -- The server prints columns with the name of their table when there are two tables.
     begin
         perform pgembed._lend_schema(pgembed._owner_of(p_source), true);
         perform pgembed._run_as_owner(p_text_id, format(
-            'create view pgembed.%I as select %s as pgembed_text from %s as pgembed_row cross join (select 1) as pgembed_other(pgembed_one)',
-            name, p_canonical, pgembed._table_sql(p_source)));
+            'create view pgembed.%I as select %s as pgembed_text from %s as %s cross join (select 1) as pgembed_other(pgembed_one)',
+            name, p_canonical, pgembed._table_sql(p_source), table_name));
         printed := substring(pg_get_viewdef(format('pgembed.%I', name)::regclass) from '^\s*SELECT\s+(.*) AS pgembed_text\s+FROM ');
         raise sqlstate 'PE000';
     exception when sqlstate 'PE000' then
@@ -281,7 +281,7 @@ begin
             raise;
         end if;
     end;
-    return pgembed._row_columns(p_source, pgembed._requalified(printed, 'pgembed_row', p_row || '.'), p_row);
+    return pgembed._row_columns(p_source, pgembed._requalified(printed, table_name, p_row || '.'), p_row);
 end
 $$;
 comment on function pgembed._row_expression(int, regclass, text, text) is

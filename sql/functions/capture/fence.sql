@@ -349,7 +349,7 @@ comment on function pgembed._read_texts(pgembed.captured_text, text[], bigint) i
 
 create or replace function pgembed._page_of_documents(
     t pgembed.captured_text, p_rows text, p_work pgembed._work,
-    out keys text[], out lengths int[], out words tsvector[], out errors text[]
+    out keys text[], out lengths int[], out words tsvector[], out errors text[], out partitions oid[]
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -357,7 +357,8 @@ as $$
 declare
     statement constant text := format(
         'select array_agg(r.key order by r.place), array_agg(r.length order by r.place), array_agg(r.lexemes order by r.place), '
-        'array_agg(r.error order by r.place) from %s($1, $2) as r(place bigint, key text, length int, lexemes tsvector, error text)',
+        'array_agg(r.error order by r.place), array_agg(r.partition order by r.place) '
+        'from %s($1, $2) as r(place bigint, key text, length int, lexemes tsvector, error text, partition oid)',
         pgembed._fence(t.text_id, 'read'));
     statements constant text[] := pgembed._foreign_statements(null);
     locked boolean := false;
@@ -365,7 +366,7 @@ declare
 begin
     perform pgembed._run_as_owner(t.text_id, pgembed._lock_source_sql(t.source));
     locked := true;
-    execute statement into keys, lengths, words, errors using p_rows, p_work;
+    execute statement into keys, lengths, words, errors, partitions using p_rows, p_work;
     done := true;
     raise sqlstate 'PE000';
 exception when others or assert_failure or query_canceled then
@@ -378,10 +379,10 @@ exception when others or assert_failure or query_canceled then
 end
 $$;
 comment on function pgembed._page_of_documents(pgembed.captured_text, text, pgembed._work) is
-    'What a statement over the table of a captured text gives as (place, key, length, lexemes, error), in order, read as its owner.';
+    'What a statement over the table of a captured text gives as (place, key, length, lexemes, error, partition), in order, read as its owner.';
 
 create or replace function pgembed._documents(t pgembed.captured_text)
-returns table (key text, length int, lexemes tsvector, error text)
+returns table (key text, length int, lexemes tsvector, error text, partition regclass)
 language plpgsql stable    -- so all pages are of one snapshot, that of the statement that asks
 set search_path = pg_catalog, pg_temp
 as $$
@@ -389,9 +390,11 @@ as $$
 declare
     columns constant text := pgembed._key_sql(t.source, null, 's.%2$I', ', ');
     page constant text := format(
-        'select s.place, %%s from (select s, pg_catalog.row_number() over (order by %1$s) as place '
+        'select s.place, %%s from (select s, s.tableoid, pg_catalog.row_number() over (order by %1$s) as place '
         'from %2$s as s where %%s order by %1$s limit 500) as s %%s', replace(columns, '%', '%%'), replace(pgembed._table_sql(t.source), '%', '%%'));
     document constant text := format('pgembed._text_%s_document', t.text_id);
+    given constant text := format('d.key, d.length, d.lexemes, d.error, %s',
+                                  case when pgembed._is_partitioned(t.source) then 's.tableoid' else 'null::pg_catalog.oid' end);
     further constant text := pgembed._keys_after_sql(t.source);
     work pgembed._work;
     part text;
@@ -403,9 +406,10 @@ begin
     loop
         part := case when work.after is null then 'true' else further end;
         begin
-            rows := pgembed._page_of_documents(t, format(page, 'd.key, d.length, d.lexemes, d.error', part,
+            rows := pgembed._page_of_documents(t, format(page, given, part,
                                                          format('cross join lateral %s(s.s) as d', document)), work);
-            return query select d.* from unnest(rows.keys, rows.lengths, rows.words, rows.errors) as d(key, length, lexemes, error);
+            return query select d.key, d.length, d.lexemes, d.error, d.partition::regclass
+                         from unnest(rows.keys, rows.lengths, rows.words, rows.errors, rows.partitions) as d(key, length, lexemes, error, partition);
         exception when sqlstate 'PE018' then
             get stacked diagnostics code = pg_datatype_name;
             if code <> '57014' then
@@ -414,19 +418,20 @@ begin
             -- The document of a row never fails, but for this, which may also be meant for us. By
             -- one and one it shows.
             refused := false;
-            rows := pgembed._page_of_documents(t, format(page, format('%s, null::pg_catalog.int4, null::pg_catalog.tsvector, null::pg_catalog.text',
+            rows := pgembed._page_of_documents(t, format(page, format('%s, null::pg_catalog.int4, null::pg_catalog.tsvector, null::pg_catalog.text, null::pg_catalog.oid',
                 pgembed._key_text_sql(t.source, '(s.s)')), part, ''), work);
             foreach key in array rows.keys loop
                 begin
                     one := pgembed._page_of_documents(t, format(
-                        'select 1::pg_catalog.int8, d.key, d.length, d.lexemes, d.error from pg_catalog.unnest(($1).keys) as k(key) '
-                        'cross join lateral (select k.key) as pgembed_key cross join lateral (select s from %s as s where %s) as s '
-                        'cross join lateral %s(s.s) as d', pgembed._table_sql(t.source),
+                        'select 1::pg_catalog.int8, %s from pg_catalog.unnest(($1).keys) as k(key) '
+                        'cross join lateral (select k.key) as pgembed_key cross join lateral (select s, s.tableoid from %s as s where %s) as s '
+                        'cross join lateral %s(s.s) as d', given, pgembed._table_sql(t.source),
                         pgembed._key_sql(t.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '), document), row(array[key], null, null, null)::pgembed._work);
-                    return query select d.* from unnest(one.keys, one.lengths, one.words, one.errors) as d(key, length, lexemes, error);
+                    return query select d.key, d.length, d.lexemes, d.error, d.partition::regclass
+                                 from unnest(one.keys, one.lengths, one.words, one.errors, one.partitions) as d(key, length, lexemes, error, partition);
                 exception when sqlstate 'PE018' then
                     refused := true;
-                    return query select key, null::int, null::tsvector, sqlerrm;
+                    return query select key, null::int, null::tsvector, sqlerrm, null::regclass;
                 end;
             end loop;
             if not refused then

@@ -48,7 +48,7 @@ as $$
     select 'columns', pgembed._table_sql(c.oid),
            (select a.attacl from pg_attribute as a where a.attrelid = c.oid and a.attname = 'key'),
            case when not c.relrowsecurity then case part when 'doc' then 'slot, key' else 'version, key' end
-                else case part when 'dead' then 'key, version, op' else 'key, version, lexemes'
+                else case part when 'dead' then 'key, version, op' else 'key, version, length, lexemes'
                                || case part when 'doc' then ', slot' else '' end end end,
            c.relowner
     from pgembed.bm25 as b
@@ -59,7 +59,7 @@ as $$
     select 'function', p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner)), null, p.proowner
     from pg_proc as p
     where p.pronamespace = 'pgembed'::regnamespace
-      and (p.proname in (format('_text_%s_compose', (t).text_id), format('_text_%s_config', (t).text_id))
+      and (p.proname in (select format('_text_%s_%s', (t).text_id, part) from unnest(array['current', 'compose', 'config']) as part)
            or p.proname in (select format('bm25_%s_%s', b.bm25_id, part)
                             from pgembed.bm25 as b cross join unnest(array['top', 'rank', 'keys', 'key']) as part
                             where b.text_id = (t).text_id))
@@ -75,6 +75,7 @@ as $$
     with wanted as materialized (select r.role from pgembed._readers(t) as r)
     select o.kind, o.object, o.columns, d.role, d.may_read
     from pgembed._shared_relations(t) as o
+    cross join (select relrowsecurity as secured from pg_class where oid = (t).source) as s
     cross join lateral (
         select coalesce(w.role, h.grantee) as role, w.role is not null as may_read
         from (select distinct x.grantee from aclexplode(o.acl) as x
@@ -82,7 +83,11 @@ as $$
         full join (select w.role from wanted as w
                    -- Past row security only who is past it: the table's owner, and BYPASSRLS.
                    where w.role <> o.own and (o.object !~ '^pgembed\.bm25_\d+_rank' or w.role = pgembed._owner_of((t).source)
-                                              or exists (select from pg_roles as x where x.oid = w.role and (x.rolbypassrls or x.rolsuper)))) as w
+                                              or exists (select from pg_roles as x where x.oid = w.role and (x.rolbypassrls or x.rolsuper)))
+                     -- The policy of a side table reads the whole row.
+                     and (o.kind <> 'table' or not secured or not exists (
+                         select from pg_attribute as a where a.attrelid = (t).source and a.attnum > 0 and not a.attisdropped
+                                                         and not has_column_privilege(w.role, a.attrelid, a.attnum, 'select')))) as w
           on w.role = h.grantee
         where w.role is null or h.grantee is null) as d
 $$;
@@ -93,18 +98,21 @@ create or replace function pgembed._source_policy_sql(t pgembed.captured_text, p
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select format('%sexists (select from %s as pgembed_source where %s)%s',
-        case when p_table = to_regclass(pgembed._bm25_table(b.bm25_id, 'dead')) then 'op <> ''D'' or ' else '' end, pgembed._table_sql((t).source),
-        case when exists (select from pgembed.embedding as e where e.side_table = p_table)
-             then pgembed._key_sql((t).source, p_table,
-                                   format('pgembed_source.%%2$I %%7$s %s.%%3$I', replace(pgembed._table_sql(p_table), '%', '%%')), ' and ')
-             else replace(pgembed._key_sql((t).source, null, 'pgembed_source.%2$I %7$s %5$s::%4$s', ' and '), 'pgembed_key.key',
-                          pgembed._table_sql(p_table) || '.key') end,
-        -- What the row said before may have been another's to read.
-        case when p_table in (to_regclass(pgembed._bm25_table(b.bm25_id, 'doc')), to_regclass(pgembed._bm25_table(b.bm25_id, 'recent')))
-             then format(' and not exists (select from %1$s as d where (d.op <> ''D'' or d.key = %2$s.key) and d.version > %2$s.version)',
-                         pgembed._bm25_table(b.bm25_id, 'dead'), pgembed._table_sql(p_table)) else '' end)
-    from (select (t).text_id) as x left join pgembed.bm25 as b using (text_id)
+    -- What a row said before may have been another's to read: hence the hash, and the version.
+    select case
+        when exists (select from pgembed.embedding as e where e.side_table = p_table) then format(
+            'exists (select from %s as pgembed_source where %s%s)', source,
+            pgembed._key_sql((t).source, p_table, format('pgembed_source.%%2$I %%7$s %s.%%3$I', replace(made, '%', '%%')), ' and '),
+            case when (t).volatility = 'immutable'
+                 then format(' and pgembed._text_%s_current(pgembed_source, %s.text_hash)', (t).text_id, made) else '' end)
+        else format('%sexists (select from %s as pgembed_source where %s)%s',
+            case when made = dead then 'op <> ''D'' or ' else '' end, source,
+            replace(pgembed._key_sql((t).source, null, 'pgembed_source.%2$I %7$s %5$s::%4$s', ' and '), 'pgembed_key.key', made || '.key'),
+            case when made <> dead then format(
+                ' and not exists (select from %1$s as d where (d.op <> ''D'' or d.key = %2$s.key) and d.version > %2$s.version)', dead, made)
+                else '' end) end
+    from (select pgembed._table_sql((t).source) as source, pgembed._table_sql(p_table) as made,
+                 (select pgembed._bm25_table(b.bm25_id, 'dead') from pgembed.bm25 as b where b.text_id = (t).text_id) as dead) as x
 $$;
 comment on function pgembed._source_policy_sql(pgembed.captured_text, oid) is
     'Condition of the policy of a table that was made of a text: the caller sees the row of the source.';

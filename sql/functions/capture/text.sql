@@ -77,37 +77,41 @@ $$;
 comment on function pgembed._warn_of_text(pgembed.captured_text, text) is
     'Says at the declaration what cannot be noticed later.';
 
-create or replace function pgembed._of_row_function_sql(t pgembed.captured_text, p_name text, p_type text, p_expression text) returns text
+create or replace function pgembed._of_row_function_sql(
+    t pgembed.captured_text, p_name text, p_arguments text, p_type text, p_expression text,
+    p_foreign boolean default true, p_on_error text default 'raise'
+) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return format('create or replace function pgembed.%1$I(r anyelement) returns %2$s language plpgsql stable security definer '
-                  'set search_path = pg_catalog, pg_temp as %3$L; revoke all on function pgembed.%1$I(anyelement) from public; ',
-                  format('_text_%s_%s', t.text_id, p_name), p_type,
-                  format($body$
+    return format('create or replace function pgembed.%1$I(%2$s) returns %3$s language plpgsql stable security definer '
+                  'set search_path = pg_catalog, pg_temp %5$s as %4$L; revoke all on function pgembed.%1$I(%2$s) from public; ',
+                  format('_text_%s_%s', t.text_id, p_name), p_arguments, p_type, format($body$
 declare
     given %1$s;
-    statements constant text[] := pgembed._foreign_statements(null);
-    done boolean := false;
+    done boolean := false;%5$s
 begin
     %3$s
     given := %2$s;
-    done := true;
-    raise sqlstate 'PE000';    -- undoes what code of users may have done
-exception when others or assert_failure then
-    perform pgembed._foreign_statements(statements);
+    done := true;%6$s
+    return given;
+exception when others or assert_failure then%7$s
     if not done then
-        raise;
+        %4$s;
     end if;
     return given;
 end
-$body$, p_type, p_expression, pgembed._guard_sql(format('_text_%s_%s', t.text_id, p_name))));
+$body$, p_type, p_expression, pgembed._guard_sql(format('_text_%s_%s', t.text_id, p_name)), p_on_error,
+                  -- What code of users may have done is not to stay in the session of who asks.
+                  case when p_foreign then E'\n    statements constant text[] := pgembed._foreign_statements(null);' else '' end,
+                  case when p_foreign then E'\n    raise sqlstate ''PE000'';    -- undoes it' else '' end,
+                  case when p_foreign then E'\n    perform pgembed._foreign_statements(statements);' else '' end),
+        pgembed._key_settings_sql());
 end
 $$;
-comment on function pgembed._of_row_function_sql(pgembed.captured_text, text, text, text) is
-    'Statement for a function that evaluates an expression over a row that a search has found, as the owner of the table: '
-    'for expressions that call code of users.';
+comment on function pgembed._of_row_function_sql(pgembed.captured_text, text, text, text, text, boolean, text) is
+    'Statement for a function that evaluates an expression over a row r that the caller has found, as the owner of the table.';
 
 create or replace function pgembed._search_functions_sql(t pgembed.captured_text) returns text
 language plpgsql
@@ -115,17 +119,24 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     b pgembed.bm25;
+    content constant text := pgembed._row_expression(t.text_id, t.source, t.canonical_expression, 'r');
 begin
     select * into b from pgembed.bm25 where text_id = t.text_id;
-    return case when t.foreign_code then pgembed._of_row_function_sql(
-               t, 'compose', 'text', pgembed._row_expression(t.text_id, t.source, t.canonical_expression, 'r')) else '' end
+    -- Called by a policy for the whole row and not for its columns: over these it would forbid
+    -- to change them.
+    return case when t.volatility = 'immutable' then pgembed._of_row_function_sql(
+               t, 'current', 'r anyelement, hash bytea', 'boolean',
+               format('pg_catalog.sha256(pg_catalog.convert_to((%s)::pg_catalog.text, ''utf8'')) operator(pg_catalog.=) hash', content),
+               t.foreign_code, 'return false') else '' end
+        || case when t.foreign_code then pgembed._of_row_function_sql(t, 'compose', 'r anyelement', 'text', content) else '' end
         || case when b.config_foreign then pgembed._of_row_function_sql(
-               t, 'config', 'regconfig', pgembed._bm25_config_sql(
+               t, 'config', 'r anyelement', 'regconfig', pgembed._bm25_config_sql(
                    b.config, pgembed._row_expression(t.text_id, t.source, b.config_expression, 'r'))) else '' end;
 end
 $$;
 comment on function pgembed._search_functions_sql(pgembed.captured_text) is
-    'Statements for the functions through which searches evaluate code of users; to be run as the owner of the table.';
+    'Statements for the functions that say whether a row still has the text of a hash, and through which searches evaluate '
+    'code of users; to be run as the owner of the table.';
 
 create or replace function pgembed._compose_sql(p_text_id int, p_row text) returns text
 language sql stable
@@ -180,6 +191,7 @@ as $$
         from unnest(array(select x.name from pgembed.captured_text as c cross join pgembed._capture_triggers(c) as x
                           where c.text_id = p_text_id and c.capture) || '{change, queue, mark}'
                     || array(select 'document' from pgembed.bm25 where text_id = p_text_id)
+                    || array(select 'current' from pgembed.captured_text where text_id = p_text_id and volatility = 'immutable')
                     || array(select 'compose' from pgembed.captured_text where text_id = p_text_id and foreign_code)
                     || array(select 'config' from pgembed.bm25 where text_id = p_text_id and config_foreign)) as part
         where not exists (select from pg_proc where pronamespace = 'pgembed'::regnamespace

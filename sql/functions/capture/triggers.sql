@@ -293,13 +293,14 @@ begin
             replace(wake, E'\n', E'\n    '));
     end if;
     perform pgembed._own_function(t.text_id, 'change',
-        'p_old_key text, p_new_key text, p_encode boolean, p_old_length int, p_old_lexemes tsvector, p_new_length int, p_new_lexemes tsvector',
+        'p_old_key text, p_new_key text, p_encode boolean, p_old_length int, p_old_lexemes tsvector, '
+        'p_new_length int, p_new_lexemes tsvector, p_partition oid default null',
         format(E'begin%s%s\nend\n', jobs, case when b is not null then format($body$
     if p_old_lexemes is not null then
-        insert into pgembed.bm25_%1$s_dead (key, length, lexemes) values (p_old_key, p_old_length, p_old_lexemes);
+        insert into pgembed.bm25_%1$s_dead (key, length, lexemes, partition) values (p_old_key, p_old_length, p_old_lexemes, p_partition);
     end if;
     if p_new_lexemes is not null then
-        insert into pgembed.bm25_%1$s_recent (key, length, lexemes) values (p_new_key, p_new_length, p_new_lexemes);
+        insert into pgembed.bm25_%1$s_recent (key, length, lexemes, partition) values (p_new_key, p_new_length, p_new_lexemes, p_partition);
     end if;$body$, b) else '' end));
 
     perform pgembed._own_function(t.text_id, 'queue', 'p_op "char", p_keys text[]', format($body$
@@ -310,7 +311,7 @@ begin
 end
 $body$, ids, wake));
 
-    perform pgembed._own_function(t.text_id, 'mark', 'p_op "char", p_key text, p_error text', format($body$
+    perform pgembed._own_function(t.text_id, 'mark', 'p_op "char", p_key text, p_error text, p_partition oid default null', format($body$
 begin
     if p_op operator(pg_catalog.=) 'F' then%s
         return;
@@ -326,8 +327,7 @@ $body$,
         case when b is not null then format(
             E'\n        insert into pgembed.bm25_failed (bm25_id, key, error) values (%s, p_key, pg_catalog.left(p_error, 10000));', b) else '' end,
         ids,
-        -- Of one partition of many: which documents went with it is found by reading again.
-        case when b is not null then format(E'\n    perform pgembed.bm25_%s_mark(case p_op when ''P'' then ''R'' else p_op end);', b) else '' end,
+        case when b is not null then format(E'\n    perform pgembed.bm25_%s_mark(p_op, p_partition);', b) else '' end,
         wake), 'set search_path = pg_catalog, pg_temp');
 end
 $$;
@@ -431,6 +431,8 @@ declare
         perform %1$smark('F', now.key, now.error);
     end if;$body$;
     by_row constant boolean := pgembed._captures_by_row(t.text_id);
+    -- Which may be truncated alone.
+    relation constant text := case when pgembed._is_partitioned(t.source) then 'tg_relid' else 'null' end;
     made record;
     sql text := '';
     compare text := '';
@@ -438,14 +440,14 @@ begin
     for made in select * from pgembed._capture_triggers(t) loop
         sql := sql || case
             when made.name = 'words_insert' then pgembed._trigger_function_sql(t, made.name, E'declare\n    now record;', format(
-                E'    now := %1$sdocument(new);\n    perform %1$schange(null, now.key, %2$s, null, null, now.length, now.lexemes);', call, by_row::text)
+                E'    now := %1$sdocument(new);\n    perform %1$schange(null, now.key, %2$s, null, null, now.length, now.lexemes, %3$s);', call, by_row::text, relation)
                 || format(word_end, call, 'now.unfit'), settings)
             when made.name = 'words_delete' then pgembed._trigger_function_sql(t, made.name, E'declare\n    was record;', format(
 $body$    was := %1$sdocument(old);
-    perform %1$schange(was.key, null, %2$s, was.length, was.lexemes, null, null);
+    perform %1$schange(was.key, null, %2$s, was.length, was.lexemes, null, null, %3$s);
     if was.unfit then
         perform %1$smark('R', null, null);
-    end if;$body$, call, by_row::text), settings)
+    end if;$body$, call, by_row::text, relation), settings)
             when made.name in ('insert', 'delete') and made.by_row then pgembed._trigger_function_sql(t, made.name, E'declare\n    row_key text;',
                 format(row_body, call, case made.name when 'insert' then new_key else old_key end,
                        case made.name when 'insert' then 'null, row_key' else 'row_key, null' end), settings)
@@ -466,7 +468,7 @@ $body$    was := %1$sdocument(old);
     end if;
     perform %1$schange(was.key, now.key, was.error is not null or now.error is not null or was.key <> now.key
                        or was.content is distinct from now.content collate "C",
-                       was.length, was.lexemes, now.length, now.lexemes);$body$, call)
+                       was.length, was.lexemes, now.length, now.lexemes, %2$s);$body$, call, relation)
             || format(word_end, call, 'was.unfit or now.unfit'), settings);
     end if;
     if not words then
@@ -495,7 +497,7 @@ $body$    begin
     perform %1$schange(old_key, new_key, true, null, null, null, null);$body$, call, new_key, old_key, compare), settings);
     end if;
     return sql || pgembed._trigger_function_sql(t, 'truncate', '', format(
-        $body$    perform %smark(case when tg_argv[0] = 'partition' then 'P' else 'T' end::"char", null, null);$body$, call), '');
+        $body$    perform %smark(case when tg_argv[0] = 'partition' then 'P' else 'T' end::"char", null, null, tg_relid);$body$, call), '');
 end
 $$;
 comment on function pgembed._trigger_functions_sql(pgembed.captured_text) is
@@ -559,7 +561,7 @@ begin
     for strange in
         select p.oid::regprocedure as routine from pg_proc as p
         where p.pronamespace = 'pgembed'::regnamespace and p.proowner <> owner
-          and p.proname ~ format('^_text_%s_((words_)?(insert|delete)|update|truncate|document|compose|config)$', t.text_id)
+          and p.proname ~ format('^_text_%s_((words_)?(insert|delete)|update|truncate|document|current|compose|config)$', t.text_id)
     loop
         execute format('drop function %s cascade', strange.routine);
     end loop;

@@ -93,7 +93,7 @@ comment on function pgembed.register_model(text, int, text, text, boolean, text,
     'Makes a model known, or changes what is known of it. revision pins a model of the hub to a commit. Nothing is loaded: the encoder '
     'service does that. Endpoints and keys are the service''s configuration, never SQL''s.';
 
-create or replace function pgembed.accept_weights(name text) returns void
+create or replace function pgembed.accept_weights(name text, fingerprint text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -103,7 +103,14 @@ declare
     e pgembed.embedding;
 begin
     perform pgembed._require_owner();
-    update pgembed.model set fingerprint = null where model_id = m.model_id;
+    if nullif(accept_weights.fingerprint, '') is null then
+        raise exception 'the fingerprint of the new weights is missing' using errcode = 'PE007',
+            hint = 'The error of the service that loaded them names it (PE011; in its log, and in pgembed.doctor()).';
+    end if;
+    if m.fingerprint = accept_weights.fingerprint then
+        return;    -- all vectors are of these
+    end if;
+    update pgembed.model set fingerprint = accept_weights.fingerprint where model_id = m.model_id;
     delete from pgembed.query_embedding where model_id = m.model_id;
     for e in select * from pgembed.embedding where model_id = m.model_id order by embedding_id loop
         perform pgembed._drop_index(e);
@@ -112,9 +119,9 @@ begin
     end loop;
 end
 $$;
-comment on function pgembed.accept_weights(text) is
-    'Says that a model''s weights were changed on purpose: the next service that loads it sets '
-    'the new fingerprint, and all vectors of the model are removed and made again.';
+comment on function pgembed.accept_weights(text, text) is
+    'Says that a model''s weights were changed on purpose: all its vectors are removed, and made again by the services '
+    'that have loaded weights with this fingerprint. Others stand aside.';
 
 create or replace function pgembed._model_seen_v1(
     p_model_id int, p_dimensions int, p_max_tokens int, p_normalized boolean, p_fingerprint text
@@ -138,10 +145,9 @@ begin
     if m.fingerprint is not null and m.fingerprint <> p_fingerprint then
         raise exception 'model "%" has other weights than those that made the stored vectors', m.name
             using errcode = 'PE011',
-            detail = format('Stored fingerprint %s, loaded %s.',
-                            left(m.fingerprint, 16), left(p_fingerprint, 16)),
+            detail = format('Stored fingerprint %s, loaded %s.', m.fingerprint, p_fingerprint),
             hint = format('Load the earlier weights, or make all vectors again: '
-                          'SELECT pgembed.accept_weights(%L).', m.name);
+                          'SELECT pgembed.accept_weights(%L, %L).', m.name, p_fingerprint);
     end if;
     if m.fingerprint is null or m.max_tokens is distinct from p_max_tokens
        or m.normalized is distinct from p_normalized then

@@ -287,7 +287,10 @@ async def test_other_weights_are_refused(
     assert contents(article) == ["one"]
     assert queued(article) == 1
 
-    article.execute("select pgembed.accept_weights('test')")
+    article.execute("select pgembed.accept_weights('test', %s)", [other.fingerprint])
+    with pytest.raises(PgembedError, match="out of order"):
+        await drain(dsn, encoders={"test": encoder})  # has the earlier ones still
+    assert contents(article) == []
     await drain(dsn, encoders={"test": other})
     assert contents(article) == ["one", "two"]
     assert other.encoded == ["one", "two"] or set(other.encoded) == {"one", "two"}

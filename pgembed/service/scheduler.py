@@ -255,12 +255,13 @@ class Scheduler:
         except PgembedError as exc:
             self._postponed.add(embedding.embedding_id, embedding.name, str(exc))
         else:
-            self._bulk_ready = self._bulk_ready or bool(queued)
             if queued is None:
                 self._catalog_until = 0.0
+            if queued != 0:  # else another service is at it: no hurry
+                self._bulk_ready = True
+                self.wake.set()
         finally:
             del self._paging[embedding.embedding_id]
-            self.wake.set()
 
     async def _bulk_claim(self, embedding: Embedding, size: int) -> list[Job]:
         return await self._fast.claim(

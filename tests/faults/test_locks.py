@@ -115,6 +115,25 @@ async def test_a_declaration_left_open_does_not_stop_the_others(
         await until(lambda: wrong(conn, "open") == [], seconds=15)
 
 
+async def test_a_first_fill_that_cannot_go_on_does_not_spin(
+    dsn: str, conn: Conn, encoder: FaultyEncoder, settings: ServiceSettings
+) -> None:
+    declare(conn, "open", rows=50)
+    declare(conn, "good")
+    with psycopg.connect(dsn) as other:
+        other.execute("select from pgembed.embedding where embedding_id = 1 for update")
+        async with running(dsn, settings, {"test": encoder}):
+            await asyncio.sleep(1)
+            looks = "select sum(xact_commit) from pg_stat_database where datname = %s"
+            before = value(conn, looks, conn.info.dbname)
+            await asyncio.sleep(4)
+            assert value(conn, looks, conn.info.dbname) - before < 4 * 250
+            write(conn, "good", 1, 10)
+            await until(lambda: wrong(conn, "good") == [], seconds=5)
+            other.rollback()
+            await until(lambda: wrong(conn, "open") == [], seconds=10)
+
+
 async def test_the_building_of_bm25_does_not_stop_the_first_fill(
     dsn: str, conn: Conn, encoder: FaultyEncoder, settings: ServiceSettings
 ) -> None:

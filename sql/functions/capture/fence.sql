@@ -393,7 +393,8 @@ declare
         'select s.place, %%s from (select s, s.tableoid, pg_catalog.row_number() over (order by %1$s) as place '
         'from %2$s as s where %%s order by %1$s limit 500) as s %%s', replace(columns, '%', '%%'), replace(pgembed._table_sql(t.source), '%', '%%'));
     document constant text := format('pgembed._text_%s_document', t.text_id);
-    partition_of constant text := case when pgembed._is_partitioned(t.source) then '%s.tableoid' else 'null::pg_catalog.oid' end;
+    given constant text := format('d.key, d.length, d.lexemes, d.error, %s',
+                                  case when pgembed._is_partitioned(t.source) then 's.tableoid' else 'null::pg_catalog.oid' end);
     further constant text := pgembed._keys_after_sql(t.source);
     work pgembed._work;
     part text;
@@ -406,7 +407,7 @@ begin
     loop
         part := case when work.after is null then 'true' else further end;
         begin
-            rows := pgembed._page_of_documents(t, format(page, 'd.key, d.length, d.lexemes, d.error, ' || format(partition_of, 's'), part,
+            rows := pgembed._page_of_documents(t, format(page, given, part,
                                                          format('cross join lateral %s(s.s) as d', document)), work);
             return query select d.key, d.length, d.lexemes, d.error, d.partition::regclass
                          from unnest(rows.keys, rows.lengths, rows.words, rows.errors, rows.partitions) as d(key, length, lexemes, error, partition);
@@ -423,9 +424,9 @@ begin
             foreach key in array rows.keys loop
                 begin
                     one := pgembed._page_of_documents(t, format(
-                        'select 1::pg_catalog.int8, d.key, d.length, d.lexemes, d.error, %s from pg_catalog.unnest(($1).keys) as k(key) '
+                        'select 1::pg_catalog.int8, %s from pg_catalog.unnest(($1).keys) as k(key) '
                         'cross join lateral (select k.key) as pgembed_key cross join lateral (select s, s.tableoid from %s as s where %s) as s '
-                        'cross join lateral %s(s.s) as d', format(partition_of, 's'), pgembed._table_sql(t.source),
+                        'cross join lateral %s(s.s) as d', given, pgembed._table_sql(t.source),
                         pgembed._key_sql(t.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '), document), row(array[key], null, null, null)::pgembed._work);
                     return query select d.key, d.length, d.lexemes, d.error, d.partition::regclass
                                  from unnest(one.keys, one.lengths, one.words, one.errors, one.partitions) as d(key, length, lexemes, error, partition);

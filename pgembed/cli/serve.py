@@ -105,6 +105,14 @@ def serve(
             "be slow.",
         ),
     ] = 10.0,
+    max_text: Annotated[
+        int,
+        typer.Option(
+            envvar="PGEMBED_MAX_TEXT",
+            min=1,
+            help="Most text read at once, in MiB; a row with more fails.",
+        ),
+    ] = 32,
     erase_after: Annotated[
         float,
         typer.Option(
@@ -192,6 +200,7 @@ def serve(
         poll_seconds=poll,
         call_timeout_seconds=call_timeout,
         read_seconds=read_timeout,
+        max_read_megabytes=max_text,
         erase_seconds=erase_after,
         index_megabytes=index_memory,
         health_port=health_port,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ class DocumentEncoder:
         self._models = models
         self._metrics = metrics
         self._pace = Pace()
+        self._lanes = itertools.count(1 << 32)
         self._slow_texts: set[int] = set()  # hashes of those that were given up alone
 
     async def cut(self, embedding: Embedding, priority: Priority, plan: Plan) -> None:
@@ -91,6 +93,8 @@ class DocumentEncoder:
         if not texts:
             return
         encoder = self._models.encoder(embedding.model_id)
+        # Windows take turns, so that a long document delays the others by a call.
+        lane = next(self._lanes)
         slow = [text for text in texts if hash(text) in self._slow_texts]
         others = [text for text in texts if hash(text) not in self._slow_texts]
         # All batches at once: the thread takes them in turn with other windows'.
@@ -102,7 +106,7 @@ class DocumentEncoder:
                     self._models,
                     embedding.model_id,
                     priority,
-                    embedding.embedding_id,
+                    lane,
                     partial(self._run, embedding, encoder, pieces),
                     together_seconds=(
                         math.inf

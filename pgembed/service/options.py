@@ -31,7 +31,8 @@ class ServiceSettings(Settings):
         index_megabytes: Most memory of the server that the build of a vector index may
             take, in MiB, where maintenance_work_mem is less; None: as much as its
             shared_buffers.
-        max_read_megabytes: Most text read at once, in MiB; the rest waits.
+        max_read_megabytes: Most text read at once, in MiB; the rest waits, and a row
+            with more fails.
     """
 
     models: str | None = None

@@ -65,6 +65,16 @@ ASIDE_WINDOWS = 4
 SLOW_ROWS = 16
 """Most slow rows of a window; the others are given back."""
 
+LARGE_CHUNKS = 200
+"""A document of more chunks comes after the others of its window, for itself. If it has
+just been written by the application, it goes aside as well."""
+
+LARGE_DELAY_SECONDS = 2.0
+"""How long a large document waits while there is no room aside."""
+
+MOST_CHUNKS = 100_000
+"""Of a document: what is encoded of one is in memory until it is written."""
+
 WRITE_ATTEMPTS = 5
 """How often a write is tried over new connections before its vectors are dropped."""
 
@@ -228,19 +238,45 @@ class Pipeline:
             if row.current and not row.deferred
             for job in jobs[row.key]
         ]
-        documents = [
-            Document(row, jobs[row.key])
-            for row in rows
-            if not (row.current or row.deferred)
-        ]
-        window.plan = plan = Plan(documents)
+        for row in rows:
+            if row.too_long:
+                await self._fail(window, jobs[row.key], self._too_long())
+        plan = Plan(
+            [
+                Document(row, jobs[row.key])
+                for row in rows
+                if not (row.current or row.deferred or row.too_long)
+            ]
+        )
         await self._documents.cut(window.embedding, window.priority, plan)
-        if known := plan.partly_known():
-            plan.reuse(await window.store.chunks(window.embedding.embedding_id, known))
+        large = plan.take_large(LARGE_CHUNKS)
         await self._encode(window, plan, finished)
+        for document in large:
+            await self._embed_large(window, document)
+
+    async def _embed_large(self, window: Window, document: Document) -> None:
+        """Encode and write a document that others should not wait for."""
+        if (chunks := len(document.chunks)) > MOST_CHUNKS:
+            message = (
+                f"the text has {chunks} chunks, of at most {MOST_CHUNKS}: spread it "
+                "over several rows, or declare a larger chunk_size"
+            )
+            await self._fail(window, document.jobs, Fault(message, "TooManyChunks"))
+            return
+        aside = window.store in (self._aside, self._slow)
+        if window.priority is Priority.FRESH and not aside:
+            if not self._room_aside():
+                await window.store.release(document.jobs, LARGE_DELAY_SECONDS)
+                window.let_go(document.jobs)
+                return
+            self._move_aside(window)
+        await self._encode(window, Plan([document]), [])
 
     async def _encode(self, window: Window, plan: Plan, finished: list[Job]) -> None:
         """Encode and write, now and then what there is: a slow text delays itself."""
+        window.plan = plan
+        if known := plan.partly_known():
+            plan.reuse(await window.store.chunks(window.embedding.embedding_id, known))
         encoding = asyncio.create_task(
             self._documents.encode(window.embedding, window.priority, plan)
         )
@@ -322,13 +358,16 @@ class Pipeline:
                 break
         return rows, slow
 
+    def _room_aside(self) -> bool:
+        return self._windows_aside < ASIDE_WINDOWS
+
     def _move_aside(self, window: Window) -> None:
         """Have a window go on where nobody waits for it.
 
         Raises:
             StatementFailed: There are too many already; it is to be tried later.
         """
-        if self._windows_aside >= ASIDE_WINDOWS:
+        if not self._room_aside():
             raise StatementFailed("rows take long to be read or written", "57014")
         window.store = self._aside
         window.alone = False
@@ -340,6 +379,11 @@ class Pipeline:
         if not self._windows_aside:
             await self._aside.link.close()
             await self._slow.link.close()
+
+    def _too_long(self) -> Fault:
+        most = f"{self._max_bytes >> 20} MiB (pgembed serve --max-text)"
+        message = f"the text is longer than {most}: spread it over several rows"
+        return Fault(message, "TextTooLong")
 
     def _too_slow(self, error: StatementFailed) -> Fault:
         seconds = f"{self._read_seconds:g} s (pgembed serve --read-timeout)"

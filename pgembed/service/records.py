@@ -80,7 +80,7 @@ class Job(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What `_read_v1` says of one key."""
+    """What `_read_v1` says of one key; a text that is too long has a hash only."""
 
     key: str
     found: bool
@@ -88,6 +88,12 @@ class Row(NamedTuple):
     current: bool
     content: str | None
     hash: bytes | None
+
+    @property
+    def too_long(self) -> bool:
+        """Whether there is a text, and more of it than may be read."""
+        unread = self.content is None and self.hash is not None
+        return unread and not (self.current or self.deferred)
 
 
 class Query(NamedTuple):

@@ -157,6 +157,12 @@ class Plan:
         known = self.vectors.keys() | self.errors.keys()
         return [text for text in texts if text not in known]
 
+    def take_large(self, chunks: int) -> list[Document]:
+        """Take out the documents of more than so many chunks."""
+        large = [d for d in self.documents if len(d.chunks) > chunks]
+        self._take(large)
+        return large
+
     def take_failed(self) -> list[tuple[Document, Fault]]:
         """Take out the documents with a chunk that cannot be encoded, and its error."""
         failed = [

@@ -324,7 +324,7 @@ begin
         locked := true;
         execute statement into present, contents, hashes, bytes
         using format(
-            'select r.place, r.present is not null, case when r.bytes operator(pg_catalog.<=) ($1).n or r.place operator(pg_catalog.=) 1 then r.content end, '
+            'select r.place, r.present is not null, case when r.bytes operator(pg_catalog.<=) ($1).n then r.content end, '
             'pg_catalog.sha256(pg_catalog.convert_to(r.content, ''utf8'')), r.bytes '
             'from (select k.place, s.present, s.content, '
             'pg_catalog.sum(pg_catalog.octet_length(s.content)) over (order by k.place rows unbounded preceding)::pg_catalog.int8 as bytes '

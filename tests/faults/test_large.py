@@ -1,4 +1,4 @@
-"""Large documents: others do not wait for them, a stop does not, and there is a limit."""
+"""Large documents: nothing else waits for them, and there is a limit."""
 
 from __future__ import annotations
 

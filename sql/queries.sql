@@ -156,7 +156,7 @@ select severity, code, embedding, findings from pgembed._findings_v1(%(worker_id
 
 -- query_claim --
 -- Leases queries.
-select model_id, role, query_hash, query, attempts from pgembed._query_claim_v1(%(n)s, make_interval(secs => %(lease)s), %(busy)s::int[])
+select model_id, role, query_hash, query, attempts from pgembed._query_claim_v1(%(n)s, make_interval(secs => %(lease)s), %(busy)s::int[], %(served)s::text[])
 
 -- query_extend --
 -- Renews leases of queries.

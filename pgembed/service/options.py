@@ -52,8 +52,13 @@ class ServiceSettings(Settings):
         """Give `index_megabytes` in bytes."""
         return None if self.index_megabytes is None else self.index_megabytes << 20
 
+    def served(self) -> list[str] | None:
+        """Give the names in `models`; None: all are served."""
+        if self.models is None:
+            return None
+        return [name.strip() for name in self.models.split(",")]
+
     def serves(self, model: str) -> bool:
         """Whether this service works for a model."""
-        if self.models is None:
-            return True
-        return model in {name.strip() for name in self.models.split(",")}
+        served = self.served()
+        return served is None or model in served

@@ -52,6 +52,7 @@ class QueryLane:
         metrics: Metrics,
         *,
         poll_seconds: float,
+        served: list[str] | None,
     ) -> None:
         self.wake = asyncio.Event()
         self._store = store
@@ -59,6 +60,7 @@ class QueryLane:
         self._models = models
         self._metrics = metrics
         self._poll_seconds = poll_seconds
+        self._served = served
         self._in_hand: dict[asyncio.Task[None], list[Query]] = {}
 
     async def run(self) -> None:
@@ -72,7 +74,7 @@ class QueryLane:
             self.wake.clear()
             try:
                 while queries := await self._store.claim_queries(
-                    BATCH, LEASE_SECONDS, self._busy()
+                    BATCH, LEASE_SECONDS, self._busy(), self._served
                 ):
                     await self._start(queries)
             except PgembedError as exc:

@@ -115,6 +115,7 @@ class EncoderService:
             self._models,
             self.metrics,
             poll_seconds=self.settings.poll_seconds,
+            served=self.settings.served(),
         )
         self._listener = Listener(
             self._links["listen"],

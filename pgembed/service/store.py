@@ -406,12 +406,22 @@ class Store:
         return await self._rows("findings", Finding, {"worker_id": worker_id})
 
     async def claim_queries(
-        self, n: int, lease: float, busy: Sequence[int] = ()
+        self,
+        n: int,
+        lease: float,
+        busy: Sequence[int] = (),
+        served: Sequence[str] | None = None,
     ) -> list[Query]:
-        """Lease up to `n` queries for `lease` seconds, none of models in `busy`."""
-        return await self._rows(
-            "query_claim", Query, {"n": n, "lease": lease, "busy": list(busy)}
-        )
+        """Lease queries.
+
+        Args:
+            n: How many at most.
+            lease: For how many seconds.
+            busy: None of these models, by id.
+            served: Only of these models, by name; None: of all.
+        """
+        values = {"n": n, "lease": lease, "busy": list(busy), "served": served}
+        return await self._rows("query_claim", Query, values)
 
     async def extend_queries(self, queries: Sequence[Query], lease: float) -> None:
         """Renew the leases of queries for `lease` seconds."""

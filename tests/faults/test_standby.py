@@ -192,11 +192,19 @@ async def test_service_for_some_models_is_silent_about_the_others(
     async with running(dsn, settings, {"test": encoder}) as service:
         await until(lambda: wrong(conn, "good") == [])
         await until(ready(service))
+        conn.execute(
+            "insert into pgembed.query_embedding"
+            " (model_id, query_hash, query, wanted_until)"
+            " select model_id, pgembed._hash('q'), 'q', 'infinity'"
+            " from pgembed.model where name = 'another'"
+        )
         await asyncio.sleep(2)
         assert service.problems == {}
         await service._maintenance.heartbeat()
         metrics = generate_latest(service.metrics.registry).decode()
-        assert 'pgembed_model_ready{model="test"} 1.0' in metrics
+        assert 'pgembed_model_state{model="test",state="ready"} 1.0' in metrics
         assert 'model="another"' not in metrics
     assert lines()["model.unavailable"] == 0
     assert value(conn, "select count(*) from other_embedding") == 0
+    # Another service may be there for it.
+    assert value(conn, "select attempts from pgembed.query_embedding") == 0

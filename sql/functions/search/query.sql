@@ -190,7 +190,7 @@ $$;
 comment on function pgembed._service_alive_public() is
     'Whether an encoder service is running, for callers who may not read pgembed.worker.';
 
-create or replace function pgembed._query_claim_v1(p_n int, p_lease interval, p_busy int[] default '{}')
+create or replace function pgembed._query_claim_v1(p_n int, p_lease interval, p_busy int[] default '{}', p_models text[] default null)
 returns table (model_id int, role name, query_hash bytea, query text, attempts smallint)
 language sql
 set search_path = pg_catalog, pg_temp
@@ -215,6 +215,7 @@ as $$
             where q.answered_at is null and q.role = a.role
               and (q.claimed_until is null or q.claimed_until <= clock_timestamp())
               and q.wanted_until > clock_timestamp() and q.model_id <> all (p_busy)
+              and (p_models is null or q.model_id in (select m.model_id from pgembed.model as m where m.name = any (p_models)))
             order by q.requested_at
             limit p_n) as w),
     -- What was claimed before may be what killed the service: it goes by itself.
@@ -238,9 +239,9 @@ as $$
     where q.model_id = r.model_id and q.query_hash = r.query_hash and q.role = r.role
     returning q.model_id, q.role, q.query_hash, q.query, q.attempts
 $$;
-comment on function pgembed._query_claim_v1(int, interval, int[]) is
+comment on function pgembed._query_claim_v1(int, interval, int[], text[]) is
     'Leases queries that somebody waits for: the roles take turns, each with its oldest first. One that was claimed '
-    'before comes by itself. None of models that are busy.';
+    'before comes by itself. None of models that are busy, or that a service does not serve.';
 
 create or replace function pgembed._query_extend_v1(
     p_model_ids int[], p_roles name[], p_query_hashes bytea[], p_lease interval

@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 # Functions of the schema that this version calls; one missing means that the
 # schema is older than the service.
+LOOK_SECONDS = 15.0
+"""Of a look at everything: code of users composes texts of rows without a vector."""
+
 NEEDED_FUNCTIONS = (
     "_backfill_v1",
     "_bm25_due_v1",
@@ -399,11 +402,12 @@ class Store:
 
     async def measures(self) -> list[Measure]:
         """Rows of each embedding by what they are."""
-        return await self._rows("measures", Measure, {})
+        return await self._rows("measures", Measure, {}, seconds=LOOK_SECONDS)
 
     async def findings(self, worker_id: UUID) -> list[Finding]:
         """What the doctor finds; nothing where another service looks."""
-        return await self._rows("findings", Finding, {"worker_id": worker_id})
+        values = {"worker_id": worker_id}
+        return await self._rows("findings", Finding, values, seconds=LOOK_SECONDS)
 
     async def claim_queries(
         self,

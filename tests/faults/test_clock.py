@@ -118,8 +118,8 @@ async def test_a_query_does_not_wait(
     # Claimed by a service that died.
     conn.execute(
         "insert into pgembed.query_embedding"
-        " (model_id, query_hash, query, claimed_until) select model_id,"
-        " pgembed._hash('what'), 'what', now() + interval '3 s'"
+        " (model_id, query_hash, query, claimed_until, wanted_until) select model_id,"
+        " pgembed._hash('what'), 'what', now() + interval '3 s', 'infinity'"
         " from pgembed.model where name = 'test'"
     )
     async with running(dsn, settings, {"test": encoder}):

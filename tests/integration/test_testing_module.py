@@ -139,6 +139,8 @@ def test_process_all_says_what_still_waits(dsn: str, conn: psycopg.Connection) -
     conn.execute("create table note (id int primary key, body text)")
     pgembed.create_embedding(conn, "note", "body", model="hashing")
     conn.execute("insert into note values (1, 'a')")
-    conn.execute("update pgembed.queue set not_before = now() + interval '1 hour'")
+    conn.execute(
+        "update pgembed.queue set attempts = 1, not_before = now() + interval '1 hour'"
+    )
     with pytest.raises(NotEmbeddedInTime, match="note_embedding"):
         testing.process_all(dsn, timeout_s=0.2)

@@ -316,8 +316,8 @@ def test_pgvector_in_a_schema_off_the_search_path(server: Any, empty_dsn: str) -
     with psycopg.connect(empty_dsn, autocommit=True) as conn:
         conn.execute(
             "insert into pgembed.query_embedding (model_id, query_hash, embedding,"
-            " answered_at)"
-            " select model_id, pgembed._hash('words'), %s::ext.vector, now()"
+            " answered_at, wanted_until)"
+            " select model_id, pgembed._hash('words'), %s::ext.vector, now(), now()"
             " from pgembed.model where name = 'test-8'",
             [as_text(vectors[50])],
         )

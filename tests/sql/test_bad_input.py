@@ -27,9 +27,9 @@ SNAPSHOT = """
         union all select 'model ' || m::text from pgembed.model as m
         union all select 'job ' || q::text from pgembed.queue as q
         union all select 'acl ' || relname || ' ' || coalesce(
-            nullif(relacl, acldefault(case relkind when 'S' then 's' else 'r' end::"char",
-                                      relowner))::text,
-            '')
+            nullif(relacl, acldefault(
+                case relkind when 'S' then 's' else 'r' end::"char", relowner)
+            )::text, '')
         from pg_class where relnamespace <> 'pg_toast'::regnamespace
         union all select 'row ' || a::text from article as a
     ) as lines

@@ -5,7 +5,11 @@ service (read from the table, encoded, written to the side table), in turn. Late
 the time from the commit of one row on an idle service until its vector is there,
 against one bare encode; and that of a query while a backfill saturates the service.
 
+First fill: rows a second at its beginning and its end, with the hashing encoder, and
+the most memory that the service took.
+
     python benchmarks/service.py [--rows 1500] [--rounds 3] [--writes 100]
+                                 [--fill-rows 1000000]
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psycopg
 from common import new_database, percentile, server, server_version, show
@@ -115,14 +120,70 @@ def _wait(conn: psycopg.Connection, key: int, seconds: float) -> None:
         time.sleep(0.001)
 
 
+def first_fill(dsn: str, rows: int) -> tuple[float, float, float]:
+    """Fill an embedding of a table that has its rows already.
+
+    Returns:
+        Rows a second in the first and in the last tenth, and the service's most memory
+        in MiB.
+    """
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("select pgembed.register_model('hashed', 64, 'hashing')")
+        conn.execute("create table filled (id int primary key, text text)")
+        conn.execute(
+            "insert into filled select i, 'row ' || i || ' ' || md5(i::text)"
+            " from generate_series(1, %s) as i",
+            [rows],
+        )
+        conn.execute(
+            "select pgembed.create_embedding('filled', 'text', model => 'hashed',"
+            " index => 'none', bm25 => false)"
+        )
+        service = subprocess.Popen(
+            [sys.executable, "-m", "pgembed", "serve", "--once", "--dsn", dsn],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        began = time.monotonic()
+        seen: list[tuple[float, int]] = []  # seconds, rows
+        memory = 0
+        while service.poll() is None:
+            row = conn.execute(
+                "select n_tup_ins from pg_stat_user_tables"
+                " where relname = 'filled_embedding'"
+            ).fetchone()
+            seen.append((time.monotonic() - began, row[0] if row else 0))
+            for line in Path(f"/proc/{service.pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    memory = int(line.split()[1]) >> 10
+            time.sleep(0.5)
+
+    def rate(first: float, last: float) -> float:
+        part = [s for s in seen if first * rows <= s[1] <= last * rows]
+        return (part[-1][1] - part[0][1]) / (part[-1][0] - part[0][0])
+
+    return rate(0.01, 0.11), rate(0.9, 1.0), memory
+
+
 def main() -> None:
     """Print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--writes", type=int, default=100)
+    parser.add_argument("--fill-rows", type=int, help="only the first fill")
     options = parser.parse_args()
     with server() as running:
+        if options.fill_rows:
+            start, end, memory = first_fill(
+                new_database(running, "fill"), options.fill_rows
+            )
+            show(
+                f"First fill of {options.fill_rows} rows, hashing encoder",
+                ("rows/s, first tenth", "last tenth", "ratio", "memory, MiB"),
+                [(start, end, end / start, memory)],
+            )
+            return
         dsn = new_database(running, "service")
         raw, service = throughput(dsn, options.rows, options.rounds)
         rate = [options.rows / s for s in raw], [options.rows / s for s in service]

@@ -20,7 +20,7 @@ Conn = psycopg.Connection[Any]
 async def test_status_moves_while_a_window_is_encoded(
     dsn: str, article: Conn, encoder: FaultyEncoder, settings: ServiceSettings
 ) -> None:
-    """Nothing is written before 300 rows have vectors; that takes five seconds."""
+    """A window of 300 rows takes five seconds, and is written every two."""
     encoder.batch, encoder.seconds = 10, 0.15
     article.execute(
         "insert into article select i, 'x' || i from generate_series(1, 300) i;"
@@ -36,10 +36,10 @@ async def test_status_moves_while_a_window_is_encoded(
             ).fetchall()
             await asyncio.sleep(0.25)
     assert all(waiting + in_hand <= 300 for _, waiting, in_hand, *_ in seen)
-    before = [one for one in seen if one[0] == 0]
+    before = [one for one in seen if one[0] < 300]
     assert any(in_hand == 300 and waiting == 0 for _, waiting, in_hand, *_ in before)
     rates = {rate for *_, rate, _ in before if rate}
-    assert len(rates) >= 2  # it moves, though nothing is written
+    assert len(rates) >= 2  # it moves between two writes
     assert all(5 < rate < 100 for rate in rates)
     left = [eta.total_seconds() for *_, eta in before if eta]
     assert all(1 < seconds < 60 for seconds in left)

@@ -87,6 +87,8 @@ async def test_text_that_never_returns_is_put_aside(
         # With others, alone, and alone again.
         assert metric(service, "pgembed_hung_calls") == given_up == 3
         assert probe(service, "healthz")[0] == 200
+        said = "select string_agg(problem, ' ') from pgembed.doctor()"
+        await until(lambda: "3 calls of a model do not return" in value(conn, said))
         assert hanging.hang is not None
         hanging.hang.set()
         await until(lambda: metric(service, "pgembed_hung_calls") == 0)

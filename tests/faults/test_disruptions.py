@@ -183,8 +183,8 @@ def test_disruptions(
     rounds: int,
     disrupt: Callable[[World, Cluster, random.Random], None],
 ) -> None:
-    rng = random.Random(rounds)
-    for _ in range(SERVICES):
+    rng = random.Random(f"{rounds} {disrupt.__name__}")
+    for _ in range(rng.randint(1, 3)):
         world.serve().event("service.started")
     with world.writers():
         for _ in range(rounds):

@@ -196,13 +196,14 @@ def test_disruptions(
 
 def test_full_disk(server: Server, folder: Path, tmp_path: Path, rounds: int) -> None:
     """There is no room for a while, for tables, log and temporary files alike."""
-    if server.programs is None or os.geteuid() != 0:
-        pytest.skip("a file system of its own can be mounted by root only")
+    if server.programs is None:
+        pytest.skip("PostgreSQL's programs are not on this machine")
     disk = folder / "a"
     disk.mkdir()
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=700m,mode=755", "tmpfs", disk], check=True
-    )
+    options = "size=700m,mode=755"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("NOT TESTED: a file system of its own cannot be mounted here")
     world = None
     try:
         cluster = Cluster(disk, server.programs).create()

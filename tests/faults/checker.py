@@ -1,11 +1,10 @@
-"""Compares what is stored with what should be, row by row."""
+"""Compares what is stored with what should be, where one word makes texts fail."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from tests.faults import tables
 from tests.integration.service.support import value
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ def wrong(
     *,
     without: str = "poison",
 ) -> list[str]:
-    """Say what is wrong with the vectors of a table (id, body), chunked or not.
+    """Say what is wrong with the vectors of a table (id, body), and what still waits.
 
     Args:
         conn: To the database.
@@ -29,28 +28,9 @@ def wrong(
         encoder: One that behaves: every vector is compared with its own.
         without: Rows with this word may have no vector.
     """
-    texts = dict(conn.execute(f"select id, body from {table}").fetchall())
-    stored = conn.execute(
-        f"select id, chunk, content, embedding::text from {table}_embedding"
-    ).fetchall()
-    found = [
-        f"{key} has no vector"
-        for key, text in texts.items()
-        if without not in text and key not in {row[0] for row in stored}
-    ]
-    found += [f"{key} is no row" for key, *_ in stored if key not in texts]
-    contents = [row[2] for row in stored]
-    expected = encoder.encode_documents(contents)
-    for (key, chunk, content, vector), direct in zip(stored, expected, strict=True):
-        if chunk != 0 or content != texts.get(key):
-            found.append(f"{key} has a vector of another text")
-        elif without in content:
-            found.append(f"{key} cannot have a vector")
-        elif not np.allclose(
-            np.array(vector[1:-1].split(","), float), direct, atol=1e-3
-        ):
-            found.append(f"{key} has another vector")
-    waiting = value(conn, "select count(*) from pgembed.queue")
-    if waiting:
+    texts = conn.execute(f"select id, body from {table}".encode()).fetchall()
+    bad = [key for key, text in texts if without in text]
+    found = tables.wrong(conn, table, bad, encoder=encoder)
+    if waiting := value(conn, "select count(*) from pgembed.queue"):
         found.append(f"{waiting} jobs are left")
     return found

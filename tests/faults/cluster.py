@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
+import pytest
 from psycopg.conninfo import make_conninfo
+
+from tests.fixtures.postgres import Server, _memory
 
 OS_USER = "pgserver"
 """Who runs the server where the tests are run by root, whom PostgreSQL refuses."""
 
 INITDB = ("--username=postgres", "--auth=trust", "--encoding=UTF8")
+
+PORT = "5432"  # of the socket, in a folder of its own
 
 SETTINGS = """
 listen_addresses = ''
@@ -56,14 +64,17 @@ class Cluster:
 
     def standby(self, folder: Path) -> Cluster:
         """Make a streaming standby of this cluster and start it."""
-        copy = Cluster(folder, self.programs)
-        copy.run(
+        return Cluster(folder, self.programs).follow(self.dsn("postgres"))
+
+    def follow(self, primary_dsn: str) -> Cluster:
+        """Copy another server's data, and start as its streaming standby."""
+        self.run(
             "pg_basebackup",
-            *("--dbname", self.dsn("postgres"), "--write-recovery-conf"),
+            *("--dbname", primary_dsn, "--write-recovery-conf"),
             *("--checkpoint=fast", "--wal-method=stream"),
         )
-        copy.start()
-        return copy
+        self.start()
+        return self
 
     def upgraded(self, folder: Path, programs: Path) -> Cluster:
         """Stop this cluster and upgrade it; gives the new one, started."""
@@ -83,13 +94,16 @@ class Cluster:
 
     def dsn(self, database: str = "pgembed") -> str:
         """Write the connection string of a database."""
-        return make_conninfo(host=str(self.folder), user="postgres", dbname=database)
+        return make_conninfo(
+            host=str(self.folder), port=PORT, user="postgres", dbname=database
+        )
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
         log = self.folder / "log"
         self.run(
-            "pg_ctl", "start", "--wait", f"--log={log}", f"--options=-k {self.folder}"
+            *("pg_ctl", "start", "--wait", f"--log={log}"),
+            f"--options=-h '' -k {self.folder} -p {PORT}",
         )
 
     def stop(self, mode: str = "fast") -> None:
@@ -137,6 +151,24 @@ class Cluster:
             capture_output=True,
             timeout=300,
         )
+
+
+@contextmanager
+def standby_of(server: Server, dsn: str) -> Iterator[Cluster]:
+    """Make a standby of a server of the tests, running; removed at the end."""
+    if server.programs is None:
+        pytest.skip("PostgreSQL's programs are not on this machine")
+    folder = Path(tempfile.mkdtemp(prefix="pgembed-", dir=_memory()))
+    folder.chmod(0o755)
+    standby = Cluster(folder / "b", server.programs)
+    try:
+        standby.follow(dsn)
+        yield standby
+        standby.stop()
+    finally:
+        with suppress(AssertionError):  # it may have ended already
+            standby.stop("immediate")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _user() -> str | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psycopg
 from psycopg import sql
 
 from tests.integration.service.support import DIMENSIONS, FaultyEncoder
+
+if TYPE_CHECKING:
+    from pgembed.encoders.base import Encoder
 
 Conn = psycopg.Connection[Any]
 
@@ -52,13 +55,20 @@ def write(conn: Conn, table: str, first: int, last: int, word: str = "text") -> 
     )
 
 
-def wrong(conn: Conn, table: str, but: Collection[int] = ()) -> list[str]:
+def wrong(
+    conn: Conn,
+    table: str,
+    but: Collection[int] = (),
+    *,
+    encoder: Encoder | None = None,
+) -> list[str]:
     """Say what is missing, stale or left over of a table's vectors.
 
     Args:
         conn: A connection.
         table: The table; the text of a row is its body, in one chunk.
         but: Keys of rows that are to have none.
+        encoder: What every vector is compared with; None: the tests' own.
     """
     expected = {
         key: body
@@ -78,7 +88,8 @@ def wrong(conn: Conn, table: str, but: Collection[int] = ()) -> list[str]:
         )
     }
     keys = sorted(expected)
-    vectors = FaultyEncoder().encode_documents([expected[key] for key in keys])
+    right = encoder or FaultyEncoder()
+    vectors = right.encode_documents([expected[key] for key in keys])
     found = []
     for key, vector in zip(keys, vectors, strict=True):
         if (key, 0) not in there:

@@ -14,7 +14,7 @@ from prometheus_client import generate_latest
 from pgembed import schema
 from pgembed.errors import UnsupportedEnvironment
 from pgembed.service import EncoderService, ServiceSettings, drain
-from tests.faults.servers import standby_of
+from tests.faults.cluster import standby_of
 from tests.faults.tables import Conn, declare, write, wrong
 from tests.fixtures.postgres import Server
 from tests.integration.service.support import FaultyEncoder, running, until, value
@@ -59,7 +59,7 @@ async def test_service_on_a_standby_waits_for_the_promotion(
 ) -> None:
     declare(conn, "good", rows=20)
     with standby_of(server, dsn) as standby:
-        there = standby.dsn(dsn)
+        there = standby.dsn(conn.info.dbname)
         with pytest.raises(UnsupportedEnvironment, match="standby"):
             await drain(there, settings, encoders={"test": encoder})
         async with running(there, settings, {"test": encoder}) as service:
@@ -89,7 +89,7 @@ async def test_service_waits_while_the_server_is_away(
     declare(conn, "good", rows=20)
     with standby_of(server, dsn) as other:
         other.promote()
-        there = other.dsn(dsn)
+        there = other.dsn(conn.info.dbname)
         async with running(there, settings, {"test": encoder}) as service:
             with psycopg.connect(there, autocommit=True) as one:
                 await until(lambda: wrong(one, "good") == [])

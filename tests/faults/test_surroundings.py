@@ -20,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pgembed import schema
 from pgembed.embedded import THROWAWAY_SETTINGS, EmbeddedServer, Major
 from pgembed.service import ServiceSettings
-from tests.faults.servers import SYSTEM_USER
+from tests.faults.cluster import OS_USER
 from tests.faults.tables import Conn, declare, write, wrong
 from tests.fixtures.postgres import Server, _memory
 from tests.integration.service.support import FaultyEncoder, running, until, value
@@ -43,7 +43,7 @@ def pooled(dsn: str, mode: str) -> Iterator[str]:
     if program is None:
         pytest.skip("pgbouncer is not installed")
     parts = conninfo_to_dict(dsn)
-    user = SYSTEM_USER if os.geteuid() == 0 else None
+    user = OS_USER if os.geteuid() == 0 else None
     with tempfile.TemporaryDirectory(prefix="pgembed-", dir="/tmp") as name:
         folder = Path(name)
         if user:

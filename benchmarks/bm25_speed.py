@@ -211,7 +211,7 @@ def build(conn: psycopg.Connection, rows: int, seconds: tuple[float, float]) -> 
         conn,
         "select coalesce(sum(pg_total_relation_size(c.oid)), 0) from pg_class as c"
         " where c.relnamespace = 'pgembed'::regnamespace and c.relkind = 'r'"
-        " and c.relname ~ '^bm25_'",
+        " and c.relname ~ '^_bm25_[1-9]'",
     )
     gin, bm25 = seconds
     show(

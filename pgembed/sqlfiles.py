@@ -27,6 +27,8 @@ FUNCTION_FOLDERS = (
     "models",
     "embedding",
     "bm25",
+    "bm25/stages",
+    "bm25/packer",
     "search",
     "service",
     "status",

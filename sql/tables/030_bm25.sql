@@ -1,5 +1,5 @@
--- The catalog of BM25 indexes. The tables of each index (documents, terms,
--- postings) are made with it: see functions/bm25/tables.sql.
+-- The catalog of BM25 indexes, and the tables of index 0, which stay empty: each index has
+-- copies of them (functions/bm25/copy.sql).
 
 create table pgembed.bm25 (
     bm25_id              int generated always as identity primary key,
@@ -107,3 +107,94 @@ create type pgembed._bm25_words as (
     prefix   text,       -- beginning of one more term
     required tsquery     -- what a document must match besides; NULL: any of the terms will do
 );
+
+-- The tables of an index.
+--
+-- Documents are numbered by slot, 2,000 slots to a block. A term that is dense
+-- in a block (16 documents or more) is one row there, a sparsevec of impacts;
+-- the documents of a term elsewhere are arrays, one row a segment:
+--
+--   doc      slot -> key, version, length       term     term -> df, bounds
+--   block    (term, block) -> impacts           posting  (term, segment) -> slots, impacts
+--   recent   documents written since, as tsvector     dead   tombstones
+--
+-- Writers only append to recent and dead. They read no index state and touch no
+-- shared counter, so they never wait for each other, for a reader or for the
+-- packer, which alone writes the other tables. A tombstone kills a document
+-- of its key and words that is not packed, else the packed one of its key before it.
+create sequence pgembed._bm25_0_version;
+
+-- Appended by every write: no index to keep, and short to scan.
+create table pgembed._bm25_0_recent (
+    key       text not null,
+    version   bigint not null default nextval('pgembed._bm25_0_version'),
+    length    int not null,
+    lexemes   tsvector not null,
+    partition regclass
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
+        autovacuum_vacuum_cost_delay = 0, toast_tuple_target = 8160);
+create table pgembed._bm25_0_dead (
+    key         text,
+    version     bigint not null default nextval('pgembed._bm25_0_version'),
+    op          "char" not null default 'D',
+    recorded_at timestamptz not null default clock_timestamp(),
+    length      int,
+    lexemes     tsvector,
+    slot        int,
+    partition   regclass
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
+        autovacuum_vacuum_cost_delay = 0, toast_tuple_target = 8160);
+-- They have no primary key, and may be published all the same.
+alter table pgembed._bm25_0_recent replica identity full;
+alter table pgembed._bm25_0_dead replica identity full;
+
+create table pgembed._bm25_0_doc (
+    slot      int primary key,
+    key       text not null,
+    version   bigint not null,
+    length    int not null,
+    lexemes   tsvector,
+    partition regclass
+) with (toast_tuple_target = 8160);
+create index on pgembed._bm25_0_doc (key, version);
+create table pgembed._bm25_0_term (
+    term       text collate "C" primary key,
+    df         int not null,
+    dense_df   int not null,
+    max_impact real not null,
+    frozen_idf real
+);
+create table pgembed._bm25_0_posting (
+    term       text collate "C",
+    first_slot int,
+    slots      int[] not null,
+    impacts    real[] not null,
+    primary key (term, first_slot)
+) with (toast_tuple_target = 8160);
+create table pgembed._bm25_0_block (
+    term    text collate "C",
+    block   int,
+    impacts sparsevec not null,
+    primary key (term, block)
+) with (toast_tuple_target = 8160);
+alter table pgembed._bm25_0_recent alter column lexemes set storage main;
+alter table pgembed._bm25_0_dead alter column lexemes set storage main;
+alter table pgembed._bm25_0_doc alter column lexemes set storage main;
+-- A row that just fits a page stays in line, and uncompressed: fetched from
+-- TOAST, the same block takes three times as long.
+alter table pgembed._bm25_0_posting
+    alter column slots set storage external, alter column impacts set storage external;
+alter table pgembed._bm25_0_block alter column impacts set storage external;
+
+comment on table pgembed._bm25_0_recent is 'Documents not packed yet.';
+comment on table pgembed._bm25_0_dead is
+    'Tombstones (D), and marks that the table (T) or a partition (P) was truncated, or that all must be read again (R).';
+comment on table pgembed._bm25_0_doc is
+    'Packed documents by slot; length in lexemes. Their words are kept only where the source has row security.';
+comment on table pgembed._bm25_0_term is
+    'Terms of packed documents: document frequency, how many of those in blocks, the '
+    'largest impact, and the idf folded into the blocks.';
+comment on table pgembed._bm25_0_posting is
+    'Documents of a term in blocks where it is sparse, by segment; impact without idf.';
+comment on table pgembed._bm25_0_block is
+    'Documents of a term in a block where it is dense: impact times frozen idf by slot.';

@@ -143,4 +143,4 @@ def test_words_of_deleted_rows_are_erased_in_time(dsn: str, conn: Conn) -> None:
     set_back(conn)
     assert value(conn, due) == 1
     conn.execute("select pgembed._bm25_maintain_v1(1, 3600)")
-    assert value(conn, "select count(*) from pgembed.bm25_1_dead") == 0
+    assert value(conn, "select count(*) from pgembed._bm25_1_dead") == 0

@@ -141,7 +141,7 @@ async def test_the_building_of_bm25_does_not_stop_the_first_fill(
     declare(conn, "good", rows=12_000, bm25=True)
     assert value(conn, "select state from pgembed.bm25") == "pending"
     with psycopg.connect(dsn) as other:
-        other.execute("lock table pgembed.bm25_1_posting in access exclusive mode")
+        other.execute("lock table pgembed._bm25_1_posting in access exclusive mode")
         async with running(dsn, settings, {"test": encoder}):
             await until(lambda: is_building(conn), seconds=20)
             await until(

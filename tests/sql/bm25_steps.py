@@ -100,7 +100,7 @@ class Indexed:
     def count(self, part: str) -> int:
         """Count the rows of one table of the index."""
         return int(
-            value(self.conn, f"select count(*) from pgembed.bm25_{self.number}_{part}")
+            value(self.conn, f"select count(*) from pgembed._bm25_{self.number}_{part}")
         )
 
     def search(self, query: str, k: int = 10, **options: object) -> Hits:
@@ -187,7 +187,7 @@ class Indexed:
         number = self.number
         source = {str(k): f for k, f in self.lexemes().items() if f}
         documents = self.conn.execute(
-            f"select key, slot, length from pgembed.bm25_{number}_doc"
+            f"select key, slot, length from pgembed._bm25_{number}_doc"
         ).fetchall()
         slots = {key: slot for key, slot, _ in documents}
         assert len(slots) == len(documents), "a document is there twice"
@@ -211,13 +211,13 @@ class Indexed:
         number = self.number
         in_blocks: dict[str, set[int]] = defaultdict(set)
         for term, block, impacts in self.conn.execute(
-            f"select term, block, impacts::text from pgembed.bm25_{number}_block"
+            f"select term, block, impacts::text from pgembed._bm25_{number}_block"
         ):
             for entry in filter(None, impacts[1 : impacts.index("}")].split(",")):
                 in_blocks[term].add(block * 2000 + int(entry.split(":")[0]) - 1)
         elsewhere: dict[str, list[int]] = defaultdict(list)
         for term, slots in self.conn.execute(
-            f"select term, slots from pgembed.bm25_{number}_posting"
+            f"select term, slots from pgembed._bm25_{number}_posting"
         ):
             elsewhere[term] += slots
         found = Counter(
@@ -228,7 +228,7 @@ class Indexed:
         )
         frequency = Counter(term for words in expected.values() for term in words)
         statistics = self.conn.execute(
-            f"select term, df, dense_df from pgembed.bm25_{number}_term"
+            f"select term, df, dense_df from pgembed._bm25_{number}_term"
         ).fetchall()
         assert {term: df for term, df, _ in statistics} == frequency
         assert {term: dense for term, _, dense in statistics if dense} == {

@@ -188,7 +188,7 @@ def test_weights_follow_the_frequencies(conn: psycopg.Connection) -> None:
     off = value(
         conn,
         "select max(abs(ln(ln(1 + (2400 - df + 0.5) / (df + 0.5)) / frozen_idf)))"
-        f" from pgembed.bm25_{doc.number}_term where dense_df > 0",
+        f" from pgembed._bm25_{doc.number}_term where dense_df > 0",
     )
     assert off < 0.12
     doc.check(ks=(10, 1000, 1))

@@ -326,6 +326,6 @@ def test_an_empty_index(conn: psycopg.Connection) -> None:
     assert doc.search("w0") == []
     doc.settle()
     assert doc.search("w0") == []
-    assert value(conn, f"select count(*) from pgembed.bm25_{doc.number}_term") == 0
+    assert value(conn, f"select count(*) from pgembed._bm25_{doc.number}_term") == 0
     conn.execute("insert into doc values (1, 'w0 w1')")
     doc.check(queries=["w0"])

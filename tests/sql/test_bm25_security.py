@@ -92,8 +92,8 @@ def test_row_security_holds(doc: Indexed, roles: str) -> None:
         assert mine.search("hid", prefix=True) == []
         number = doc.number
         for statement in (
-            f"select key from pgembed.bm25_{number}_doc",
-            f"select key from pgembed.bm25_{number}_recent",
+            f"select key from pgembed._bm25_{number}_doc",
+            f"select key from pgembed._bm25_{number}_recent",
         ):
             keys = {int(key) for (key,) in app.execute(statement.encode()).fetchall()}
             assert keys
@@ -102,7 +102,7 @@ def test_row_security_holds(doc: Indexed, roles: str) -> None:
             with pytest.raises((errors.InsufficientPrivilege, psycopg.Error)) as caught:
                 app.execute(
                     "select handles from"
-                    f" pgembed.bm25_{number}_{function}(array['w0', 'w1'], 1000)"
+                    f" pgembed._bm25_{number}_{function}(array['w0', 'w1'], 1000)"
                 )
             assert caught.value.sqlstate in ("42501", "PE013")
     assert everything.keys() > own
@@ -126,7 +126,7 @@ def test_row_security_that_is_switched_on_without_a_service(
     )
     assert doc.maintain() == "followed its table"
     with acting_as(roles, APP) as app:
-        keys = app.execute(f"select key from pgembed.bm25_{doc.number}_doc").fetchall()
+        keys = app.execute(f"select key from pgembed._bm25_{doc.number}_doc").fetchall()
         own = app.execute("select id::text from doc").fetchall()
     assert keys
     assert set(keys) <= set(own)
@@ -175,9 +175,9 @@ def test_what_a_member_declares_is_the_owners(
         assert Indexed(member, table="tenant.doc", name="doc_embedding").search("w0")
     assert conn.execute(
         "select distinct relowner::regrole::text from pg_class"
-        " where relname ~ '^bm25_[0-9]+_|^doc_embedding'"
+        " where relname ~ '^_bm25_[0-9]+_|^doc_embedding'"
         " union select proowner::regrole::text from pg_proc"
-        " where proname ~ '^bm25_[0-9]+_|^_capture_[0-9]'"
+        " where proname ~ '^_bm25_[0-9]+_|^_capture_[0-9]'"
     ).fetchall() == [(owner,)]
     run(conn, "revoke {} from {}", owner, LATE)
 
@@ -186,36 +186,36 @@ def test_words_of_documents_are_closed(doc: Indexed, roles: str) -> None:
     number = doc.number
     with acting_as(roles, APP) as app:
         for what in (
-            "lexemes from pgembed.bm25_N_recent",
-            "* from pgembed.bm25_N_recent",
-            "length from pgembed.bm25_N_doc",
-            "* from pgembed.bm25_N_term",
-            "* from pgembed.bm25_N_posting",
-            "* from pgembed.bm25_N_block",
-            "* from pgembed.bm25_N_dead",
-            "pgembed.bm25_N_live(array['w0'])",
-            "pgembed.bm25_N_expand('w', 10)",
-            "pgembed.bm25_N_rebuild()",
-            "pgembed.bm25_N_maintain(1)",
-            "pgembed.bm25_N_settle()",
-            "pgembed.bm25_N_purge()",
-            "pgembed.bm25_N_mark('T')",
-            "pgembed.bm25_N_rank(array['w0'], 10)",
+            "lexemes from pgembed._bm25_N_recent",
+            "* from pgembed._bm25_N_recent",
+            "length from pgembed._bm25_N_doc",
+            "* from pgembed._bm25_N_term",
+            "* from pgembed._bm25_N_posting",
+            "* from pgembed._bm25_N_block",
+            "* from pgembed._bm25_N_dead",
+            "pgembed._bm25_N_statistics(array['w0'])",
+            "pgembed._bm25_N_prefix_terms('w', 10)",
+            "pgembed._bm25_N_rebuild()",
+            "pgembed._bm25_N_maintain(1)",
+            "pgembed._bm25_N_settle()",
+            "pgembed._bm25_N_purge()",
+            "pgembed._bm25_N_mark('T')",
+            "pgembed._bm25_N_rank(array['w0'], 10)",
             "(pgembed._text_1_document(d)).* from doc as d",
             "pgembed._text_1_change('1', '1', true, 1, null, 1, null)",
-            "nextval('pgembed.bm25_N_version')",
+            "nextval('pgembed._bm25_N_version')",
         ):
             with pytest.raises(errors.InsufficientPrivilege):
-                app.execute(f"select {what}".replace("bm25_N", f"bm25_{number}"))
+                app.execute(f"select {what}".replace("_bm25_N", f"_bm25_{number}"))
         for change in (
-            "insert into pgembed.bm25_N_recent (key, length) values ('1', 1)",
-            "delete from pgembed.bm25_N_dead",
-            "update pgembed.bm25_N_doc set key = '1'",
-            "truncate pgembed.bm25_N_doc",
+            "insert into pgembed._bm25_N_recent (key, length) values ('1', 1)",
+            "delete from pgembed._bm25_N_dead",
+            "update pgembed._bm25_N_doc set key = '1'",
+            "truncate pgembed._bm25_N_doc",
             "update pgembed.bm25 set k1 = 2",
         ):
             with pytest.raises(errors.InsufficientPrivilege):
-                app.execute(change.replace("bm25_N", f"bm25_{number}"))
+                app.execute(change.replace("_bm25_N", f"_bm25_{number}"))
         for call in (
             "create_bm25('doc', 'body', name => 'mine')",
             "alter_bm25('doc_bm25')",
@@ -235,7 +235,7 @@ def test_readers_of_the_source_are_the_readers_of_the_index(
     conn = doc.conn
     conn.execute("select pgembed.grant_usage(%s)", [LATE])
     search = "select pgembed.bm25_search(null::doc, 'w0')"
-    top = f"select pgembed.bm25_{doc.number}_top(array['w0'], 10)"
+    top = f"select pgembed._bm25_{doc.number}_top(array['w0'], 10)"
     with acting_as(roles, LATE) as late:
         for statement in (search, top):
             with pytest.raises(errors.InsufficientPrivilege):
@@ -248,8 +248,8 @@ def test_readers_of_the_source_are_the_readers_of_the_index(
         for statement in (
             search,
             top,
-            f"select key from pgembed.bm25_{doc.number}_doc",
-            f"select key from pgembed.bm25_{doc.number}_recent",
+            f"select key from pgembed._bm25_{doc.number}_doc",
+            f"select key from pgembed._bm25_{doc.number}_recent",
         ):
             with pytest.raises(errors.InsufficientPrivilege):
                 late.execute(statement)
@@ -273,7 +273,7 @@ def test_an_upgrade_keeps_grants(doc: Indexed, roles: str) -> None:
         app.execute("insert into doc values (9005, 'w0 fresh', 1)")
         assert [k for k, _ in doc.on(app).search("fresh")] == [9005]
         with pytest.raises(errors.InsufficientPrivilege):
-            app.execute(f"select pgembed.bm25_{doc.number}_live(array['w0'])")
+            app.execute(f"select pgembed._bm25_{doc.number}_statistics(array['w0'])")
     closed(doc.conn)
 
 
@@ -283,16 +283,16 @@ def closed(conn: psycopg.Connection) -> None:
         "select oid::regprocedure::text, proname, proconfig,"
         "       has_function_privilege('public', oid, 'execute')"
         " from pg_proc where pronamespace = 'pgembed'::regnamespace"
-        "  and (prosecdef or proname ~ '^bm25_[0-9]')"
+        "  and (prosecdef or proname ~ '^_bm25_[0-9]')"
     ).fetchall()
-    assert sum(name.startswith("bm25_") for _, name, _, _ in functions) > 15
+    assert sum(name.startswith("_bm25_") for _, name, _, _ in functions) > 15
     for signature, name, settings, is_public in functions:
         assert not is_public, signature
         if name.endswith(("_rank", "_top")):
             path = next(s for s in settings if s.startswith("search_path="))
             assert path.startswith("search_path=pg_catalog, pgembed, "), signature
             assert path.endswith(", pg_temp"), signature
-        elif not re.match(r"bm25_|_text_\d+_(read|run|change|queue)", name):
+        elif not re.match(r"_bm25_\d|_text_\d+_(read|run|change|queue)", name):
             assert any(s.startswith("search_path=pg_catalog") for s in settings), name
 
 
@@ -302,14 +302,14 @@ def test_what_runs_as_the_owner_is_pinned_and_closed(doc: Indexed) -> None:
         value(
             doc.conn,
             "select count(*) from pg_proc where pronamespace = 'pgembed'::regnamespace"
-            " and prosecdef and proname ~ '^bm25_'",
+            " and prosecdef and proname ~ '^_bm25_[1-9]'",
         )
         == 2
     )
     assert (
         doc.conn.execute(
             "select relname from pg_class, aclexplode(relacl) where grantee = 0"
-            " and relname like 'bm25%'"
+            " and relname ~ '^_bm25_[0-9]'"
         ).fetchall()
         == []
     )

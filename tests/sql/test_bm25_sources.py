@@ -54,7 +54,7 @@ def check_key(conn: psycopg.Connection, key: str) -> None:
         assert {a for a, _ in found} == {1, 61}
         conn.execute("reset timezone; reset datestyle")
         doc.settle()
-    assert value(conn, f"select count(*) from pgembed.bm25_{doc.number}_doc") == value(
+    assert value(conn, f"select count(*) from pgembed._bm25_{doc.number}_doc") == value(
         conn, "select count(*) from doc"
     )
 
@@ -483,7 +483,7 @@ def test_a_configuration_that_is_dropped(conn: psycopg.Connection) -> None:
     doc = Indexed(conn, config="public.own").create()
     conn.execute("drop text search configuration public.own")
     conn.execute("insert into doc values (2, 'w0 w1')")
-    doc.conn.execute(f"select pgembed.bm25_{doc.number}_mark('R')")
+    doc.conn.execute(f"select pgembed._bm25_{doc.number}_mark('R')")
     assert "public.own" in str(doc.maintain())
     assert doc.column("state") == "broken"
     conn.execute("create text search configuration public.own (copy = simple)")

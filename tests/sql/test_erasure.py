@@ -352,7 +352,7 @@ def test_due_in_an_hour_and_not_before(conn: Connection) -> None:
     due = sql.SQL("select bm25_id from pgembed._bm25_due_v1({})")
     assert conn.execute(due.format(sql.Literal(3600))).fetchall() == []
     conn.execute(
-        "update pgembed.bm25_1_dead"
+        "update pgembed._bm25_1_dead"
         " set recorded_at = recorded_at - interval '61 minutes'"
     )
     assert conn.execute(due.format(sql.Literal(3600))).fetchall() == [(1,)]

@@ -101,10 +101,10 @@ def another(conn: Connection) -> None:
 BY = [reconcile, repair, another]
 MADE = [
     "select content from article_embedding",
-    "select key from pgembed.bm25_1_doc",
-    "select key from pgembed.bm25_1_recent",
-    "select * from pgembed.bm25_1_top('{secret}', 10, null, null, null)",
-    "select * from pgembed.bm25_1_keys('{1}')",
+    "select key from pgembed._bm25_1_doc",
+    "select key from pgembed._bm25_1_recent",
+    "select * from pgembed._bm25_1_top('{secret}', 10, null, null, null)",
+    "select * from pgembed._bm25_1_keys('{1}')",
 ]
 SEARCHES = [
     "select (doc).id from pgembed.vector_search(null::article,"
@@ -271,7 +271,7 @@ def generated_for(conn: Connection, role: str) -> list[str]:
             """
             select p.proname from pg_proc as p
             where p.pronamespace = 'pgembed'::regnamespace
-              and p.proname ~ '^(_text|bm25)_[0-9]'
+              and p.proname ~ '^_(text|bm25)_[0-9]'
               and (p.proowner = %(role)s::regrole or exists (
                     select from aclexplode(p.proacl) as a
                     where a.grantee = %(role)s::regrole))
@@ -529,9 +529,7 @@ def test_rows_that_are_hidden_from_the_owner_are_not_lost(
     with suppress(psycopg.Error):
         service.drain()
     assert set(service.embedded()) == {"1", "2", "3", "4", "5"}
-    words = (
-        "select key from pgembed.bm25_1_doc union select key from pgembed.bm25_1_recent"
-    )
+    words = "select key from pgembed._bm25_1_doc union select key from pgembed._bm25_1_recent"
     assert {key for (key,) in conn.execute(words)} >= {"1", "2", "3", "4", "5"}
     run(conn, "alter table article no force row level security")
     reconcile(conn)
@@ -568,7 +566,7 @@ def test_bypassrls_comes_and_goes(service: Service, conn: Connection, dsn: str) 
         reconcile(conn)
     fast = (
         "select has_function_privilege(%s, oid, 'execute')"
-        " from pg_proc where proname = 'bm25_1_rank'"
+        " from pg_proc where proname = '_bm25_1_rank'"
     )
     assert value(conn, fast, READER) is True
     run(conn, "alter role {reader} nobypassrls")

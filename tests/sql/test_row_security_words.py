@@ -348,15 +348,15 @@ def assert_no_earlier_words(tenants: Tenants, *relations: str) -> None:
 
 
 BM25_TABLES = (
-    "pgembed.bm25_1_doc",
-    "pgembed.bm25_1_recent",
-    "pgembed.bm25_1_dead",
-    "pgembed.bm25_1_term",
+    "pgembed._bm25_1_doc",
+    "pgembed._bm25_1_recent",
+    "pgembed._bm25_1_dead",
+    "pgembed._bm25_1_term",
 )
 
 
 def test_no_table_tells_anything(tenants: Tenants) -> None:
-    assert "pgembed.bm25_1_doc" in readable(tenants.ann)
+    assert "pgembed._bm25_1_doc" in readable(tenants.ann)
     assert_knows_nothing(tenants)
     tenants.bob.execute("update doc set body = body || ' more'")
     tenants.bob.execute("delete from doc where n % 3 = 0")
@@ -392,8 +392,8 @@ ARGUMENTS: dict[str, list[Any]] = {
     "integer[]": [list(range(300)), None],
     "boolean": [True],
     "double precision": [1.0],
-    "regclass": ["doc", "pgembed.bm25_1_doc", "pgembed.bm25_1_recent"],
-    "oid": ["doc", "pgembed.bm25_1_doc", "pgembed.bm25_1_recent"],
+    "regclass": ["doc", "pgembed._bm25_1_doc", "pgembed._bm25_1_recent"],
+    "oid": ["doc", "pgembed._bm25_1_doc", "pgembed._bm25_1_recent"],
     '"char"': ["D"],
     "jsonb": ["{}"],
     "interval": ["0"],
@@ -447,7 +447,7 @@ def test_the_ranking_function_is_closed(tenants: Tenants) -> None:
             for terms, prefix in (([], letter), ([f"{MARK}{letter}"], None)):
                 try:
                     row = ann.execute(
-                        f"select handles, scores from pgembed.bm25_1_{name}"
+                        f"select handles, scores from pgembed._bm25_1_{name}"
                         "(%s::text[], 100000, %s, null, null)",
                         [terms, prefix],
                     ).fetchone()
@@ -458,7 +458,7 @@ def test_the_ranking_function_is_closed(tenants: Tenants) -> None:
                     seen |= {
                         str(key[0])
                         for key in ann.execute(
-                            "select unnest(pgembed.bm25_1_keys(%s))", [row[0]]
+                            "select unnest(pgembed._bm25_1_keys(%s))", [row[0]]
                         )
                     }
     assert not any(MARK in key for key in seen)
@@ -471,7 +471,7 @@ def test_handles_of_hidden_documents_have_no_key(tenants: Tenants) -> None:
     try:
         keys = str(
             tenants.ann.execute(
-                "select pgembed.bm25_1_keys(array(select generate_series(-1000, 1000)))"
+                "select pgembed._bm25_1_keys(array(select generate_series(-1000, 1000)))"
             ).fetchall()
         )
     except psycopg.errors.InsufficientPrivilege:

@@ -161,18 +161,6 @@ $$;
 comment on function pgembed._bm25_check(pgembed.bm25) is
     'A BM25 index that its table, text and configuration allow; PE003, PE004 or PE007 where they do not.';
 
-create or replace function pgembed._bm25_install_functions(b pgembed.bm25) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform pgembed._bm25_install_packer(b);
-    perform pgembed._bm25_install_top(b);
-end
-$$;
-comment on function pgembed._bm25_install_functions(pgembed.bm25) is
-    'Makes, or makes again, all functions of a BM25 index.';
-
 create or replace function pgembed._bm25_build_small(b pgembed.bm25) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -360,8 +348,6 @@ create or replace function pgembed._bm25_drop(b pgembed.bm25, p_with_text boolea
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    routine regprocedure;
 begin
     perform pgembed._bm25_lock(b.bm25_id);    -- a packer that is at work finishes first
     delete from pgembed.bm25 where bm25_id = b.bm25_id;
@@ -369,13 +355,7 @@ begin
     if p_with_text then
         perform pgembed._drop_text_unless_used(b.text_id);
     end if;
-    for routine in select oid from pg_proc
-                   where pronamespace = 'pgembed'::regnamespace
-                     and proname ~ format('^bm25_%s_', b.bm25_id)
-    loop
-        execute format('drop function %s', routine);
-    end loop;
-    perform pgembed._bm25_drop_tables(b.bm25_id);
+    perform pgembed._bm25_drop_parts(b.bm25_id, '{f,r,S}');
 end
 $$;
 comment on function pgembed._bm25_drop(pgembed.bm25, boolean) is

@@ -62,7 +62,7 @@ begin
     if b.config_digest is distinct from pgembed._bm25_config_digest(b) then
         perform pgembed._bm25_mark(b.bm25_id);
     end if;
-    execute format('select exists (select from %s where op = ''R'')', pgembed._bm25_table(b.bm25_id, 'dead')) into changed;
+    execute format('select exists (select from %s where op = ''R'')', pgembed._bm25_part(b.bm25_id, 'dead')) into changed;
     if changed or b.state <> 'ready' or not pgembed._key_immediate(b.source) then
         begin
             b := pgembed._bm25_check(b);
@@ -74,12 +74,12 @@ begin
         b.config_digest := pgembed._bm25_config_digest(b);
         update pgembed.bm25 as x set state = 'pending', config_digest = b.config_digest where x.bm25_id = b.bm25_id;
     end if;
-    execute format('select %s($1)', pgembed._bm25_table(b.bm25_id, 'maintain')) into done using p_min_rows;
+    execute format('select %s($1)', pgembed._bm25_part(b.bm25_id, 'maintain')) into done using p_min_rows;
     if changed then
         -- Rows that fail as if a column were missing, now that none is, fail by their
         -- values: to read them again would change nothing.
         execute format('delete from %s where op = ''R'' and key = pg_current_xact_id()::text',
-                       pgembed._bm25_table(b.bm25_id, 'dead'));
+                       pgembed._bm25_part(b.bm25_id, 'dead'));
     end if;
     return done;
 end
@@ -149,15 +149,15 @@ declare
     due boolean;
 begin
     for b in select * from pgembed.bm25 as x where x.state <> 'broken' order by x.bm25_id loop
-        continue when pgembed._table_sql(b.source) is null or to_regclass(pgembed._bm25_table(b.bm25_id, 'dead')) is null
-            or to_regclass(pgembed._bm25_table(b.bm25_id, 'recent')) is null;
+        continue when pgembed._table_sql(b.source) is null or to_regclass(pgembed._bm25_part(b.bm25_id, 'dead')) is null
+            or to_regclass(pgembed._bm25_part(b.bm25_id, 'recent')) is null;
         execute format(
             'select %L = ''pending'' or exists (select from %s offset 1999) '
             'or exists (select from %3$s where op <> ''D'') or exists (select from %3$s offset 999) '
             'or exists (select from %3$s where slot is null offset 99) '
             'or exists (select from %3$s where recorded_at not between clock_timestamp() - make_interval(secs => $1) and clock_timestamp()) '
             'or exists (select from pgembed.bm25_failed where bm25_id = %4$s and failed_at not between clock_timestamp() - interval ''1 minute'' and clock_timestamp())',
-            b.state, pgembed._bm25_table(b.bm25_id, 'recent'), pgembed._bm25_table(b.bm25_id, 'dead'), b.bm25_id)
+            b.state, pgembed._bm25_part(b.bm25_id, 'recent'), pgembed._bm25_part(b.bm25_id, 'dead'), b.bm25_id)
         into due using p_erase_seconds;
         if due then
             bm25_id := b.bm25_id;
@@ -186,9 +186,9 @@ begin
         return null;
     end if;
     done := pgembed._bm25_maintain(b, 2000);
-    if to_regclass(pgembed._bm25_table(p_bm25_id, 'dead')) is not null then
+    if to_regclass(pgembed._bm25_part(p_bm25_id, 'dead')) is not null then
         execute format('select exists (select from %s where recorded_at not between clock_timestamp() - make_interval(secs => $1) and clock_timestamp())',
-                       pgembed._bm25_table(p_bm25_id, 'dead')) into old using p_erase_seconds;
+                       pgembed._bm25_part(p_bm25_id, 'dead')) into old using p_erase_seconds;
         if old then
             done := concat_ws(', ', done, pgembed._bm25_maintain(b, 1));
         end if;

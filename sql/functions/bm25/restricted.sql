@@ -26,14 +26,14 @@ as $$
             'on r.key operator(pg_catalog.=) k.key '
             'left join (select d.key, pg_catalog.max(d.version) as version from %s as d where d.op operator(pg_catalog.=) ''D'' group by d.key) as gone '
             'on gone.key operator(pg_catalog.=) k.key ',
-            pgembed._bm25_table((b).bm25_id, 'doc'), pgembed._bm25_table((b).bm25_id, 'recent'), pgembed._bm25_table((b).bm25_id, 'dead')) else '' end,
+            pgembed._bm25_part((b).bm25_id, 'doc'), pgembed._bm25_part((b).bm25_id, 'recent'), pgembed._bm25_part((b).bm25_id, 'dead')) else '' end,
         case when c.relrowsecurity then format(stored, 'lexemes') else '' end,
         pgembed._row_config_sql(b, 's'), pgembed._compose_sql((b).text_id, 's'),
         case when c.relrowsecurity then format(stored, 'length') else '' end)
     from pg_class as c
     cross join (select 'case when r.version operator(pg_catalog.>) coalesce(gone.version, 0::pg_catalog.int8) then r.%1$s '
                        'when r.version is null and gone.version is null and p.lexemes is not null then p.%1$s end, ') as x(stored)
-    where c.oid = pgembed._bm25_table((b).bm25_id, 'doc')::regclass
+    where c.oid = pgembed._bm25_part((b).bm25_id, 'doc')::regclass
 $$;
 comment on function pgembed._bm25_visible_sql(pgembed.bm25, text) is
     'Query for the documents that the caller sees: key, length, words, and whether the row meets a condition.';

@@ -223,7 +223,7 @@ declare
     among int[];
     among_recent bigint[];
     restricted record;
-    words constant oid := to_regclass(pgembed._bm25_table(b.bm25_id, 'doc'));
+    words constant oid := to_regclass(pgembed._bm25_part(b.bm25_id, 'doc'));
     filtered boolean := p_condition <> 'true';
 begin
     begin
@@ -232,7 +232,7 @@ begin
             ranking := 'rank';
             -- Who is past row security, and not yet let in, is ranked as slowly and as exactly.
             if row_security_active(b.source) or row_security_active(words)
-               or not has_function_privilege(pgembed._bm25_table(b.bm25_id, 'rank(text[], int, text, int[], bigint[])'), 'EXECUTE') then
+               or not has_function_privilege(pgembed._bm25_part(b.bm25_id, 'rank(text[], int, text, int[], bigint[])'), 'EXECUTE') then
                 restricted := pgembed._bm25_restricted_keys(b, p_query, p_k, p_condition, p_path);
                 execute pgembed._bm25_rank_sql(b, pg_typeof(source), 'true', p_k,
                                                'select $1 as handles, $3 as scores', 'handles')
@@ -246,8 +246,8 @@ begin
         end if;
         rank_sql := pgembed._bm25_rank_sql(
             b, pg_typeof(source), coalesce(condition, p_condition), p_k,
-            format('select * from pgembed.bm25_%s_%s(($1).terms, $2::pg_catalog.int4, ($1).prefix, $3, $4)', b.bm25_id, ranking),
-            format('pgembed.bm25_%s_keys(handles)', b.bm25_id));
+            format('select * from pgembed._bm25_%s_%s(($1).terms, $2::pg_catalog.int4, ($1).prefix, $3, $4)', b.bm25_id, ranking),
+            format('pgembed._bm25_%s_keys(handles)', b.bm25_id));
         if filtered then
             share := pgembed._estimated_share(b.source, p_condition, p_path);
             depth := ceil(p_k / greatest(share, 0.05) * 1.3);
@@ -262,7 +262,7 @@ begin
                     'left join %4$s as d on d.key operator(pg_catalog.=) s.pgembed_key_text '
                     'left join %5$s as r on r.key operator(pg_catalog.=) s.pgembed_key_text',
                     pgembed._bm25_key_text_sql(b, 's'), pgembed._table_sql(b.source), p_condition,
-                    pgembed._bm25_table(b.bm25_id, 'doc'), pgembed._bm25_table(b.bm25_id, 'recent'));
+                    pgembed._bm25_part(b.bm25_id, 'doc'), pgembed._bm25_part(b.bm25_id, 'recent'));
                 perform pgembed._at_path(p_path);
                 execute select_among into among, among_recent;
                 perform pgembed._at_path('pg_catalog, pg_temp');

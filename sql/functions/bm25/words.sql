@@ -56,3 +56,18 @@ as $$
 $$;
 comment on function pgembed._bm25_config_digest(pgembed.bm25) is
     'Digest of the text search configurations of an index: another one means that words may be others now.';
+
+create or replace function pgembed._bm25_lexeme_query(p_lexeme text) returns tsquery
+language sql immutable
+as $$
+    select pg_catalog.concat('''', pg_catalog.replace(pg_catalog.replace(p_lexeme, '\', '\\'), '''', ''''''), '''')::pg_catalog.tsquery
+$$;
+comment on function pgembed._bm25_lexeme_query(text) is 'A tsquery that one lexeme matches.';
+
+create or replace function pgembed._bm25_prefix_query(p_prefix text) returns tsquery
+language sql immutable
+as $$
+    select case when p_prefix is not null then
+        pg_catalog.concat(pgembed._bm25_lexeme_query(p_prefix)::pg_catalog.text, ':*')::pg_catalog.tsquery end
+$$;
+comment on function pgembed._bm25_prefix_query(text) is 'A tsquery that lexemes with a prefix match; NULL for none.';

@@ -40,7 +40,7 @@ begin
         end if;
         if words is not null then
             execute format('select array(select k from unnest($1) as k where not exists (select from %s as d where d.key = k) except select key from %s)',
-                           pgembed._bm25_table(words, 'doc'), pgembed._bm25_table(words, 'recent')) into wordless using page;
+                           pgembed._bm25_part(words, 'doc'), pgembed._bm25_part(words, 'recent')) into wordless using page;
             -- A text of stop words only has none.
             found_keys := found_keys || pgembed._keys_of_rows(
                 t, wordless, format('(pgembed._text_%s_document(s)).lexemes is not null', t.text_id));

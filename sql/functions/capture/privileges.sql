@@ -53,14 +53,14 @@ as $$
            c.relowner
     from pgembed.bm25 as b
     cross join unnest(array['doc', 'recent', 'dead']) as part
-    join pg_class as c on c.oid = to_regclass(pgembed._bm25_table(b.bm25_id, part))
+    join pg_class as c on c.oid = to_regclass(pgembed._bm25_part(b.bm25_id, part))
     where b.text_id = (t).text_id and (part <> 'dead' or c.relrowsecurity)
     union all
     select 'function', p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner)), null, p.proowner
     from pg_proc as p
     where p.pronamespace = 'pgembed'::regnamespace
       and (p.proname in (select format('_text_%s_%s', (t).text_id, part) from unnest(array['current', 'compose', 'config']) as part)
-           or p.proname in (select format('bm25_%s_%s', b.bm25_id, part)
+           or p.proname in (select format('_bm25_%s_%s', b.bm25_id, part)
                             from pgembed.bm25 as b cross join unnest(array['top', 'rank', 'keys', 'key']) as part
                             where b.text_id = (t).text_id))
 $$;
@@ -82,7 +82,7 @@ as $$
               where x.privilege_type in ('SELECT', 'EXECUTE') and x.grantee not in (o.own, pgembed._own())) as h
         full join (select w.role from wanted as w
                    -- Past row security only who is past it: the table's owner, and BYPASSRLS.
-                   where w.role <> o.own and (o.object !~ '^pgembed\.bm25_\d+_rank' or w.role = pgembed._owner_of((t).source)
+                   where w.role <> o.own and (o.object !~ '^pgembed\._bm25_\d+_rank' or w.role = pgembed._owner_of((t).source)
                                               or exists (select from pg_roles as x where x.oid = w.role and (x.rolbypassrls or x.rolsuper)))
                      -- The policy of a side table reads the whole row.
                      and (o.kind <> 'table' or not secured or not exists (
@@ -112,7 +112,7 @@ as $$
                 ' and not exists (select from %1$s as d where (d.op <> ''D'' or d.key = %2$s.key) and d.version > %2$s.version)', dead, made)
                 else '' end) end
     from (select pgembed._table_sql((t).source) as source, pgembed._table_sql(p_table) as made,
-                 (select pgembed._bm25_table(b.bm25_id, 'dead') from pgembed.bm25 as b where b.text_id = (t).text_id) as dead) as x
+                 (select pgembed._bm25_part(b.bm25_id, 'dead') from pgembed.bm25 as b where b.text_id = (t).text_id) as dead) as x
 $$;
 comment on function pgembed._source_policy_sql(pgembed.captured_text, oid) is
     'Condition of the policy of a table that was made of a text: the caller sees the row of the source.';
@@ -126,7 +126,7 @@ as $$
     from pg_class as c
     where c.oid in (select e.side_table from pgembed.embedding as e where e.text_id = (t).text_id
                     union all
-                    select to_regclass(pgembed._bm25_table(b.bm25_id, part))
+                    select to_regclass(pgembed._bm25_part(b.bm25_id, part))
                     from pgembed.bm25 as b cross join unnest(array['doc', 'recent', 'dead']) as part where b.text_id = (t).text_id)
 $$;
 comment on function pgembed._secured_tables(pgembed.captured_text) is

@@ -183,9 +183,9 @@ as $$
         select 'its side table' as part from pgembed.embedding as e
         where e.text_id = p_text_id and pgembed._table_sql(e.side_table) is null
         union all
-        select format('table pgembed.bm25_%s_%s', b.bm25_id, part)
-        from pgembed.bm25 as b cross join unnest(pgembed._bm25_parts()) as part
-        where b.text_id = p_text_id and to_regclass(pgembed._bm25_table(b.bm25_id, part)) is null
+        select format('%s pgembed._bm25_%s_%s', r.kind, b.bm25_id, r.part)
+        from pgembed.bm25 as b cross join pgembed._bm25_relations() as r
+        where b.text_id = p_text_id and to_regclass(pgembed._bm25_part(b.bm25_id, r.part)) is null
         union all
         select format('function pgembed._text_%s_%s', p_text_id, part)
         from unnest(array(select x.name from pgembed.captured_text as c cross join pgembed._capture_triggers(c) as x
@@ -197,13 +197,11 @@ as $$
         where not exists (select from pg_proc where pronamespace = 'pgembed'::regnamespace
                                                 and proname = format('_text_%s_%s', p_text_id, part))
         union all
-        select format('function pgembed.bm25_%s_%s', b.bm25_id, part)
-        from pgembed.bm25 as b cross join unnest(array['top', 'rank', 'keys', 'key', 'changes', 'live', 'expand', 'sparse', 'complete', 'dense', 'guess',
-                                                              'rescore', 'among', 'pack_input', 'settle', 'purge', 'merge', 'refreeze',
-                                                              'rebuild', 'maintain', 'mark']) as part
+        select format('function pgembed._bm25_%s_%s', b.bm25_id, f.part)
+        from pgembed.bm25 as b cross join pgembed._bm25_functions() as f
         where b.text_id = p_text_id
           and not exists (select from pg_proc where pronamespace = 'pgembed'::regnamespace
-                                                and proname = format('bm25_%s_%s', b.bm25_id, part))) as parts
+                                                and proname = format('_bm25_%s_%s', b.bm25_id, f.part))) as parts
 $$;
 comment on function pgembed._parts_missing(int) is
     'What somebody has dropped of what was made for a captured text; NULL: nothing.';

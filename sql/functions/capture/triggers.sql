@@ -290,10 +290,10 @@ begin
         'p_new_length int, p_new_lexemes tsvector, p_partition oid default null',
         format(E'begin%s%s\nend\n', jobs, case when b is not null then format($body$
     if p_old_lexemes is not null then
-        insert into pgembed.bm25_%1$s_dead (key, length, lexemes, partition) values (p_old_key, p_old_length, p_old_lexemes, p_partition);
+        insert into pgembed._bm25_%1$s_dead (key, length, lexemes, partition) values (p_old_key, p_old_length, p_old_lexemes, p_partition);
     end if;
     if p_new_lexemes is not null then
-        insert into pgembed.bm25_%1$s_recent (key, length, lexemes, partition) values (p_new_key, p_new_length, p_new_lexemes, p_partition);
+        insert into pgembed._bm25_%1$s_recent (key, length, lexemes, partition) values (p_new_key, p_new_length, p_new_lexemes, p_partition);
     end if;$body$, b) else '' end));
 
     perform pgembed._own_function(t.text_id, 'queue', 'p_op "char", p_keys text[]', format($body$
@@ -320,7 +320,7 @@ $body$,
         case when b is not null then format(
             E'\n        insert into pgembed.bm25_failed (bm25_id, key, error) values (%s, p_key, pg_catalog.left(p_error, 10000));', b) else '' end,
         ids,
-        case when b is not null then format(E'\n    perform pgembed.bm25_%s_mark(p_op, p_partition);', b) else '' end,
+        case when b is not null then format(E'\n    perform pgembed._bm25_%s_mark(p_op, p_partition);', b) else '' end,
         wake), 'set search_path = pg_catalog, pg_temp');
 end
 $$;

@@ -41,7 +41,7 @@ begin
     -- Rows that were deleted while triggers did not fire have no tombstone.
     loop
         execute format('select array_agg(d.key order by d.key) from (select distinct key from %s where key > $1 order by key limit 10000) as d',
-                       pgembed._bm25_table(b.bm25_id, 'doc')) into page using after;
+                       pgembed._bm25_part(b.bm25_id, 'doc')) into page using after;
         exit when page is null;
         gone := pgembed._missing_keys(pgembed._text(b.text_id), page);
         exit when gone <> '{}';

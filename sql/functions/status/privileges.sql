@@ -85,7 +85,7 @@ begin
     -- schema; those that run with the owner's stay closed but for grant_usage().
     for f in select p.oid from pg_catalog.pg_proc as p
              where p.pronamespace = 'pgembed'::regnamespace and not p.prosecdef
-               and p.proname !~ '^(bm25|_text)_[0-9]'    -- what is generated has grants of its own
+               and p.proname !~ '^_(bm25|text)_[0-9]'    -- what is generated has grants of its own
     loop
         execute format('grant execute on routine %s to public', f);
     end loop;

@@ -289,13 +289,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     failed := (select count(*) from pgembed.bm25_failed as f where f.bm25_id = b.bm25_id);
-    if to_regclass(pgembed._bm25_table(b.bm25_id, 'recent')) is null or to_regclass(pgembed._bm25_table(b.bm25_id, 'dead')) is null then
+    if to_regclass(pgembed._bm25_part(b.bm25_id, 'recent')) is null or to_regclass(pgembed._bm25_part(b.bm25_id, 'dead')) is null then
         return;
     end if;
-    execute format('select count(*) from %s', pgembed._bm25_table(b.bm25_id, 'recent')) into recent;
+    execute format('select count(*) from %s', pgembed._bm25_part(b.bm25_id, 'recent')) into recent;
     execute format('select count(*) filter (where op = ''D''), coalesce(bool_or(op <> ''D''), false) from %s',
-                   pgembed._bm25_table(b.bm25_id, 'dead')) into dead, must_rebuild;
-    bytes := (select sum(pg_total_relation_size(to_regclass(pgembed._bm25_table(b.bm25_id, part))))
+                   pgembed._bm25_part(b.bm25_id, 'dead')) into dead, must_rebuild;
+    bytes := (select sum(pg_total_relation_size(to_regclass(pgembed._bm25_part(b.bm25_id, part))))
               from unnest(array['recent', 'dead', 'doc', 'term', 'posting', 'block']) as part);
 end
 $$;

@@ -172,7 +172,7 @@ async def test_if_not_exists_asynchronously(shop: psycopg.Connection, dsn: str) 
 
 def test_repair_of_a_bm25_index(shop: psycopg.Connection) -> None:
     pgembed.create_bm25(shop, "article", "category", name="categories")
-    shop.execute("drop table pgembed.bm25_2_posting cascade")
+    shop.execute("drop table pgembed._bm25_2_posting cascade")
     with pytest.raises((psycopg.Error, errors.PgembedError)):
         pgembed.bm25_search(shop, "article", "drink", embedding="categories")
     pgembed.repair(shop, "public.categories")
@@ -186,7 +186,7 @@ def test_a_search_that_misses_a_table_says_who_mends_it(
     shop: psycopg.Connection, part: str
 ) -> None:
     pgembed.create_bm25(shop, "article", "category", name="categories")
-    shop.execute(f"drop table pgembed.bm25_2_{part} cascade".encode())
+    shop.execute(f"drop table pgembed._bm25_2_{part} cascade".encode())
     with pytest.raises(errors.BrokenEmbedding) as caught:
         pgembed.bm25_search(shop, "article", "drink", embedding="categories")
     assert "pgembed.repair('public.categories')" in (caught.value.hint or "")
@@ -195,7 +195,7 @@ def test_a_search_that_misses_a_table_says_who_mends_it(
 def test_erase_leaves_nothing_of_a_deleted_row(shop: psycopg.Connection) -> None:
     held = (
         "select exists (select from article_embedding where id = 1)"
-        " or exists (select from pgembed.bm25_1_doc where key = '1')"
+        " or exists (select from pgembed._bm25_1_doc where key = '1')"
     )
     shop.execute("delete from article where id = 1")
     assert shop.execute(held.encode()).fetchone() == (True,)

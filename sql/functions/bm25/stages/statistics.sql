@@ -1,0 +1,58 @@
+create or replace function pgembed._bm25_0_statistics(terms text[]) returns pgembed._bm25_query
+language plpgsql stable
+as $$
+#variable_conflict use_column
+declare
+    q _bm25_query;
+    c _bm25_changes;
+    query_terms alias for terms;
+    rows float8;
+    total float8;
+    changed boolean;
+begin
+    select packed_rows, packed_length, k1, b, frozen_avgdl, slots,
+           exists (select from _bm25_0_dead) or exists (select from _bm25_0_recent)
+    into rows, total, q.k1, q.b, q.frozen_avgdl, q.slots, changed
+    from pgembed.bm25 join pgembed.bm25_pack using (bm25_id) where bm25_id = 0;
+    if changed then
+        c := _bm25_0_changes(query_terms);
+        q.dead := c.dead;
+        rows := case when c.truncated then 0 else rows end + c.rows;
+        total := case when c.truncated then 0 else total end + c.length;
+    end if;
+    -- At least 1, each: a tombstone of a row that no trigger has seen, until the
+    -- packer drops it, hides no row of another.
+    select n, l / n, coalesce(q.frozen_avgdl, l / n)
+    into rows, q.avgdl, q.frozen_avgdl
+    from (select greatest(rows, 1::float8) as n, greatest(total, rows, 1::float8) as l) as size;
+    select array_agg(term), array_agg(idf), array_agg(frozen_idf),
+           array_agg(term) filter (where dense_df > 0),
+           coalesce(sum(frozen_idf * max_impact) filter (where dense_df > 0), 0::float8) / _bm25_exactness(),
+           bool_or(packed_df > dense_df),
+           coalesce(least(min(idf / frozen_idf), 1::float8) / greatest(max(idf / frozen_idf), 1::float8), 1::float8)
+           * least(q.avgdl / q.frozen_avgdl, q.frozen_avgdl / q.avgdl) * _bm25_exactness()
+    into q.terms, q.idf, q.frozen_idf, q.dense, q.dense_bound, q.has_sparse, q.margin
+    from (
+        select term, packed_df, dense_df, max_impact, frozen_idf,
+               ln(1::float8 + (rows - df + 0.5::float8) / (df + 0.5::float8)) as idf
+        from (
+            select term, (packed).max_impact::float8, (packed).frozen_idf::float8, (packed).dense_df, (packed).df as packed_df,
+                   greatest(least((coalesce((packed).df, 0) + coalesce(recent_df - dead_df, 0))::float8, rows), 1::float8) as df
+            from (
+                select w.*, (select p from _bm25_0_term as p
+                             where p.term = w.term collate "C" and c.truncated is not true) as packed
+                from unnest(query_terms, c.recent_df, c.dead_df) as w(term, recent_df, dead_df) offset 0) as known
+            where (packed).df > 0 or recent_df > 0 offset 0) as counted offset 0) as t;
+    if c.versions is not null and q.terms is not null then
+        select array_agg(version), array_agg(score) into q.recent, q.recent_scores
+        from (select h.version,
+                     sum(t.idf * h.tf * (q.k1 + 1) / (h.tf + q.k1 * (1 - q.b + q.b * h.length / q.avgdl))) as score
+              from unnest(c.versions, c.lengths, c.terms, c.tfs) as h(version, length, term, tf)
+              join unnest(q.terms, q.idf) as t(term, idf) on t.term = h.term
+              group by h.version) as scored;
+    end if;
+    return q;
+end
+$$;
+comment on function pgembed._bm25_0_statistics(text[]) is
+    'A querys terms with the statistics of now, and the documents not packed yet that have them, scored.';

@@ -529,7 +529,10 @@ def test_rows_that_are_hidden_from_the_owner_are_not_lost(
     with suppress(psycopg.Error):
         service.drain()
     assert set(service.embedded()) == {"1", "2", "3", "4", "5"}
-    words = "select key from pgembed._bm25_1_doc union select key from pgembed._bm25_1_recent"
+    words = (
+        "select key from pgembed._bm25_1_doc"
+        " union select key from pgembed._bm25_1_recent"
+    )
     assert {key for (key,) in conn.execute(words)} >= {"1", "2", "3", "4", "5"}
     run(conn, "alter table article no force row level security")
     reconcile(conn)

@@ -471,7 +471,8 @@ def test_handles_of_hidden_documents_have_no_key(tenants: Tenants) -> None:
     try:
         keys = str(
             tenants.ann.execute(
-                "select pgembed._bm25_1_keys(array(select generate_series(-1000, 1000)))"
+                "select pgembed._bm25_1_keys("
+                "array(select generate_series(-1000, 1000)))"
             ).fetchall()
         )
     except psycopg.errors.InsufficientPrivilege:

@@ -155,7 +155,7 @@ async def hybrid_search(
 async def create_bm25(
     conn: AsyncConnection,
     table: Table,
-    text_expression: str,
+    text_expression: str | None = None,
     *,
     name: str | None = None,
     options: Mapping[str, object] | None = None,

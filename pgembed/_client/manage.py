@@ -71,7 +71,10 @@ def call(function: str, arguments: Mapping[str, object]) -> Flow[object]:
 
 
 def create(
-    function: str, table: Table, text_expression: str, options: Mapping[str, object]
+    function: str,
+    table: Table,
+    text_expression: str | None,
+    options: Mapping[str, object],
 ) -> Flow[str]:
     """Declare an embedding or a BM25 index and return its name."""
     source = table if isinstance(table, str) else table_text(table)

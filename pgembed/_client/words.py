@@ -229,7 +229,7 @@ def hybrid_search(
 def create_bm25(
     conn: Connection,
     table: Table,
-    text_expression: str,
+    text_expression: str | None = None,
     *,
     name: str | None = None,
     options: Mapping[str, object] | None = None,
@@ -243,11 +243,13 @@ def create_bm25(
     Args:
         conn: Connection as the owner of the table and of pgembed.
         table: As in `search`.
-        text_expression: SQL over the row that gives the text.
+        text_expression: SQL over the row that gives the text; the fields, one after
+            the other.
         name: Name of the index; `<table>_bm25`.
         options: `config` (text-search configuration; the database's), or
-            `config_expression` (SQL over the row that gives it); `k1` (1.2), `b`
-            (0.75).
+            `config_expression` (SQL over the row that gives it); `fields` (columns of
+            the text, and how many times their words count: `{"title": 3, "body": 1}`);
+            `k1` (1.2), `b` (0.75).
         if_not_exists: Where there is one of this name, change nothing.
 
     Returns:

@@ -184,7 +184,8 @@ def undoing(changed: Iterable[str], existing: Existing) -> dict[str, Any]:
 
 
 def _bm25_undoing(existing: Existing) -> dict[str, Any]:
-    options = {"config": None, "config_expression": None, "k1": 1.2, "b": 0.75}
+    options = dict.fromkeys(("config", "config_expression", "fields"))
+    options |= {"k1": 1.2, "b": 0.75}
     return options | dict(existing.declaration.bm25_options)
 
 

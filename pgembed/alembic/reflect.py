@@ -43,7 +43,7 @@ _BM25 = """(
     select to_jsonb(i) || jsonb_build_object('default_config', (
         select format('%I.%I', n.nspname, c.cfgname) from pg_catalog.pg_ts_config as c
         join pg_catalog.pg_namespace as n on n.oid = c.cfgnamespace
-        where c.oid = get_current_ts_config()))
+        where c.oid = get_current_ts_config()), 'fields', pgembed._bm25_fields(i))
     from pgembed.bm25 as i where i.embedding_id = e.embedding_id)"""
 
 _BM25_DEFAULTS = {"k1": 1.2, "b": 0.75}
@@ -151,6 +151,8 @@ def _bm25_options(bm25: dict[str, Any]) -> dict[str, Any]:
         found["config"] = bm25["config"].removeprefix("pg_catalog.")
     if bm25["config_expression"] is not None:
         found["config_expression"] = bm25["config_expression"]
+    if bm25["fields"] is not None:
+        found["fields"] = bm25["fields"]
     for name, default in _BM25_DEFAULTS.items():
         if bm25[name] != default:
             found[name] = bm25[name]

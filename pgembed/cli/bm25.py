@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pgembed.cli.common import Dsn, console
-from pgembed.cli.declare import IfNotExists, bm25_options, told
+from pgembed.cli.declare import IfNotExists, bm25_options, json_object, told
 from pgembed.dsn import connect
 
 Name = Annotated[str, typer.Argument(help="Name of the BM25 index, or SCHEMA.NAME.")]
@@ -18,6 +18,13 @@ Config = Annotated[
 ConfigExpression = Annotated[
     str | None,
     typer.Option(metavar="SQL", help="The configuration of a row, in its own words."),
+]
+Fields = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON",
+        help='Columns of the text, times each counts: {"title": 3, "body": 1}.',
+    ),
 ]
 K1 = Annotated[
     float | None, typer.Option("--k1", help="How late a word's count saturates; 1.2.")
@@ -43,8 +50,11 @@ def create(
         str, typer.Argument(help="Table, as in SQL: article, shop.article.")
     ],
     text_expression: Annotated[
-        str, typer.Argument(help="SQL for a row's text: \"title || ' ' || body\".")
-    ],
+        str | None,
+        typer.Argument(
+            help="SQL for a row's text: \"title || ' ' || body\"; else --fields."
+        ),
+    ] = None,
     *,
     dsn: Dsn = "",
     name: Annotated[
@@ -52,6 +62,7 @@ def create(
     ] = None,
     config: Config = None,
     config_expression: ConfigExpression = None,
+    fields: Fields = None,
     k1: K1 = None,
     b: B = None,
     if_not_exists: IfNotExists = False,
@@ -63,6 +74,7 @@ def create(
         None,
         config=config,
         config_expression=config_expression,
+        fields=fields and json_object(fields, '{"title": 3, "body": 1}'),
         k1=k1,
         b=b,
     )
@@ -89,6 +101,7 @@ def alter(
     ] = None,
     config: Config = None,
     config_expression: ConfigExpression = None,
+    fields: Fields = None,
     k1: K1 = None,
     b: B = None,
 ) -> None:
@@ -99,6 +112,7 @@ def alter(
         None,
         config=config,
         config_expression=config_expression,
+        fields=fields and json_object(fields, '{"title": 3, "body": 1}'),
         k1=k1,
         b=b,
     )

@@ -52,12 +52,15 @@ class BM25:
         config: Name of a text search configuration; the database's default.
         config_expression: SQL over the row that names the configuration, for tables
             with texts in several languages.
+        fields: Columns of the text whose words count apart, and how many times: a
+            whole number from 1 to 100 each, four at most.
         k1: How soon repeated words stop counting; 1.2.
         b: How much long texts are held back, 0 to 1; 0.75.
     """
 
     config: str | None = None
     config_expression: str | None = None
+    fields: Mapping[str, int] | None = None
     k1: float | None = None
     b: float | None = None
 

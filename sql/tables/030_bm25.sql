@@ -12,6 +12,8 @@ create table pgembed.bm25 (
     config_columns       text[] not null default '{}',
     config_foreign       boolean not null default false,
     config_digest        bytea,
+    field_columns        int2[],
+    field_weights        int[],
     k1                   float8 not null check (k1 between 0.01 and 10),
     b                    float8 not null check (b between 0 and 1),
     state                text not null default 'pending'
@@ -58,6 +60,9 @@ comment on column pgembed.bm25.config_foreign is
     'Whether config_expression calls functions, or reads types, that are not PostgreSQL''s.';
 comment on column pgembed.bm25.config_digest is
     'Digest of the text search configurations, to notice that one was changed or made again.';
+comment on column pgembed.bm25.field_columns is
+    'Columns whose words count apart, by number, the heaviest first: tsvector weights A to D; NULL: the text as a whole.';
+comment on column pgembed.bm25.field_weights is 'How many times a word of each field counts.';
 comment on column pgembed.bm25_pack.packed_rows is 'Documents in the postings, deleted ones included.';
 comment on column pgembed.bm25_pack.packed_length is 'Sum of their lengths, in lexemes.';
 comment on column pgembed.bm25_pack.frozen_avgdl is

@@ -71,6 +71,8 @@ begin
                 b.config_columns := analyzed.source_columns;
                 b.config_foreign := analyzed.foreign_code;
             end if;
+        elsif option = 'fields' then
+            b := pgembed._bm25_apply_fields(b, p_options -> option);
         elsif option in ('k1', 'b') then
             if jsonb_typeof(p_options -> option) <> 'number'
                or option = 'k1' and value::float8 not between 0.01 and 10
@@ -85,7 +87,7 @@ begin
             end if;
         else
             raise exception 'unknown BM25 option "%"', option using errcode = 'PE007',
-                hint = 'Options are config, config_expression, k1 and b.';
+                hint = 'Options are config, config_expression, fields, k1 and b.';
         end if;
     end loop;
     return b;
@@ -155,6 +157,7 @@ begin
     end if;
     b.config := pgembed._text_config(b.config, 'pg_catalog, pg_temp');
     perform pgembed._check_words(t, t.text_expression);
+    perform pgembed._bm25_check_fields(b, t);
     return b;
 end
 $$;
@@ -189,9 +192,9 @@ begin
     b := pgembed._bm25_check(b);
     b.config_digest := pgembed._bm25_config_digest(b);
     insert into pgembed.bm25 (name, embedding_id, text_id, source, config, config_expression, config_columns, config_foreign,
-                              config_digest, k1, b)
+                              config_digest, field_columns, field_weights, k1, b)
     values (b.name, b.embedding_id, b.text_id, b.source, b.config, b.config_expression, b.config_columns, b.config_foreign,
-            b.config_digest, b.k1, b.b)
+            b.config_digest, b.field_columns, b.field_weights, b.k1, b.b)
     returning * into b;
     t := pgembed._text(b.text_id);
     perform pgembed._bm25_make_parts(b);
@@ -206,7 +209,7 @@ comment on function pgembed._bm25_create(pgembed.bm25) is
 
 create or replace function pgembed.create_bm25(
     source text,
-    text_expression text,
+    text_expression text default null,
     name text default null,
     options jsonb default '{}',
     if_not_exists boolean default false
@@ -228,6 +231,9 @@ begin
         perform set_config('search_path', path, true);
         return b.name;
     end if;
+    if create_bm25.text_expression is null then
+        create_bm25.text_expression := pgembed._fields_text((pgembed._bm25_apply_fields(b, create_bm25.options -> 'fields')));
+    end if;
     b.text_id := (pgembed._declare_text(b.source, create_bm25.text_expression, true, path)).text_id;
     b := pgembed._bm25_create(pgembed._bm25_defaults(b, create_bm25.options, path));
     perform pgembed._wake('');
@@ -237,7 +243,8 @@ end
 $$;
 comment on function pgembed.create_bm25(text, text, text, jsonb, boolean) is
     'Declares a BM25 index over a text expression, without vectors. Options: config (text search '
-    'configuration), config_expression (for tables of several languages), k1, b. Returns its '
+    'configuration), config_expression (for tables of several languages), fields (columns of the text and how many times '
+    'their words count, which may take the place of the text expression: {"title": 3, "body": 1}), k1, b. Returns its '
     'name, which is unique in the schema of the table. Example: '
     'SELECT pgembed.create_bm25(''article'', ''title || '''' '''' || body'').';
 
@@ -274,7 +281,8 @@ begin
     b.config_digest := pgembed._bm25_config_digest(b);
     update pgembed.bm25 as x
     set text_id = b.text_id, config = b.config, config_expression = b.config_expression, config_columns = b.config_columns,
-        config_foreign = b.config_foreign, config_digest = b.config_digest, k1 = b.k1, b = b.b, state = 'pending', state_reason = null
+        config_foreign = b.config_foreign, config_digest = b.config_digest, field_columns = b.field_columns,
+        field_weights = b.field_weights, k1 = b.k1, b = b.b, state = 'pending', state_reason = null
     where x.bm25_id = b.bm25_id
     returning x.* into b;
     -- Writers are captured by the new text from here on; the rebuild reads the rest. They

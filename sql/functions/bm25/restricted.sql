@@ -14,9 +14,8 @@ as $$
     select format(
         'select k.key, w.length, w.lexemes, (%1$s) as matches '
         'from %2$s as s cross join lateral (select %3$s as key) as k %4$s'
-        'cross join lateral (select coalesce(%5$spgembed._bm25_lexemes(%6$s, %7$s), '''') as lexemes) as l '
-        'cross join lateral (select l.lexemes, coalesce(%8$s(select pg_catalog.sum(pg_catalog.cardinality(u.positions)) '
-        'from pg_catalog.unnest(l.lexemes) as u))::pg_catalog.float8 as length) as w '
+        'cross join lateral (select coalesce(%5$s%6$s, '''') as lexemes) as l '
+        'cross join lateral (select l.lexemes, coalesce(%7$s%8$s)::pg_catalog.float8 as length) as w '
         'where l.lexemes operator(pg_catalog.<>) ''''::pg_catalog.tsvector',
         p_condition, pgembed._table_sql((b).source), pgembed._bm25_key_text_sql(b, 's'),
         case when c.relrowsecurity then format(
@@ -28,8 +27,8 @@ as $$
             'on gone.key operator(pg_catalog.=) k.key ',
             pgembed._bm25_part((b).bm25_id, 'doc'), pgembed._bm25_part((b).bm25_id, 'recent'), pgembed._bm25_part((b).bm25_id, 'dead')) else '' end,
         case when c.relrowsecurity then format(stored, 'lexemes') else '' end,
-        pgembed._row_config_sql(b, 's'), pgembed._compose_sql((b).text_id, 's'),
-        case when c.relrowsecurity then format(stored, 'length') else '' end)
+        pgembed._row_lexemes_sql(b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql((b).text_id, 's'), 's'),
+        case when c.relrowsecurity then format(stored, 'length') else '' end, pgembed._length_sql(b, 'l.lexemes'))
     from pg_class as c
     cross join (select 'case when r.version operator(pg_catalog.>) coalesce(gone.version, 0::pg_catalog.int8) then r.%1$s '
                        'when r.version is null and gone.version is null and p.lexemes is not null then p.%1$s end, ') as x(stored)
@@ -53,7 +52,8 @@ declare
         'from (select pg_catalog.unnest($1) as lexeme union select p.lexeme from prefixed as p) as t), '
         'total as materialized (select pg_catalog.count(*)::pg_catalog.float8 as n, pg_catalog.avg(d.length) as avgdl from document as d), '
         'hit as materialized (select d.key, d.length, d.matches and ($3 is null or d.lexemes operator(pg_catalog.@@) $3) as matches, t.lexeme, '
-        'pg_catalog.width_bucket(pg_catalog.ts_rank(''{1,1,1,1}''::pg_catalog.float4[], d.lexemes, t.query), bounds)::pg_catalog.float8 as tf '
+        'case when $7 is null then pg_catalog.width_bucket(pg_catalog.ts_rank(''{1,1,1,1}''::pg_catalog.float4[], d.lexemes, t.query), bounds) '
+        'else pgembed._bm25_tf(d.lexemes, t.query, $7) end::pg_catalog.float8 as tf '
         'from document as d join term as t on d.lexemes operator(pg_catalog.@@) t.query cross join pgembed._bm25_tf_bounds() as bounds), '
         'df as materialized (select h.lexeme, pg_catalog.count(*)::pg_catalog.float8 as df from hit as h group by h.lexeme), '
         'best as (select h.key, pg_catalog.sum(pgembed._bm25_score(h.tf, h.length, df.df, total.n, total.avgdl, $4, $5)) as score '
@@ -63,7 +63,7 @@ declare
         pgembed._bm25_visible_sql(b, p_condition));
 begin
     perform pgembed._at_path(p_path);
-    execute statement into keys, scores using p_query.terms, p_query.prefix, p_query.required, b.k1, b.b, p_k;
+    execute statement into keys, scores using p_query.terms, p_query.prefix, p_query.required, b.k1, b.b, p_k, b.field_weights;
     perform pgembed._at_path('pg_catalog, pg_temp');
 end
 $$;

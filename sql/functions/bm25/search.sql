@@ -241,8 +241,8 @@ begin
             end if;
         end if;
         if p_query.required is not null then
-            condition := format('(%s) and pgembed._bm25_lexemes(%s, %s) operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition,
-                pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), p_query.required);
+            condition := format('(%s) and %s operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition, pgembed._row_lexemes_sql(
+                b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), 's'), p_query.required);
         end if;
         rank_sql := pgembed._bm25_rank_sql(
             b, pg_typeof(source), coalesce(condition, p_condition), p_k,

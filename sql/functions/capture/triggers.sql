@@ -232,7 +232,8 @@ as $$
         (select string_agg(x::text, ',' order by x.name) from pgembed._capture_triggers(t) as x), pgembed._captured_columns(t)::text, pgembed._update_guard_sql(t),
         (select string_agg(concat_ws(' ', e.embedding_id, e.wake), ',' order by e.embedding_id)
          from pgembed.embedding as e where e.text_id = (t).text_id),
-        (select concat_ws(' ', b.bm25_id, b.config, b.config_expression) from pgembed.bm25 as b where b.text_id = (t).text_id)))
+        (select concat_ws(' ', x.bm25_id, x.config, x.config_expression, x.field_columns, x.field_weights, pgembed._field_names(x))
+         from pgembed.bm25 as x where x.text_id = (t).text_id)))
 $$;
 comment on function pgembed._capture_digest(pgembed.captured_text) is
     'Digest of what capture is generated from; another one means that it must be generated again.';
@@ -367,8 +368,8 @@ begin
     content := nullif((%2$s)::pg_catalog.text, '');
     composed := true;
     if content is not null then
-        lexemes := nullif(pgembed._bm25_lexemes(%3$s, content), '');
-        length := (select pg_catalog.sum(pg_catalog.cardinality(u.positions)) from pg_catalog.unnest(lexemes) as u);
+        lexemes := nullif(%3$s, '');
+        length := %7$s;
     end if;
     done := true;%5$s
 exception when others or assert_failure then%6$s
@@ -383,12 +384,12 @@ exception when others or assert_failure then%6$s
 end
 $body$, pgembed._row_columns(t.source, pgembed._key_text_sql(t.source, 'r'), 'r'),
         pgembed._row_expression(t.text_id, t.source, t.canonical_expression, 'r'),
-        pgembed._bm25_config_sql(b.config, case when b.config_expression is not null
-            then pgembed._row_expression(t.text_id, t.source, b.config_expression, 'r') end),
+        pgembed._row_columns(t.source, pgembed._row_lexemes_sql(b, pgembed._bm25_config_sql(b.config, case when b.config_expression is not null
+            then pgembed._row_expression(t.text_id, t.source, b.config_expression, 'r') end), 'content', 'r'), 'r'),
         -- What code of users may have done is not to stay in the session of who writes.
         case when foreign_code then E'\n    statements constant text[] := pgembed._foreign_statements(null);' else '' end,
         case when foreign_code then E'\n    raise sqlstate ''PE000'';    -- undoes it' else '' end,
-        case when foreign_code then E'\n    perform pgembed._foreign_statements(statements);' else '' end));
+        case when foreign_code then E'\n    perform pgembed._foreign_statements(statements);' else '' end, pgembed._length_sql(b, 'lexemes')));
 end
 $$;
 comment on function pgembed._document_function_sql(pgembed.captured_text) is

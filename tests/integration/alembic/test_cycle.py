@@ -43,7 +43,7 @@ _SETTINGS = """
 select e.name, e.source::text, t.text_expression, m.name, e.dimensions, e.distance,
        e.storage, e.column_name, e.chunking, e.chunk_size, e.chunk_overlap,
        e.vector_type, e.index_kind, e.index_options::text, e.wake, e.max_attempts,
-       e.state, b.config, b.config_expression, b.k1, b.b
+       e.state, b.config, b.config_expression, b.k1, b.b, b.field_weights
 from pgembed.embedding as e join pgembed.model as m using (model_id)
 join pgembed.captured_text as t on t.text_id = e.text_id
 left join pgembed.bm25 as b using (embedding_id) order by 1, 2
@@ -73,7 +73,8 @@ def test_the_whole_cycle(empty_project: Project) -> None:
         ),
         (
             "Embedding('title', index=IVFFlat(lists=10), bm25=BM25("
-            "config='german', config_expression='lang', k1=1.5, b=0.5))",
+            "config='german', config_expression='lang', k1=1.5, b=0.5,"
+            " fields={'title': 4}))",
             "title lang",
             ["alter_embedding"],
         ),

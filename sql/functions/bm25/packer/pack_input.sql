@@ -38,7 +38,8 @@ begin
                      (f.tf * (b.k1 + 1) / (f.tf + b.k1 * (1 - b.b + b.b * s.length / b.frozen_avgdl)))::real as impact
               from bm25_slotted as s
               cross join unnest(s.lexemes) as u
-              cross join lateral (select coalesce(cardinality(u.positions), 1)::float8 as tf offset 0) as f) as i;
+              cross join lateral (select case when b.field_weights is null then coalesce(cardinality(u.positions), 1)
+                                               else _bm25_tf(u.weights, b.field_weights) end::float8 as tf offset 0) as f) as i;
 
         -- The idf of a dense term is folded into its blocks (pgvector adds fast and
         -- multiplies slowly), so it is frozen when the first is written.

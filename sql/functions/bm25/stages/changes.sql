@@ -10,6 +10,7 @@ declare
     query_terms alias for terms;
     term_queries constant tsquery[] := array(select _bm25_lexeme_query(term) from unnest(query_terms) as term);
     any_term constant tsquery := nullif(array_to_string(term_queries, '|'), '')::tsquery;
+    weights constant int[] := (select field_weights from pgembed.bm25 where bm25_id = 0);
     since bigint;
     stale boolean;
     emptied regclass[];    -- partitions that were truncated, and when
@@ -82,7 +83,8 @@ begin
     hit_of_term as materialized (
         select t.place, t.term, h.version, h.length,
                h.version not in (select k.version from killed as k where k.version is not null) as alive,
-               width_bucket(ts_rank('{1,1,1,1}', h.lexemes, t.query), (select _bm25_tf_bounds())) as tf
+               case when weights is null then width_bucket(ts_rank('{1,1,1,1}', h.lexemes, t.query), (select _bm25_tf_bounds()))
+                    else _bm25_tf(h.lexemes, t.query, weights) end as tf
         from hit as h
         join unnest(query_terms, term_queries) with ordinality as t(term, query, place) on h.lexemes @@ t.query)
     select c.dead || array(select p.slot

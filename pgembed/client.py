@@ -120,6 +120,8 @@ def search(
     query: str | None = None,
     *,
     k: int = 10,
+    offset: int = 0,
+    min_similarity: float | None = None,
     filter: Filter | None = None,
     where_sql: str | None = None,
     embedding: str | None = None,
@@ -140,6 +142,8 @@ def search(
             names: `('shop', 'My Table')`.
         query: Words to search for.
         k: Number of hits, 1 to 10,000.
+        offset: Leave out so many of the first, up to 10,000: pages of one ranking.
+        min_similarity: Leave out what is less similar.
         filter: Conditions on columns of the table, as data: safe to build from user
             input. `{"category": "books", "price": {"$lt": 20}}`.
         where_sql: A condition in SQL, with the row as `s`: never build it from user
@@ -159,7 +163,7 @@ def search(
             by default, or for instance a dataclass with these fields.
 
     Returns:
-        At most `k` hits, nearest first; exactly `k` where as many rows match.
+        At most `k` hits, nearest first; exactly `k` where as many match.
 
     Raises:
         InvalidSource: There is no such table.
@@ -176,6 +180,8 @@ def search(
         table=table,
         query=query,
         k=k,
+        offset=offset,
+        min_similarity=min_similarity,
         filter=filter,
         where_sql=where_sql,
         embedding=embedding,
@@ -213,6 +219,8 @@ def similar(
     key: object,
     *,
     k: int = 10,
+    offset: int = 0,
+    min_similarity: float | None = None,
     filter: Filter | None = None,
     where_sql: str | None = None,
     embedding: str | None = None,
@@ -225,6 +233,8 @@ def similar(
         table: As in `search`.
         key: The row's primary key; a tuple of its columns where it is composite.
         k: As in `search`, and so are the others.
+        offset: Leave out so many of the first.
+        min_similarity: Leave out what is less similar.
         filter: Conditions on columns, as data.
         where_sql: A condition in SQL.
         embedding: Which embedding, where the table has several.
@@ -238,6 +248,8 @@ def similar(
         table=table,
         key=key,
         k=k,
+        offset=offset,
+        min_similarity=min_similarity,
         filter=filter,
         where_sql=where_sql,
         embedding=embedding,

@@ -19,10 +19,13 @@ from pgembed._client.results import (
     hybrid_hits_from_rows,
 )
 from pgembed._client.search import (
-    SimilarOptions,
+    PageOptions,
     common_arguments,
     named_arguments,
+    page,
+    page_arguments,
     query_vector_arguments,
+    threshold,
 )
 from pgembed._client.steps import Flow, Rows, Statement
 from pgembed._client.values import (
@@ -56,9 +59,10 @@ _OF_BM25 = _EXPRESSION.format(sql.Identifier("bm25"))
 _ON_MISSING_BM25 = "bm25"
 
 
-class Bm25Options(SimilarOptions, total=False):
+class Bm25Options(PageOptions, total=False):
     """Options of `bm25_search`, for its overloads."""
 
+    min_score: float | None
     syntax: str
     prefix: bool
     config: str | None
@@ -70,6 +74,7 @@ class Bm25Options(SimilarOptions, total=False):
 class HybridOptions(Bm25Options, total=False):
     """Options of `hybrid_search`, for its overloads."""
 
+    min_similarity: float | None
     query_embedding: Vector | None
     encoder: Encoder | str | None
     fusion: str
@@ -89,6 +94,8 @@ class Bm25Search(Generic[RowT]):
     table: Table
     query: str
     k: int
+    offset: int
+    min_score: float | None
     filter: Filter | None
     where_sql: str | None
     embedding: str | None
@@ -108,6 +115,9 @@ class HybridSearch(Generic[RowT]):
     table: Table
     query: str | None
     k: int
+    offset: int
+    min_score: float | None
+    min_similarity: float | None
     filter: Filter | None
     where_sql: str | None
     embedding: str | None
@@ -134,10 +144,10 @@ def bm25_search(request: Bm25Search[RowT]) -> Flow[list[Bm25Hit[RowT]]]:
     """Find the rows whose words answer a query best."""
     query = check_query(request.query)
     rerank = rerankers.plan(request.rerank, request.reranker, query)
-    k = check_int(request.k, "k")
     arguments: dict[str, object] = {
         "query": query,
-        "k": rerank.candidates(k) if rerank else k,
+        **page_arguments(request, rerank),
+        **threshold(request, "min_score"),
         **common_arguments(request),
         **_word_arguments(request),
     }
@@ -153,7 +163,8 @@ def bm25_search(request: Bm25Search[RowT]) -> Flow[list[Bm25Hit[RowT]]]:
     if not rerank:
         return hits
     texts = [row[len(BM25_COLUMNS)] for row in rows.rows]
-    return (yield from rerankers.reranked(hits, texts, rerank, k))
+    found = yield from rerankers.reranked(hits, texts, rerank)
+    return page(found, request)
 
 
 def hybrid_search(request: HybridSearch[RowT]) -> Flow[list[HybridHit[RowT]]]:
@@ -162,8 +173,9 @@ def hybrid_search(request: HybridSearch[RowT]) -> Flow[list[HybridHit[RowT]]]:
         raise InvalidQuery("nothing to search for: give query or query_embedding")
     query = None if request.query is None else check_query(request.query)
     rerank = rerankers.plan(request.rerank, request.reranker, query)
-    k = check_int(request.k, "k")
-    arguments: dict[str, object] = {"k": rerank.candidates(k) if rerank else k}
+    arguments = page_arguments(request, rerank)
+    arguments |= threshold(request, "min_score")
+    arguments |= threshold(request, "min_similarity")
     arguments |= common_arguments(request)
     arguments |= _word_arguments(request)
     arguments |= _fusion_arguments(request)
@@ -192,7 +204,8 @@ def hybrid_search(request: HybridSearch[RowT]) -> Flow[list[HybridHit[RowT]]]:
         row[len(HYBRID_COLUMNS)] if hit.content is None else hit.content
         for hit, row in zip(hits, rows.rows, strict=True)
     ]
-    return (yield from rerankers.reranked(hits, texts, rerank, k))
+    found = yield from rerankers.reranked(hits, texts, rerank)
+    return page(found, request)
 
 
 def _word_arguments(

@@ -76,7 +76,7 @@ def plan(
 
 
 def reranked(
-    hits: list[HitT], texts: Sequence[str | None], wanted: Rerank, k: int
+    hits: list[HitT], texts: Sequence[str | None], wanted: Rerank
 ) -> Flow[list[HitT]]:
     """Put the best hits into the cross-encoder's order; the others follow as they are.
 
@@ -84,7 +84,6 @@ def reranked(
         hits: The search's hits, best first.
         texts: What the model reads of each.
         wanted: How many, by which model.
-        k: How many are returned.
     """
     first = hits[: wanted.count]
     read = [text or "" for text in texts[: wanted.count]]
@@ -92,7 +91,7 @@ def reranked(
     # Stable: equal scores keep the search's order.
     order = sorted(range(len(first)), key=lambda i: -scores[i])
     best = [replace(first[i], rerank_score=scores[i]) for i in order]
-    return (best + hits[wanted.count :])[:k]
+    return best + hits[wanted.count :]
 
 
 def _score(wanted: Rerank, texts: list[str]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, Protocol, TypedDict
+from typing import TYPE_CHECKING, Generic, Protocol, TypedDict, TypeVar
 
 from psycopg import sql
 
@@ -15,6 +15,7 @@ from pgembed._client.values import (
     Filter,
     Vector,
     check_int,
+    check_number,
     check_query,
     check_seconds,
     check_text,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from pgembed._client.rerankers import RerankerLike
     from pgembed.encoders.base import Encoder
+
+T = TypeVar("T")
 
 _MODEL = sql.SQL(
     "select m.name, m.provider, m.dimensions, m.query_prompt, m.document_prompt,"
@@ -52,13 +55,20 @@ _ENCODE = sql.SQL("call pgembed.encode(%(query)s, %(model)s, %(timeout)s::float8
 _EMBED = sql.SQL("select pgembed.embed(%(query)s, %(model)s)::text")
 
 
-class SimilarOptions(TypedDict, total=False):
-    """Options of `similar`, for its overloads."""
+class PageOptions(TypedDict, total=False):
+    """Options of all searches, for their overloads."""
 
     k: int
+    offset: int
     filter: Filter | None
     where_sql: str | None
     embedding: str | None
+
+
+class SimilarOptions(PageOptions, total=False):
+    """Options of `similar`, for its overloads."""
+
+    min_similarity: float | None
 
 
 class SearchOptions(SimilarOptions, total=False):
@@ -80,6 +90,8 @@ class Search(Generic[RowT]):
     table: Table
     query: str | None
     k: int
+    offset: int
+    min_similarity: float | None
     filter: Filter | None
     where_sql: str | None
     embedding: str | None
@@ -100,6 +112,8 @@ class Similar(Generic[RowT]):
     table: Table
     key: object
     k: int
+    offset: int
+    min_similarity: float | None
     filter: Filter | None
     where_sql: str | None
     embedding: str | None
@@ -112,8 +126,8 @@ def search(request: Search[RowT]) -> Flow[list[Hit[RowT]]]:
         raise InvalidQuery("nothing to search for: give query or query_embedding")
     query = None if request.query is None else check_query(request.query)
     rerank = rerankers.plan(request.rerank, request.reranker, query)
-    k = check_int(request.k, "k")
-    arguments: dict[str, object] = {"k": rerank.candidates(k) if rerank else k}
+    arguments = page_arguments(request, rerank)
+    arguments |= threshold(request, "min_similarity")
     if request.exact:
         arguments["exact"] = True
     if request.ef_search is not None:
@@ -129,7 +143,8 @@ def search(request: Search[RowT]) -> Flow[list[Hit[RowT]]]:
     if not rerank:
         return hits
     texts = [hit.content for hit in hits]
-    return (yield from rerankers.reranked(hits, texts, rerank, k))
+    found = yield from rerankers.reranked(hits, texts, rerank)
+    return page(found, request)
 
 
 def query_vector_arguments(
@@ -152,7 +167,8 @@ def query_vector_arguments(
 
 def similar(request: Similar[RowT]) -> Flow[list[Hit[RowT]]]:
     """Find the rows nearest to a row."""
-    arguments: dict[str, object] = {"k": check_int(request.k, "k")}
+    arguments = page_arguments(request)
+    arguments |= threshold(request, "min_similarity")
     arguments |= common_arguments(request)
     key = request.key
     if key is None:
@@ -187,6 +203,10 @@ class _Common(Protocol):
     @property
     def table(self) -> Table: ...
     @property
+    def k(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
     def filter(self) -> Filter | None: ...
     @property
     def where_sql(self) -> str | None: ...
@@ -201,6 +221,28 @@ class _WithQuery(_Common, Protocol):
     def query_embedding(self) -> Vector | None: ...
     @property
     def encoder(self) -> Encoder | str | None: ...
+
+
+def page_arguments(
+    request: _Common, rerank: rerankers.Rerank | None = None
+) -> dict[str, object]:
+    """Say which part of the ranking is wanted; of one that is made anew, the whole."""
+    k = check_int(request.k, "k")
+    offset = check_int(request.offset, "offset", 0)
+    if rerank:
+        return {"k": rerank.candidates(offset + k)}
+    return {"k": k, "offset": offset} if offset else {"k": k}
+
+
+def page(hits: list[T], request: _Common) -> list[T]:
+    """Give the wanted part of a ranking that was made anew."""
+    return hits[request.offset : request.offset + request.k]
+
+
+def threshold(request: object, name: str) -> dict[str, object]:
+    """Check a threshold, where there is one."""
+    value = getattr(request, name)
+    return {} if value is None else {name: check_number(value, name)}
 
 
 def common_arguments(request: _Common) -> dict[str, object]:

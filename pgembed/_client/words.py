@@ -48,6 +48,8 @@ def bm25_search(
     query: str,
     *,
     k: int = 10,
+    offset: int = 0,
+    min_score: float | None = None,
     filter: Filter | None = None,
     where_sql: str | None = None,
     embedding: str | None = None,
@@ -69,6 +71,8 @@ def bm25_search(
         table: As in `search`.
         query: Words to search for.
         k: Number of hits, 1 to 10,000.
+        offset: Leave out so many of the first, up to 10,000: pages of one ranking.
+        min_score: Leave out what has a lower score.
         filter: Conditions on columns of the table, as data.
         where_sql: A condition in SQL, with the row as `s`: never build it from user
             input.
@@ -100,6 +104,8 @@ def bm25_search(
         table=table,
         query=query,
         k=k,
+        offset=offset,
+        min_score=min_score,
         filter=filter,
         where_sql=where_sql,
         embedding=embedding,
@@ -138,6 +144,9 @@ def hybrid_search(
     query: str | None = None,
     *,
     k: int = 10,
+    offset: int = 0,
+    min_score: float | None = None,
+    min_similarity: float | None = None,
     filter: Filter | None = None,
     where_sql: str | None = None,
     embedding: str | None = None,
@@ -167,6 +176,9 @@ def hybrid_search(
         query: Words to search for.
         k: As in `search`, and so are `filter`, `where_sql`, `embedding`,
             `query_embedding`, `encoder`, `ef_search`, `timeout_s`, `row_factory`.
+        offset: Leave out so many of the first, up to 10,000.
+        min_score: Leave out what has a lower fused score.
+        min_similarity: Leave out of the vector search what is less similar.
         filter: Conditions on columns, as data; for both arms.
         where_sql: A condition in SQL; for both arms.
         embedding: Which embedding, where the table has several.
@@ -176,7 +188,7 @@ def hybrid_search(
         vector_weight: Weight of the vectors, 0 or more.
         bm25_weight: Weight of the words, 0 or more.
         rrf_k: How little the first ranks stand out with `rrf`.
-        candidates: Rows that each arm gives; by default it grows with `k`.
+        candidates: Rows that each arm gives; by default 40, and more for later pages.
         syntax: As in `bm25_search`, and so are `prefix`, `config`, `snippets`.
         prefix: The last word is the beginning of one.
         config: Text-search configuration of the query.
@@ -202,6 +214,9 @@ def hybrid_search(
         table=table,
         query=query,
         k=k,
+        offset=offset,
+        min_score=min_score,
+        min_similarity=min_similarity,
         filter=filter,
         where_sql=where_sql,
         embedding=embedding,

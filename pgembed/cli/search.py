@@ -27,6 +27,12 @@ _SHOWN_CHARACTERS = 200
 
 TableName = Annotated[str, typer.Argument(metavar="TABLE", help="Table, as in SQL.")]
 Count = Annotated[int, typer.Option("-k", help="Number of hits, 1 to 10,000.")]
+Offset = Annotated[
+    int, typer.Option(help="Leave out so many of the first hits: the next page.")
+]
+MinSimilarity = Annotated[
+    float | None, typer.Option(help="Leave out what vectors find less similar.")
+]
 FilterText = Annotated[
     str | None,
     typer.Option(
@@ -68,6 +74,7 @@ def search(
         ),
     ] = None,
     k: Count = 10,
+    offset: Offset = 0,
     filter_text: FilterText = None,
     embedding: Embedding = None,
     encoder: Annotated[
@@ -93,6 +100,11 @@ def search(
     fusion: Annotated[str, typer.Option(help="rrf, minmax or distribution.")] = "rrf",
     vector_weight: Annotated[float, typer.Option(help="Weight of the vectors.")] = 1.0,
     bm25_weight: Annotated[float, typer.Option(help="Weight of the words.")] = 1.0,
+    min_score: Annotated[
+        float | None,
+        typer.Option(help="Leave out hits with a lower score; not by vectors alone."),
+    ] = None,
+    min_similarity: MinSimilarity = None,
     without_service: Annotated[
         bool,
         typer.Option(
@@ -121,6 +133,7 @@ def search(
     model = reranker or DEFAULT_RERANKER
     with connect(dsn, autocommit=True) as conn:
         mode = mode or _default_mode(conn, table, embedding)
+        _check_thresholds(mode, min_score, min_similarity)
         if mode is Mode.BM25:
             _show_bm25(
                 client.bm25_search(
@@ -128,6 +141,8 @@ def search(
                     table,
                     query,
                     k=k,
+                    offset=offset,
+                    min_score=min_score,
                     filter=conditions,
                     embedding=embedding,
                     syntax=syntax,
@@ -145,6 +160,9 @@ def search(
                     table,
                     query,
                     k=k,
+                    offset=offset,
+                    min_score=min_score,
+                    min_similarity=min_similarity,
                     filter=conditions,
                     embedding=embedding,
                     encoder=encoder,
@@ -167,6 +185,8 @@ def search(
                     table,
                     query,
                     k=k,
+                    offset=offset,
+                    min_similarity=min_similarity,
                     filter=conditions,
                     embedding=embedding,
                     encoder=encoder,
@@ -187,6 +207,8 @@ def similar(
     *,
     dsn: Dsn = "",
     k: Count = 10,
+    offset: Offset = 0,
+    min_similarity: MinSimilarity = None,
     filter_text: FilterText = None,
     embedding: Embedding = None,
     as_json: AsJson = False,
@@ -200,6 +222,8 @@ def similar(
             table,
             key[0] if len(key) == 1 else tuple(key),
             k=k,
+            offset=offset,
+            min_similarity=min_similarity,
             filter=_filter(filter_text),
             embedding=embedding,
         )
@@ -223,6 +247,19 @@ def _default_mode(
     if row == (False, True):
         return Mode.BM25
     return Mode.HYBRID if row == (True, True) else Mode.VECTOR
+
+
+def _check_thresholds(
+    mode: Mode, min_score: float | None, min_similarity: float | None
+) -> None:
+    if mode is Mode.VECTOR and min_score is not None:
+        raise InvalidParameter(
+            "--min-score goes with words", hint="By vectors alone: --min-similarity."
+        )
+    if mode is Mode.BM25 and min_similarity is not None:
+        raise InvalidParameter(
+            "--min-similarity goes with vectors", hint="By words alone: --min-score."
+        )
 
 
 def _filter(text: str | None) -> dict[str, Any] | None:

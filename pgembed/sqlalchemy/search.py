@@ -250,7 +250,7 @@ def _cte(call: Call, k: ColumnElement[Any]) -> CTE:
     function = (
         getattr(func.pgembed, call.function)(
             RowType(call.source),
-            *(literal_column(name).op("=>")(v) for name, v in arguments.items()),
+            *(_argument(name).op("=>")(value) for name, value in arguments.items()),
         )
         .table_valued(
             column("doc"),
@@ -265,11 +265,16 @@ def _cte(call: Call, k: ColumnElement[Any]) -> CTE:
         )
         for n, key in enumerate(call.source.primary_key.columns, 1)
     ]
-    columns = [
-        type_coerce(function.c[name], type_).label(name)
-        for name, type_ in types.items()
-    ]
+    found = {name: function.c[name] for name in types}
+    if "offset" in call.options:
+        found["rank"] = found["rank"] + call.options["offset"]
+    columns = [type_coerce(found[name], types[name]).label(name) for name in types]
     return select(*keys, *columns).select_from(function).cte(call.name)
+
+
+def _argument(name: str) -> ColumnElement[Any]:
+    # A reserved word.
+    return literal_column(identifier(name) if name == "offset" else name)
 
 
 def _text(call: Call) -> ColumnElement[str]:

@@ -8,6 +8,7 @@ from sqlalchemy import Table, inspect
 
 from pgembed._client.values import (
     check_int,
+    check_number,
     check_query,
     check_seconds,
     filter_json,
@@ -84,6 +85,8 @@ class EmbeddingOf(Generic[T]):
         query: str | Vector,
         k: int | None = None,
         *,
+        offset: int = 0,
+        min_similarity: float | None = None,
         filter: Filter | None = None,
         encoder: Encoder | str | None = None,
         query_model: str | None = None,
@@ -98,6 +101,10 @@ class EmbeddingOf(Generic[T]):
             query: Words, or their vector.
             k: Number of rows, 1 to 10,000; None: as many as `limit()` and `offset()`
                 say, or 10.
+            offset: Rows of the ranking to leave out, up to 10,000. `offset()` does the
+                same, and counts rows of the result where conditions on the hit or on
+                joined tables sort some out.
+            min_similarity: Leave out what is less similar.
             filter: Conditions on columns as data, safe to build from user input.
             encoder: Encodes the words in this process, when the statement is
                 executed: an encoder, or the name of a registered model. Without one
@@ -114,6 +121,7 @@ class EmbeddingOf(Generic[T]):
             InvalidParameter: An option is out of its range.
         """
         options = {
+            **_page(offset, min_similarity=min_similarity),
             "ef_search": _whole(ef_search, "ef_search"),
             "exact": True if exact else None,
         }
@@ -135,6 +143,8 @@ class EmbeddingOf(Generic[T]):
         query: str,
         k: int | None = None,
         *,
+        offset: int = 0,
+        min_score: float | None = None,
         filter: Filter | None = None,
         syntax: Literal["words", "websearch"] | None = None,
         prefix: bool = False,
@@ -146,7 +156,9 @@ class EmbeddingOf(Generic[T]):
 
         Args:
             query: Words.
-            k: As in `vector_search`, and so are `filter` and `name`.
+            k: As in `vector_search`, and so are `offset`, `filter` and `name`.
+            offset: Rows of the ranking to leave out.
+            min_score: Leave out what has a lower score.
             filter: Conditions on columns as data.
             syntax: `words`, or `websearch` for quotes, OR and minus signs.
             prefix: The last word may go on.
@@ -159,6 +171,7 @@ class EmbeddingOf(Generic[T]):
             InvalidParameter: An option is out of its range.
         """
         options = {
+            **_page(offset, min_score=min_score),
             "syntax": syntax,
             "prefix": True if prefix else None,
             "config": config,
@@ -174,6 +187,9 @@ class EmbeddingOf(Generic[T]):
         query: str,
         k: int | None = None,
         *,
+        offset: int = 0,
+        min_score: float | None = None,
+        min_similarity: float | None = None,
         query_embedding: Vector | None = None,
         filter: Filter | None = None,
         fusion: Literal["rrf", "minmax", "distribution"] | None = None,
@@ -197,6 +213,9 @@ class EmbeddingOf(Generic[T]):
         Args:
             query: Words.
             k: As in `vector_search`, and so are the others of the same name.
+            offset: Rows of the ranking to leave out.
+            min_score: Leave out what has a lower fused score.
+            min_similarity: Leave out of the vector search what is less similar.
             query_embedding: The vector of the words, where it is at hand.
             filter: Conditions on columns as data.
             fusion: `rrf`, `minmax` or `distribution`.
@@ -222,6 +241,7 @@ class EmbeddingOf(Generic[T]):
             InvalidParameter: An option is out of its range.
         """
         options = {
+            **_page(offset, min_score=min_score, min_similarity=min_similarity),
             "fusion": fusion,
             "vector_weight": None if vector_weight is None else float(vector_weight),
             "bm25_weight": None if bm25_weight is None else float(bm25_weight),
@@ -254,6 +274,8 @@ class EmbeddingOf(Generic[T]):
         row: T | object,
         k: int | None = None,
         *,
+        offset: int = 0,
+        min_similarity: float | None = None,
         filter: Filter | None = None,
         name: str = "pgembed_hit",
     ) -> Search[T, VectorHit]:
@@ -263,6 +285,8 @@ class EmbeddingOf(Generic[T]):
             row: A row that is in the database, or its primary key: a tuple where
                 that is composite.
             k: As in `vector_search`, and so are the others.
+            offset: Rows of the ranking to leave out.
+            min_similarity: Leave out what is less similar.
             filter: Conditions on columns as data.
             name: Of the search inside the statement.
 
@@ -270,7 +294,8 @@ class EmbeddingOf(Generic[T]):
             InvalidQuery: The row has no key yet.
             InvalidParameter: The key has another number of columns.
         """
-        search = self._search(VectorHit, "similar", k, filter, {}, name=name)
+        options = _page(offset, min_similarity=min_similarity)
+        search = self._search(VectorHit, "similar", k, filter, options, name=name)
         call = search._call
         arguments = {"key": key_option(self.table, self._key(row)), **call.options}
         return search._changed(options=arguments)
@@ -348,6 +373,15 @@ class EmbeddingOf(Generic[T]):
                 f"{self._entity.__name__}.",
             )
         return key
+
+
+def _page(offset: int, **thresholds: float | None) -> dict[str, int | float | None]:
+    """Give the arguments that say which part of the ranking is wanted."""
+    least = {
+        name: None if value is None else check_number(value, name)
+        for name, value in thresholds.items()
+    }
+    return {"offset": check_int(offset, "offset", 0) or None, **least}
 
 
 def _whole(value: int | None, what: str) -> int | None:

@@ -165,7 +165,7 @@ def test_depth_of_the_arms(doc: psycopg.Connection) -> None:
     for k, options, depth in (
         (10, ", candidates => 10", 10),
         (10, ", candidates => 150", 150),
-        (30, "", 120),
+        (30, "", 40),
         (1, "", 40),
     ):
         hits = hybrid(doc, options + ", ef_search => 300", k=k)
@@ -266,7 +266,14 @@ BAD = [
     ("rrf_k => 0", "PE007", ["0"]),
     ("rrf_k => null", "PE007", ["NULL"]),
     ("candidates => 9", "PE007", ["9"]),
-    ("candidates => 10001", "PE007", ["10001"]),
+    ("candidates => 20001", "PE007", ["20001"]),
+    ("\"offset\" => 1, candidates => 10", "PE007", ["11", "10"]),
+    ("\"offset\" => -1", "PE007", ["-1"]),
+    ("\"offset\" => 10001", "PE007", ["10001"]),
+    ("\"offset\" => null", "PE007", ["NULL"]),
+    ("min_score => 'NaN'", "PE007", ["NaN"]),
+    ("min_similarity => 'NaN'", "PE007", ["NaN"]),
+    ("min_similarity => 1.5", "PE007", ["1.5"]),
     ("k => 0", "PE007", ["0"]),
     ("k => 10001", "PE007", ["10001"]),
     ("on_missing_query_embedding => 'maybe'", "PE007", ["maybe"]),

@@ -22,6 +22,11 @@ language sql immutable parallel safe return 0.99999::float8;
 comment on function pgembed._bm25_exactness() is
     'Share of a stored score that is left, at least, once float4 has rounded its parts.';
 
+create or replace function pgembed._bm25_rounded(score float8) returns float8
+language sql immutable parallel safe return round(score * 1e10::float8) / 1e10::float8;
+comment on function pgembed._bm25_rounded(float8) is
+    'A score without its last digits, in which sums of the same parts in another order differ.';
+
 create or replace function pgembed._bm25_drift() returns float8
 language sql immutable parallel safe return 1.1::float8;
 comment on function pgembed._bm25_drift() is

@@ -56,10 +56,10 @@ declare
         'else pgembed._bm25_tf(d.lexemes, t.query, $7) end::pg_catalog.float8 as tf '
         'from document as d join term as t on d.lexemes operator(pg_catalog.@@) t.query cross join pgembed._bm25_tf_bounds() as bounds), '
         'df as materialized (select h.lexeme, pg_catalog.count(*)::pg_catalog.float8 as df from hit as h group by h.lexeme), '
-        'best as (select h.key, pg_catalog.sum(pgembed._bm25_score(h.tf, h.length, df.df, total.n, total.avgdl, $4, $5)) as score '
+        'best as (select h.key, pgembed._bm25_rounded(pg_catalog.sum(pgembed._bm25_score(h.tf, h.length, df.df, total.n, total.avgdl, $4, $5))) as score '
         'from hit as h join df on df.lexeme operator(pg_catalog.=) h.lexeme cross join total where h.matches group by h.key '
-        'order by score desc, h.key limit $6) '
-        'select pg_catalog.array_agg(b.key order by b.score desc, b.key), pg_catalog.array_agg(b.score order by b.score desc, b.key) from best as b',
+        'order by score desc, h.key collate pg_catalog."C" limit $6) '
+        'select pg_catalog.array_agg(b.key order by b.score desc, b.key collate pg_catalog."C"), pg_catalog.array_agg(b.score order by b.score desc, b.key collate pg_catalog."C") from best as b',
         pgembed._bm25_visible_sql(b, p_condition));
 begin
     perform pgembed._at_path(p_path);

@@ -172,7 +172,7 @@ comment on function pgembed._bm25_parse(pgembed.bm25, text, text, boolean, text,
     'The words of a query as lexemes, and what else a document must match.';
 
 create or replace function pgembed._bm25_rank_sql(
-    b pgembed.bm25, p_row_type regtype, p_condition text, p_k int, p_function text, p_keys text
+    b pgembed.bm25, p_row_type regtype, p_condition text, p_k int, p_offset int, p_min_score float8, p_function text, p_keys text
 )
 returns text
 language plpgsql stable    -- whose plans are kept, where a SQL function's are made at every call
@@ -192,21 +192,25 @@ begin
     -- says nothing new but to the planner.
     return format(
         'with pgembed_best as materialized (%1$s) '
-        'select (select pg_catalog.cardinality(handles) from pgembed_best), pg_catalog.array_agg(doc), pg_catalog.array_agg(score) '
+        'select (select pg_catalog.cardinality(handles) from pgembed_best), %9$s, pg_catalog.array_agg(doc), pg_catalog.array_agg(score) '
         'from (select s.doc, hit.score, hit.place '
         'from (select pg_catalog.unnest(%7$s) as key, pg_catalog.unnest(scores) as score, '
         'pg_catalog.generate_subscripts(scores, 1) as place from pgembed_best limit $2) as hit '
         'cross join lateral (select (s.*)::%2$s as doc from %3$s as s where %4$s and (%5$s)) as s '
-        'order by hit.place limit %6$s) as found',
-        p_function, p_row_type, pgembed._table_sql(b.source), row_of_key, p_condition, p_k, p_keys);
+        'where %10$s order by hit.place offset %8$s limit %6$s) as found',
+        p_function, p_row_type, pgembed._table_sql(b.source), row_of_key, p_condition, p_k, p_keys, p_offset,
+        case when p_min_score is null then 'false'
+             else format('(select scores[pg_catalog.cardinality(scores)] operator(pg_catalog.<) %L::pg_catalog.float8 from pgembed_best)', p_min_score) end,
+        case when p_min_score is null then 'true' else format('hit.score operator(pg_catalog.>=) %L::pg_catalog.float8', p_min_score) end);
 end
 $$;
-comment on function pgembed._bm25_rank_sql(pgembed.bm25, regtype, text, int, text, text) is
+comment on function pgembed._bm25_rank_sql(pgembed.bm25, regtype, text, int, int, float8, text, text) is
     'Statement that ranks documents by a query for handles and scores ($1 the parsed query, $2 how many, $3 and $4 among which) and gives the first '
-    'rows that meet a condition, with their scores and the number of documents ranked.';
+    'rows that meet a condition, with their scores, the number of documents ranked, and whether the last of these has too low a score.';
 
 create or replace function pgembed._bm25_hits(
-    source anyelement, docs anyarray, b pgembed.bm25, p_query pgembed._bm25_words, p_k int, p_condition text, p_path text,
+    source anyelement, docs anyarray, b pgembed.bm25, p_query pgembed._bm25_words, p_k int, p_offset int, p_min_score float8,
+    p_condition text, p_path text,
     out rows anyarray, out scores float8[]
 )
 language plpgsql stable
@@ -218,8 +222,10 @@ declare
     rank_sql text;
     ranking text := 'top';
     share float8;
-    depth bigint := p_k;
+    wanted constant int := p_k + p_offset;
+    depth bigint := p_k + p_offset;
     given bigint;
+    too_low boolean;    -- whether the ranking has come to scores below the least one
     among int[];
     among_recent bigint[];
     restricted record;
@@ -233,10 +239,10 @@ begin
             -- Who is past row security, and not yet let in, is ranked as slowly and as exactly.
             if row_security_active(b.source) or row_security_active(words)
                or not has_function_privilege(pgembed._bm25_part(b.bm25_id, 'rank(text[], int, text, int[], bigint[])'), 'EXECUTE') then
-                restricted := pgembed._bm25_restricted_keys(b, p_query, p_k, p_condition, p_path);
-                execute pgembed._bm25_rank_sql(b, pg_typeof(source), 'true', p_k,
+                restricted := pgembed._bm25_restricted_keys(b, p_query, wanted, p_condition, p_path);
+                execute pgembed._bm25_rank_sql(b, pg_typeof(source), 'true', p_k, p_offset, p_min_score,
                                                'select $1 as handles, $3 as scores', 'handles')
-                into given, rows, scores using restricted.keys, p_k, restricted.scores;
+                into given, too_low, rows, scores using restricted.keys, wanted, restricted.scores;
                 return;
             end if;
         end if;
@@ -245,12 +251,12 @@ begin
                 b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), 's'), p_query.required);
         end if;
         rank_sql := pgembed._bm25_rank_sql(
-            b, pg_typeof(source), coalesce(condition, p_condition), p_k,
+            b, pg_typeof(source), coalesce(condition, p_condition), p_k, p_offset, p_min_score,
             format('select * from pgembed._bm25_%s_%s(($1).terms, $2::pg_catalog.int4, ($1).prefix, $3, $4)', b.bm25_id, ranking),
             format('pgembed._bm25_%s_keys(handles)', b.bm25_id));
         if filtered then
             share := pgembed._estimated_share(b.source, p_condition, p_path);
-            depth := ceil(p_k / greatest(share, 0.05) * 1.3);
+            depth := ceil(wanted / greatest(share, 0.05) * 1.3);
         end if;
         loop
             if filtered and among is null and (share < 0.05::float8 or depth > 5000) then
@@ -266,12 +272,12 @@ begin
                 perform pgembed._at_path(p_path);
                 execute select_among into among, among_recent;
                 perform pgembed._at_path('pg_catalog, pg_temp');
-                depth := case when p_query.required is null then p_k else depth end;
+                depth := case when p_query.required is null then wanted else depth end;
             end if;
             perform pgembed._at_path(p_path);
-            execute rank_sql into given, rows, scores using p_query, depth, among, among_recent;
+            execute rank_sql into given, too_low, rows, scores using p_query, depth, among, among_recent;
             perform pgembed._at_path(case when p_path is not null then 'pg_catalog, pg_temp' end);
-            exit when cardinality(scores) = p_k or coalesce(given, 0) < depth;
+            exit when cardinality(scores) = p_k or coalesce(given, 0) < depth or too_low;
             depth := least(depth * 8, 2000000000);
         end loop;
     exception when undefined_table or undefined_function then
@@ -282,8 +288,8 @@ begin
     end;
 end
 $$;
-comment on function pgembed._bm25_hits(anyelement, anyarray, pgembed.bm25, pgembed._bm25_words, int, text, text) is
-    'The k best rows for a parsed query (pgembed._bm25_parse) that meet a condition over the source '
+comment on function pgembed._bm25_hits(anyelement, anyarray, pgembed.bm25, pgembed._bm25_words, int, int, float8, text, text) is
+    'The k best rows, after the first p_offset of them and none below a score, for a parsed query (pgembed._bm25_parse) that meet a condition over the source '
     '(alias s), best first. docs only lends its type: pass array[source]. p_path is the search_path that the condition is '
     'meant under; NULL: it needs none.';
 
@@ -316,7 +322,9 @@ create or replace function pgembed.bm25_search(
     syntax text default 'words',
     prefix boolean default false,
     config text default null,
-    snippets boolean default false
+    snippets boolean default false,
+    "offset" int default 0,
+    min_score float8 default null
 )
 returns table (doc anyelement, score float8, snippet text)
 language plpgsql stable
@@ -325,14 +333,14 @@ as $$
 declare
     path constant text := pg_catalog.current_setting('search_path');
     b constant pgembed.bm25 := pgembed._bm25_target(source, embedding);
-    wanted constant int := pgembed._check_k(k);
     words pgembed._bm25_words;
     hits record;
     excerpts text[];
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
+    perform pgembed._check_page(k, "offset"), pgembed._check_min_score(min_score);
     words := pgembed._bm25_parse(b, query, syntax, prefix, config, path);
-    hits := pgembed._bm25_hits(source, array[source], b, words, wanted,
+    hits := pgembed._bm25_hits(source, array[source], b, words, k, "offset", min_score,
                                case when filter is null and where_sql is null then 'true'
                                     else pgembed._search_condition(b.source, filter, where_sql, path) end,
                                case when where_sql is not null then path end);
@@ -344,8 +352,9 @@ begin
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.bm25_search(anyelement, text, int, jsonb, text, text, text, boolean, text, boolean) is
+comment on function pgembed.bm25_search(anyelement, text, int, jsonb, text, text, text, boolean, text, boolean, int, float8) is
     'The k rows of a table that fit the words of a query best, by BM25. source names the table: '
     'NULL::article. syntax: words (any of them) or websearch ("phrase", OR, -word). prefix takes the '
     'last word for the beginning of one. filter is data and safe to build from user input; where_sql '
-    'is SQL and is not. snippets adds an excerpt with the words between <b> and </b>.';
+    'is SQL and is not. snippets adds an excerpt with the words between <b> and </b>. offset leaves out the '
+    'first rows of the ranking, min_score those with a lower score.';

@@ -1,7 +1,7 @@
 -- hybrid_search: both arms, each with the filter, fused into one ranking.
 
 create or replace function pgembed._check_fusion(
-    p_fusion text, p_vector_weight float8, p_bm25_weight float8, p_rrf_k int, p_candidates int, p_k int, p_missing text
+    p_fusion text, p_vector_weight float8, p_bm25_weight float8, p_rrf_k int, p_candidates int, p_wanted int, p_missing text
 ) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -23,8 +23,8 @@ begin
         raise exception 'rrf_k must be between 1 and 10000, not %', coalesce(p_rrf_k::text, 'NULL')
             using errcode = 'PE007', hint = 'The default is 20; smaller values favour the first ranks.';
     end if;
-    if p_candidates < p_k or p_candidates > 10000 then
-        raise exception 'candidates must be between k (%) and 10000, not %', p_k, p_candidates
+    if p_candidates < p_wanted or p_candidates > 20000 then
+        raise exception 'candidates must be between k + offset (%) and 20000, not %', p_wanted, p_candidates
             using errcode = 'PE007', hint = 'It is how many rows each arm contributes; leave it out for the default.';
     end if;
     if p_missing is null or p_missing not in ('error', 'bm25') then
@@ -36,9 +36,20 @@ $$;
 comment on function pgembed._check_fusion(text, float8, float8, int, int, int, text) is
     'PE007 for a parameter of a hybrid search that is out of range.';
 
+create or replace function pgembed._fusion_depths(p_wanted int) returns int[]
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Up to the first that has as many rows as are wanted.
+    select case when p_wanted <= 40 then array[40] when p_wanted <= 200 then array[40, 200] when p_wanted <= 1000 then array[40, 200, 1000]
+                when p_wanted <= 5000 then array[40, 200, 1000, 5000] else array[40, 200, 1000, 5000, 20000] end
+$$;
+comment on function pgembed._fusion_depths(int) is
+    'How many rows of each arm are fused: for the first page, and for those beyond.';
+
 create or replace function pgembed._fuse(
     p_fusion text, p_vector_keys text[], p_similarities float8[], p_bm25_keys text[], p_scores float8[],
-    p_vector_weight float8, p_bm25_weight float8, p_rrf_k int, p_k int
+    p_vector_weight float8, p_bm25_weight float8, p_rrf_k int, p_depths int[], p_k int, p_offset int, p_min_score float8
 )
 returns table (key text, score float8, vector_rank int, bm25_rank int)
 language plpgsql immutable
@@ -47,35 +58,47 @@ as $$
 #variable_conflict use_column
 begin
     return query
-    with arm as (
-        select 'v' as arm, v.key, v.raw, v.rank::int as rank
-        from unnest(p_vector_keys, p_similarities) with ordinality as v(key, raw, rank)
-        union all
-        select 'b', b.key, b.raw, b.rank::int
-        from unnest(p_bm25_keys, p_scores) with ordinality as b(key, raw, rank)),
+    with arm as (    -- its first rows, for each depth
+        select d.depth, a.*
+        from (select 'v' as arm, v.key, v.raw, v.rank::int as rank
+              from unnest(p_vector_keys, p_similarities) with ordinality as v(key, raw, rank)
+              union all
+              select 'b', b.key, b.raw, b.rank::int
+              from unnest(p_bm25_keys, p_scores) with ordinality as b(key, raw, rank)) as a
+        join unnest(p_depths) as d(depth) on a.rank <= d.depth),
     scale as (    -- what becomes 0 and what becomes 1
-        select arm,
+        select depth, arm,
                case p_fusion when 'minmax' then min(raw) else avg(raw) - 3 * coalesce(stddev_samp(raw), 0) end as low,
                case p_fusion when 'minmax' then max(raw) else avg(raw) + 3 * coalesce(stddev_samp(raw), 0) end as high
-        from arm group by arm),
+        from arm group by depth, arm),
     part as (
-        select a.key, a.arm, a.rank,
+        select a.depth, a.key, a.arm, a.rank,
                case a.arm when 'v' then p_vector_weight else p_bm25_weight end
                * case when p_fusion = 'rrf' then 1.0 / (p_rrf_k + a.rank)
                       when s.high > s.low then least(greatest((a.raw - s.low) / (s.high - s.low), 0), 1)
                       else 1 end as part
-        from arm as a join scale as s on s.arm = a.arm)
-    select p.key, sum(p.part)::float8 as score,
-           min(p.rank) filter (where p.arm = 'v'), min(p.rank) filter (where p.arm = 'b')
-    from part as p
-    group by p.key
-    order by score desc, least(min(p.rank) filter (where p.arm = 'v'), min(p.rank) filter (where p.arm = 'b')), p.key
-    limit p_k;
+        from arm as a join scale as s on s.arm = a.arm and s.depth = a.depth),
+    fused as (
+        select p.depth, p.key, sum(p.part)::float8 as score,
+               min(p.rank) filter (where p.arm = 'v') as vector_rank, min(p.rank) filter (where p.arm = 'b') as bm25_rank
+        from part as p group by p.depth, p.key),
+    ranked as (select distinct on (key) * from fused order by key, depth),
+    -- What is fused of more rows follows what was fused of fewer, with no higher score.
+    capped as (
+        select r.depth, r.key, least(r.score, d.highest) as score, r.score as own_score, r.vector_rank, r.bm25_rank
+        from ranked as r
+        join (select depth, (select min(b.score) from ranked as b where b.depth < d.depth) as highest
+              from unnest(p_depths) as d(depth)) as d using (depth))
+    select key, score, vector_rank, bm25_rank
+    from capped
+    where p_min_score is null or score >= p_min_score
+    order by depth, own_score desc, least(vector_rank, bm25_rank), key
+    offset p_offset limit p_k;
 end
 $$;
-comment on function pgembed._fuse(text, text[], float8[], text[], float8[], float8, float8, int, int) is
-    'Fuses two rankings. rrf: sum of weight / (rrf_k + rank) (Cormack, Clarke, Buettcher, SIGIR 2009). minmax: '
-    'scores scaled to 0..1 in each ranking. distribution: scaled so that mean - 3 sigma is 0 and mean + 3 sigma '
+comment on function pgembed._fuse(text, text[], float8[], text[], float8[], float8, float8, int, int[], int, int, float8) is
+    'Fuses two rankings, of their first rows and then of more. rrf: sum of weight / (rrf_k + rank) (Cormack, Clarke, Buettcher, '
+    'SIGIR 2009). minmax: scores scaled to 0..1 in each ranking. distribution: scaled so that mean - 3 sigma is 0 and mean + 3 sigma '
     'is 1. A row that a ranking lacks gets nothing from it.';
 
 create or replace function pgembed._row_keys(docs anyarray, p_source regclass) returns text[]
@@ -113,7 +136,10 @@ create or replace function pgembed.hybrid_search(
     config text default null,
     snippets boolean default false,
     ef_search int default null,
-    on_missing_query_embedding text default 'error'
+    on_missing_query_embedding text default 'error',
+    "offset" int default 0,
+    min_score float8 default null,
+    min_similarity float8 default null
 )
 returns table (
     doc anyelement, score float8, vector_rank int, similarity float8, bm25_rank int, bm25 float8,
@@ -129,7 +155,8 @@ declare
     q query_embedding%type;
     words pgembed._bm25_words;
     condition text;
-    depth int;
+    wanted int;
+    depths int[];    -- how many rows of each arm are fused
     vector_hits record;
     vector_keys text[];
     similarities float8[];
@@ -141,12 +168,13 @@ declare
     at_bm25 int;
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
-    perform pgembed._check_k(k);
-    perform pgembed._check_fusion(fusion, vector_weight, bm25_weight, rrf_k, candidates, k, on_missing_query_embedding);
+    wanted := pgembed._check_page(k, "offset");
+    perform pgembed._check_min_score(min_score), pgembed._check_min_similarity(min_similarity, e.distance);
+    perform pgembed._check_fusion(fusion, vector_weight, bm25_weight, rrf_k, candidates, wanted, on_missing_query_embedding);
     -- Its own index, else the only one that the table has.
     select x.* into b from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
     b := pgembed._bm25_target(source, b.name);
-    depth := coalesce(candidates, least(greatest(40, 4 * k), 10000));
+    depths := case when candidates is null then pgembed._fusion_depths(wanted) else array[candidates] end;
     condition := pgembed._search_condition(e.source, filter, where_sql, path);
     words := pgembed._bm25_parse(b, query, syntax, prefix, config, path);
     if vector_weight > 0 or query_embedding is not null then    -- what is given is checked, used or not
@@ -163,13 +191,13 @@ begin
         select array_agg(h.doc) as rows, array_agg(h.similarity) as similarities,
                array_agg(h.chunk) as chunks, array_agg(h.content) as contents
         into vector_hits
-        from pgembed._search(source, array[source], e, q, depth, condition, null, ef_search, false,
+        from pgembed._search(source, array[source], e, q, depths[cardinality(depths)], 0, min_similarity, condition, null, ef_search, false,
                              case when where_sql is not null then path end) as h;
         vector_keys := pgembed._row_keys(vector_hits.rows, e.source);
         similarities := vector_hits.similarities;
     end if;
     if bm25_weight > 0 then
-        select * into bm25_hits from pgembed._bm25_hits(source, array[source], b, words, depth, condition,
+        select * into bm25_hits from pgembed._bm25_hits(source, array[source], b, words, depths[cardinality(depths)], 0, null, condition,
                                                              case when where_sql is not null then path end);
         bm25_keys := pgembed._row_keys(bm25_hits.rows, e.source);
         scores := bm25_hits.scores;
@@ -177,7 +205,7 @@ begin
 
     for best in
         select * from pgembed._fuse(
-            fusion, vector_keys, similarities, bm25_keys, scores, vector_weight, bm25_weight, rrf_k, k)
+            fusion, vector_keys, similarities, bm25_keys, scores, vector_weight, bm25_weight, rrf_k, depths, k, "offset", min_score)
     loop
         at_vector := best.vector_rank;
         at_bm25 := best.bm25_rank;
@@ -204,8 +232,9 @@ begin
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.hybrid_search(anyelement, text, int, jsonb, text, text, vector, text, text, float8, float8, int, int, text, boolean, text, boolean, int, text) is
+comment on function pgembed.hybrid_search(anyelement, text, int, jsonb, text, text, vector, text, text, float8, float8, int, int, text, boolean, text, boolean, int, text, int, float8, float8) is
     'The k best rows by words (BM25) and by meaning (vectors) together. Each arm gives its candidates, the '
     'filter applied; fusion ranks them: rrf, minmax or distribution, with the given weights. Each hit has both '
     'ranks and both scores, NULL where an arm has not found it, and its best chunk. '
-    'on_missing_query_embedding => ''bm25'' ranks by words alone when no service encodes the query.';
+    'on_missing_query_embedding => ''bm25'' ranks by words alone when no service encodes the query. offset leaves out the '
+    'first rows of the ranking, min_score those with a lower fused score, min_similarity those that vectors alone would give.';

@@ -7,6 +7,12 @@
 -- belong to are looked up and filtered. When too few pass, the scan goes deeper;
 -- when the filter lets few rows through, or the index gives no more, the rows
 -- that pass are ranked exactly. So k rows come back whenever k rows match.
+--
+-- A page is a slice of one ranking, which depends on the query, the condition and
+-- ef_search, never on k and offset: the rows in the order in which the index gives
+-- their nearest chunks, as far as it gives any (or the first 20,000 chunks), and after
+-- them the others, by distance. The planner may not choose between index and sort by
+-- the number of rows wanted, so it is told; tables of few vectors are ranked exactly.
 
 create or replace function pgembed._searched_table(source anyelement) returns regclass
 language plpgsql stable
@@ -200,20 +206,6 @@ $$;
 comment on function pgembed._search_condition(regclass, jsonb, text, text) is
     'Filter and where_sql as one condition over the source (alias s), or PE008.';
 
-create or replace function pgembed._check_k(p_k int) returns int
-language plpgsql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if p_k is null or p_k not between 1 and 10000 then
-        raise exception 'k must be between 1 and 10000, not %', coalesce(p_k::text, 'NULL')
-            using errcode = 'PE007', hint = 'k is the number of rows wanted; the default is 10.';
-    end if;
-    return p_k;
-end
-$$;
-comment on function pgembed._check_k(int) is 'k; PE007 for one out of range.';
-
 create or replace function pgembed._search_names(
     e pgembed.embedding,
     out vectors text,
@@ -272,21 +264,51 @@ begin
             '%1$s.binary_quantize(c.%2$s)::bit(%3$s) operator(%1$s.<~>) %1$s.binary_quantize(%4$s)::bit(%3$s)',
             vector_schema, vector, e.dimensions, query);
     end if;
+    -- An index is no gain where there are few vectors.
     select x.indisvalid,
            case when e.index_kind = 'ivfflat' then substring(i.reloptions::text from 'lists=([0-9]+)')::int end
     into index_valid, lists
     from pg_catalog.pg_index as x
     join pg_catalog.pg_class as i on i.oid = x.indexrelid
     where x.indrelid = vector_table and i.relname = pgembed._index_name(e);
-    index_valid := coalesce(index_valid, false);
+    index_valid := coalesce(index_valid, false) and not pgembed._few_rows(vector_table);
 end
 $$;
 comment on function pgembed._search_names(pgembed.embedding) is
     'Names and conditions that the statement of a search is made of: rows are s, chunks are c, the '
     'query vector is $1.';
 
+create or replace function pgembed._few_rows(p_table regclass) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- By the size of now and the density at the last VACUUM or ANALYZE, as the planner does.
+    select relkind = 'r' and current_setting('enable_seqscan')::boolean and pg_relation_size(oid) / 8192 * case when relpages > 0 then reltuples / relpages else 10 end <= 1000
+    from pg_class where oid = p_table
+$$;
+comment on function pgembed._few_rows(regclass) is 'Whether a table has about a thousand rows or fewer, and may be scanned as a whole.';
+
+create or replace function pgembed._similarity_sql(p_distance text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case p_distance when 'cosine' then '(1::pg_catalog.float8 operator(pg_catalog.-) c.distance)'
+                           when 'inner_product' then '(operator(pg_catalog.-) c.distance)'
+                           else '(1::pg_catalog.float8 operator(pg_catalog./) (1::pg_catalog.float8 operator(pg_catalog.+) c.distance))' end
+$$;
+comment on function pgembed._similarity_sql(text) is 'Expression for the similarity of a chunk c, from its distance of a kind.';
+
+create or replace function pgembed._pools(p_share float8, p_most int) returns bigint[]
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select array[least(ceil(400 / p_share), p_most), least(ceil(2000 / p_share), p_most), p_most]
+$$;
+comment on function pgembed._pools(float8, int) is
+    'After how many candidates by signs a pool of them ends, which whole vectors rank, where a share of them meets the condition.';
+
 create or replace function pgembed._search(
-    source anyelement, docs anyarray, p_embedding pgembed.embedding, p_query vector, p_k int,
+    source anyelement, docs anyarray, p_embedding pgembed.embedding, p_query vector, p_k int, p_offset int, p_min_similarity float8,
     p_condition text, p_skip text, p_ef_search int, p_exact boolean, p_path text
 )
 returns table (doc anyelement, similarity float8, distance float8, chunk int, content text)
@@ -298,37 +320,42 @@ declare
     e alias for p_embedding;
     names record;
     in_table constant boolean := p_embedding.storage = 'table';
+    wanted constant int := p_k + p_offset;
+    most constant int := 20000;    -- chunks that are taken from an index: as many as the last page may need
+    similarity_sql constant text := pgembed._similarity_sql(p_embedding.distance);
+    best_sql text;
+    rows_sql text;
     candidate_sql text;
     result_sql text;
     exact boolean;
-    share float8;               -- of the rows that meet the condition, as the planner sees it
-    candidates bigint := p_k + case when p_skip is null then 0 else 1 end;
+    share float8 := 1;          -- of the rows that meet the condition, as the planner sees it
+    candidates bigint := wanted + case when p_skip is null then 0 else 1 end;
     seen bigint;
+    too_far boolean;            -- whether the index has come to chunks that are not similar enough
+    first_keys text[];          -- of the rows that the index gave, where it gave too few
+    keys text[];
     chunks int[];
     contents text[];
     distances float8[];
+    similarities float8[];
     iterating boolean;
     old_scan text;
     old_effort text;
+    old_sort text;
     effort_name constant text := case p_embedding.index_kind when 'ivfflat' then 'ivfflat.probes' else 'hnsw.ef_search' end;
     effort int := p_ef_search;
 begin
     -- Pinned by who calls; what the caller has written is read under the caller's path.
     select * into names from pgembed._search_names(e);
 
-    -- From candidates (chunks c, with their distance) to the k best rows, each by
-    -- its nearest chunk. The rows are in a subquery of their own, so that column
-    -- names in the condition mean the source's. The aggregates keep the order of
+    -- The row of a chunk c, if it meets the condition: in a subquery of its own, so that
+    -- column names in the condition mean the source's. The aggregates keep the order of
     -- their input.
-    result_sql := format(
-        'select (select pg_catalog.count(*) from pgembed_chunk), pg_catalog.array_agg(doc), pg_catalog.array_agg(chunk), '
-        'pg_catalog.array_agg(content), pg_catalog.array_agg(distance) '
-        'from (select * from (select distinct on (%1$s) %1$s, s.doc, c.chunk, %2$s as content, c.distance '
-        'from pgembed_chunk as c cross join lateral (select (s.*)::%3$s as doc%4$s from %5$s as s where %6$s and (%7$s) and %8$s) as s '
-        'order by %1$s, c.distance, c.chunk) as r order by distance, %1$s limit %9$s) as best',
-        names.keys, case when in_table then 'c.content' else 's.content' end, pg_typeof(source),
-        case when in_table then '' else format(', %s as content', pgembed._compose_sql(e.text_id, 's')) end,
-        e.source, names.chunk_of_row, p_condition, coalesce(p_skip, 'true'), p_k);
+    rows_sql := format('cross join lateral (select (s.*)::%s as doc%s from %s as s where %s and (%s) and %s) as s',
+        pg_typeof(source), case when in_table then '' else format(', %s as content', pgembed._compose_sql(e.text_id, 's')) end,
+        e.source, names.chunk_of_row, p_condition, coalesce(p_skip, 'true'));
+    best_sql := format('pg_catalog.array_agg(c.doc), pg_catalog.array_agg(c.chunk), pg_catalog.array_agg(c.content), '
+                       'pg_catalog.array_agg(c.distance), pg_catalog.array_agg(%s)', similarity_sql);
 
     -- Where few rows meet the condition, ranking those exactly is faster than
     -- walking the index for them, and misses none.
@@ -336,7 +363,8 @@ begin
     if not exact and (p_condition <> 'true' or row_security_active(e.source)) then
         share := pgembed._estimated_share(e.source, p_condition, p_path);
         exact := share < 0.02;
-        candidates := ceil(candidates / greatest(share, 0.02) * 1.3);
+        share := greatest(share, 0.02) / 1.3;
+        candidates := ceil(candidates / share);
     end if;
 
     if not exact then
@@ -347,67 +375,110 @@ begin
         if effort is not null then
             old_effort := pgembed._setting(effort_name, effort::text);
         end if;
+        -- For many rows the planner could sort all, and so rank others first.
+        old_sort := pgembed._setting('enable_sort', 'off');
         -- An iterative scan goes on past ef_search when more candidates are wanted; it
         -- costs a little more from the start.
         iterating := e.index_kind = 'ivfflat' or candidates > coalesce(current_setting(effort_name, true)::int, 40);
         loop
+            candidates := least(candidates, most);
             if iterating and old_scan is null then
                 old_scan := coalesce(pgembed._setting(
                     e.index_kind || '.iterative_scan',
                     case e.index_kind when 'hnsw' then 'strict_order' else 'relaxed_order' end), 'off');
             end if;
-            candidate_sql := case when names.binary_distance is null
-                then format('select %s, %s, %s as distance from %s as c order by distance limit %s',
-                            names.chunk_keys, names.chunk_values, names.distance, names.vectors, candidates)
-                else format(    -- signs find the candidates, whole vectors rank them
-                            'select %s, %s, %s as distance from (select * from %s as c order by %s limit %s) as c',
-                            names.chunk_keys, names.chunk_values, names.distance, names.vectors,
-                            names.binary_distance, greatest(candidates * 4, 40)) end;
+            if names.binary_distance is null then
+                candidate_sql := format(
+                    'select *, pg_catalog.row_number() over () as place from (select %s, %s, %s as distance from %s as c order by distance limit %s) as c',
+                    names.chunk_keys, names.chunk_values, names.distance, names.vectors, candidates);
+            else
+                -- Signs find the candidates, whole vectors rank them. In pools, four times a
+                -- usual k: a pool that grew with the page would put others first.
+                candidates := (select min(p) from unnest(pgembed._pools(share, most)) as p where p >= candidates);
+                candidate_sql := format(
+                    'select *, pg_catalog.row_number() over (order by pg_catalog.width_bucket(c.nth, %L::pg_catalog.int8[]), c.distance) as place '
+                    'from (select %s, %s, %s as distance, c.nth from (select *, pg_catalog.row_number() over () as nth '
+                    'from (select * from %s as c order by %s limit %s) as c) as c) as c',
+                    pgembed._pools(share, most), names.chunk_keys, names.chunk_values, names.distance, names.vectors, names.binary_distance, candidates);
+            end if;
+            -- Rows in the order of their first places, up to the first chunk that is too far.
+            result_sql := format(
+                'with pgembed_chunk as materialized (%1$s), '
+                'pgembed_end as materialized (select pg_catalog.min(c.place) as place from pgembed_chunk as c where %2$s operator(pg_catalog.<) $2) '
+                'select (select pg_catalog.count(*) from pgembed_chunk), (select place is not null from pgembed_end), %3$s '
+                'from (select s.doc, c.chunk, %4$s as content, c.distance from (select distinct on (%5$s) * from pgembed_chunk as c '
+                'where (select e.place is null or c.place operator(pg_catalog.<) e.place from pgembed_end as e) order by %5$s, c.place) as c '
+                '%6$s order by c.place offset $3 limit $4) as c',
+                candidate_sql, similarity_sql, best_sql, case when in_table then 'c.content' else 's.content' end, names.keys, rows_sql);
             perform pgembed._at_path(p_path);
-            execute pg_catalog.format('with pgembed_chunk as materialized (%s) %s', candidate_sql, result_sql)
-            into seen, docs, chunks, contents, distances using p_query;
+            execute result_sql into seen, too_far, docs, chunks, contents, distances, similarities
+            using p_query, p_min_similarity, p_offset, p_k;
             perform pgembed._at_path(case when p_path is not null then 'pg_catalog, pg_temp' end);
-            exit when cardinality(chunks) = p_k;
+            exit when cardinality(chunks) = p_k or too_far;
             -- Rows that do not match, or several chunks of one row, took the places: go
-            -- deeper, and without the index where that gives no more
+            -- deeper, and on without the index where that gives no more
             -- (hnsw.max_scan_tuples) or would have to give very many.
-            exact := (iterating and seen < candidates) or candidates > 10000;
-            exit when exact;
+            exact := iterating and seen < candidates or candidates >= most;
+            if exact then
+                if p_offset > 0 then
+                    perform pgembed._at_path(p_path);
+                    execute result_sql into seen, too_far, docs, chunks, contents, distances, similarities
+                    using p_query, p_min_similarity, 0, wanted;
+                    perform pgembed._at_path(case when p_path is not null then 'pg_catalog, pg_temp' end);
+                end if;
+                first_keys := coalesce(pgembed._row_keys(docs, e.source), '{}');
+                exit;
+            end if;
             iterating := true;
             candidates := candidates * 4;
         end loop;
+        perform pgembed._setting('enable_sort', old_sort);
         if old_scan is not null then
             perform pgembed._setting(e.index_kind || '.iterative_scan', old_scan);
         end if;
         if effort is not null then
             perform pgembed._setting(effort_name, coalesce(old_effort, case e.index_kind when 'ivfflat' then '1' else '40' end));
         end if;
+        return query
+        select docs[i], similarities[i], distances[i], chunks[i], contents[i]
+        from generate_series(case when exact then p_offset + 1 else 1 end, cardinality(chunks)) as i;
     end if;
 
     if exact then
         -- Adding zero keeps the planner from the approximate index. The subquery is
         -- no barrier: the planner joins rows and chunks as it sees fit.
-        candidate_sql := format('select %s, %s, (%s) operator(pg_catalog.+) 0::pg_catalog.float8 as distance from %s as c where c.%s is not null',
-                                names.chunk_keys, names.chunk_values, names.distance, names.vectors, names.vector);
-        result_sql := format('with pgembed_chunk as not materialized (%s) %s', candidate_sql,
-                             replace(result_sql, 'select (select pg_catalog.count(*) from pgembed_chunk),', 'select 0::pg_catalog.int8,'));
+        result_sql := format(
+            'with pgembed_chunk as not materialized (select %1$s, %2$s, (%3$s) operator(pg_catalog.+) 0::pg_catalog.float8 as distance '
+            'from %4$s as c where c.%5$s is not null) '
+            'select %6$s from (select * from (select distinct on (%7$s) %7$s, s.doc, c.chunk, %8$s as content, c.distance '
+            'from pgembed_chunk as c %9$s where $2 is null or %10$s operator(pg_catalog.>=) $2 and %10$s operator(pg_catalog.<>) ''NaN''::pg_catalog.float8 '
+            'order by %7$s, c.distance, c.chunk) as r order by distance, %7$s offset $3 limit $4) as c',
+            names.chunk_keys, names.chunk_values, names.distance, names.vectors, names.vector,
+            best_sql, names.keys, case when in_table then 'c.content' else 's.content' end, rows_sql, similarity_sql);
         perform pgembed._at_path(p_path);
-        execute result_sql into seen, docs, chunks, contents, distances using p_query;
+        execute result_sql into docs, chunks, contents, distances, similarities
+        using p_query, p_min_similarity, case when first_keys is null then p_offset else 0 end,
+              case when first_keys is null then p_k else wanted end;
         perform pgembed._at_path('pg_catalog, pg_temp');
+        if first_keys is not null then    -- those come first
+            keys := pgembed._row_keys(docs, e.source);
+        end if;
+        return query
+        select docs[i], similarities[i], distances[i], chunks[i], contents[i]
+        from generate_subscripts(chunks, 1) as i
+        left join unnest(first_keys) as f(key) on f.key = keys[i]
+        where f.key is null
+        order by i
+        offset greatest(p_offset - cardinality(first_keys), 0)
+        limit least(p_k, wanted - cardinality(first_keys));
     end if;
-
-    return query
-    select docs[i],
-           case e.distance when 'cosine' then 1 - distances[i] when 'inner_product' then -distances[i]
-                           else 1 / (1 + distances[i]) end,
-           distances[i], chunks[i], contents[i]
-    from generate_series(1, cardinality(chunks)) as i;
 end
 $$;
-comment on function pgembed._search(anyelement, anyarray, pgembed.embedding, vector, int, text, text, int, boolean, text) is
-    'The k rows nearest to a vector that meet a condition over the source (alias s), nearest first, '
-    'each with its best chunk; rows for which the condition p_skip fails are left out. docs only lends its type to a variable: '
-    'pass array[source]. p_path is the search_path that the condition is meant under; NULL: it needs none.';
+comment on function pgembed._search(anyelement, anyarray, pgembed.embedding, vector, int, int, float8, text, text, int, boolean, text) is
+    'k rows of those that meet a condition over the source (alias s), nearest to a vector first, after the first p_offset of them; '
+    'each with its best chunk. Rows that are less similar than p_min_similarity, or for which the condition p_skip fails, are left '
+    'out. docs only lends its type to a variable: pass array[source]. p_path is the search_path that the condition is meant under; '
+    'NULL: it needs none.';
 
 create or replace function pgembed.vector_search(
     source anyelement,
@@ -419,7 +490,9 @@ create or replace function pgembed.vector_search(
     query_embedding vector default null,
     query_model text default null,
     ef_search int default null,
-    exact boolean default false
+    exact boolean default false,
+    "offset" int default 0,
+    min_similarity float8 default null
 )
 returns table (doc anyelement, similarity float8, distance float8, chunk int, content text)
 language plpgsql stable
@@ -431,23 +504,24 @@ declare
     q query_embedding%type;
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
-    perform pgembed._check_k(k);
+    perform pgembed._check_page(k, "offset"), pgembed._check_min_similarity(min_similarity, e.distance);
     if ef_search < 1 or ef_search > (case e.index_kind when 'hnsw' then 1000 else 32768 end) then
         raise exception 'ef_search is out of range: %', ef_search using errcode = 'PE007',
             hint = 'It is 1 to 1000 for hnsw (hnsw.ef_search), 1 to 32768 for ivfflat (ivfflat.probes).';
     end if;
     q := pgembed._query_vector(e, query, query_embedding, query_model);
     return query
-    select * from pgembed._search(source, array[source], e, q, k, pgembed._search_condition(e.source, filter, where_sql, path),
+    select * from pgembed._search(source, array[source], e, q, k, "offset", min_similarity,
+                                  pgembed._search_condition(e.source, filter, where_sql, path),
                                   null, ef_search, coalesce(exact, false), case when where_sql is not null then path end);
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.vector_search(anyelement, text, int, jsonb, text, text, vector, text, int, boolean) is
+comment on function pgembed.vector_search(anyelement, text, int, jsonb, text, text, vector, text, int, boolean, int, float8) is
     'The k rows of a table that are nearest to a query (its text, or its vector) in the embedding''s '
     'distance. source names the table: NULL::article. filter is data and safe to build from user '
     'input; where_sql is SQL and is not. Each hit has the row, its similarity, and the best chunk '
-    'with its text.';
+    'with its text. offset leaves out the first rows of the ranking, min_similarity those that are less similar.';
 
 create or replace function pgembed.similar(
     source anyelement,
@@ -455,7 +529,9 @@ create or replace function pgembed.similar(
     k int default 10,
     filter jsonb default null,
     where_sql text default null,
-    embedding text default null
+    embedding text default null,
+    "offset" int default 0,
+    min_similarity float8 default null
 )
 returns table (doc anyelement, similarity float8, distance float8, chunk int, content text)
 language plpgsql stable
@@ -469,7 +545,7 @@ declare
     q pgembed.query_embedding.embedding%type;
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
-    perform pgembed._check_k(k);
+    perform pgembed._check_page(k, "offset"), pgembed._check_min_similarity(min_similarity, e.distance);
     -- The direction of the row: the mean of its chunks' vectors.
     begin
         execute format('select %1$s.avg(c.%2$I::%1$s.vector) from %3$s as c cross join (select $1) as pgembed_key(key) where %4$s',
@@ -492,12 +568,12 @@ begin
     end if;
     return query
     select * from pgembed._search(
-        source, array[source], e, q, k, pgembed._search_condition(e.source, filter, where_sql, path),
+        source, array[source], e, q, k, "offset", min_similarity, pgembed._search_condition(e.source, filter, where_sql, path),
         format('not (%s)', replace(pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '),
                                    'pgembed_key.key', quote_literal(key_text))), null, false, case when where_sql is not null then path end);
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.similar(anyelement, anycompatible, int, jsonb, text, text) is
+comment on function pgembed.similar(anyelement, anycompatible, int, jsonb, text, text, int, float8) is
     'The k rows most like a given row, which is left out; key is its primary key, an array of text '
-    'for a composite one.';
+    'for a composite one. offset and min_similarity: as in vector_search.';

@@ -7,7 +7,8 @@
 --   sparse       documents of the terms that few have: sums of their postings
 --   complete     the best of those, with their dense terms: a score that the k-th best surely reaches
 --   guess, dense documents above it, found by adding whole blocks of vectors
---   rescore      the survivors' exact scores, from tf and the statistics of now
+--   best         the survivors in order, with those not packed yet; ties by key
+--   rescore      exact scores, from tf and the statistics of now
 --   keys         of handles, as the caller
 --
 -- among takes the place of sparse, guess and dense where few documents are asked about.
@@ -106,22 +107,8 @@ begin
         end dense;
     end if;
 
-    -- Stored scores are those of now but for rounding, or are computed anew.
-    if q.margin < _bm25_exactness() - 1e-6::float8 and found_slots is not null then
-        select r.slots, r.scores into found_slots, found_scores
-        from _bm25_0_rescore(q, array(
-            select u.slot from unnest(found_slots, found_scores) as u(slot, score)
-            where u.score >= coalesce((select score from unnest(found_scores) as score
-                                       order by score desc offset k - 1 limit 1), 0) * q.margin)) as r;
-    end if;
-    select array_agg(handle), array_agg(score)    -- in the order of best
-    into handles, scores
-    from (select u.handle, u.score
-          from (select unnest(found_slots)::bigint as handle, unnest(found_scores) as score
-                union all
-                select -r.version, r.score from unnest(q.recent, q.recent_scores) as r(version, score)
-                where among is null or r.version in (select unnest(among_recent))) as u
-          order by u.score desc, u.handle limit k) as best;
+    select b.handles, b.scores into handles, scores
+    from _bm25_0_best(q, k, found_slots, found_scores, case when among is not null then coalesce(among_recent, '{}') end) as b;
 end
 $$;
 comment on function pgembed._bm25_0_rank(text[], int, text, int[], bigint[]) is

@@ -74,12 +74,14 @@ comment on column pgembed.bm25_pack.segments is
 -- What a query carries from stage to stage.
 create type pgembed._bm25_query as (
     terms         text[] collate "C",    -- those that the index knows
-    idf           float8[],    -- of each, now
+    df            float8[],    -- of each, now: documents that have it
+    idf           float8[],
     frozen_idf    float8[],    -- of each, as folded into its blocks; NULL: it has none
     dense         text[] collate "C",    -- those with blocks
     dense_bound   float8,      -- most that these can add to a stored score
     has_sparse    boolean,     -- whether any has postings outside of blocks
-    avgdl         float8,      -- average document length now
+    rows          float8,      -- documents now
+    avgdl         float8,      -- and their average length
     frozen_avgdl  float8,      -- and as folded into the impacts
     margin        float8,      -- stored score that may still win, as a share of the k-th best
     slots         int,         -- how many were given out
@@ -88,6 +90,14 @@ create type pgembed._bm25_query as (
     recent_scores float8[],    -- ... and their scores
     k1            float8,
     b             float8
+);
+
+-- What a score is made of besides the document.
+create type pgembed._bm25_weights as (
+    terms text[] collate "C",    -- those of the query that there are
+    df    float8[],              -- in how many documents each is
+    rows  float8,
+    avgdl float8
 );
 
 -- What writers appended since the last packing, as far as it concerns a query.

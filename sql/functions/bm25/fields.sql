@@ -141,13 +141,20 @@ return (select sum(pgembed._bm25_tf(u.weights, p_weights)) from unnest(p_lexemes
 comment on function pgembed._bm25_tf(tsvector, tsquery, int[]) is
     'How many times the lexeme of a query counts in a document, given the weights of the fields.';
 
+create or replace function pgembed._tf_sql(b pgembed.bm25) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when (b).field_weights is null then 'pg_catalog.cardinality(u.positions)'
+                else format('pgembed._bm25_tf(u.weights, %L)', (b).field_weights) end
+$$;
+comment on function pgembed._tf_sql(pgembed.bm25) is 'Expression for how many times a lexeme counts, unnested from a tsvector as u.';
+
 create or replace function pgembed._length_sql(b pgembed.bm25, p_lexemes text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select format('(select pg_catalog.sum(%s) from pg_catalog.unnest(%s) as u)',
-                  case when (b).field_weights is null then 'pg_catalog.cardinality(u.positions)'
-                       else format('pgembed._bm25_tf(u.weights, %L)', (b).field_weights) end, p_lexemes)
+    select format('(select pg_catalog.sum(%s) from pg_catalog.unnest(%s) as u)', pgembed._tf_sql(b), p_lexemes)
 $$;
 comment on function pgembed._length_sql(pgembed.bm25, text) is
     'Expression for the length of a document in lexemes, each as many times as its field weighs; NULL without any.';

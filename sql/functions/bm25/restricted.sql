@@ -37,14 +37,11 @@ $$;
 comment on function pgembed._bm25_visible_sql(pgembed.bm25, text) is
     'Query for the documents that the caller sees: key, length, words, and whether the row meets a condition.';
 
-create or replace function pgembed._bm25_restricted_keys(
-    b pgembed.bm25, p_query pgembed._bm25_words, p_k int, p_condition text, p_path text, out keys text[], out scores float8[]
-)
-language plpgsql stable
+create or replace function pgembed._bm25_restricted_sql(b pgembed.bm25, p_condition text, p_result text) returns text
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    statement constant text := format(
+    select format(
         'with document as materialized (%s), '
         'prefixed as materialized (select u.lexeme from document as d cross join lateral pg_catalog.unnest(d.lexemes) as u '
         'where $2 is not null and pg_catalog.starts_with(u.lexeme, $2) group by u.lexeme order by pg_catalog.count(*) desc, u.lexeme limit 50), '
@@ -52,23 +49,52 @@ declare
         'from (select pg_catalog.unnest($1) as lexeme union select p.lexeme from prefixed as p) as t), '
         'total as materialized (select pg_catalog.count(*)::pg_catalog.float8 as n, pg_catalog.avg(d.length) as avgdl from document as d), '
         'hit as materialized (select d.key, d.length, d.matches and ($3 is null or d.lexemes operator(pg_catalog.@@) $3) as matches, t.lexeme, '
-        'case when $7 is null then pg_catalog.width_bucket(pg_catalog.ts_rank(''{1,1,1,1}''::pg_catalog.float4[], d.lexemes, t.query), bounds) '
-        'else pgembed._bm25_tf(d.lexemes, t.query, $7) end::pg_catalog.float8 as tf '
+        'case when $4 is null then pg_catalog.width_bucket(pg_catalog.ts_rank(''{1,1,1,1}''::pg_catalog.float4[], d.lexemes, t.query), bounds) '
+        'else pgembed._bm25_tf(d.lexemes, t.query, $4) end::pg_catalog.float8 as tf '
         'from document as d join term as t on d.lexemes operator(pg_catalog.@@) t.query cross join pgembed._bm25_tf_bounds() as bounds), '
-        'df as materialized (select h.lexeme, pg_catalog.count(*)::pg_catalog.float8 as df from hit as h group by h.lexeme), '
-        'best as (select h.key, pgembed._bm25_rounded(pg_catalog.sum(pgembed._bm25_score(h.tf, h.length, df.df, total.n, total.avgdl, $4, $5))) as score '
+        'df as materialized (select h.lexeme, pg_catalog.count(*)::pg_catalog.float8 as df from hit as h group by h.lexeme) %s',
+        pgembed._bm25_visible_sql(b, p_condition), p_result)
+$$;
+comment on function pgembed._bm25_restricted_sql(pgembed.bm25, text, text) is
+    'Query over the documents that the caller sees, their hits and statistics: $1 terms, $2 prefix, $3 what is required, $4 weights of fields.';
+
+create or replace function pgembed._bm25_restricted_keys(
+    b pgembed.bm25, p_query pgembed._bm25_words, p_k int, p_condition text, p_path text, out keys text[], out scores float8[]
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    statement constant text := pgembed._bm25_restricted_sql(b, p_condition,
+        ', best as (select h.key, pgembed._bm25_rounded(pg_catalog.sum(pgembed._bm25_score(h.tf, h.length, df.df, total.n, total.avgdl, $5, $6))) as score '
         'from hit as h join df on df.lexeme operator(pg_catalog.=) h.lexeme cross join total where h.matches group by h.key '
-        'order by score desc, h.key collate pg_catalog."C" limit $6) '
-        'select pg_catalog.array_agg(b.key order by b.score desc, b.key collate pg_catalog."C"), pg_catalog.array_agg(b.score order by b.score desc, b.key collate pg_catalog."C") from best as b',
-        pgembed._bm25_visible_sql(b, p_condition));
+        'order by score desc, h.key collate pg_catalog."C" limit $7) '
+        'select pg_catalog.array_agg(b.key order by b.score desc, b.key collate pg_catalog."C"), '
+        'pg_catalog.array_agg(b.score order by b.score desc, b.key collate pg_catalog."C") from best as b');
 begin
     perform pgembed._at_path(p_path);
-    execute statement into keys, scores using p_query.terms, p_query.prefix, p_query.required, b.k1, b.b, p_k, b.field_weights;
+    execute statement into keys, scores using p_query.terms, p_query.prefix, p_query.required, b.field_weights, b.k1, b.b, p_k;
     perform pgembed._at_path('pg_catalog, pg_temp');
 end
 $$;
 comment on function pgembed._bm25_restricted_keys(pgembed.bm25, pgembed._bm25_words, int, text, text) is
     'Keys and scores of the k best of the rows that the caller sees, by their statistics.';
+
+create or replace function pgembed._bm25_restricted_weights(b pgembed.bm25, p_query pgembed._bm25_words) returns pgembed._bm25_weights
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    weights pgembed._bm25_weights;
+begin
+    execute pgembed._bm25_restricted_sql(b, 'true',
+        'select pg_catalog.array_agg(df.lexeme), pg_catalog.array_agg(df.df), pg_catalog.max(total.n), pg_catalog.max(total.avgdl) from df cross join total')
+    into weights.terms, weights.df, weights.rows, weights.avgdl using p_query.terms, p_query.prefix, p_query.required, b.field_weights;
+    return weights;
+end
+$$;
+comment on function pgembed._bm25_restricted_weights(pgembed.bm25, pgembed._bm25_words) is
+    'What scores of the rows that the caller sees are made of, as the stage weights gives it for all rows.';
 
 create or replace function pgembed._bm25_score(
     p_tf float8, p_length float8, p_df float8, p_n float8, p_avgdl float8, p_k1 float8, p_b float8

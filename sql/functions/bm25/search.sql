@@ -324,9 +324,11 @@ create or replace function pgembed.bm25_search(
     config text default null,
     snippets boolean default false,
     "offset" int default 0,
-    min_score float8 default null
+    min_score float8 default null,
+    explain boolean default false,
+    boost text default null
 )
-returns table (doc anyelement, score float8, snippet text)
+returns table (doc anyelement, score float8, snippet text, explanation jsonb)
 language plpgsql stable
 as $$
 #variable_conflict use_variable
@@ -335,26 +337,40 @@ declare
     b constant pgembed.bm25 := pgembed._bm25_target(source, embedding);
     words pgembed._bm25_words;
     hits record;
+    condition text := 'true';
     excerpts text[];
+    explanations jsonb[];
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_page(k, "offset"), pgembed._check_min_score(min_score);
     words := pgembed._bm25_parse(b, query, syntax, prefix, config, path);
-    hits := pgembed._bm25_hits(source, array[source], b, words, k, "offset", min_score,
-                               case when filter is null and where_sql is null then 'true'
-                                    else pgembed._search_condition(b.source, filter, where_sql, path) end,
-                               case when where_sql is not null then path end);
+    if filter is not null or where_sql is not null then
+        condition := pgembed._search_condition(b.source, filter, where_sql, path);
+    end if;
+    if boost is null then
+        hits := pgembed._bm25_hits(source, array[source], b, words, k, "offset", min_score, condition, case when where_sql is not null then path end);
+    else
+        perform pgembed._check_boost(b.source, boost, path);
+        hits := pgembed._bm25_boosted_hits(source, array[source], b, words, k, "offset", min_score, condition, boost, path);
+    end if;
     if snippets and hits.scores is not null then
         excerpts := pgembed._snippets(hits.rows, b, words);
     end if;
+    if explain and hits.scores is not null then
+        explanations := pgembed._bm25_explanations(hits.rows, b, pgembed._bm25_weights(b, words));
+        if boost is not null then
+            explanations := array(select e || jsonb_build_object('boost', f) from unnest(explanations, hits.boosts) with ordinality as x(e, f, place) order by place);
+        end if;
+    end if;
     return query
-    select hits.rows[i], hits.scores[i], excerpts[i] from pg_catalog.generate_series(1, pg_catalog.cardinality(hits.scores)) as i;
+    select hits.rows[i], hits.scores[i], excerpts[i], explanations[i] from pg_catalog.generate_series(1, pg_catalog.cardinality(hits.scores)) as i;
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.bm25_search(anyelement, text, int, jsonb, text, text, text, boolean, text, boolean, int, float8) is
+comment on function pgembed.bm25_search(anyelement, text, int, jsonb, text, text, text, boolean, text, boolean, int, float8, boolean, text) is
     'The k rows of a table that fit the words of a query best, by BM25. source names the table: '
     'NULL::article. syntax: words (any of them) or websearch ("phrase", OR, -word). prefix takes the '
     'last word for the beginning of one. filter is data and safe to build from user input; where_sql '
     'is SQL and is not. snippets adds an excerpt with the words between <b> and </b>. offset leaves out the '
-    'first rows of the ranking, min_score those with a lower score.';
+    'first rows of the ranking, min_score those with a lower score. explain tells what each score is made of. boost is SQL over the row s (not for '
+    'user input): the scores of the best 1,000 rows are multiplied by it, and give the order.';

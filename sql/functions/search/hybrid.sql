@@ -49,9 +49,10 @@ comment on function pgembed._fusion_depths(int) is
 
 create or replace function pgembed._fuse(
     p_fusion text, p_vector_keys text[], p_similarities float8[], p_bm25_keys text[], p_scores float8[],
-    p_vector_weight float8, p_bm25_weight float8, p_rrf_k int, p_depths int[], p_k int, p_offset int, p_min_score float8
+    p_vector_weight float8, p_bm25_weight float8, p_rrf_k int, p_depths int[], p_k int, p_offset int, p_min_score float8,
+    p_vector_boosts float8[] default null, p_bm25_boosts float8[] default null
 )
-returns table (key text, score float8, vector_rank int, bm25_rank int)
+returns table (key text, score float8, vector_rank int, bm25_rank int, vector_part float8, bm25_part float8, boost float8)
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -60,11 +61,11 @@ begin
     return query
     with arm as (    -- its first rows, for each depth
         select d.depth, a.*
-        from (select 'v' as arm, v.key, v.raw, v.rank::int as rank
-              from unnest(p_vector_keys, p_similarities) with ordinality as v(key, raw, rank)
+        from (select 'v' as arm, v.key, v.raw, v.rank::int as rank, coalesce(v.boost, 1) as boost
+              from unnest(p_vector_keys, p_similarities, p_vector_boosts) with ordinality as v(key, raw, boost, rank)
               union all
-              select 'b', b.key, b.raw, b.rank::int
-              from unnest(p_bm25_keys, p_scores) with ordinality as b(key, raw, rank)) as a
+              select 'b', b.key, b.raw, b.rank::int, coalesce(b.boost, 1)
+              from unnest(p_bm25_keys, p_scores, p_bm25_boosts) with ordinality as b(key, raw, boost, rank)) as a
         join unnest(p_depths) as d(depth) on a.rank <= d.depth),
     scale as (    -- what becomes 0 and what becomes 1
         select depth, arm,
@@ -72,34 +73,36 @@ begin
                case p_fusion when 'minmax' then max(raw) else avg(raw) + 3 * coalesce(stddev_samp(raw), 0) end as high
         from arm group by depth, arm),
     part as (
-        select a.depth, a.key, a.arm, a.rank,
+        select a.depth, a.key, a.arm, a.rank, a.boost,
                case a.arm when 'v' then p_vector_weight else p_bm25_weight end
                * case when p_fusion = 'rrf' then 1.0 / (p_rrf_k + a.rank)
                       when s.high > s.low then least(greatest((a.raw - s.low) / (s.high - s.low), 0), 1)
                       else 1 end as part
         from arm as a join scale as s on s.arm = a.arm and s.depth = a.depth),
     fused as (
-        select p.depth, p.key, sum(p.part)::float8 as score,
+        select p.depth, p.key, (sum(p.part) * max(p.boost))::float8 as score, max(p.boost) as boost,
+               min(p.part) filter (where p.arm = 'v') as vector_part, min(p.part) filter (where p.arm = 'b') as bm25_part,
                min(p.rank) filter (where p.arm = 'v') as vector_rank, min(p.rank) filter (where p.arm = 'b') as bm25_rank
         from part as p group by p.depth, p.key),
     ranked as (select distinct on (key) * from fused order by key, depth),
     -- What is fused of more rows follows what was fused of fewer, with no higher score.
     capped as (
-        select r.depth, r.key, least(r.score, d.highest) as score, r.score as own_score, r.vector_rank, r.bm25_rank
+        select r.depth, r.key, least(r.score, d.highest) as score, r.score as own_score, r.vector_rank, r.bm25_rank,
+               r.vector_part, r.bm25_part, r.boost
         from ranked as r
         join (select depth, (select min(b.score) from ranked as b where b.depth < d.depth) as highest
               from unnest(p_depths) as d(depth)) as d using (depth))
-    select key, score, vector_rank, bm25_rank
+    select key, score, vector_rank, bm25_rank, vector_part::float8, bm25_part::float8, boost
     from capped
     where p_min_score is null or score >= p_min_score
     order by depth, own_score desc, least(vector_rank, bm25_rank), key
     offset p_offset limit p_k;
 end
 $$;
-comment on function pgembed._fuse(text, text[], float8[], text[], float8[], float8, float8, int, int[], int, int, float8) is
+comment on function pgembed._fuse(text, text[], float8[], text[], float8[], float8, float8, int, int[], int, int, float8, float8[], float8[]) is
     'Fuses two rankings, of their first rows and then of more. rrf: sum of weight / (rrf_k + rank) (Cormack, Clarke, Buettcher, '
     'SIGIR 2009). minmax: scores scaled to 0..1 in each ranking. distribution: scaled so that mean - 3 sigma is 0 and mean + 3 sigma '
-    'is 1. A row that a ranking lacks gets nothing from it.';
+    'is 1. A row that a ranking lacks gets nothing from it. The sum is multiplied by the boost of the row.';
 
 create or replace function pgembed._row_keys(docs anyarray, p_source regclass) returns text[]
 language plpgsql stable
@@ -139,11 +142,13 @@ create or replace function pgembed.hybrid_search(
     on_missing_query_embedding text default 'error',
     "offset" int default 0,
     min_score float8 default null,
-    min_similarity float8 default null
+    min_similarity float8 default null,
+    explain boolean default false,
+    boost text default null
 )
 returns table (
     doc anyelement, score float8, vector_rank int, similarity float8, bm25_rank int, bm25 float8,
-    chunk int, content text, snippet text
+    chunk int, content text, snippet text, explanation jsonb
 )
 language plpgsql stable
 as $$
@@ -163,6 +168,9 @@ declare
     bm25_hits record;
     bm25_keys text[];
     scores float8[];
+    weights pgembed._bm25_weights;
+    vector_boosts float8[];
+    bm25_boosts float8[];
     best record;
     at_vector int;
     at_bm25 int;
@@ -176,6 +184,7 @@ begin
     b := pgembed._bm25_target(source, b.name);
     depths := case when candidates is null then pgembed._fusion_depths(wanted) else array[candidates] end;
     condition := pgembed._search_condition(e.source, filter, where_sql, path);
+    perform pgembed._check_boost(e.source, boost, path);
     words := pgembed._bm25_parse(b, query, syntax, prefix, config, path);
     if vector_weight > 0 or query_embedding is not null then    -- what is given is checked, used or not
         begin
@@ -195,24 +204,34 @@ begin
                              case when where_sql is not null then path end) as h;
         vector_keys := pgembed._row_keys(vector_hits.rows, e.source);
         similarities := vector_hits.similarities;
+        if boost is not null then
+            vector_boosts := pgembed._boosts(vector_hits.rows, e.source, boost, path);
+        end if;
     end if;
     if bm25_weight > 0 then
         select * into bm25_hits from pgembed._bm25_hits(source, array[source], b, words, depths[cardinality(depths)], 0, null, condition,
                                                              case when where_sql is not null then path end);
         bm25_keys := pgembed._row_keys(bm25_hits.rows, e.source);
         scores := bm25_hits.scores;
+        if explain then
+            weights := pgembed._bm25_weights(b, words);
+        end if;
+        if boost is not null then
+            bm25_boosts := pgembed._boosts(bm25_hits.rows, e.source, boost, path);
+        end if;
     end if;
 
     for best in
         select * from pgembed._fuse(
-            fusion, vector_keys, similarities, bm25_keys, scores, vector_weight, bm25_weight, rrf_k, depths, k, "offset", min_score)
+            fusion, vector_keys, similarities, bm25_keys, scores, vector_weight, bm25_weight, rrf_k, depths, k, "offset", min_score,
+            vector_boosts, bm25_boosts)
     loop
         at_vector := best.vector_rank;
         at_bm25 := best.bm25_rank;
         score := best.score;
         vector_rank := at_vector;
         bm25_rank := at_bm25;
-        similarity := null; chunk := null; content := null; bm25 := null; snippet := null;
+        similarity := null; chunk := null; content := null; bm25 := null; snippet := null; explanation := null;
         if at_vector is not null then
             doc := vector_hits.rows[at_vector];
             similarity := similarities[at_vector];
@@ -227,14 +246,23 @@ begin
         if snippets then
             snippet := (pgembed._snippets(array[doc], b, words))[1];
         end if;
+        if explain then
+            explanation := jsonb_strip_nulls(jsonb_build_object(
+                'fusion', fusion, 'boost', case when boost is not null then best.boost end,
+                'vector', case when at_vector is not null then jsonb_build_object(
+                    'rank', at_vector, 'similarity', similarity, 'score', best.vector_part) end,
+                'bm25', case when at_bm25 is not null then (pgembed._bm25_explanations(array[doc], b, weights))[1] || jsonb_build_object(
+                    'rank', at_bm25, 'bm25', bm25, 'score', best.bm25_part) end));
+        end if;
         return next;
     end loop;
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.hybrid_search(anyelement, text, int, jsonb, text, text, vector, text, text, float8, float8, int, int, text, boolean, text, boolean, int, text, int, float8, float8) is
+comment on function pgembed.hybrid_search(anyelement, text, int, jsonb, text, text, vector, text, text, float8, float8, int, int, text, boolean, text, boolean, int, text, int, float8, float8, boolean, text) is
     'The k best rows by words (BM25) and by meaning (vectors) together. Each arm gives its candidates, the '
     'filter applied; fusion ranks them: rrf, minmax or distribution, with the given weights. Each hit has both '
     'ranks and both scores, NULL where an arm has not found it, and its best chunk. '
     'on_missing_query_embedding => ''bm25'' ranks by words alone when no service encodes the query. offset leaves out the '
-    'first rows of the ranking, min_score those with a lower fused score, min_similarity those that vectors alone would give.';
+    'first rows of the ranking, min_score those with a lower fused score, min_similarity those that vectors alone would give. '
+    'explain tells what each score is made of; boost, SQL over the row s, multiplies it.';

@@ -186,18 +186,9 @@ declare
     condition text := pgembed._filter_sql(p_source, p_filter, 's');
 begin
     if p_where_sql is not null then
-        begin
-            perform pgembed._at_path(p_path);
-            execute pg_catalog.format(E'select from %s as s where (\n%s\n) limit 0', pgembed._table_sql(p_source), p_where_sql);
-            perform pgembed._at_path('pg_catalog, pg_temp');
-        exception
-            when syntax_error or undefined_column or undefined_function or datatype_mismatch
-                 or undefined_table or ambiguous_column or undefined_object or grouping_error
-                 or windowing_error or feature_not_supported then
-            raise exception 'where_sql is not a condition over table %: %', p_source, sqlerrm
-                using errcode = 'PE008', detail = 'where_sql: ' || p_where_sql,
-                hint = 'Write a condition over its columns, as after WHERE; the row is called s.';
-        end;
+        perform pgembed._check_row_sql(
+            p_source, 'where_sql', p_where_sql, E'select from %2$s as s where (\n%1$s\n) limit 0',
+            'Write a condition over its columns, as after WHERE; the row is called s.', p_path);
         condition := format(E'%s and (\n%s\n)', condition, p_where_sql);
     end if;
     return regexp_replace(condition, '^true and ', '');

@@ -23,21 +23,21 @@ begin
     -- At least 1, each: a tombstone of a row that no trigger has seen, until the
     -- packer drops it, hides no row of another.
     select n, l / n, coalesce(q.frozen_avgdl, l / n)
-    into rows, q.avgdl, q.frozen_avgdl
+    into q.rows, q.avgdl, q.frozen_avgdl
     from (select greatest(rows, 1::float8) as n, greatest(total, rows, 1::float8) as l) as size;
-    select array_agg(term), array_agg(idf), array_agg(frozen_idf),
+    select array_agg(term), array_agg(df), array_agg(idf), array_agg(frozen_idf),
            array_agg(term) filter (where dense_df > 0),
            coalesce(sum(frozen_idf * max_impact) filter (where dense_df > 0), 0::float8) / _bm25_exactness(),
            bool_or(packed_df > dense_df),
            coalesce(least(min(idf / frozen_idf), 1::float8) / greatest(max(idf / frozen_idf), 1::float8), 1::float8)
            * least(q.avgdl / q.frozen_avgdl, q.frozen_avgdl / q.avgdl) * _bm25_exactness()
-    into q.terms, q.idf, q.frozen_idf, q.dense, q.dense_bound, q.has_sparse, q.margin
+    into q.terms, q.df, q.idf, q.frozen_idf, q.dense, q.dense_bound, q.has_sparse, q.margin
     from (
-        select term, packed_df, dense_df, max_impact, frozen_idf,
-               ln(1::float8 + (rows - df + 0.5::float8) / (df + 0.5::float8)) as idf
+        select term, df, packed_df, dense_df, max_impact, frozen_idf,
+               ln(1::float8 + (q.rows - df + 0.5::float8) / (df + 0.5::float8)) as idf
         from (
             select term, (packed).max_impact::float8, (packed).frozen_idf::float8, (packed).dense_df, (packed).df as packed_df,
-                   greatest(least((coalesce((packed).df, 0) + coalesce(recent_df - dead_df, 0))::float8, rows), 1::float8) as df
+                   greatest(least((coalesce((packed).df, 0) + coalesce(recent_df - dead_df, 0))::float8, q.rows), 1::float8) as df
             from (
                 select w.*, (select p from _bm25_0_term as p
                              where p.term = w.term collate "C" and c.truncated is not true) as packed
@@ -55,4 +55,4 @@ begin
 end
 $$;
 comment on function pgembed._bm25_0_statistics(text[]) is
-    'A querys terms with the statistics of now, and the documents not packed yet that have them, scored.';
+    'A query''s terms with the statistics of now, and the documents not packed yet that have them, scored.';

@@ -67,6 +67,8 @@ class Bm25Options(PageOptions, total=False):
     prefix: bool
     config: str | None
     snippets: bool
+    explain: bool
+    boost: str | None
     rerank: int | None
     reranker: RerankerLike
 
@@ -103,6 +105,8 @@ class Bm25Search(Generic[RowT]):
     prefix: bool
     config: str | None
     snippets: bool
+    explain: bool
+    boost: str | None
     rerank: int | None
     reranker: RerankerLike
     row_factory: Callable[..., RowT]
@@ -132,6 +136,8 @@ class HybridSearch(Generic[RowT]):
     prefix: bool
     config: str | None
     snippets: bool
+    explain: bool
+    boost: str | None
     ef_search: int | None
     on_missing_query_embedding: str
     timeout_s: float
@@ -215,7 +221,10 @@ def _word_arguments(
         "syntax": check_text(request.syntax, "syntax", InvalidParameter),
         "prefix": bool(request.prefix),
         "snippets": bool(request.snippets),
+        "explain": bool(request.explain),
     }
+    if request.boost is not None:
+        arguments["boost"] = check_text(request.boost, "boost", InvalidParameter)
     if request.config is not None:
         arguments["config"] = check_text(request.config, "config", InvalidParameter)
     return arguments

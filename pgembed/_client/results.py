@@ -14,7 +14,7 @@ RowT_co = TypeVar("RowT_co", covariant=True)
 
 #: Columns that a search returns before those of the source row.
 HIT_COLUMNS = ("similarity", "distance", "chunk", "content")
-BM25_COLUMNS = ("score", "snippet")
+BM25_COLUMNS = ("score", "snippet", "explanation")
 HYBRID_COLUMNS = (
     "score",
     "vector_rank",
@@ -24,6 +24,7 @@ HYBRID_COLUMNS = (
     "chunk",
     "content",
     "snippet",
+    "explanation",
 )
 
 
@@ -57,12 +58,14 @@ class Bm25Hit(Generic[RowT_co]):
         doc: The row, as in `Hit`.
         score: Its BM25 score, with the factor (k1 + 1).
         snippet: Pieces of its text with the found words in `<b>`, where asked for.
+        explanation: What its score is made of, where asked for.
         rerank_score: What the cross-encoder gave; None where it was not asked.
     """
 
     doc: RowT_co
     score: float
     snippet: str | None
+    explanation: dict[str, Any] | None = None
     rerank_score: float | None = None
 
 
@@ -80,6 +83,7 @@ class HybridHit(Generic[RowT_co]):
         chunk: Number of the row's best chunk, where vectors found it.
         content: Text of that chunk.
         snippet: Pieces of its text with the found words in `<b>`, where asked for.
+        explanation: What its score is made of, where asked for.
         rerank_score: What the cross-encoder gave; None where it was not asked.
     """
 
@@ -92,6 +96,7 @@ class HybridHit(Generic[RowT_co]):
     chunk: int | None
     content: str | None
     snippet: str | None
+    explanation: dict[str, Any] | None = None
     rerank_score: float | None = None
 
 

@@ -57,6 +57,8 @@ def bm25_search(
     prefix: bool = False,
     config: str | None = None,
     snippets: bool = False,
+    explain: bool = False,
+    boost: str | None = None,
     rerank: int | None = None,
     reranker: RerankerLike = DEFAULT_RERANKER,
     row_factory: Callable[..., Any] = dict,
@@ -82,6 +84,10 @@ def bm25_search(
         prefix: The last word is the beginning of one, as while it is being typed.
         config: Text-search configuration of the query; the index's own.
         snippets: Give pieces of the text with the found words in `<b>`.
+        explain: Tell with each hit what its score is made of.
+        boost: A number in SQL, with the row as `s`, by which scores are multiplied:
+            `1 + ln(1 + views)`. Orders the best 1,000 rows by their words. Never build
+            it from user input.
         rerank: Rank so many of the best hits again, with a cross-encoder that reads
             query and text together; it runs in this process.
         reranker: Which: a CrossEncoder's name or path, one that is loaded, or an
@@ -113,6 +119,8 @@ def bm25_search(
         prefix=prefix,
         config=config,
         snippets=snippets,
+        explain=explain,
+        boost=boost,
         rerank=rerank,
         reranker=reranker,
         row_factory=row_factory,
@@ -161,6 +169,8 @@ def hybrid_search(
     prefix: bool = False,
     config: str | None = None,
     snippets: bool = False,
+    explain: bool = False,
+    boost: str | None = None,
     ef_search: int | None = None,
     on_missing_query_embedding: str = "error",
     timeout_s: float = 10.0,
@@ -190,6 +200,8 @@ def hybrid_search(
         rrf_k: How little the first ranks stand out with `rrf`.
         candidates: Rows that each arm gives; by default 40, and more for later pages.
         syntax: As in `bm25_search`, and so are `prefix`, `config`, `snippets`.
+        explain: Tell with each hit what its score is made of.
+        boost: As in `bm25_search`, of the fused score.
         prefix: The last word is the beginning of one.
         config: Text-search configuration of the query.
         snippets: Give pieces of the text with the found words in `<b>`.
@@ -231,6 +243,8 @@ def hybrid_search(
         prefix=prefix,
         config=config,
         snippets=snippets,
+        explain=explain,
+        boost=boost,
         ef_search=ef_search,
         on_missing_query_embedding=on_missing_query_embedding,
         timeout_s=timeout_s,

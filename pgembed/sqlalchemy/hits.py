@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Column, Float, Integer, Text, column, table
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Bundle
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ class BM25Hit:
         rank: Its place, from 1.
         score: The BM25 score: larger is better, not comparable between queries.
         snippet: The text around the words, when asked for.
+        explanation: What the score is made of, when asked for.
     """
 
     rank: int
     score: float
     snippet: str | None
+    explanation: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class HybridHit:
         chunk: Number of the row's best chunk, when the vector search found it.
         content: Text of that chunk.
         snippet: The text around the words, when asked for.
+        explanation: What the score is made of, when asked for.
     """
 
     rank: int
@@ -75,18 +79,20 @@ class HybridHit:
     chunk: int | None
     content: str | None
     snippet: str | None
+    explanation: dict[str, Any] | None = None
 
 
 _TYPES: dict[str, Any] = {
     "float": Float(53),
     "int": Integer(),
     "str": Text(),
+    "dict[str, Any]": JSONB(),
 }
 
 #: The functions' result columns besides `doc`, in their order.
 RESULT_COLUMNS: dict[type, tuple[str, ...]] = {
     VectorHit: ("similarity", "distance", "chunk", "content"),
-    BM25Hit: ("score", "snippet"),
+    BM25Hit: ("score", "snippet", "explanation"),
     HybridHit: (
         "score",
         "vector_rank",
@@ -96,6 +102,7 @@ RESULT_COLUMNS: dict[type, tuple[str, ...]] = {
         "chunk",
         "content",
         "snippet",
+        "explanation",
     ),
 }
 

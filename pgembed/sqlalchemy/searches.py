@@ -150,6 +150,8 @@ class EmbeddingOf(Generic[T]):
         prefix: bool = False,
         config: str | None = None,
         snippets: bool = False,
+        explain: bool = False,
+        boost: str | None = None,
         name: str = "pgembed_hit",
     ) -> Search[T, BM25Hit]:
         """Search for the rows that have the words of a query.
@@ -164,6 +166,9 @@ class EmbeddingOf(Generic[T]):
             prefix: The last word may go on.
             config: Text search configuration of the query.
             snippets: Give the text around the words.
+            explain: Tell with each hit what its score is made of.
+            boost: A number in SQL, with the row as `s`, by which scores are
+                multiplied. Never build it from user input.
             name: Of the search inside the statement.
 
         Raises:
@@ -176,6 +181,8 @@ class EmbeddingOf(Generic[T]):
             "prefix": True if prefix else None,
             "config": config,
             "snippets": True if snippets else None,
+            "explain": True if explain else None,
+            "boost": boost,
         }
         words = check_query(query)
         return self._search(
@@ -201,6 +208,8 @@ class EmbeddingOf(Generic[T]):
         prefix: bool = False,
         config: str | None = None,
         snippets: bool = False,
+        explain: bool = False,
+        boost: str | None = None,
         ef_search: int | None = None,
         on_missing_query_embedding: Literal["error", "bm25"] | None = None,
         encoder: Encoder | str | None = None,
@@ -227,6 +236,9 @@ class EmbeddingOf(Generic[T]):
             prefix: The last word may go on.
             config: Text search configuration of the query.
             snippets: Give the text around the words.
+            explain: Tell with each hit what its score is made of.
+            boost: A number in SQL, with the row as `s`, by which scores are
+                multiplied. Never build it from user input.
             ef_search: How far the index looks.
             on_missing_query_embedding: `bm25`: search by words alone when no service
                 has encoded the query in time.
@@ -251,6 +263,8 @@ class EmbeddingOf(Generic[T]):
             "prefix": True if prefix else None,
             "config": config,
             "snippets": True if snippets else None,
+            "explain": True if explain else None,
+            "boost": boost,
             "ef_search": _whole(ef_search, "ef_search"),
             "on_missing_query_embedding": on_missing_query_embedding,
         }

@@ -116,8 +116,8 @@ def ranked(
 ) -> list[tuple[int, float]]:
     """Order the plain ranking by score times boost."""
     plain = doc.search(query, 1000)
-    factors = dict(
-        doc.conn.execute(f"select id, coalesce(({boost})::float8, 1) from doc as s")  # type: ignore[arg-type]
+    factors: dict[int, float] = dict(
+        doc.conn.execute(f"select id, coalesce(({boost})::float8, 1) from doc as s")
     )
     boosted = [(key, score * factors[key]) for key, score in plain]
     return sorted(boosted, key=lambda hit: -hit[1])

@@ -79,6 +79,14 @@ def test_options_of_bm25_search(words: psycopg.Connection) -> None:
     assert "<b>milk</b>" in (hit.snippet or "")
     (plain,) = pgembed.bm25_search(words, "article", "milk")
     assert plain.snippet is None
+    assert plain.explanation is None
+    (hit,) = pgembed.bm25_search(
+        words, "article", "milk", explain=True, boost="s.price"
+    )
+    assert hit.score == pytest.approx(6 * plain.score)
+    assert hit.explanation is not None
+    assert hit.explanation["boost"] == 6
+    assert [word["word"] for word in hit.explanation["words"]] == ["milk"]
     (row,) = pgembed.bm25_search(words, "article", "milk", row_factory=Article)
     assert row.doc == Article(4, "black tea with milk", "drink", 6)
 
@@ -124,6 +132,11 @@ def test_options_of_hybrid_search(
     assert {hit.doc["id"] for hit in search(where_sql="price = 5")} == {3}
     assert len(search(k=1, candidates=2, ef_search=50)) == 1
     assert "<b>black</b>" in (search(snippets=True)[0].snippet or "")
+    assert search(boost="case s.id when 1 then 9 else 1 end")[0].doc["id"] == 1
+    explained = search(explain=True)[0]
+    assert explained.explanation is not None
+    assert explained.explanation["vector"]["score"] == pytest.approx(1 / 21)
+    assert explained.explanation["bm25"]["rank"] == 1
     (row, *_) = pgembed.hybrid_search(
         words, "article", "milk", encoder=encoder, row_factory=Article
     )

@@ -249,6 +249,9 @@ def test_options_reach_the_functions(session: Session) -> None:
     assert found
     assert all("oslo" not in row.Article.body for row in found)
     assert "<" in (found[0].hit.snippet or "")
+    boosted = E.bm25_search("cheap flights", 5, explain=True, boost="2 + s.id % 2")
+    for row in session.execute(boosted).all():
+        assert row.hit.explanation["boost"] == 2 + row.Article.id % 2
     assert ids(session, E.bm25_search("cheap fligh", 3, prefix=True))
     search2 = both(
         5, fusion="minmax", vector_weight=2, bm25_weight=0.5, candidates=20, rrf_k=30

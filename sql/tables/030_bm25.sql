@@ -12,6 +12,7 @@ create table pgembed.bm25 (
     config_columns       text[] not null default '{}',
     config_foreign       boolean not null default false,
     config_digest        bytea,
+    analyzer             jsonb not null default '{"parts": true, "fold": true, "cjk": true}',
     field_columns        int2[],
     field_weights        int[],
     k1                   float8 not null check (k1 between 0.01 and 10),
@@ -63,6 +64,8 @@ comment on column pgembed.bm25.config_digest is
 comment on column pgembed.bm25.field_columns is
     'Columns whose words count apart, by number, the heaviest first: tsvector weights A to D; NULL: the text as a whole.';
 comment on column pgembed.bm25.field_weights is 'How many times a word of each field counts.';
+comment on column pgembed.bm25.analyzer is
+    'What is done to a text before its words are made: options of pgembed.analyze, all three.';
 comment on column pgembed.bm25_pack.packed_rows is 'Documents in the postings, deleted ones included.';
 comment on column pgembed.bm25_pack.packed_length is 'Sum of their lengths, in lexemes.';
 comment on column pgembed.bm25_pack.frozen_avgdl is

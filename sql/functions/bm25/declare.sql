@@ -26,23 +26,26 @@ declare
     config_oid oid;
     config text;
 begin
-    perform pgembed._at_path(p_path);
-    config_oid := p_config::pg_catalog.regconfig;
-    perform pgembed._back_inside();
-    select format('%I.%I', n.nspname, c.cfgname) into strict config    -- a number may be the oid of none
-    from pg_ts_config as c
-    join pg_namespace as n on n.oid = c.cfgnamespace
-    where c.oid = config_oid;
+    begin
+        perform pgembed._at_path(p_path);
+        config_oid := p_config::pg_catalog.regconfig;
+        perform pgembed._back_inside();
+    exception when undefined_object or invalid_name or syntax_error or invalid_schema_name or feature_not_supported then
+        perform pgembed._back_inside();
+        config_oid := pgembed._config_of_language(p_config);
+    end;
+    config := (select format('%I.%I', n.nspname, c.cfgname)    -- a number may be the oid of none
+               from pg_ts_config as c
+               join pg_namespace as n on n.oid = c.cfgnamespace
+               where c.oid = config_oid);
+    if config is null then
+        perform pgembed._no_config(p_config);
+    end if;
     return config;
-exception when no_data_found or undefined_object or invalid_name or syntax_error or invalid_schema_name or feature_not_supported then
-    perform pgembed._back_inside();
-    raise exception 'there is no text search configuration "%"', p_config using errcode = 'PE007',
-        hint = 'There are: ' || (select string_agg(c.oid::regconfig::text, ', ' order by cfgname)
-                                 from pg_ts_config as c) || '.';
 end
 $$;
 comment on function pgembed._text_config(text, text) is
-    'Qualified name of a text search configuration, named under a search_path; or PE007.';
+    'Qualified name of a text search configuration, named under a search_path or by the code of its language; or PE007.';
 
 create or replace function pgembed._bm25_apply_options(b pgembed.bm25, p_options jsonb, p_path text) returns pgembed.bm25
 language plpgsql stable
@@ -73,6 +76,8 @@ begin
             end if;
         elsif option = 'fields' then
             b := pgembed._bm25_apply_fields(b, p_options -> option);
+        elsif option = 'analyzer' then
+            b.analyzer := pgembed._analyzer_options(coalesce(nullif(p_options -> option, 'null'), '{}'));
         elsif option in ('k1', 'b') then
             if jsonb_typeof(p_options -> option) <> 'number'
                or option = 'k1' and value::float8 not between 0.01 and 10
@@ -87,7 +92,7 @@ begin
             end if;
         else
             raise exception 'unknown BM25 option "%"', option using errcode = 'PE007',
-                hint = 'Options are config, config_expression, fields, k1 and b.';
+                hint = 'Options are config, config_expression, analyzer, fields, k1 and b.';
         end if;
     end loop;
     return b;
@@ -192,9 +197,9 @@ begin
     b := pgembed._bm25_check(b);
     b.config_digest := pgembed._bm25_config_digest(b);
     insert into pgembed.bm25 (name, embedding_id, text_id, source, config, config_expression, config_columns, config_foreign,
-                              config_digest, field_columns, field_weights, k1, b)
+                              config_digest, analyzer, field_columns, field_weights, k1, b)
     values (b.name, b.embedding_id, b.text_id, b.source, b.config, b.config_expression, b.config_columns, b.config_foreign,
-            b.config_digest, b.field_columns, b.field_weights, b.k1, b.b)
+            b.config_digest, b.analyzer, b.field_columns, b.field_weights, b.k1, b.b)
     returning * into b;
     t := pgembed._text(b.text_id);
     perform pgembed._bm25_make_parts(b);
@@ -243,7 +248,7 @@ end
 $$;
 comment on function pgembed.create_bm25(text, text, text, jsonb, boolean) is
     'Declares a BM25 index over a text expression, without vectors. Options: config (text search '
-    'configuration), config_expression (for tables of several languages), fields (columns of the text and how many times '
+    'configuration or language), config_expression (for tables of several languages), analyzer, fields (columns of the text and how many times '
     'their words count, which may take the place of the text expression: {"title": 3, "body": 1}), k1, b. Returns its '
     'name, which is unique in the schema of the table. Example: '
     'SELECT pgembed.create_bm25(''article'', ''title || '''' '''' || body'').';
@@ -256,6 +261,7 @@ begin
     b.config := pgembed._text_config(current_setting('default_text_search_config'), p_path);
     b.config_columns := '{}';
     b.config_foreign := false;
+    b.analyzer := pgembed._analyzer_options('{}');
     b.k1 := 1.2;
     b.b := 0.75;
     return pgembed._bm25_apply_options(b, coalesce(p_options, '{}'), p_path);
@@ -281,7 +287,7 @@ begin
     b.config_digest := pgembed._bm25_config_digest(b);
     update pgembed.bm25 as x
     set text_id = b.text_id, config = b.config, config_expression = b.config_expression, config_columns = b.config_columns,
-        config_foreign = b.config_foreign, config_digest = b.config_digest, field_columns = b.field_columns,
+        config_foreign = b.config_foreign, config_digest = b.config_digest, analyzer = b.analyzer, field_columns = b.field_columns,
         field_weights = b.field_weights, k1 = b.k1, b = b.b, state = 'pending', state_reason = null
     where x.bm25_id = b.bm25_id
     returning x.* into b;

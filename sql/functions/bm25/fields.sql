@@ -97,7 +97,7 @@ $$;
 comment on function pgembed._bm25_check_fields(pgembed.bm25, pgembed.captured_text) is
     'PE004 for fields that are gone, or that the text of the index does not read.';
 
-create or replace function pgembed._bm25_lexemes(p_config regconfig, p_fields text[]) returns tsvector
+create or replace function pgembed._bm25_lexemes(p_config regconfig, p_fields text[], p_analyzer jsonb) returns tsvector
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -106,7 +106,7 @@ declare
 begin
     for i in 1 .. cardinality(p_fields) loop
         begin
-            lexemes := lexemes || setweight(pgembed._bm25_lexemes(p_config, coalesce(p_fields[i], '')), chr(ascii('A') + i - 1)::"char");
+            lexemes := lexemes || setweight(pgembed._bm25_lexemes(p_config, coalesce(p_fields[i], ''), p_analyzer), chr(ascii('A') + i - 1)::"char");
         exception when program_limit_exceeded then    -- a tsvector holds 1 MB: no more of them
             exit;
         end;
@@ -114,16 +114,16 @@ begin
     return lexemes;
 end
 $$;
-comment on function pgembed._bm25_lexemes(regconfig, text[]) is
+comment on function pgembed._bm25_lexemes(regconfig, text[], jsonb) is
     'Lexemes of the fields of a document, those of the first with weight A and so on.';
 
 create or replace function pgembed._row_lexemes_sql(b pgembed.bm25, p_config text, p_content text, p_row text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select format('pgembed._bm25_lexemes(%s, %s)', p_config, case when (b).field_columns is null then p_content else (
+    select format('pgembed._bm25_lexemes(%s, %s, %L)', p_config, case when (b).field_columns is null then p_content else (
         select format('array[%s]::pg_catalog.text[]', string_agg(format('%s.%I::pg_catalog.text', p_row, name), ', ' order by place))
-        from unnest(pgembed._field_names(b)) with ordinality as f(name, place)) end)
+        from unnest(pgembed._field_names(b)) with ordinality as f(name, place)) end, (b).analyzer)
 $$;
 comment on function pgembed._row_lexemes_sql(pgembed.bm25, text, text, text) is
     'Expression for the lexemes of a row, given those for its configuration and its text.';

@@ -115,18 +115,21 @@ declare
     head text;         -- what comes before it
     rest tsquery;      -- and what that requires
     beginning tsquery;
+    pairs constant boolean := not b.analyzer @> '{"cjk": false}';
 begin
     w.query := pgembed._check_query(p_query);
     w.config := case when p_config is null then b.config else pgembed._text_config(p_config, p_path) end;
+    p_query := pgembed._query_folded(w.config::regconfig, p_query, b.analyzer);
     if p_syntax = 'words' then
-        w.terms := pg_catalog.tsvector_to_array(to_tsvector(w.config::regconfig, p_query));
+        w.terms := pgembed._query_lexemes(w.config::regconfig, p_query, b.analyzer);
     elsif p_syntax = 'websearch' then
         if p_prefix then    -- as typed so far: the other words are still to come
             p_query := regexp_replace(p_query, '\s+or$', ' ', 'i');
         end if;
         begin
-            w.required := websearch_to_tsquery(w.config::regconfig, p_query);
-            w.terms := pgembed._tsquery_lexemes(w.required);
+            w.required := websearch_to_tsquery(w.config::regconfig, pgembed._websearch_analyzed(p_query, b.analyzer));
+            w.terms := array(select unnest(pgembed._tsquery_lexemes(w.required)) union
+                             select unnest(pgembed._joined_lexemes(w.config::regconfig, pgembed._websearch_wanted(p_query), b.analyzer)));
         exception when statement_too_complex then    -- some ten thousand words
             raise exception 'the query is too long: % characters', length(p_query) using errcode = 'PE009',
                 hint = 'At most 1000 words are possible: search with the words that matter.';
@@ -145,13 +148,17 @@ begin
         if p_syntax = 'websearch' and (head ~ '(^|\s)-$' or length(replace(head, '"', '')) % 2 <> length(head) % 2) then
             last_word := null;    -- of a word that must not occur, or in a phrase, nothing less than all counts
         end if;
+        if pairs and right(last_word, 2) ~ (pgembed._cjk() || '$') then    -- the last pair is begun
+            head := head || left(last_word, -1);
+            last_word := case when right(last_word, 2) ~ (pgembed._cjk() || '{2}') then right(last_word, 2) else right(last_word, 1) end;
+        end if;
         if last_word is not null then
             w.prefix := coalesce((pg_catalog.tsvector_to_array(to_tsvector(w.config::regconfig, last_word)))[1], lower(last_word));
             beginning := pgembed._bm25_prefix_query(w.prefix);
             w.terms := pg_catalog.array_remove(w.terms, w.prefix);
             if w.required is not null then    -- the other words are required as before
                 if head ~ '[[:alnum:]]' then
-                    rest := websearch_to_tsquery(w.config::regconfig, regexp_replace(head, '\mor\s*$', '', 'i'));
+                    rest := websearch_to_tsquery(w.config::regconfig, pgembed._websearch_analyzed(regexp_replace(head, '\mor\s*$', '', 'i'), b.analyzer));
                 end if;
                 w.required := case when coalesce(numnode(rest), 0) = 0 then beginning
                                    when head ~* '\mor\s*$' then rest || beginning else rest && beginning end;
@@ -303,9 +310,9 @@ begin
     -- Names in the expression mean columns of the row.
     execute format(
         'select pg_catalog.array_agg(s.snippet order by place) from pg_catalog.generate_subscripts($1, 1) as place '
-        'cross join lateral (select pg_catalog.ts_headline(%s, %s, $2) as snippet from pg_catalog.unnest($1[place:place]) as s) as s',
-        pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'))
-    into snippets using docs, pgembed._bm25_highlight(p_query);
+        'cross join lateral (select pgembed._snippet(%s, %s, %L, $2, ($3).terms) as snippet from pg_catalog.unnest($1[place:place]) as s) as s',
+        pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), b.analyzer)
+    into snippets using docs, pgembed._bm25_highlight(p_query), p_query;
     return snippets;
 end
 $$;

@@ -232,7 +232,7 @@ as $$
         (select string_agg(x::text, ',' order by x.name) from pgembed._capture_triggers(t) as x), pgembed._captured_columns(t)::text, pgembed._update_guard_sql(t),
         (select string_agg(concat_ws(' ', e.embedding_id, e.wake), ',' order by e.embedding_id)
          from pgembed.embedding as e where e.text_id = (t).text_id),
-        (select concat_ws(' ', x.bm25_id, x.config, x.config_expression, x.field_columns, x.field_weights, pgembed._field_names(x))
+        (select concat_ws(' ', x.bm25_id, x.config, x.config_expression, x.analyzer, x.field_columns, x.field_weights, pgembed._field_names(x))
          from pgembed.bm25 as x where x.text_id = (t).text_id)))
 $$;
 comment on function pgembed._capture_digest(pgembed.captured_text) is
@@ -376,20 +376,21 @@ exception when others or assert_failure then%6$s
     if done then
         return;
     end if;
-    -- A row's own fault, or that of the table's shape, of a right, of the configuration:
-    -- then no row can be read, and all must be read again.
+    -- A row's own fault (its expression, a configuration that is none and was none when words
+    -- were last read), or that of the table's shape, of a right, of the configuration: then no
+    -- row can be read, and all must be read again.
     error := sqlerrm;
-    unfit := composed or key is null or sqlstate like '42%%' or sqlstate like '3F%%';
+    unfit := composed and (sqlstate <> 'PE007' or pgembed._config_differs(%8$s)) or key is null or sqlstate like '42%%' or sqlstate like '3F%%';
     lexemes := null;
 end
 $body$, pgembed._row_columns(t.source, pgembed._key_text_sql(t.source, 'r'), 'r'),
         pgembed._row_expression(t.text_id, t.source, t.canonical_expression, 'r'),
         pgembed._row_columns(t.source, pgembed._row_lexemes_sql(b, pgembed._bm25_config_sql(b.config, case when b.config_expression is not null
-            then pgembed._row_expression(t.text_id, t.source, b.config_expression, 'r') end), 'content', 'r'), 'r'),
+            then pgembed._row_expression(t.text_id, t.source, b.config_expression, 'r') end, true), 'content', 'r'), 'r'),
         -- What code of users may have done is not to stay in the session of who writes.
         case when foreign_code then E'\n    statements constant text[] := pgembed._foreign_statements(null);' else '' end,
         case when foreign_code then E'\n    raise sqlstate ''PE000'';    -- undoes it' else '' end,
-        case when foreign_code then E'\n    perform pgembed._foreign_statements(statements);' else '' end, pgembed._length_sql(b, 'lexemes')));
+        case when foreign_code then E'\n    perform pgembed._foreign_statements(statements);' else '' end, pgembed._length_sql(b, 'lexemes'), coalesce(b.bm25_id, 0)));
 end
 $$;
 comment on function pgembed._document_function_sql(pgembed.captured_text) is

@@ -1,7 +1,7 @@
 -- The analyzer: what is done to a text, and to a query, before PostgreSQL's parser makes
 -- words of it. Three steps, each an option:
 --
---   fold    accents and widths: café -> cafe, fullwidth letters -> ASCII, ß -> ss
+--   fold    accents and widths: caf\u00e9 -> cafe, fullwidth letters -> ASCII, sharp s -> ss
 --   cjk     runs of Chinese, Japanese and Korean characters -> overlapping pairs
 --   parts   TCP/IP -> TCP IP, and TCPIP after the text
 --
@@ -68,19 +68,20 @@ comment on function pgembed._space_out(text) is 'A text with spaces for the punc
 create or replace function pgembed._fold(p_text text) returns text
 language plpgsql immutable parallel safe
 as $$
+declare
+    letter int;
+    plain text;
 begin
-    -- In Cyrillic only this letter is the same as another: й and и are not.
-    p_text := pg_catalog.normalize(pg_catalog.replace(pg_catalog.replace(p_text, U&'\0451', U&'\0435'), U&'\0401', U&'\0415'), 'NFKD');
-    -- Letters that have no decomposition.
-    if p_text operator(pg_catalog.~) E'[\\u00c6\\u00d0\\u00d8\\u00de\\u00df\\u00e6\\u00f0\\u00f8\\u00fe\\u0110\\u0111\\u0126\\u0127\\u0131\\u0141\\u0142\\u0152\\u0153\\u1e9e]' then
-        p_text := pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(
-                  pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(
-                  pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(
-                  pg_catalog.replace(p_text, U&'\00df', 'ss'), U&'\1e9e', 'SS'), U&'\00e6', 'ae'), U&'\00c6', 'AE'), U&'\0153', 'oe'),
-                  U&'\0152', 'OE'), U&'\00f8', 'o'), U&'\00d8', 'O'), U&'\0142', 'l'), U&'\0141', 'L'), U&'\0111', 'd'),
-                  U&'\0110', 'D'), U&'\00f0', 'd'), U&'\00d0', 'D'), U&'\00fe', 'th'), U&'\00de', 'TH'), U&'\0127', 'h'),
-                  U&'\0126', 'H'), U&'\0131', 'i');
-    end if;
+    -- In Cyrillic only io is the same as ie; short i is another letter than i.
+    p_text := pg_catalog.normalize(pg_catalog.replace(pg_catalog.replace(p_text, pg_catalog.chr(1105), pg_catalog.chr(1077)),
+                                                      pg_catalog.chr(1025), pg_catalog.chr(1045)), 'NFKD');
+    for letter, plain in select * from (values    -- those that have no decomposition
+        (223, 'ss'), (7838, 'SS'), (230, 'ae'), (198, 'AE'), (339, 'oe'), (338, 'OE'), (248, 'o'), (216, 'O'), (322, 'l'), (321, 'L'),
+        (273, 'd'), (272, 'D'), (240, 'd'), (208, 'D'), (254, 'th'), (222, 'TH'), (295, 'h'), (294, 'H'), (305, 'i')) as letters
+        where p_text operator(pg_catalog.~) E'[\\u00c6\\u00d0\\u00d8\\u00de\\u00df\\u00e6\\u00f0\\u00f8\\u00fe\\u0110\\u0111\\u0126\\u0127\\u0131\\u0141\\u0142\\u0152\\u0153\\u1e9e]'
+    loop
+        p_text := pg_catalog.replace(p_text, pg_catalog.chr(letter), plain);
+    end loop;
     -- Latin and Greek lose their marks; all else is put together again.
     return pg_catalog.normalize(pg_catalog.regexp_replace(p_text, E'([A-Za-z\\u0370-\\u03ff])[\\u0300-\\u036f]+', E'\\1', 'g'), 'NFC');
 end

@@ -90,8 +90,8 @@ declare
     letters constant text := E'A-Za-z\\u00c0-\\u024f\\u0370-\\u03ff';
     stop_words text;
 begin
-    -- A stop word is one as it is written: German für would be fur without its accent, which
-    -- the list of the configuration does not have.
+    -- A stop word is one as it is written: without its accents German "fuer", with u umlaut,
+    -- would be fur, which is none.
     stop_words := (select pg_catalog.string_agg(distinct m[1], '|')
                    from pg_catalog.regexp_matches(p_text, pg_catalog.format('[%1$s]*[%2$s][%1$s]*', letters, pg_catalog.substr(letters, 7)), 'g') as m
                    where pg_catalog.length(m[1]) operator(pg_catalog.<=) 12
@@ -141,8 +141,8 @@ create or replace function pgembed._joined_lexemes(p_config regconfig, p_query t
 language sql stable
 as $$
     select case when p_analyzer operator(pg_catalog.@>) '{"parts": false}' then '{}'
-        else pg_catalog.tsvector_to_array(pg_catalog.to_tsvector(p_config, pgembed._joined_words(
-            pgembed._analyzed(p_query, pg_catalog.jsonb_set(p_analyzer, '{parts}', 'false'), false)))) end
+        else coalesce(pg_catalog.tsvector_to_array(pg_catalog.to_tsvector(p_config, pgembed._joined_words(
+            pgembed._analyzed(p_query, pg_catalog.jsonb_set(p_analyzer, '{parts}', 'false'), false)))), '{}') end
 $$;
 comment on function pgembed._joined_lexemes(regconfig, text, jsonb) is 'Lexemes of the joined words of a query, each as one.';
 
@@ -163,7 +163,7 @@ as $$
     -- phrase of. A minus before a word (here kept as a control character) is one that
     -- excludes; inside a word, or alone, it is none.
     select string_agg(case when place % 2 = 0 then replace(pgembed._analyzed(part, p_analyzer, false, '_'), '_', ' ')
-        else replace(pgembed._analyzed(regexp_replace(part, E'(^|[\\s(])-(?=\\S)', E'\\1\x01', 'g'), p_analyzer, false, '_'), E'\x01', '-') end,
+        else replace(pgembed._analyzed(regexp_replace(part, E'(^|[\\s(])-(?=\\S|$)', E'\\1\x01', 'g'), p_analyzer, false, '_'), E'\x01', '-') end,
         '"' order by place)
     from unnest(string_to_array(p_query, '"')) with ordinality as p(part, place)
 $$;

@@ -116,15 +116,21 @@ $$;
 comment on function pgembed._characters_of_runs(text) is
     'Each character of the CJK runs of a text, so that a query of one character finds it.';
 
-create or replace function pgembed._without_markup(p_text text) returns text
+create or replace function pgembed._markup() returns text
 language sql immutable parallel safe
 as $$
     -- PostgreSQL's parser gives no words for these either, but takes <b or c> for a tag: here
     -- attributes have a value, or are known to need none.
-    select pg_catalog.regexp_replace(pg_catalog.regexp_replace(p_text, '<!--.*?-->', ' ', 'g'),
-        E'</?[a-z][a-z0-9:_.-]*(?:\\s+(?:[a-z0-9:_.@-]+\\s*=\\s*(?:[^\\s"''<>]+|''[^'']*''|"[^"]*")|async|autofocus|autoplay|checked|controls'
-        '|defer|disabled|hidden|loop|multiple|muted|nowrap|open|readonly|required|selected))*\\s*/?>|<[?!][a-z][^<>]*>'
-        '|&(?:#[0-9]+|#x[0-9a-f]+|[a-z]{2,8}[0-9]{0,2});', ' ', 'gi')
+    select E'</?[a-z][a-z0-9:_.-]*(?:\\s+(?:[a-z0-9:_.@-]+\\s*=\\s*(?:[^\\s"''<>]+|''[^'']*''|"[^"]*")|async|autofocus|autoplay|checked|controls'
+           '|defer|disabled|hidden|loop|multiple|muted|nowrap|open|readonly|required|selected))*\\s*/?>|<[?!][a-z][^<>]*>|<!--(?:[^-]|-[^-])*-->'
+           '|&(?:#[0-9]+|#x[0-9a-f]+|[a-z]{2,8}[0-9]{0,2});'
+$$;
+comment on function pgembed._markup() is 'Regular expression for a tag, a comment or an entity of HTML.';
+
+create or replace function pgembed._without_markup(p_text text) returns text
+language sql immutable parallel safe
+as $$
+    select pg_catalog.regexp_replace(p_text, pgembed._markup(), ' ', 'gi')
 $$;
 comment on function pgembed._without_markup(text) is 'A text with spaces for tags and entities of HTML.';
 

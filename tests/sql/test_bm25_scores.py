@@ -241,7 +241,7 @@ LANGUAGES = """
         (1, 'english', 'The running dogs', 'A dog runs, dogs ran'),
         (2, 'german', 'Die laufenden Hunde', 'Ein Hund läuft, Hunde liefen'),
         (3, 'pg_catalog.french', 'Les chiens', 'Un chien court'),
-        (4, 'klingon', 'targ', 'the targ runs'),
+        (4, 'en-GB', 'targ', 'the targ runs'),
         (5, null, 'the dogs', 'dogs run'),
         (6, 'simple', 'dogs the', 'running the')
 """

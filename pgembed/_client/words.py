@@ -276,8 +276,10 @@ def create_bm25(
             the other.
         name: Name of the index; `<table>_bm25`.
         options: `config` (text-search configuration; the database's), or
-            `config_expression` (SQL over the row that gives it); `fields` (columns of
-            the text, and how many times their words count: `{"title": 3, "body": 1}`);
+            `config_expression` (SQL over the row that gives it), by name or by the code
+            of a language; `analyzer` (`parts`, `fold`, `cjk`: each true); `fields`
+            (columns of the text, and how many times their words count:
+            `{"title": 3, "body": 1}`);
             `k1` (1.2), `b` (0.75).
         if_not_exists: Where there is one of this name, change nothing.
 

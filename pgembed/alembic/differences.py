@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from pgembed.alembic.reflect import canonical_form, unless
+from pgembed.alembic.reflect import (
+    canonical_form,
+    config_of_language,
+    normalized_analyzer,
+    unless,
+)
 from pgembed.sqlalchemy.options import Declaration
 
 if TYPE_CHECKING:
@@ -130,9 +135,14 @@ def _bm25_changes(
 ) -> dict[str, Any]:
     wanted: dict[str, Any] = dict(options["bm25_options"])
     if "config" in wanted:
-        wanted["config"] = wanted["config"].removeprefix("pg_catalog.")
+        wanted["config"] = config_of_language(connection, wanted["config"]) or wanted[
+            "config"
+        ].removeprefix("pg_catalog.")
         if f"pg_catalog.{wanted['config']}" == existing.default_config:
             del wanted["config"]
+    wanted["analyzer"] = normalized_analyzer(wanted.get("analyzer"))
+    if not wanted["analyzer"]:
+        del wanted["analyzer"]
     if found.get("bm25") is False:
         return {}
     if not existing.effective["bm25"]:
@@ -184,7 +194,7 @@ def undoing(changed: Iterable[str], existing: Existing) -> dict[str, Any]:
 
 
 def _bm25_undoing(existing: Existing) -> dict[str, Any]:
-    options = dict.fromkeys(("config", "config_expression", "fields"))
+    options = dict.fromkeys(("config", "config_expression", "analyzer", "fields"))
     options |= {"k1": 1.2, "b": 0.75}
     return options | dict(existing.declaration.bm25_options)
 

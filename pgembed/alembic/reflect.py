@@ -151,6 +151,8 @@ def _bm25_options(bm25: dict[str, Any]) -> dict[str, Any]:
         found["config"] = bm25["config"].removeprefix("pg_catalog.")
     if bm25["config_expression"] is not None:
         found["config_expression"] = bm25["config_expression"]
+    if analyzer := normalized_analyzer(bm25["analyzer"]):
+        found["analyzer"] = analyzer
     if bm25["fields"] is not None:
         found["fields"] = bm25["fields"]
     for name, default in _BM25_DEFAULTS.items():
@@ -159,9 +161,27 @@ def _bm25_options(bm25: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def normalized_analyzer(analyzer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Give the steps of the analyzer that are not as they are by default."""
+    return {name: on for name, on in (analyzer or {}).items() if on not in (True, None)}
+
+
 def unless(value: Any, default: Any) -> Any:
     """Give a value, or None where it is the default."""
     return None if value == default else value
+
+
+def config_of_language(connection: Connection, code: str) -> str | None:
+    """Name the configuration that the code of a language means; None: it is no code."""
+    found: str | None = connection.execute(
+        text(
+            "select pgembed._config_of_language(:code)::text"
+            " where not exists (select from pg_catalog.pg_ts_config"
+            " where cfgname = :code)"
+        ),
+        {"code": code},
+    ).scalar()
+    return found
 
 
 def canonical_form(

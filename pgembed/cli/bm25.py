@@ -26,6 +26,13 @@ Fields = Annotated[
         help='Columns of the text, times each counts: {"title": 3, "body": 1}.',
     ),
 ]
+Analyzer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON",
+        help='Steps before words are made, each on unless false: {"fold": false}.',
+    ),
+]
 K1 = Annotated[
     float | None, typer.Option("--k1", help="How late a word's count saturates; 1.2.")
 ]
@@ -62,6 +69,7 @@ def create(
     ] = None,
     config: Config = None,
     config_expression: ConfigExpression = None,
+    analyzer: Analyzer = None,
     fields: Fields = None,
     k1: K1 = None,
     b: B = None,
@@ -74,6 +82,7 @@ def create(
         None,
         config=config,
         config_expression=config_expression,
+        analyzer=analyzer and json_object(analyzer, '{"fold": false}'),
         fields=fields and json_object(fields, '{"title": 3, "body": 1}'),
         k1=k1,
         b=b,
@@ -101,6 +110,7 @@ def alter(
     ] = None,
     config: Config = None,
     config_expression: ConfigExpression = None,
+    analyzer: Analyzer = None,
     fields: Fields = None,
     k1: K1 = None,
     b: B = None,
@@ -112,6 +122,7 @@ def alter(
         None,
         config=config,
         config_expression=config_expression,
+        analyzer=analyzer and json_object(analyzer, '{"fold": false}'),
         fields=fields and json_object(fields, '{"title": 3, "body": 1}'),
         k1=k1,
         b=b,

@@ -73,7 +73,7 @@ Bm25OptionsText = Annotated[
     typer.Option(
         "--bm25-options",
         metavar="JSON",
-        help='{"k1": 1.2, "b": 0.75, "config_expression": "lang"}.',
+        help='{"k1": 1.2, "b": 0.75, "analyzer": {"fold": false}}.',
     ),
 ]
 

@@ -49,9 +49,12 @@ class BM25:
     """A BM25 index over the same text, for word and hybrid search.
 
     Attributes:
-        config: Name of a text search configuration; the database's default.
+        config: Name of a text search configuration, or the ISO code of its language;
+            the database's default.
         config_expression: SQL over the row that names the configuration, for tables
             with texts in several languages.
+        analyzer: Steps that a text goes through before its words are made, each on
+            unless it is False: `parts`, `fold`, `cjk`.
         fields: Columns of the text whose words count apart, and how many times: a
             whole number from 1 to 100 each, four at most.
         k1: How soon repeated words stop counting; 1.2.
@@ -60,6 +63,7 @@ class BM25:
 
     config: str | None = None
     config_expression: str | None = None
+    analyzer: Mapping[str, bool] | None = None
     fields: Mapping[str, int] | None = None
     k1: float | None = None
     b: float | None = None

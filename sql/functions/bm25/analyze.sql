@@ -110,8 +110,8 @@ comment on function pgembed._pairs(text, text) is
 create or replace function pgembed._characters_of_runs(p_text text) returns text
 language sql immutable parallel safe
 as $$
-    select pg_catalog.regexp_replace(pg_catalog.regexp_replace(p_text, pg_catalog.format('(?<!%1$s)%1$s(?!%1$s)|[^%2$s+', pgembed._cjk(),
-               pg_catalog.substr(pgembed._cjk(), 2)), ' ', 'g'), pgembed._cjk(), E'\\& ', 'g')
+    select pg_catalog.btrim(pg_catalog.regexp_replace(pg_catalog.regexp_replace(p_text, pg_catalog.format(
+               '(?<!%1$s)%1$s(?!%1$s)|[^%2$s+', pgembed._cjk(), pg_catalog.substr(pgembed._cjk(), 2)), '', 'g'), pgembed._cjk(), E'\\& ', 'g'))
 $$;
 comment on function pgembed._characters_of_runs(text) is
     'Each character of the CJK runs of a text, so that a query of one character finds it.';

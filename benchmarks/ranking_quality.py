@@ -1,7 +1,7 @@
 """How good the rankings are: BM25, vectors and hybrid on a judged collection.
 
 BM25 is compared with bm25s (its lucene method) over the same lexemes, which come from
-PostgreSQL's to_tsvector for both; hybrid with the better of its arms. Every way to
+the analyzer and PostgreSQL's to_tsvector for both; hybrid with the better of its arms. Every way to
 search sees the same rows and queries.
 
     python benchmarks/ranking_quality.py --data FOLDER [--split test] [--rows 500]
@@ -55,7 +55,7 @@ def lexemes(conn: psycopg.Connection) -> tuple[list[str], list[list[str]]]:
     """
     keys, texts = [], []
     for key, words in conn.execute(
-        f"select id, (select array_agg(l.lexeme) from unnest(to_tsvector('{CONFIG}', {TEXT})) as l,"
+        f"select id, (select array_agg(l.lexeme) from unnest(to_tsvector('{CONFIG}', pgembed.analyze({TEXT}))) as l,"
         f" unnest(l.positions)) from {TABLE} order by id"
     ):
         if words:
@@ -74,7 +74,7 @@ def bm25s_rankings(
     rankings = {}
     for key, query in data.queries.items():
         row = conn.execute(
-            f"select tsvector_to_array(to_tsvector('{CONFIG}', %s))", [query]
+            f"select pgembed._query_lexemes('{CONFIG}', %s, '{{}}')", [query]
         ).fetchone()
         assert row is not None
         known = [word for word in row[0] if word in model.vocab_dict]

@@ -1,4 +1,4 @@
-"""What a word is: joined words by their parts, accents, CJK; languages by their code."""
+"""What a word is: joined words and their parts, accents, CJK; languages by code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import random
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import psycopg
 import pytest
@@ -19,6 +18,7 @@ from tests.fixtures.bm25_reference import (
     fetch_lexemes,
     fetch_query_lexemes,
 )
+from tests.fixtures.roles import acting_as, new_roles
 from tests.sql.steps import value
 
 OPTIONS: list[tuple[dict[str, bool], str]] = [
@@ -33,21 +33,22 @@ OPTIONS: list[tuple[dict[str, bool], str]] = [
 ]
 ASCII = "abcXYZ019"
 JOINERS = "-./+@_~ ,;:()'!  -.-/"
-BEYOND = "éÄßøłœñÿςάёйЖ日本語テスト東京ｶﾞＡＢ１서울가ﬁ²½™–—’“”…，。・\u0301\u00ad"  # noqa: RUF001
+BEYOND = [*"éÄßøłœñÿςάёйЖ日本語テスト東京ＡＢ１서울가ﬁ²½™–—’“”…，。・\u0301\u00ad", "ｶﾞ"]
 
 
 def made_up(count: int, *, seed: int) -> Iterator[str]:
     """Make up texts of letters, digits, joiners, and letters of other scripts."""
     rng = random.Random(seed)
     for number in range(count):
-        characters = ASCII * 3 + JOINERS * 2 + BEYOND * (number % 3)
+        characters = [*ASCII * 3, *JOINERS * 2, *BEYOND * (number % 3)]
         yield "".join(rng.choice(characters) for _ in range(rng.randint(1, 30)))
 
 
 def texts_of(conn: psycopg.Connection, *texts: str) -> None:
     conn.execute("create table doc (id int primary key, body text)")
     conn.execute(
-        "select pgembed.create_bm25('doc', 'body', options => '{\"config\": \"english\"}')"
+        "select pgembed.create_bm25('doc', 'body', options =>"
+        ' \'{"config": "english"}\')'
     )
     put(conn, *texts)
 
@@ -61,7 +62,7 @@ def search(
     conn: psycopg.Connection, query: str, options: str = ""
 ) -> list[tuple[int, str]]:
     return conn.execute(
-        "select (doc).id, snippet from pgembed.bm25_search(null::doc, %s,"  # noqa: S608
+        "select (doc).id, snippet from pgembed.bm25_search(null::doc, %s,"
         f" k => 1000, snippets => true {options})",
         [query],
     ).fetchall()
@@ -84,9 +85,12 @@ def test_the_same_is_made_of_a_text_as_by_the_reference(dsn: str, locale: str) -
         else f"locale '{locale}'"
     )
     with psycopg.connect(dsn, autocommit=True) as admin:
-        admin.execute(
-            f"create database {name} encoding 'UTF8' {provider} template template0"
-        )
+        try:
+            admin.execute(
+                f"create database {name} encoding 'UTF8' {provider} template template0"
+            )
+        except psycopg.errors.FeatureNotSupported:
+            pytest.skip("this server is built without ICU")
         try:
             other = make_conninfo(dsn, dbname=name)
             schema.install(other)
@@ -114,7 +118,7 @@ JOINED = [
     "There is no space.Another sentence",
     "Advisory CVE-2031-88123 was closed, see -2032",
     "Write to robin@example.org or /usr/local/bin",
-    "A café in the Straße, ＦＵＬＬ width",  # noqa: RUF001
+    "A café in the Straße, ＦＵＬＬ width",
     "東京タワーと第3章",
     "tcp tcp ip ip: version 2.5 and 25",
     "cve 88123 in other words, 2031 times",
@@ -134,7 +138,7 @@ def test_every_part_of_a_joined_word_finds_its_row(
             "space another space.Another",
             "CVE 2031 88123 CVE-2031-88123 2032 -2032 +2032",
             "robin example org robin@example.org usr local bin /usr/local/bin",
-            "cafe café CAFÉ strasse Straße full ＦＵＬＬ",  # noqa: RUF001
+            "cafe café CAFÉ strasse Straße full ＦＵＬＬ",
             "東京 タワー 東 ー 京タワ 第 3 章 第3章",
         )
     ):
@@ -144,7 +148,7 @@ def test_every_part_of_a_joined_word_finds_its_row(
     # As typed it is first.
     assert found(conn, "TCP/IP")[0] == 0
     assert found(conn, "CVE-2031-88123")[0] == 2
-    assert found(conn, "tcp/ip", WEB) == [0]
+    assert found(conn, "tcp/ip", WEB) == [0, 6]
 
 
 def test_scores_are_those_of_the_analyzed_lexemes(conn: psycopg.Connection) -> None:
@@ -187,7 +191,8 @@ def test_phrases_go_over_parts(conn: psycopg.Connection) -> None:
         ('"ip tcp"', set()),
         ('"東京タワー"', {5}),
         ("京タワ", {5}),
-        ('"第3章"', {5}),
+        ("第3章", {5}),
+        ("“ip and node”", {0}),
         ("タワ京", set()),
     ):
         assert set(found(conn, phrase, WEB)) == rows, phrase
@@ -220,7 +225,7 @@ SHOWN = [
     ("2031", "see CVE-2031-88", "see CVE-<b>2031</b>-88"),
     ("b", "a<b and A&B", "a<<b>b</b> and A&<b>B</b>"),
     ("bold", "is <i class='x'>bold</i> text", "is  <b>bold</b>  text"),
-    ("мир", "Привет-мир", "Привет-<b>мир</b>"),  # noqa: RUF001
+    ("мир", "Привет-мир", "Привет-<b>мир</b>"),
     ("ガ", "ｶﾞ x", "<b>ｶﾞ</b> x"),
 ]
 
@@ -239,7 +244,8 @@ def test_made_up_texts_are_found_by_every_run(conn: psycopg.Connection) -> None:
     texts = list(made_up(150, seed=11))
     conn.execute("create table doc (id int primary key, body text)")
     conn.execute(
-        "select pgembed.create_bm25('doc', 'body', options => '{\"config\": \"simple\"}')"
+        "select pgembed.create_bm25('doc', 'body', options =>"
+        ' \'{"config": "simple"}\')'
     )
     put(conn, *texts)
     conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
@@ -261,7 +267,7 @@ def test_made_up_texts_are_found_by_every_run(conn: psycopg.Connection) -> None:
 
 def test_steps_are_switched_off_and_on(conn: psycopg.Connection) -> None:
     texts_of(conn, *JOINED)
-    assert found(conn, "cafe") and found(conn, "node") and found(conn, "東")
+    assert all(found(conn, query) for query in ("cafe", "node", "東"))
     for step, query in (("fold", "cafe"), ("parts", "node"), ("cjk", "東")):
         conn.execute(
             "select pgembed.alter_bm25('doc_bm25', options => %s)",
@@ -313,7 +319,8 @@ def test_languages_by_their_code(conn: psycopg.Connection) -> None:
     )
     assert value(conn, "select config from pgembed.bm25") == "pg_catalog.english"
     conn.execute(
-        "insert into doc values (1, 'Die Häuser für Kinder', 'de'), (2, 'houses', null),"
+        "insert into doc values (1, 'Die Häuser für Kinder', 'de'),"
+        " (2, 'houses', null),"
         " (3, 'casas', 'pt-BR'), (4, 'houses', 'tlh'), (5, 'Häuser', 'deu')"
     )
     assert set(found(conn, "Haus", ", config => 'de-AT'")) == {1, 5}
@@ -367,7 +374,7 @@ def test_a_dropped_configuration_is_noticed_before_rows_fail(
     assert found(conn, "castle") == [2]
 
 
-def test_who_is_restricted_finds_the_same(conn: psycopg.Connection) -> None:
+def test_who_is_restricted_finds_the_same(dsn: str, conn: psycopg.Connection) -> None:
     conn.execute("create table doc (id int primary key, body text, lang text)")
     conn.execute(
         "select pgembed.create_bm25('doc', 'body', options =>"
@@ -377,24 +384,13 @@ def test_who_is_restricted_finds_the_same(conn: psycopg.Connection) -> None:
         "insert into doc values (1, 'TCP/IP', 'en'), (2, 'café', null),"
         " (3, 'node.js', 'tlh')"
     )
+    conn.execute("alter table doc enable row level security")
+    conn.execute("create policy mine on doc using (id <> 1)")
     reader = f"pgembed_test_reader_{os.getpid()}"
-    conn.execute(f"create role {reader}")
-    try:
+    with new_roles(dsn, reader):
         conn.execute(f"grant select on doc to {reader}")
-        conn.execute("alter table doc enable row level security")
-        conn.execute("create policy mine on doc using (id <> 1)")
+        conn.execute("select pgembed.grant_usage(%s)", [reader])
         conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
-        conn.execute(f"select pgembed.grant_search('{reader}')" if _has_grant(conn) else "select 1")
-        conn.execute(f"set role {reader}")
-        assert found(conn, "cafe") == [2]
-        assert found(conn, "tcp") == []
-        assert found(conn, "node") == []
-        conn.execute("reset role")
-    finally:
-        conn.execute("reset role")
-        conn.execute(f"drop owned by {reader}")
-        conn.execute(f"drop role {reader}")
-
-
-def _has_grant(conn: psycopg.Connection[Any]) -> bool:
-    return bool(value(conn, "select to_regproc('pgembed.grant_search') is not null"))
+        with acting_as(dsn, reader) as restricted:
+            for query, rows in (("cafe", [2]), ("tcp", []), ("node", [])):
+                assert found(restricted, query) == rows, query

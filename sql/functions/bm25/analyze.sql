@@ -82,8 +82,8 @@ begin
     loop
         p_text := pg_catalog.replace(p_text, pg_catalog.chr(letter), plain);
     end loop;
-    -- Latin and Greek lose their marks; all else is put together again.
-    return pg_catalog.normalize(pg_catalog.regexp_replace(p_text, E'([A-Za-z\\u0370-\\u03ff])[\\u0300-\\u036f]+', E'\\1', 'g'), 'NFC');
+    -- Latin, Greek and digits lose their marks; all else is put together again.
+    return pg_catalog.normalize(pg_catalog.regexp_replace(p_text, E'([0-9A-Za-z\\u0370-\\u03ff])[\\u0300-\\u036f]+', E'\\1', 'g'), 'NFC');
 end
 $$;
 comment on function pgembed._fold(text) is
@@ -95,8 +95,9 @@ as $$
 declare
     c constant text := pgembed._cjk();
 begin
-    -- A run is a word by itself, beside letters of other scripts.
-    p_text := pg_catalog.regexp_replace(p_text, pg_catalog.format(E'(?<=%1$s)(?!%1$s|\\s|$)|(?<!%1$s|\\s|^)(?=%1$s)', c), p_between, 'g');
+    -- A run is a word by itself, beside letters of other scripts: no phrase with these, as
+    -- a single character may be a part of a longer run in the text.
+    p_text := pg_catalog.regexp_replace(p_text, pg_catalog.format(E'(?<=%1$s)(?!%1$s|\\s|$)|(?<!%1$s|\\s|^)(?=%1$s)', c), ' ', 'g');
     -- abc -> aabbcc -> abbc -> ab bc. A character alone stays.
     p_text := pg_catalog.regexp_replace(p_text, pg_catalog.format(E'(?<=%1$s)(%1$s)|(%1$s)(?=%1$s)', c), E'\\1\\1\\2\\2', 'g');
     p_text := pg_catalog.regexp_replace(p_text, pg_catalog.format('(?<!%1$s)%1$s(?=%1$s{3})', c), '', 'g');

@@ -147,13 +147,20 @@ $$;
 comment on function pgembed._joined_lexemes(regconfig, text, jsonb) is 'Lexemes of the joined words of a query, each as one.';
 
 create or replace function pgembed._query_folded(p_config regconfig, p_query text, p_analyzer jsonb) returns text
-language sql stable
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
-    select case when pgembed._beyond_ascii(p_query) and not p_analyzer operator(pg_catalog.@>) '{"fold": false}'
-        then pgembed._fold(pgembed._stop_words_left_out(p_config, pg_catalog.normalize(p_query, 'NFC'))) else p_query end
+begin
+    if pgembed._beyond_ascii(p_query) and not p_analyzer @> '{"fold": false}' then
+        p_query := pgembed._stop_words_left_out(p_config, pg_catalog.normalize(p_query, 'NFC'));
+        p_query := translate(p_query, concat(chr(8220), chr(8221), chr(8222), chr(65282)), '""""');
+        p_query := pgembed._fold(pgembed._space_out(p_query));
+    end if;
+    return p_query;
+end
 $$;
 comment on function pgembed._query_folded(regconfig, text, jsonb) is
-    'A query folded before its syntax is looked at: quotes and signs of full width are as good as others.';
+    'A query folded before its syntax is looked at: typographic quotes, and those and the minus of full width, are as good as others.';
 
 create or replace function pgembed._websearch_analyzed(p_query text, p_analyzer jsonb) returns text
 language sql immutable

@@ -39,7 +39,7 @@ as $$
     select E'[\\u0080-\\u00a9\\u00ab-\\u00b1\\u00b4\\u00b6-\\u00b8\\u00bb\\u00bf\\u00d7\\u00f7\\u02c2-\\u02df\\u037e\\u0387'
            '\\u055a-\\u055f\\u0589\\u058a\\u05be\\u05c0\\u05c3\\u05c6\\u05f3\\u05f4\\u0600-\\u060f\\u061b-\\u061f\\u066a-\\u066d\\u06d4'
            '\\u0964\\u0965\\u0e3f\\u0e4f\\u0e5a\\u0e5b\\u104a-\\u104f\\u1360-\\u1368\\u1680\\u2000-\\u206f\\u207a-\\u207e\\u208a-\\u208e'
-           '\\u20a0-\\u20cf\\u2117\\u2120\\u2122\\u2190-\\u245f\\u2500-\\u2bff\\u2e00-\\u2e7f\\u3000-\\u3004\\u3008-\\u3020\\u3030'
+           '\\u20a0-\\u20ff\\u2117\\u2120\\u2122\\u2190-\\u245f\\u2500-\\u2bff\\u2e00-\\u2e7f\\u3000-\\u3004\\u3008-\\u3020\\u3030'
            '\\u303d-\\u303f\\u309b\\u309c\\u30a0\\u30fb\\ue000-\\uf8ff\\ufd3e\\ufd3f\\ufe10-\\ufe19\\ufe30-\\ufe6b\\ufeff'
            '\\uff01-\\uff0f\\uff1a-\\uff20\\uff3b-\\uff40\\uff5b-\\uff65\\uffe0-\\uffff\\U0001f000-\\U0001faff]'
 $$;
@@ -57,10 +57,10 @@ comment on function pgembed._beyond_ascii(text) is
 create or replace function pgembed._space_out(p_text text) returns text
 language sql immutable parallel safe
 as $$
-    -- Hyphens of other kinds join words too; soft hyphens and joiners of width zero are
-    -- no characters of a word.
+    -- Hyphens of other kinds join words too; soft hyphens, joiners of width zero and
+    -- variation selectors are no characters of a word.
     select pg_catalog.regexp_replace(pg_catalog.regexp_replace(pg_catalog.regexp_replace(p_text,
-        E'[\\u00ad\\u200b-\\u200d\\u2060\\ufeff]', '', 'g'), E'[\\u2010\\u2011\\u2212\\ufe63\\uff0d]', '-', 'g'),
+        E'[\\u00ad\\u200b-\\u200d\\u2060\\ufe00-\\ufe0f\\ufeff]', '', 'g'), E'[\\u2010\\u2011\\u2212\\ufe63\\uff0d]', '-', 'g'),
         pgembed._unicode_separator(), ' ', 'g')
 $$;
 comment on function pgembed._space_out(text) is 'A text with spaces for the punctuation and symbols beyond ASCII.';

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pgembed.client import (
         Bm25Hit,
         EmbeddingStatus,
+        FacetValue,
         Hit,
         HybridHit,
         alter_bm25,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
         retry,
         revoke_usage,
         search,
+        search_count,
+        search_facets,
         similar,
         status,
     )
@@ -54,6 +57,7 @@ __version__ = metadata.version("pgembed-kit")
 __all__ = [
     "Bm25Hit",
     "EmbeddingStatus",
+    "FacetValue",
     "Hit",
     "HybridHit",
     "PgembedError",
@@ -81,6 +85,8 @@ __all__ = [
     "retry",
     "revoke_usage",
     "search",
+    "search_count",
+    "search_facets",
     "similar",
     "status",
 ]

@@ -26,6 +26,8 @@ from pgembed._client.awords import (
     create_bm25,
     drop_bm25,
     hybrid_search,
+    search_count,
+    search_facets,
 )
 from pgembed.rerankers import DEFAULT_RERANKER
 
@@ -64,6 +66,8 @@ __all__ = [
     "retry",
     "revoke_usage",
     "search",
+    "search_count",
+    "search_facets",
     "similar",
     "status",
 ]

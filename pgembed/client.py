@@ -36,7 +36,14 @@ from pgembed._client import manage
 from pgembed._client import search as searching
 from pgembed._client.names import Table
 from pgembed._client.rerankers import RerankerLike
-from pgembed._client.results import Bm25Hit, EmbeddingStatus, Hit, HybridHit, RowT
+from pgembed._client.results import (
+    Bm25Hit,
+    EmbeddingStatus,
+    FacetValue,
+    Hit,
+    HybridHit,
+    RowT,
+)
 from pgembed._client.run import run
 from pgembed._client.values import Filter, Vector
 from pgembed._client.words import (
@@ -47,6 +54,8 @@ from pgembed._client.words import (
     create_bm25,
     drop_bm25,
     hybrid_search,
+    search_count,
+    search_facets,
 )
 from pgembed.rerankers import DEFAULT_RERANKER
 
@@ -60,6 +69,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Bm25Hit",
     "EmbeddingStatus",
+    "FacetValue",
     "Filter",
     "Hit",
     "HybridHit",
@@ -89,6 +99,8 @@ __all__ = [
     "retry",
     "revoke_usage",
     "search",
+    "search_count",
+    "search_facets",
     "similar",
     "status",
 ]

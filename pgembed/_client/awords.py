@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, overload
 
 import psycopg
 
-from pgembed._client import manage, ranking
+from pgembed._client import manage, matches, ranking
 from pgembed._client.arun import arun
 from pgembed.rerankers import DEFAULT_RERANKER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from psycopg.rows import DictRow
 
     from pgembed._client.names import Table
     from pgembed._client.rerankers import RerankerLike
-    from pgembed._client.results import Bm25Hit, HybridHit, RowT
+    from pgembed._client.results import Bm25Hit, FacetValue, HybridHit, RowT
     from pgembed._client.values import Filter, Vector
     from pgembed.encoders.base import Encoder
 
@@ -168,6 +168,72 @@ async def hybrid_search(
         row_factory=row_factory,
     )
     return await arun(conn, ranking.hybrid_search(request))
+
+
+async def search_count(
+    conn: AsyncConnection,
+    table: Table,
+    query: str | None = None,
+    *,
+    filter: Filter | None = None,
+    where_sql: str | None = None,
+    embedding: str | None = None,
+    syntax: str = "words",
+    prefix: bool = False,
+    config: str | None = None,
+    min_similarity: float | None = None,
+    query_embedding: Vector | None = None,
+    encoder: Encoder | str | None = None,
+    timeout_s: float = 10.0,
+) -> int:
+    """Count the rows that match: by their words, or within a similarity."""
+    request = matches.Count(
+        table=table,
+        query=query,
+        filter=filter,
+        where_sql=where_sql,
+        embedding=embedding,
+        syntax=syntax,
+        prefix=prefix,
+        config=config,
+        min_similarity=min_similarity,
+        query_embedding=query_embedding,
+        encoder=encoder,
+        timeout_s=timeout_s,
+    )
+    return await arun(conn, matches.search_count(request))
+
+
+async def search_facets(
+    conn: AsyncConnection,
+    table: Table,
+    query: str,
+    columns: Sequence[str],
+    *,
+    filter: Filter | None = None,
+    where_sql: str | None = None,
+    embedding: str | None = None,
+    syntax: str = "words",
+    prefix: bool = False,
+    config: str | None = None,
+    max_values: int = 20,
+    exclude_own_filter: bool = False,
+) -> dict[str, list[FacetValue]]:
+    """Count which values columns have among the rows that match."""
+    request = matches.Facets(
+        table=table,
+        query=query,
+        columns=columns,
+        filter=filter,
+        where_sql=where_sql,
+        embedding=embedding,
+        syntax=syntax,
+        prefix=prefix,
+        config=config,
+        max_values=max_values,
+        exclude_own_filter=exclude_own_filter,
+    )
+    return await arun(conn, matches.search_facets(request))
 
 
 async def create_bm25(

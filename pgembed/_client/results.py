@@ -101,6 +101,19 @@ class HybridHit(Generic[RowT_co]):
 
 
 @dataclass(frozen=True, slots=True)
+class FacetValue:
+    """A value of a column, and how many of the matching rows have it.
+
+    Attributes:
+        value: As JSON has it: a number, a string, a bool, None; dates as text.
+        count: The number of rows.
+    """
+
+    value: Any
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddingStatus:
     """How an embedding stands; one row of the view `pgembed.status`.
 

@@ -203,15 +203,20 @@ class _Common(Protocol):
     @property
     def table(self) -> Table: ...
     @property
-    def k(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
     def filter(self) -> Filter | None: ...
     @property
     def where_sql(self) -> str | None: ...
     @property
     def embedding(self) -> str | None: ...
+
+
+class _Paged(Protocol):
+    """What requests have that give a part of a ranking."""
+
+    @property
+    def k(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
 
 
 class _WithQuery(_Common, Protocol):
@@ -224,7 +229,7 @@ class _WithQuery(_Common, Protocol):
 
 
 def page_arguments(
-    request: _Common, rerank: rerankers.Rerank | None = None
+    request: _Paged, rerank: rerankers.Rerank | None = None
 ) -> dict[str, object]:
     """Say which part of the ranking is wanted; of one that is made anew, the whole."""
     k = check_int(request.k, "k")
@@ -234,7 +239,7 @@ def page_arguments(
     return {"k": k, "offset": offset} if offset else {"k": k}
 
 
-def page(hits: list[T], request: _Common) -> list[T]:
+def page(hits: list[T], request: _Paged) -> list[T]:
     """Give the wanted part of a ranking that was made anew."""
     return hits[request.offset : request.offset + request.k]
 

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, overload
 
 import psycopg
 
-from pgembed._client import manage, ranking
+from pgembed._client import manage, matches, ranking
 from pgembed._client.run import run
 from pgembed.rerankers import DEFAULT_RERANKER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from psycopg.rows import DictRow
 
     from pgembed._client.names import Table
     from pgembed._client.rerankers import RerankerLike
-    from pgembed._client.results import Bm25Hit, HybridHit, RowT
+    from pgembed._client.results import Bm25Hit, FacetValue, HybridHit, RowT
     from pgembed._client.values import Filter, Vector
     from pgembed.encoders.base import Encoder
 
@@ -253,6 +253,120 @@ def hybrid_search(
         row_factory=row_factory,
     )
     return run(conn, ranking.hybrid_search(request))
+
+
+def search_count(
+    conn: Connection,
+    table: Table,
+    query: str | None = None,
+    *,
+    filter: Filter | None = None,
+    where_sql: str | None = None,
+    embedding: str | None = None,
+    syntax: str = "words",
+    prefix: bool = False,
+    config: str | None = None,
+    min_similarity: float | None = None,
+    query_embedding: Vector | None = None,
+    encoder: Encoder | str | None = None,
+    timeout_s: float = 10.0,
+) -> int:
+    """Count the rows that match: by their words, or within a similarity.
+
+    Args:
+        conn: Connection whose role may read the table.
+        table: As in `search`.
+        query: Words: rows that have any of them, as many as `bm25_search` would find
+            without a `k`; with `min_similarity`, what the rows are compared with.
+        filter: Conditions on columns, as data.
+        where_sql: A condition in SQL.
+        embedding: Which embedding or BM25 index, where the table has several.
+        syntax: As in `bm25_search`, and so are `prefix` and `config`.
+        prefix: The last word is the beginning of one.
+        config: Text-search configuration of the query.
+        min_similarity: Count the rows whose vectors are at least as similar, exactly:
+            all of them are compared.
+        query_embedding: The query as a vector, for `min_similarity`.
+        encoder: As in `search`, and so is `timeout_s`.
+        timeout_s: Longest wait for the encoder service, in seconds.
+
+    Raises:
+        UnknownEmbedding: There is nothing to count by, or several and none is named.
+        InvalidParameter: A vector without `min_similarity`, or an option out of range.
+        InvalidQuery: The query is empty.
+        InvalidFilter: And the others of `search` and `bm25_search`.
+    """
+    request = matches.Count(
+        table=table,
+        query=query,
+        filter=filter,
+        where_sql=where_sql,
+        embedding=embedding,
+        syntax=syntax,
+        prefix=prefix,
+        config=config,
+        min_similarity=min_similarity,
+        query_embedding=query_embedding,
+        encoder=encoder,
+        timeout_s=timeout_s,
+    )
+    return run(conn, matches.search_count(request))
+
+
+def search_facets(
+    conn: Connection,
+    table: Table,
+    query: str,
+    columns: Sequence[str],
+    *,
+    filter: Filter | None = None,
+    where_sql: str | None = None,
+    embedding: str | None = None,
+    syntax: str = "words",
+    prefix: bool = False,
+    config: str | None = None,
+    max_values: int = 20,
+    exclude_own_filter: bool = False,
+) -> dict[str, list[FacetValue]]:
+    """Count which values columns have among the rows that match a query's words.
+
+    Args:
+        conn: Connection whose role may read the table.
+        table: As in `search`.
+        query: Words to search for.
+        columns: Whose values are counted; of an array column, its elements.
+        filter: Conditions on columns, as data.
+        where_sql: A condition in SQL.
+        embedding: Which embedding or BM25 index, where the table has several.
+        syntax: As in `bm25_search`, and so are `prefix` and `config`.
+        prefix: The last word is the beginning of one.
+        config: Text-search configuration of the query.
+        max_values: Of each column at most so many values, the most frequent.
+        exclude_own_filter: Leave what the filter says of a column out of that column's
+            counts, so that the values beside the chosen one are counted too.
+
+    Returns:
+        By column: values and the number of rows, the most frequent first.
+
+    Raises:
+        InvalidParameter: An unknown column, or one whose values cannot be compared.
+        UnknownEmbedding: The table has no BM25 index, or several and none is named.
+        InvalidQuery: And the others of `bm25_search`.
+    """
+    request = matches.Facets(
+        table=table,
+        query=query,
+        columns=columns,
+        filter=filter,
+        where_sql=where_sql,
+        embedding=embedding,
+        syntax=syntax,
+        prefix=prefix,
+        config=config,
+        max_values=max_values,
+        exclude_own_filter=exclude_own_filter,
+    )
+    return run(conn, matches.search_facets(request))
 
 
 def create_bm25(

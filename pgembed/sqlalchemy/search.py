@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Float,
     Integer,
@@ -30,6 +31,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.util import ClauseAdapter
 from sqlalchemy.types import UserDefinedType
 
+from pgembed.errors import InvalidParameter
 from pgembed.sqlalchemy.condition import reads, split, tables_of, where_sql
 from pgembed.sqlalchemy.hits import RESULT_COLUMNS, HitBundle, column_types, hit_table
 from pgembed.sqlalchemy.source import RowType
@@ -193,6 +195,50 @@ class Search(_Select[T, H]):
         found = super().slice(start, stop)
         return found._with(found._call)
 
+    def count_matches(self) -> Select[int]:
+        """Count all rows that match, whatever `k`, limit and offset say.
+
+        A search by words, alone or with vectors, counts the rows that have them; one by
+        vectors needs a `min_similarity`, and compares all rows. Words that are to be
+        compared by vectors need `encode_query` before.
+
+        Raises:
+            InvalidParameter: There is no number of such rows.
+        """
+        return _matches(self, "search_count", {}, {"search_count": BigInteger()})
+
+    def facets(
+        self,
+        *columns: Any,
+        max_values: int = 20,
+        exclude_own_filter: bool = False,
+    ) -> Select[str, Any, int]:
+        """Count which values columns have among all rows that have the words.
+
+        The rows of the result are (column, value, number of rows): the most frequent
+        values of each column.
+
+        Args:
+            columns: Attributes of the searched class, or names of columns.
+            max_values: Of each column at most so many values.
+            exclude_own_filter: Leave out what the search's `filter` says of a column
+                when that column is counted.
+
+        Raises:
+            InvalidParameter: The search is not by words.
+        """
+        names = [
+            literal(c if isinstance(c, str) else c.expression.name, Text())
+            for c in columns
+        ]
+        arguments: dict[str, Any] = {
+            "columns": array(names, type_=Text()),
+            "max_values": literal(max_values, Integer()),
+            "exclude_own_filter": literal(exclude_own_filter, Boolean()),
+        }
+        returned = {"facet": Text(), "value": JSONB(), "count": BigInteger()}
+        return _matches(self, "search_facets", arguments, returned)
+
     def _before_ranking(self, part: ColumnElement[bool]) -> ColumnElement[bool] | None:
         if part.__visit_name__ == "textclause" or reads(part, self._hits):
             return None
@@ -234,18 +280,45 @@ class Search(_Select[T, H]):
         return literal(k, Integer())
 
 
+def _matches(
+    search: Search[Any, Any],
+    name: str,
+    arguments: dict[str, ColumnElement[Any]],
+    returned: Mapping[str, Any],
+) -> Select[Any, Any, Any]:
+    """Select from a function that is about all rows that match."""
+    call = search._call
+    by_words = call.function in ("bm25_search", "hybrid_search")
+    if not by_words and (
+        name != "search_count" or "min_similarity" not in call.options
+    ):
+        raise InvalidParameter(
+            f"{call.function} finds all rows, one after the other",
+            hint="Search by words; or count what is within a min_similarity.",
+        )
+    if call.function == "similar" or search.whereclause is not None:
+        raise InvalidParameter(
+            "rows that match are counted by a query, and by conditions on its table",
+            hint="Leave out conditions on the hit and on joined tables.",
+        )
+    kept = ("syntax", "prefix", "config") if by_words else ("min_similarity",)
+    words = replace(call, vector=None, query_model=None) if by_words else call
+    options = {n: v for n, v in call.options.items() if n in (*kept, "filter")}
+    given = _arguments(replace(words, options=options)) | arguments
+    columns = [column(column_name, type_) for column_name, type_ in returned.items()]
+    found = (
+        getattr(func.pgembed, name)(
+            RowType(call.source),
+            *(_argument(n).op("=>")(value) for n, value in given.items()),
+        )
+        .table_valued(*columns)
+        .render_derived(name="m")
+    )
+    return select(*found.c)
+
+
 def _cte(call: Call, k: ColumnElement[Any]) -> CTE:
-    arguments: dict[str, ColumnElement[Any]] = {"k": k, "embedding": _text(call)}
-    if call.query is not None:
-        arguments["query"] = literal(call.query, Text())
-    if call.vector is not None:
-        arguments["query_embedding"] = literal(call.vector, _VectorText())
-    if call.query_model is not None:
-        arguments["query_model"] = literal(call.query_model, Text())
-    condition = where_sql(call.source, call.criteria)
-    if condition is not None:
-        arguments["where_sql"] = condition
-    arguments |= call.options
+    arguments = {"k": k, **_arguments(call)}
     types = column_types(call.hit)
     function = (
         getattr(func.pgembed, call.function)(
@@ -270,6 +343,21 @@ def _cte(call: Call, k: ColumnElement[Any]) -> CTE:
         found["rank"] = found["rank"] + call.options["offset"]
     columns = [type_coerce(found[name], types[name]).label(name) for name in types]
     return select(*keys, *columns).select_from(function).cte(call.name)
+
+
+def _arguments(call: Call) -> dict[str, ColumnElement[Any]]:
+    arguments: dict[str, ColumnElement[Any]] = {"embedding": _text(call)}
+    if call.query is not None:
+        arguments["query"] = literal(call.query, Text())
+    if call.vector is not None:
+        arguments["query_embedding"] = literal(call.vector, _VectorText())
+    if call.query_model is not None:
+        arguments["query_model"] = literal(call.query_model, Text())
+    condition = where_sql(call.source, call.criteria)
+    if condition is not None:
+        arguments["where_sql"] = condition
+    arguments |= call.options
+    return arguments
 
 
 def _argument(name: str) -> ColumnElement[Any]:

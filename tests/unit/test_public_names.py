@@ -32,6 +32,8 @@ FUNCTIONS = {
     "retry",
     "revoke_usage",
     "search",
+    "search_count",
+    "search_facets",
     "similar",
     "status",
 }
@@ -41,6 +43,7 @@ def test_public_names_are_pinned() -> None:
     types = {
         "Bm25Hit",
         "EmbeddingStatus",
+        "FacetValue",
         "Filter",
         "Hit",
         "HybridHit",
@@ -53,6 +56,7 @@ def test_public_names_are_pinned() -> None:
     assert set(pgembed.__all__) == FUNCTIONS | {
         "Bm25Hit",
         "EmbeddingStatus",
+        "FacetValue",
         "Hit",
         "HybridHit",
         "PgembedError",

@@ -1,0 +1,312 @@
+-- How many rows match, and what they have in their columns. As searches, with the rights of
+-- the caller.
+
+create or replace function pgembed._bm25_restricted(b pgembed.bm25) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Of both tables, as one was switched on or off just now and the other has not followed.
+    select bool_or(relrowsecurity) from pg_class where oid in ((b).source, pgembed._bm25_part((b).bm25_id, 'doc')::regclass)
+$$;
+comment on function pgembed._bm25_restricted(pgembed.bm25) is
+    'Whether rows that match are looked for among those that the caller sees, not in the postings.';
+
+create or replace function pgembed._bm25_matching_keys_sql(b pgembed.bm25, p_restricted boolean) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- $1: the parsed query, $2: handles.
+    select case when p_restricted then format(
+        'with document as materialized (%s), '
+        'prefixed as materialized (select u.lexeme from document as d cross join lateral pg_catalog.unnest(d.lexemes) as u '
+        'where ($1).prefix is not null and pg_catalog.starts_with(u.lexeme, ($1).prefix) '
+        'group by u.lexeme order by pg_catalog.count(*) desc, u.lexeme limit 50), '
+        'term as materialized (select pgembed._bm25_lexeme_query(t.lexeme) as query '
+        'from (select pg_catalog.unnest(($1).terms) as lexeme union select p.lexeme from prefixed as p) as t) '
+        'select d.key from document as d where exists (select from term as t where d.lexemes operator(pg_catalog.@@) t.query) '
+        'and (($1).required is null or d.lexemes operator(pg_catalog.@@) ($1).required)', pgembed._bm25_visible_sql(b, 'true'))
+    else format(
+        'select d.key from pg_catalog.unnest($2) as h(handle) join %s as d on d.slot operator(pg_catalog.=) h.handle '
+        'union all '
+        'select r.key from %s as r where (operator(pg_catalog.-) r.version) operator(pg_catalog.=) any (select h.handle from pg_catalog.unnest($2) as h(handle))',
+        pgembed._bm25_part((b).bm25_id, 'doc'), pgembed._bm25_part((b).bm25_id, 'recent')) end
+$$;
+comment on function pgembed._bm25_matching_keys_sql(pgembed.bm25, boolean) is
+    'Query for the keys of matching documents: of those that the caller sees, by their words ($1, parsed), or of handles ($2).';
+
+create or replace function pgembed._bm25_matching_sql(
+    b pgembed.bm25, p_query pgembed._bm25_words, p_restricted boolean, p_columns text, p_condition text
+) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    row_of_key constant text := replace(pgembed._key_sql(b.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '), 'pgembed_key.key', 'hit.key');
+    condition text := p_condition;
+begin
+    if p_query.required is not null and not p_restricted then
+        condition := format('(%s) and %s operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition, pgembed._row_lexemes_sql(
+            b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), 's'), p_query.required);
+    end if;
+    return format('select s.* from (%s) as hit cross join lateral (select %s from %s as s where %s and (%s)) as s',
+                  pgembed._bm25_matching_keys_sql(b, p_restricted), p_columns, pgembed._table_sql(b.source), row_of_key, condition);
+end
+$$;
+comment on function pgembed._bm25_matching_sql(pgembed.bm25, pgembed._bm25_words, boolean, text, text) is
+    'Query for columns of the rows that match a query and meet a condition (alias s).';
+
+create or replace function pgembed._bm25_matching_handles(
+    b pgembed.bm25, p_query pgembed._bm25_words, p_counted boolean, out matching bigint, out handles bigint[]
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format('select * from pgembed._bm25_%s_matches($1, $2, $3)', b.bm25_id)
+    into matching, handles using p_query.terms, p_query.prefix, p_counted;
+exception when undefined_table or undefined_function then
+    if pgembed._parts_missing(b.text_id) is not null then
+        perform pgembed._bm25_parts_lost(b);
+    end if;
+    raise;
+end
+$$;
+comment on function pgembed._bm25_matching_handles(pgembed.bm25, pgembed._bm25_words, boolean) is
+    'How many documents have a word of a query, and which.';
+
+create or replace function pgembed._count_words(b pgembed.bm25, p_query pgembed._bm25_words, p_condition text, p_path text) returns bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    restricted constant boolean := pgembed._bm25_restricted(b);
+    handles bigint[];
+    matching bigint;
+begin
+    if not restricted and p_condition = 'true' and p_query.required is null then
+        execute format('select from %s limit 0', pgembed._table_sql(b.source));    -- who may not read it, may not count it
+        return (pgembed._bm25_matching_handles(b, p_query, true)).matching;
+    end if;
+    if not restricted then
+        handles := (pgembed._bm25_matching_handles(b, p_query, false)).handles;
+    end if;
+    perform pgembed._at_path(p_path);
+    execute pg_catalog.format('select pg_catalog.count(*) from (%s) as s', pgembed._bm25_matching_sql(b, p_query, restricted, '', p_condition))
+    into matching using p_query, handles;
+    perform pgembed._at_path('pg_catalog, pg_temp');
+    return matching;
+end
+$$;
+comment on function pgembed._count_words(pgembed.bm25, pgembed._bm25_words, text, text) is
+    'How many rows match a parsed query and meet a condition.';
+
+create or replace function pgembed._count_near(e pgembed.embedding, p_query vector, p_min_similarity float8, p_condition text, p_path text)
+returns bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    names record;
+    matching bigint;
+    statement text;
+begin
+    select * into names from pgembed._search_names(e);
+    statement := format(
+        'select pg_catalog.count(*) from %1$s as s where (%2$s) and exists (select from '
+        '(select %3$s, (%4$s) operator(pg_catalog.+) 0::pg_catalog.float8 as distance from %5$s as c where c.%6$s is not null) as c '
+        'where %7$s and %8$s operator(pg_catalog.>=) $2 and %8$s operator(pg_catalog.<>) ''NaN''::pg_catalog.float8)',
+        pgembed._table_sql(e.source), p_condition, names.chunk_keys, names.distance, names.vectors, names.vector, names.chunk_of_row,
+        pgembed._similarity_sql(e.distance));
+    perform pgembed._at_path(p_path);
+    execute statement into matching using p_query, p_min_similarity;
+    perform pgembed._at_path('pg_catalog, pg_temp');
+    return matching;
+end
+$$;
+comment on function pgembed._count_near(pgembed.embedding, vector, float8, text, text) is
+    'How many rows that meet a condition have a chunk that is as similar to a vector. Compares all.';
+
+create or replace function pgembed.search_count(
+    source anyelement,
+    query text default null,
+    filter jsonb default null,
+    where_sql text default null,
+    embedding text default null,
+    syntax text default 'words',
+    prefix boolean default false,
+    config text default null,
+    min_similarity float8 default null,
+    query_embedding vector default null,
+    query_model text default null
+)
+returns bigint
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+    path constant text := pg_catalog.current_setting('search_path');
+    e pgembed.embedding;
+    b pgembed.bm25;
+    q query_embedding%type;
+    matching bigint;
+begin
+    if min_similarity is null and (query_embedding is not null or query_model is not null) then
+        raise exception 'min_similarity is missing' using errcode = 'PE007',
+            detail = 'A vector alone has all rows for neighbours, so what is to be counted is those within a similarity.',
+            hint = 'Give min_similarity; without a vector, rows with the words of the query are counted.';
+    end if;
+    if min_similarity is null then
+        b := pgembed._bm25_target(source, embedding);
+        perform pgembed._at_path('pg_catalog, pg_temp');
+        matching := pgembed._count_words(b, pgembed._bm25_parse(b, query, syntax, prefix, config, path),
+                                         pgembed._search_condition(b.source, filter, where_sql, path),
+                                         case when where_sql is not null then path end);
+    else
+        e := pgembed._search_target(source, embedding);
+        perform pgembed._at_path('pg_catalog, pg_temp');
+        perform pgembed._check_min_similarity(min_similarity, e.distance);
+        q := pgembed._query_vector(e, query, query_embedding, query_model);
+        matching := pgembed._count_near(e, q, min_similarity, pgembed._search_condition(e.source, filter, where_sql, path),
+                                        case when where_sql is not null then path end);
+    end if;
+    perform pgembed._at_path(path);
+    return matching;
+end
+$$;
+comment on function pgembed.search_count(anyelement, text, jsonb, text, text, text, boolean, text, float8, vector, text) is
+    'How many rows of a table match: by the words of a query, all that bm25_search would give; with min_similarity those that are '
+    'at least as similar to the query, or to query_embedding, exactly. filter and where_sql as in searches; of rows that the caller '
+    'does not see, none is counted.';
+
+create or replace function pgembed._base_type(p_type oid) returns oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with recursive type(oid, base) as (
+        select oid, typbasetype from pg_type where oid = p_type
+        union all
+        select t.oid, t.typbasetype from type join pg_type as t on t.oid = type.base)
+    select oid from type where base = 0
+$$;
+comment on function pgembed._base_type(oid) is 'The type itself, or what a domain is over.';
+
+create or replace function pgembed._facet_sql(p_source regclass, p_column text, p_place int, p_condition text, p_max_values int) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    type pg_type;
+    is_array boolean;
+    value_type oid;
+begin
+    select t.* into type from pg_attribute as a join pg_type as t on t.oid = pgembed._base_type(a.atttypid)
+    where a.attrelid = p_source and a.attname = p_column and a.attnum > 0 and not a.attisdropped;
+    if not found then
+        raise exception 'facets: table % has no column "%"', p_source, coalesce(p_column, 'NULL') using errcode = 'PE007',
+            hint = 'Columns: ' || (
+                select string_agg(attname, ', ' order by attnum) from pg_attribute
+                where attrelid = p_source and attnum > 0 and not attisdropped) || '.';
+    end if;
+    is_array := type.typcategory = 'A' and type.typelem <> 0;
+    value_type := case when is_array then pgembed._base_type(type.typelem) else type.oid end;
+    begin
+        if (select typtype from pg_type where oid = value_type) in ('c', 'p') then
+            raise undefined_function using message = 'a row is no value';
+        end if;
+        -- As it will be grouped.
+        execute format(case when is_array then 'select from %s as s, unnest(s.%I) as v group by v order by v limit 0'
+                            else 'select from %s as s group by s.%2$I order by s.%2$I limit 0' end, pgembed._table_sql(p_source), p_column);
+    exception when undefined_function then
+        raise exception 'facets: values of column "%", of type %, cannot be compared', p_column, format_type(type.oid, null)
+            using errcode = 'PE007', detail = sqlerrm,
+            hint = 'Make a column of the part that is of interest, for example brand text GENERATED ALWAYS AS (attrs ->> ''brand'') STORED.';
+    end;
+    -- A row counts once for each value of an array. A cast to json may be anybody's.
+    return format(
+        'select %1$s as place, pg_catalog.row_number() over (order by g.count desc, g.v) as nth, %2$s as value, g.count '
+        'from (select %3$s as v, pg_catalog.count(*) as count from pgembed_hit as h %4$s where %5$s group by %3$s order by count desc, v limit %6$s) as g',
+        p_place, case when value_type < 16384 then 'pg_catalog.to_jsonb(g.v)'
+                      else 'case when g.v is not null then pg_catalog.to_jsonb(pg_catalog.concat(g.v)) end' end,
+        case when is_array then 'u.v' else format('h.f%s', p_place) end,
+        case when is_array then format('cross join lateral (select distinct x.v from pg_catalog.unnest(h.f%s) as x(v)) as u', p_place) else '' end,
+        p_condition, p_max_values);
+end
+$$;
+comment on function pgembed._facet_sql(regclass, text, int, text, int) is
+    'Query for the values of a column, and how many of the matching rows (pgembed_hit, where the column is f1, f2 ...) have them; '
+    'PE007 for a column that has no such values.';
+
+create or replace function pgembed.search_facets(
+    source anyelement,
+    query text,
+    columns text[],
+    filter jsonb default null,
+    where_sql text default null,
+    embedding text default null,
+    syntax text default 'words',
+    prefix boolean default false,
+    config text default null,
+    max_values int default 20,
+    exclude_own_filter boolean default false
+)
+returns table (facet text, value jsonb, count bigint)
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+    path constant text := pg_catalog.current_setting('search_path');
+    b constant pgembed.bm25 := pgembed._bm25_target(source, embedding);
+    where_path constant text := case when where_sql is not null then path end;
+    restricted boolean;
+    words pgembed._bm25_words;
+    condition text;      -- of the filter as a whole
+    conditions text[];   -- of each column: without its own part
+    columns_sql text;
+    facets_sql text;
+    handles bigint[];
+    statement text;
+begin
+    perform pgembed._at_path('pg_catalog, pg_temp');
+    perform pgembed._check_facets(columns, max_values);
+    words := pgembed._bm25_parse(b, query, syntax, prefix, config, path);
+    condition := pgembed._search_condition(b.source, filter, where_sql, path);
+    conditions := array(select case when exclude_own_filter and filter ? name then pgembed._search_condition(b.source, filter - name, where_sql, path)
+                                    else condition end
+                        from unnest(columns) with ordinality as c(name, place) order by place);
+    select string_agg(format('s.%I as f%s, (%s) as m%s', name, place, conditions[place], place), ', ' order by place),
+           string_agg(format('(%s)', pgembed._facet_sql(b.source, name, place::int, format('h.m%s', place), max_values)), ' union all ')
+    into columns_sql, facets_sql
+    from unnest(columns) with ordinality as c(name, place);
+    restricted := pgembed._bm25_restricted(b);
+    if not restricted then
+        handles := (pgembed._bm25_matching_handles(b, words, false)).handles;
+    end if;
+    statement := format('with pgembed_hit as materialized (%s) select ($3)[f.place], f.value, f.count from (%s) as f order by f.place, f.nth',
+        pgembed._bm25_matching_sql(b, words, restricted, columns_sql,
+                                   (select string_agg(distinct format('(%s)', c), ' or ') from unnest(conditions) as c)), facets_sql);
+    perform pgembed._at_path(where_path);
+    return query execute statement using words, handles, columns;
+    perform pgembed._at_path(path);
+end
+$$;
+comment on function pgembed.search_facets(anyelement, text, text[], jsonb, text, text, text, boolean, text, int, boolean) is
+    'For columns, which values the rows have that match the words of a query, and how many rows each: the max_values most frequent. '
+    'Of an array its elements count. filter and where_sql as in searches; exclude_own_filter leaves a column''s own condition in the '
+    'filter out for that column, so that its other values are counted too. Of rows that the caller does not see, none is counted.';
+
+create or replace function pgembed._check_facets(p_columns text[], p_max_values int) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if coalesce(cardinality(p_columns), 0) not between 1 and 100 then
+        raise exception 'facets: columns are missing, or more than 100' using errcode = 'PE007',
+            hint = 'Name the columns whose values are counted: columns => ''{category,year}''.';
+    end if;
+    if p_max_values is null or p_max_values not between 1 and 10000 then
+        raise exception 'max_values must be between 1 and 10000, not %', coalesce(p_max_values::text, 'NULL')
+            using errcode = 'PE007', hint = 'It is the number of values of each column; the default is 20.';
+    end if;
+end
+$$;
+comment on function pgembed._check_facets(text[], int) is 'PE007 for columns or a number of values that are out of range.';

@@ -44,19 +44,22 @@ as $$
     select format(
         'with document as materialized (%s), '
         'prefixed as materialized (select u.lexeme from document as d cross join lateral pg_catalog.unnest(d.lexemes) as u '
-        'where $2 is not null and pg_catalog.starts_with(u.lexeme, $2) group by u.lexeme order by pg_catalog.count(*) desc, u.lexeme limit 50), '
+        'where ($1).prefix is not null and pg_catalog.starts_with(u.lexeme, ($1).prefix) group by u.lexeme order by pg_catalog.count(*) desc, u.lexeme limit 50), '
         'term as materialized (select t.lexeme, pgembed._bm25_lexeme_query(t.lexeme) as query '
-        'from (select pg_catalog.unnest($1) as lexeme union select p.lexeme from prefixed as p) as t), '
+        'from (select pg_catalog.unnest(($1).terms) as lexeme union select p.lexeme from prefixed as p) as t), '
         'total as materialized (select pg_catalog.count(*)::pg_catalog.float8 as n, pg_catalog.avg(d.length) as avgdl from document as d), '
-        'hit as materialized (select d.key, d.length, d.matches and ($3 is null or d.lexemes operator(pg_catalog.@@) $3) as matches, t.lexeme, '
-        'case when $4 is null then pg_catalog.width_bucket(pg_catalog.ts_rank(''{1,1,1,1}''::pg_catalog.float4[], d.lexemes, t.query), bounds) '
-        'else pgembed._bm25_tf(d.lexemes, t.query, $4) end::pg_catalog.float8 as tf '
+        'hit as materialized (select d.key, d.length, d.matches and (($1).required is null or d.lexemes operator(pg_catalog.@@) ($1).required) as matches, t.lexeme, '
+        '(%s)::pg_catalog.float8 as tf '
         'from document as d join term as t on d.lexemes operator(pg_catalog.@@) t.query cross join pgembed._bm25_tf_bounds() as bounds), '
         'df as materialized (select h.lexeme, pg_catalog.count(*)::pg_catalog.float8 as df from hit as h group by h.lexeme) %s',
-        pgembed._bm25_visible_sql(b, p_condition), p_result)
+        pgembed._bm25_visible_sql(b, p_condition),
+        case when (b).field_weights is null
+             then 'pg_catalog.width_bucket(pg_catalog.ts_rank(''{1,1,1,1}''::pg_catalog.float4[], d.lexemes, t.query), bounds)'
+             else format('pgembed._bm25_tf(d.lexemes, t.query, %L)', (b).field_weights) end,
+        p_result)
 $$;
 comment on function pgembed._bm25_restricted_sql(pgembed.bm25, text, text) is
-    'Query over the documents that the caller sees, their hits and statistics: $1 terms, $2 prefix, $3 what is required, $4 weights of fields.';
+    'Query over the documents that the caller sees, their hits and statistics; $1 is the parsed query.';
 
 create or replace function pgembed._bm25_restricted_keys(
     b pgembed.bm25, p_query pgembed._bm25_words, p_k int, p_condition text, p_path text, out keys text[], out scores float8[]
@@ -66,14 +69,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     statement constant text := pgembed._bm25_restricted_sql(b, p_condition,
-        ', best as (select h.key, pgembed._bm25_rounded(pg_catalog.sum(pgembed._bm25_score(h.tf, h.length, df.df, total.n, total.avgdl, $5, $6))) as score '
+        ', best as (select h.key, pgembed._bm25_rounded(pg_catalog.sum(pgembed._bm25_score(h.tf, h.length, df.df, total.n, total.avgdl, $2, $3))) as score '
         'from hit as h join df on df.lexeme operator(pg_catalog.=) h.lexeme cross join total where h.matches group by h.key '
-        'order by score desc, h.key collate pg_catalog."C" limit $7) '
+        'order by score desc, h.key collate pg_catalog."C" limit $4) '
         'select pg_catalog.array_agg(b.key order by b.score desc, b.key collate pg_catalog."C"), '
         'pg_catalog.array_agg(b.score order by b.score desc, b.key collate pg_catalog."C") from best as b');
 begin
     perform pgembed._at_path(p_path);
-    execute statement into keys, scores using p_query.terms, p_query.prefix, p_query.required, b.field_weights, b.k1, b.b, p_k;
+    execute statement into keys, scores using p_query, b.k1, b.b, p_k;
     perform pgembed._at_path('pg_catalog, pg_temp');
 end
 $$;
@@ -89,7 +92,7 @@ declare
 begin
     execute pgembed._bm25_restricted_sql(b, 'true',
         'select pg_catalog.array_agg(df.lexeme), pg_catalog.array_agg(df.df), pg_catalog.max(total.n), pg_catalog.max(total.avgdl) from df cross join total')
-    into weights.terms, weights.df, weights.rows, weights.avgdl using p_query.terms, p_query.prefix, p_query.required, b.field_weights;
+    into weights.terms, weights.df, weights.rows, weights.avgdl using p_query;
     return weights;
 end
 $$;

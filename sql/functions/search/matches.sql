@@ -16,15 +16,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     -- $1: the parsed query, $2: handles.
-    select case when p_restricted then format(
-        'with document as materialized (%s), '
-        'prefixed as materialized (select u.lexeme from document as d cross join lateral pg_catalog.unnest(d.lexemes) as u '
-        'where ($1).prefix is not null and pg_catalog.starts_with(u.lexeme, ($1).prefix) '
-        'group by u.lexeme order by pg_catalog.count(*) desc, u.lexeme limit 50), '
-        'term as materialized (select pgembed._bm25_lexeme_query(t.lexeme) as query '
-        'from (select pg_catalog.unnest(($1).terms) as lexeme union select p.lexeme from prefixed as p) as t) '
-        'select d.key from document as d where exists (select from term as t where d.lexemes operator(pg_catalog.@@) t.query) '
-        'and (($1).required is null or d.lexemes operator(pg_catalog.@@) ($1).required)', pgembed._bm25_visible_sql(b, 'true'))
+    select case when p_restricted then pgembed._bm25_restricted_sql(b, 'true', 'select distinct h.key from hit as h where h.matches')
     else format(
         'select d.key from pg_catalog.unnest($2) as h(handle) join %s as d on d.slot operator(pg_catalog.=) h.handle '
         'union all '
@@ -177,18 +169,6 @@ comment on function pgembed.search_count(anyelement, text, jsonb, text, text, te
     'How many rows of a table match: by the words of a query, all that bm25_search would give; with min_similarity those that are '
     'at least as similar to the query, or to query_embedding, exactly. filter and where_sql as in searches; of rows that the caller '
     'does not see, none is counted.';
-
-create or replace function pgembed._base_type(p_type oid) returns oid
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    with recursive type(oid, base) as (
-        select oid, typbasetype from pg_type where oid = p_type
-        union all
-        select t.oid, t.typbasetype from type join pg_type as t on t.oid = type.base)
-    select oid from type where base = 0
-$$;
-comment on function pgembed._base_type(oid) is 'The type itself, or what a domain is over.';
 
 create or replace function pgembed._facet_sql(p_source regclass, p_column text, p_place int, p_condition text, p_max_values int) returns text
 language plpgsql stable

@@ -5,7 +5,7 @@ the share of documents is printed that have a word whose lexemes, as those of a 
 are not among the document's: without the analyzer and with it, and what the analyzer
 costs beside to_tsvector alone.
 
-    python benchmarks/findable_words.py --data FOLDER [FOLDER ...]
+    python benchmarks/findable_words.py --data FOLDER [FOLDER ...] [--rows 5000]
 
 FOLDER holds corpus.jsonl or corpus.jsonl.gz (BEIR's layout).
 """
@@ -13,6 +13,7 @@ FOLDER holds corpus.jsonl or corpus.jsonl.gz (BEIR's layout).
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import time
 from collections.abc import Iterable
@@ -82,13 +83,14 @@ def main() -> None:
     """Print both figures for each collection."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--rows", type=int, help="only so many documents of each")
     options = parser.parse_args()
     table = []
     with server() as running:
         for number, folder in enumerate(options.data):
             dsn = new_database(running, f"words{number}")
             with psycopg.connect(dsn, autocommit=True) as conn:
-                rows = load(conn, documents(folder))
+                rows = load(conn, itertools.islice(documents(folder), options.rows))
                 without, _ = unfindable(conn, rows, OFF)
                 share, examples = unfindable(conn, rows, ON)
                 plain = seconds(conn, f"to_tsvector('{CONFIG}', {TEXT})")

@@ -73,7 +73,8 @@ def test_the_whole_cycle(empty_project: Project) -> None:
         ),
         (
             "Embedding('title', index=IVFFlat(lists=10), bm25=BM25("
-            "config='de', analyzer={'fold': False}, config_expression='lang', k1=1.5, b=0.5,"
+            "config='de', analyzer={'fold': False}, config_expression='lang',"
+            " k1=1.5, b=0.5,"
             " fields={'title': 4}))",
             "title lang",
             ["alter_embedding"],

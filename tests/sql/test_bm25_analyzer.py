@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgembed import schema
@@ -20,6 +21,8 @@ from tests.fixtures.bm25_reference import (
 )
 from tests.fixtures.roles import acting_as, new_roles
 from tests.sql.steps import value
+
+APP = f"pgembed_test_{os.getpid()}_analyzer"
 
 OPTIONS: list[tuple[dict[str, bool], str]] = [
     ({}, "{}"),
@@ -376,6 +379,31 @@ def test_a_dropped_configuration_is_noticed_before_rows_fail(
     conn.execute("delete from doc where id = 1")
     conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
     assert found(conn, "castle") == [2]
+
+
+def test_languages_of_a_table_whose_owner_has_no_other_rights(
+    dsn: str, conn: psycopg.Connection
+) -> None:
+    """An owner who may not read pgembed's tables writes rows of no language, too."""
+    with new_roles(dsn, APP):
+        conn.execute(
+            sql.SQL("create schema own authorization {}").format(sql.Identifier(APP))
+        )
+        with acting_as(dsn, APP) as app:
+            app.execute("create table own.doc (id int primary key, lang text, t text)")
+            conn.execute(
+                "select pgembed.create_bm25('own.doc', 't',"
+                ' options => \'{"config_expression": "lang"}\')'
+            )
+            app.execute(
+                "insert into own.doc values (1, 'de', 'Katzen'), (2, 'tlh', 'a')"
+            )
+            app.execute("update own.doc set lang = 'tlh' where id = 1")
+            app.execute("update own.doc set lang = 'de' where id = 2")
+            app.execute("delete from own.doc where id = 2")
+        failed = conn.execute("select key from pgembed.failed order by key").fetchall()
+        assert ("1",) in failed
+        conn.execute("drop schema own cascade")
 
 
 def test_who_is_restricted_finds_the_same(dsn: str, conn: psycopg.Connection) -> None:

@@ -306,7 +306,7 @@ end
 $body$, ids, wake));
 
     perform pgembed._own_function(t.text_id, 'mark', 'p_op "char", p_key text, p_error text, p_partition oid default null', format($body$
-begin
+begin%s
     if p_op operator(pg_catalog.=) 'F' then%s
         return;
     end if;
@@ -318,6 +318,13 @@ begin
            and q.priority operator(pg_catalog.=) 1::pg_catalog.int2 and q.op operator(pg_catalog.=) 'R');%s%s
 end
 $body$,
+        case when b is not null then format($configuration$
+    if p_op operator(pg_catalog.=) 'C' then    -- the configuration of a row is none
+        p_op := case when pgembed._config_differs(%s) then 'R' when p_error is not null then 'F' end;
+        if p_op is null then
+            return;
+        end if;
+    end if;$configuration$, b) else '' end,
         case when b is not null then format(
             E'\n        insert into pgembed.bm25_failed (bm25_id, key, error) values (%s, p_key, pg_catalog.left(p_error, 10000));', b) else '' end,
         ids,
@@ -376,11 +383,14 @@ exception when others or assert_failure then%6$s
     if done then
         return;
     end if;
-    -- A row's own fault (its expression, a configuration that is none and was none when words
-    -- were last read), or that of the table's shape, of a right, of the configuration: then no
-    -- row can be read, and all must be read again.
+    -- A row's own fault, or that of the table's shape, of a right, of the configuration:
+    -- then no row can be read, and all must be read again. NULL: the configuration that the row
+    -- names is none, and may have been one when its words were read; mark() knows.
     error := sqlerrm;
-    unfit := composed and (sqlstate <> 'PE007' or pgembed._config_differs(%8$s)) or key is null or sqlstate like '42%%' or sqlstate like '3F%%';
+    unfit := composed or key is null or sqlstate like '42%%' or sqlstate like '3F%%';
+    if composed and sqlstate operator(pg_catalog.=) 'PE007' then
+        unfit := null;
+    end if;
     lexemes := null;
 end
 $body$, pgembed._row_columns(t.source, pgembed._key_text_sql(t.source, 'r'), 'r'),
@@ -390,7 +400,7 @@ $body$, pgembed._row_columns(t.source, pgembed._key_text_sql(t.source, 'r'), 'r'
         -- What code of users may have done is not to stay in the session of who writes.
         case when foreign_code then E'\n    statements constant text[] := pgembed._foreign_statements(null);' else '' end,
         case when foreign_code then E'\n    raise sqlstate ''PE000'';    -- undoes it' else '' end,
-        case when foreign_code then E'\n    perform pgembed._foreign_statements(statements);' else '' end, pgembed._length_sql(b, 'lexemes'), coalesce(b.bm25_id, 0)));
+        case when foreign_code then E'\n    perform pgembed._foreign_statements(statements);' else '' end, pgembed._length_sql(b, 'lexemes')));
 end
 $$;
 comment on function pgembed._document_function_sql(pgembed.captured_text) is
@@ -420,8 +430,8 @@ declare
     end;
     perform %1$schange(%3$s, true, null, null, null, null);$body$;
     word_end constant text := $body$
-    if %2$s then
-        perform %1$smark('R', null, null);
+    if (%2$s) is not false then
+        perform %1$smark((case when %2$s then 'R' else 'C' end)::"char", now.key, now.error);
     elsif now.error is not null then
         perform %1$smark('F', now.key, now.error);
     end if;$body$;
@@ -440,8 +450,8 @@ begin
             when made.name = 'words_delete' then pgembed._trigger_function_sql(t, made.name, E'declare\n    was record;', format(
 $body$    was := %1$sdocument(old);
     perform %1$schange(was.key, null, %2$s, was.length, was.lexemes, null, null, %3$s);
-    if was.unfit then
-        perform %1$smark('R', null, null);
+    if was.unfit is not false then
+        perform %1$smark((case when was.unfit then 'R' else 'C' end)::"char", null, null);
     end if;$body$, call, by_row::text, relation), settings)
             when made.name in ('insert', 'delete') and made.by_row then pgembed._trigger_function_sql(t, made.name, E'declare\n    row_key text;',
                 format(row_body, call, case made.name when 'insert' then new_key else old_key end,

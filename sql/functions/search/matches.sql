@@ -279,7 +279,7 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if coalesce(cardinality(p_columns), 0) not between 1 and 100 then
+    if coalesce(cardinality(p_columns), 0) not between 1 and 100 or array_position(p_columns, null) is not null then
         raise exception 'facets: columns are missing, or more than 100' using errcode = 'PE007',
             hint = 'Name the columns whose values are counted: columns => ''{category,year}''.';
     end if;

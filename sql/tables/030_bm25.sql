@@ -123,7 +123,8 @@ create type pgembed._bm25_words as (
     config   text,
     terms    text[],
     prefix   text,       -- beginning of one more term
-    required tsquery     -- what a document must match besides; NULL: any of the terms will do
+    required tsquery,    -- what a document must match besides; NULL: any of the terms will do
+    read_as  jsonb       -- words that were read as others; NULL: none
 );
 
 -- The tables of an index.

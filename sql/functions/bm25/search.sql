@@ -227,7 +227,7 @@ declare
     condition text;
     select_among text;
     rank_sql text;
-    ranking text := 'top';
+    ranking text;
     share float8;
     wanted constant int := p_k + p_offset;
     depth bigint := p_k + p_offset;
@@ -236,22 +236,16 @@ declare
     among int[];
     among_recent bigint[];
     restricted record;
-    words constant oid := to_regclass(pgembed._bm25_part(b.bm25_id, 'doc'));
     filtered boolean := p_condition <> 'true';
 begin
     begin
-        -- Of both, as one was switched on or off just now and the other has not followed.
-        if (select bool_or(relrowsecurity) from pg_class where oid in (b.source, words)) then
-            ranking := 'rank';
-            -- Who is past row security, and not yet let in, is ranked as slowly and as exactly.
-            if row_security_active(b.source) or row_security_active(words)
-               or not has_function_privilege(pgembed._bm25_part(b.bm25_id, 'rank(text[], int, text, int[], bigint[])'), 'EXECUTE') then
-                restricted := pgembed._bm25_restricted_keys(b, p_query, wanted, p_condition, p_path);
-                execute pgembed._bm25_rank_sql(b, pg_typeof(source), 'true', p_k, p_offset, p_min_score,
-                                               'select $1 as handles, $3 as scores', 'handles')
-                into given, too_low, rows, scores using restricted.keys, wanted, restricted.scores;
-                return;
-            end if;
+        ranking := pgembed._bm25_ranking(b);
+        if ranking = 'restricted' then
+            restricted := pgembed._bm25_restricted_keys(b, p_query, wanted, p_condition, p_path);
+            execute pgembed._bm25_rank_sql(b, pg_typeof(source), 'true', p_k, p_offset, p_min_score,
+                                           'select $1 as handles, $3 as scores', 'handles')
+            into given, too_low, rows, scores using restricted.keys, wanted, restricted.scores;
+            return;
         end if;
         if p_query.required is not null then
             condition := format('(%s) and %s operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition, pgembed._row_lexemes_sql(
@@ -332,10 +326,11 @@ create or replace function pgembed.bm25_search(
     snippets boolean default false,
     "offset" int default 0,
     min_score float8 default null,
+    fuzzy boolean default false,
     explain boolean default false,
     boost text default null
 )
-returns table (doc anyelement, score float8, snippet text, explanation jsonb)
+returns table (doc anyelement, score float8, snippet text, read_as jsonb, explanation jsonb)
 language plpgsql stable
 as $$
 #variable_conflict use_variable
@@ -351,6 +346,9 @@ begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_page(k, "offset"), pgembed._check_min_score(min_score);
     words := pgembed._bm25_parse(b, query, syntax, prefix, config, path);
+    if fuzzy then
+        words := pgembed._bm25_read_as(b, words);
+    end if;
     if filter is not null or where_sql is not null then
         condition := pgembed._search_condition(b.source, filter, where_sql, path);
     end if;
@@ -370,14 +368,15 @@ begin
         end if;
     end if;
     return query
-    select hits.rows[i], hits.scores[i], excerpts[i], explanations[i] from pg_catalog.generate_series(1, pg_catalog.cardinality(hits.scores)) as i;
+    select hits.rows[i], hits.scores[i], excerpts[i], words.read_as, explanations[i] from pg_catalog.generate_series(1, pg_catalog.cardinality(hits.scores)) as i;
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.bm25_search(anyelement, text, int, jsonb, text, text, text, boolean, text, boolean, int, float8, boolean, text) is
+comment on function pgembed.bm25_search(anyelement, text, int, jsonb, text, text, text, boolean, text, boolean, int, float8, boolean, boolean, text) is
     'The k rows of a table that fit the words of a query best, by BM25. source names the table: '
     'NULL::article. syntax: words (any of them) or websearch ("phrase", OR, -word). prefix takes the '
     'last word for the beginning of one. filter is data and safe to build from user input; where_sql '
     'is SQL and is not. snippets adds an excerpt with the words between <b> and </b>. offset leaves out the '
-    'first rows of the ranking, min_score those with a lower score. explain tells what each score is made of. boost is SQL over the row s (not for '
+    'first rows of the ranking, min_score those with a lower score. fuzzy reads words that no row has '
+    'as the likeliest ones that rows have, one or two letters away; read_as says which were read as which. explain tells what each score is made of. boost is SQL over the row s (not for '
     'user input): the scores of the best 1,000 rows are multiplied by it, and give the order.';

@@ -61,7 +61,7 @@ as $$
     where p.pronamespace = 'pgembed'::regnamespace
       and (p.proname in (select format('_text_%s_%s', (t).text_id, part) from unnest(array['current', 'compose', 'config']) as part)
            or p.proname in (select format('_bm25_%s_%s', b.bm25_id, part)
-                            from pgembed.bm25 as b cross join unnest(array['top', 'rank', 'weights', 'matches', 'keys', 'key']) as part
+                            from pgembed.bm25 as b cross join unnest(array['top', 'top_spelling', 'rank', 'rank_spelling', 'weights', 'matches', 'keys', 'key']) as part
                             where b.text_id = (t).text_id))
 $$;
 comment on function pgembed._shared_relations(pgembed.captured_text) is

@@ -143,12 +143,13 @@ create or replace function pgembed.hybrid_search(
     "offset" int default 0,
     min_score float8 default null,
     min_similarity float8 default null,
+    fuzzy boolean default false,
     explain boolean default false,
     boost text default null
 )
 returns table (
     doc anyelement, score float8, vector_rank int, similarity float8, bm25_rank int, bm25 float8,
-    chunk int, content text, snippet text, explanation jsonb
+    chunk int, content text, snippet text, read_as jsonb, explanation jsonb
 )
 language plpgsql stable
 as $$
@@ -186,6 +187,10 @@ begin
     condition := pgembed._search_condition(e.source, filter, where_sql, path);
     perform pgembed._check_boost(e.source, boost, path);
     words := pgembed._bm25_parse(b, query, syntax, prefix, config, path);
+    if fuzzy then
+        words := pgembed._bm25_read_as(b, words);
+        read_as := words.read_as;
+    end if;
     if vector_weight > 0 or query_embedding is not null then    -- what is given is checked, used or not
         begin
             q := pgembed._query_vector(e, query, query_embedding, query_model);
@@ -259,10 +264,10 @@ begin
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.hybrid_search(anyelement, text, int, jsonb, text, text, vector, text, text, float8, float8, int, int, text, boolean, text, boolean, int, text, int, float8, float8, boolean, text) is
+comment on function pgembed.hybrid_search(anyelement, text, int, jsonb, text, text, vector, text, text, float8, float8, int, int, text, boolean, text, boolean, int, text, int, float8, float8, boolean, boolean, text) is
     'The k best rows by words (BM25) and by meaning (vectors) together. Each arm gives its candidates, the '
     'filter applied; fusion ranks them: rrf, minmax or distribution, with the given weights. Each hit has both '
     'ranks and both scores, NULL where an arm has not found it, and its best chunk. '
     'on_missing_query_embedding => ''bm25'' ranks by words alone when no service encodes the query. offset leaves out the '
     'first rows of the ranking, min_score those with a lower fused score, min_similarity those that vectors alone would give. '
-    'explain tells what each score is made of; boost, SQL over the row s, multiplies it.';
+    'fuzzy is for the words, as in bm25_search. explain tells what each score is made of; boost, SQL over the row s, multiplies it.';

@@ -4,13 +4,8 @@ language plpgsql stable
 as $$
 #variable_conflict use_column
 declare
-    after text;    -- ends the range in the index
+    after constant text := _bm25_0_after(prefix);
 begin
-    if getdatabaseencoding() = 'UTF8' then    -- where alone there is this character
-        after := prefix || chr(1114111);
-    else
-        after := (select max(term) || 'z' from _bm25_0_term);
-    end if;
     return array(
         select term
         from (select term, df from _bm25_0_term

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import os
 import random
-import string
-from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from pgembed import schema
 from tests.fixtures.roles import acting_as, new_roles
 from tests.sql.bm25_steps import Indexed, make_doc
-from tests.sql.steps import value
 
 Found = list[tuple[int, float, dict[str, str] | None]]
 
@@ -201,19 +199,19 @@ def _misspell(word: str, letters: str, rng: random.Random) -> str:
 
 
 def _words(letters: str, rng: random.Random) -> list[str]:
-    return [
-        "".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(300)
-    ]
+    return ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(300)]
 
 
-def check_vocabulary(doc: Indexed, letters: str, rng: random.Random) -> int:
+def check_vocabulary(
+    doc: Indexed, letters: str, rng: random.Random, count: int = 60
+) -> int:
     """Compare with the choice among all words; count those that were replaced."""
     frequency: dict[str, int] = {}
     for lexemes in doc.lexemes().values():
         for word in lexemes:
             frequency[word] = frequency.get(word, 0) + 1
     replaced = 0
-    for word in rng.sample(sorted(frequency), 60):
+    for word in rng.sample(sorted(frequency), count):
         typed = _misspell(word, letters, rng)
         if rng.random() < 0.3:
             typed = _misspell(typed, letters, rng)
@@ -252,3 +250,203 @@ def test_as_chosen_among_all_words(conn: psycopg.Connection, letters: str) -> No
     conn.execute("truncate doc")
     doc.put([" ".join(rng.choices(words, k=12)) for _ in range(40)])
     assert check_vocabulary(doc, letters, rng) > 5
+
+
+def meant_beginning(typed: str, frequency: dict[str, int]) -> str | None:
+    """Choose among the beginnings of all words, and all words."""
+    beginnings: dict[str, int] = {}
+    for word, df in frequency.items():
+        for size in range(len(typed) - 1, min(len(typed) + 1, len(word)) + 1):
+            beginnings[word[:size]] = max(df, beginnings.get(word[:size], 0))
+    best = min(
+        (
+            (
+                not is_likely(typed, begun),
+                begun[-1] != typed[-1],
+                len(begun) < len(typed),
+                -df,
+                begun,
+            )
+            for begun, df in beginnings.items()
+            if df > 0 and osa(typed, begun) == 1
+        ),
+        default=None,
+    )
+    word = meant(typed, frequency)
+    if best is None:
+        return word
+    if word and osa(typed, word) == 1 and frequency[word] > -best[3]:
+        return word
+    return best[4]
+
+
+def test_beginnings_as_chosen_among_all(conn: psycopg.Connection) -> None:
+    rng = random.Random(7)
+    letters = "abcdefgh"
+    words = _words(letters, rng)
+    texts = [" ".join(rng.choices(words, k=12)) for _ in range(200)]
+    doc = make_doc(conn, texts)
+    replaced = 0
+    for step in range(3):
+        frequency: dict[str, int] = {}
+        for lexemes in doc.lexemes().values():
+            for word in lexemes:
+                frequency[word] = frequency.get(word, 0) + 1
+        for word in rng.sample(sorted(frequency), 60):
+            typed = _misspell(word[: rng.randint(3, 9)], letters, rng)
+            if len(typed) < 3 or any(w.startswith(typed) for w in frequency):
+                continue
+            expected = meant_beginning(typed, frequency)
+            assert read_as(doc, typed, k=1, prefix=True) == (
+                None if expected is None else {typed: expected}
+            ), typed
+            replaced += expected is not None
+        doc.settle()
+        if step == 0:
+            doc.put(texts[:40], first=1000)
+    assert replaced > 40
+
+
+@pytest.mark.parametrize(
+    ("encoding", "letters"),
+    [("UTF8", "abcdeéèö"), ("LATIN1", "abcdefgh"), ("SQL_ASCII", "abcdefgh")],
+)
+def test_where_the_locale_is_c(dsn: str, encoding: str, letters: str) -> None:
+    name = f"pgembed_test_{os.getpid()}_fuzzy_{encoding.lower()}"
+    rng = random.Random(3)
+    words = [word for word in _words(letters, rng) if word[0].isascii()]
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute(
+            f"create database {name} encoding '{encoding}' locale 'C'"
+            " template template0"
+        )
+        try:
+            other = make_conninfo(dsn, dbname=name, client_encoding="UTF8")
+            schema.install(other)
+            with psycopg.connect(other, autocommit=True) as conn:
+                texts = [" ".join(rng.choices(words, k=12)) for _ in range(200)]
+                doc = make_doc(conn, texts)
+                assert check_vocabulary(doc, letters, rng) > 10
+                doc.settle()
+                assert check_vocabulary(doc, letters, rng) > 10
+                assert read_as(doc, words[0] + "zz", prefix=True) is not None
+        finally:
+            admin.execute(f"drop database {name} with (force)")
+
+
+@pytest.mark.parametrize("fuzzy_too", [False, True])
+@pytest.mark.parametrize("syntax", ["words", "websearch"])
+def test_long_words_and_many(castles: Indexed, syntax: str, *, fuzzy_too: bool) -> None:
+    options: dict[str, Any] = {"syntax": syntax, "fuzzy": fuzzy_too}
+    for size in (2046, 2047, 3000, 90_000):
+        query = "castle " + "a" * size
+        assert {key for key, _, _ in fuzzy(castles, query, **options)} <= {0, 3, 4}
+        if size == 2046:
+            fuzzy(castles, query, prefix=True, **options)
+        else:
+            with pytest.raises(psycopg.Error) as caught:
+                fuzzy(castles, query, prefix=True, **options)
+            assert caught.value.sqlstate == "PE009"
+            assert str(size) in str(caught.value)
+    many = " ".join("".join(w) for w in itertools.product("bcdfghjklm", repeat=4))
+    for prefix in (False, True):
+        with pytest.raises(psycopg.Error) as caught:
+            fuzzy(castles, many, prefix=prefix, **options)
+        assert caught.value.sqlstate == "PE009"
+        fuzzy(castles, many[:4500], prefix=prefix, **options)
+        fuzzy(castles, "casle " * 10_000, prefix=prefix, **options)
+
+
+def test_ten_words_are_read_as_others(castles: Indexed) -> None:
+    typed = [f"castl{letter}e" for letter in "abcdfghijkmn"]
+    words = read_as(castles, " ".join(typed))
+    assert words is not None
+    assert len(words) == 10
+    assert set(words.values()) == {"castl"}
+
+
+def test_with_another_configuration(castles: Indexed) -> None:
+    assert read_as(castles, "casles", config="simple") is None
+    assert read_as(castles, "casles") == {"casles": "castl"}
+
+
+PREFIX = f"pgembed_test_{os.getpid()}_fuzzy_"
+ANN = PREFIX + "ann"
+BOB = PREFIX + "bob"
+
+
+def test_under_row_security(dsn: str, conn: psycopg.Connection) -> None:
+    """What a caller is told, and not told, is of the rows that it sees."""
+    rng = random.Random(11)
+    letters = "abcdefgh"
+    words = {ANN: _words(letters, rng), BOB: _words(letters, rng)}
+    with new_roles(dsn, ANN, BOB):
+        conn.execute("create table doc (id int primary key, body text, who text)")
+        conn.execute(
+            "alter table doc enable row level security;"
+            "create policy mine on doc using (who = current_user)"
+        )
+        for number in range(100):
+            who = (ANN, BOB)[number % 2]
+            text = " ".join(rng.choices(words[who], k=12))
+            conn.execute("insert into doc values (%s, %s, %s)", [number, text, who])
+        for role in (ANN, BOB):
+            conn.execute(
+                sql.SQL("grant select, insert, delete on doc to {}").format(
+                    sql.Identifier(role)
+                )
+            )
+            conn.execute("select pgembed.grant_usage(%s)", [role])
+        doc = Indexed(conn).create()
+        conn.execute("select pgembed._reconcile_v1()")
+        doc.settle()
+        for who in (ANN, BOB):
+            with acting_as(dsn, who) as app:
+                mine = doc.on(app)
+                assert check_vocabulary(mine, letters, rng, 20) > 5
+                app.execute("delete from doc where id % 3 = 0")
+                text = " ".join(rng.choices(words[who], k=30))
+                app.execute(
+                    "insert into doc select %s::int + 1000 * i, %s, current_user"
+                    " from generate_series(1, 3) as i",
+                    [int(who == ANN), text],
+                )
+                assert check_vocabulary(mine, letters, rng, 20) > 5
+                check_nothing_is_told(mine, words, doc.number)
+        # The owner has all, and the fast way.
+        assert check_vocabulary(doc, letters, rng) > 10
+
+
+def check_nothing_is_told(
+    mine: Indexed, words: dict[str, list[str]], number: int
+) -> None:
+    """Ask for each word of all, a letter wrong; and ask the index itself."""
+    seen = {word for lexemes in mine.lexemes().values() for word in lexemes}
+    for word in words[ANN][:15] + words[BOB][:15]:
+        for prefix in (False, True):
+            told = read_as(mine, word + "x", prefix=prefix)
+            for meant_word in (told or {}).values():
+                assert any(w.startswith(meant_word) for w in seen)
+    for function, state in (("top", "PE013"), ("rank", "42501"), ("near", None)):
+        name = f"_bm25_{number}_{function}" + ("_spelling" if state else "")
+        arguments = (
+            "row('cadb', 'simple', '{cadb}', null, null, null), '{cadb}'"
+            if state
+            else "'cadb', '{}', '{}'"
+        )
+        with pytest.raises(psycopg.Error) as caught:
+            mine.conn.execute(f"select pgembed.{name}({arguments})")
+        assert caught.value.sqlstate == (state or "42501")
+
+
+def test_a_dropped_part_is_named(castles: Indexed) -> None:
+    number = castles.number
+    castles.conn.execute(
+        f"drop function pgembed._bm25_{number}_top_spelling"
+        "(pgembed._bm25_words, text[])"
+    )
+    with pytest.raises(psycopg.Error) as caught:
+        fuzzy(castles, "casle")
+    assert caught.value.sqlstate == "PE016"
+    castles.conn.execute("select pgembed.repair('doc_bm25')")
+    assert read_as(castles, "casle") == {"casle": "castl"}

@@ -154,6 +154,10 @@ begin
         end if;
         if last_word is not null then
             w.prefix := coalesce((pg_catalog.tsvector_to_array(to_tsvector(w.config::regconfig, last_word)))[1], lower(last_word));
+            if octet_length(w.prefix) > 2046 then    -- a lexeme has no more
+                raise exception 'the last word of the query has % bytes', octet_length(w.prefix) using errcode = 'PE009',
+                    hint = 'The beginning of a word has at most 2046: longer words are not indexed.';
+            end if;
             beginning := pgembed._bm25_prefix_query(w.prefix);
             w.terms := pg_catalog.array_remove(w.terms, w.prefix);
             if w.required is not null then    -- the other words are required as before

@@ -24,8 +24,8 @@ begin
     from (select t.term, t.df from _bm25_0_term as t where t.term = any (variants collate "C")
           union all
           select t.term, t.df from _bm25_0_term as t
-          where t.term >= first collate "C" and t.term < after collate "C" and length(t.term) between shortest and longest
-            and _typing_letters_fit(misspelt, t.term, most) and t.term not in (select unnest(variants))
+          where t.term >= first collate "C" and t.term < after collate "C" and starts_with(t.term, first)
+            and length(t.term) between shortest and longest and _typing_letters_fit(misspelt, t.term, most) and t.term not in (select unnest(variants))
           union all
           select u.lexeme, count(*)
           from _bm25_0_recent as r

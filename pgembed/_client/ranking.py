@@ -67,6 +67,7 @@ class Bm25Options(PageOptions, total=False):
     prefix: bool
     config: str | None
     snippets: bool
+    fuzzy: bool
     explain: bool
     boost: str | None
     rerank: int | None
@@ -105,6 +106,7 @@ class Bm25Search(Generic[RowT]):
     prefix: bool
     config: str | None
     snippets: bool
+    fuzzy: bool
     explain: bool
     boost: str | None
     rerank: int | None
@@ -136,6 +138,7 @@ class HybridSearch(Generic[RowT]):
     prefix: bool
     config: str | None
     snippets: bool
+    fuzzy: bool
     explain: bool
     boost: str | None
     ef_search: int | None
@@ -221,6 +224,7 @@ def _word_arguments(
         "syntax": check_text(request.syntax, "syntax", InvalidParameter),
         "prefix": bool(request.prefix),
         "snippets": bool(request.snippets),
+        "fuzzy": bool(request.fuzzy),
         "explain": bool(request.explain),
     }
     if request.boost is not None:

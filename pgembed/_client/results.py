@@ -14,7 +14,7 @@ RowT_co = TypeVar("RowT_co", covariant=True)
 
 #: Columns that a search returns before those of the source row.
 HIT_COLUMNS = ("similarity", "distance", "chunk", "content")
-BM25_COLUMNS = ("score", "snippet", "explanation")
+BM25_COLUMNS = ("score", "snippet", "read_as", "explanation")
 HYBRID_COLUMNS = (
     "score",
     "vector_rank",
@@ -24,6 +24,7 @@ HYBRID_COLUMNS = (
     "chunk",
     "content",
     "snippet",
+    "read_as",
     "explanation",
 )
 
@@ -58,6 +59,8 @@ class Bm25Hit(Generic[RowT_co]):
         doc: The row, as in `Hit`.
         score: Its BM25 score, with the factor (k1 + 1).
         snippet: Pieces of its text with the found words in `<b>`, where asked for.
+        read_as: Words of the query that no row has, and the words that they were read
+            as, the same for all hits; None where `fuzzy` found nothing to replace.
         explanation: What its score is made of, where asked for.
         rerank_score: What the cross-encoder gave; None where it was not asked.
     """
@@ -65,6 +68,7 @@ class Bm25Hit(Generic[RowT_co]):
     doc: RowT_co
     score: float
     snippet: str | None
+    read_as: dict[str, str] | None = None
     explanation: dict[str, Any] | None = None
     rerank_score: float | None = None
 
@@ -83,6 +87,8 @@ class HybridHit(Generic[RowT_co]):
         chunk: Number of the row's best chunk, where vectors found it.
         content: Text of that chunk.
         snippet: Pieces of its text with the found words in `<b>`, where asked for.
+        read_as: Words of the query that no row has, and the words that they were read
+            as, the same for all hits; None where `fuzzy` found nothing to replace.
         explanation: What its score is made of, where asked for.
         rerank_score: What the cross-encoder gave; None where it was not asked.
     """
@@ -96,6 +102,7 @@ class HybridHit(Generic[RowT_co]):
     chunk: int | None
     content: str | None
     snippet: str | None
+    read_as: dict[str, str] | None = None
     explanation: dict[str, Any] | None = None
     rerank_score: float | None = None
 

@@ -57,6 +57,7 @@ def bm25_search(
     prefix: bool = False,
     config: str | None = None,
     snippets: bool = False,
+    fuzzy: bool = False,
     explain: bool = False,
     boost: str | None = None,
     rerank: int | None = None,
@@ -84,6 +85,8 @@ def bm25_search(
         prefix: The last word is the beginning of one, as while it is being typed.
         config: Text-search configuration of the query; the index's own.
         snippets: Give pieces of the text with the found words in `<b>`.
+        fuzzy: Read words that no row has as the likeliest ones that rows have, one or
+            two letters away; `read_as` of each hit says which were read as which.
         explain: Tell with each hit what its score is made of.
         boost: A number in SQL, with the row as `s`, by which scores are multiplied:
             `1 + ln(1 + views)`. Orders the best 1,000 rows by their words. Never build
@@ -119,6 +122,7 @@ def bm25_search(
         prefix=prefix,
         config=config,
         snippets=snippets,
+        fuzzy=fuzzy,
         explain=explain,
         boost=boost,
         rerank=rerank,
@@ -169,6 +173,7 @@ def hybrid_search(
     prefix: bool = False,
     config: str | None = None,
     snippets: bool = False,
+    fuzzy: bool = False,
     explain: bool = False,
     boost: str | None = None,
     ef_search: int | None = None,
@@ -199,12 +204,13 @@ def hybrid_search(
         bm25_weight: Weight of the words, 0 or more.
         rrf_k: How little the first ranks stand out with `rrf`.
         candidates: Rows that each arm gives; by default 40, and more for later pages.
-        syntax: As in `bm25_search`, and so are `prefix`, `config`, `snippets`.
+        syntax: As in `bm25_search`, and so are `prefix`, `config`, `snippets`, `fuzzy`.
         explain: Tell with each hit what its score is made of.
         boost: As in `bm25_search`, of the fused score.
         prefix: The last word is the beginning of one.
         config: Text-search configuration of the query.
         snippets: Give pieces of the text with the found words in `<b>`.
+        fuzzy: Read words that no row has as others; the vector is of what was typed.
         ef_search: How far the vector index looks.
         on_missing_query_embedding: `error`, or `bm25`: where no encoder service
             answers, search by words alone.
@@ -243,6 +249,7 @@ def hybrid_search(
         prefix=prefix,
         config=config,
         snippets=snippets,
+        fuzzy=fuzzy,
         explain=explain,
         boost=boost,
         ef_search=ef_search,

@@ -97,6 +97,12 @@ def search(
     prefix: Annotated[
         bool, typer.Option("--prefix", help="The last word is the beginning of one.")
     ] = False,
+    fuzzy: Annotated[
+        bool,
+        typer.Option(
+            "--fuzzy", help="Read words that no row has as the likeliest ones."
+        ),
+    ] = False,
     fusion: Annotated[str, typer.Option(help="rrf, minmax or distribution.")] = "rrf",
     vector_weight: Annotated[float, typer.Option(help="Weight of the vectors.")] = 1.0,
     bm25_weight: Annotated[float, typer.Option(help="Weight of the words.")] = 1.0,
@@ -147,6 +153,7 @@ def search(
                     embedding=embedding,
                     syntax=syntax,
                     prefix=prefix,
+                    fuzzy=fuzzy,
                     snippets=True,
                     rerank=rerank,
                     reranker=model,
@@ -171,6 +178,7 @@ def search(
                     bm25_weight=bm25_weight,
                     syntax=syntax,
                     prefix=prefix,
+                    fuzzy=fuzzy,
                     snippets=True,
                     on_missing_query_embedding="bm25" if without_service else "error",
                     rerank=rerank,
@@ -289,6 +297,7 @@ def _show(hits: Sequence[Hit[dict[str, Any]]], *, as_json: bool) -> None:
 def _show_bm25(hits: Sequence[Bm25Hit[dict[str, Any]]], *, as_json: bool) -> None:
     if _shown(hits, as_json=as_json):
         return
+    _show_read_as(hits)
     table = _table(hits, "BM25", "row", "words")
     for hit in hits:
         _add(table, hit, f"{hit.score:.2f}", _row(hit.doc), highlighted(hit.snippet))
@@ -298,6 +307,7 @@ def _show_bm25(hits: Sequence[Bm25Hit[dict[str, Any]]], *, as_json: bool) -> Non
 def _show_hybrid(hits: Sequence[HybridHit[dict[str, Any]]], *, as_json: bool) -> None:
     if _shown(hits, as_json=as_json):
         return
+    _show_read_as(hits)
     table = _table(hits, "score", "vectors", "words", "row", "best chunk")
     for hit in hits:
         _add(
@@ -312,6 +322,13 @@ def _show_hybrid(hits: Sequence[HybridHit[dict[str, Any]]], *, as_json: bool) ->
             else Text(_short(hit.content)),
         )
     console.print(table, markup=False)
+
+
+def _show_read_as(
+    hits: Sequence[Bm25Hit[dict[str, Any]] | HybridHit[dict[str, Any]]],
+) -> None:
+    for word, meant in (hits[0].read_as or {}).items():
+        console.print(f"{word}: read as {meant}", markup=False)
 
 
 def ranked(rank: int | None, score: float | None, form: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Column, Float, Integer, Text, column, table
@@ -44,13 +44,15 @@ class BM25Hit:
         rank: Its place, from 1.
         score: The BM25 score: larger is better, not comparable between queries.
         snippet: The text around the words, when asked for.
+        read_as: Words that no row has, and what they were read as, with `fuzzy`.
         explanation: What the score is made of, when asked for.
     """
 
     rank: int
     score: float
     snippet: str | None
-    explanation: dict[str, Any] | None = None
+    read_as: dict[str, str] | None = field(default=None, hash=False)
+    explanation: dict[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class HybridHit:
         chunk: Number of the row's best chunk, when the vector search found it.
         content: Text of that chunk.
         snippet: The text around the words, when asked for.
+        read_as: Words that no row has, and what they were read as, with `fuzzy`.
         explanation: What the score is made of, when asked for.
     """
 
@@ -79,20 +82,22 @@ class HybridHit:
     chunk: int | None
     content: str | None
     snippet: str | None
-    explanation: dict[str, Any] | None = None
+    read_as: dict[str, str] | None = field(default=None, hash=False)
+    explanation: dict[str, Any] | None = field(default=None, hash=False)
 
 
 _TYPES: dict[str, Any] = {
     "float": Float(53),
     "int": Integer(),
     "str": Text(),
+    "dict[str, str]": JSONB(),
     "dict[str, Any]": JSONB(),
 }
 
 #: The functions' result columns besides `doc`, in their order.
 RESULT_COLUMNS: dict[type, tuple[str, ...]] = {
     VectorHit: ("similarity", "distance", "chunk", "content"),
-    BM25Hit: ("score", "snippet", "explanation"),
+    BM25Hit: ("score", "snippet", "read_as", "explanation"),
     HybridHit: (
         "score",
         "vector_rank",
@@ -102,6 +107,7 @@ RESULT_COLUMNS: dict[type, tuple[str, ...]] = {
         "chunk",
         "content",
         "snippet",
+        "read_as",
         "explanation",
     ),
 }
@@ -119,7 +125,7 @@ def hit_table(hit: type, name: str, keys: Sequence[Column[Any]]) -> TableClause:
     return table(
         name,
         *(column(f"key_{n}", key.type) for n, key in enumerate(keys, 1)),
-        *(column(field, type_) for field, type_ in column_types(hit).items()),
+        *(column(name_, type_) for name_, type_ in column_types(hit).items()),
     )
 
 

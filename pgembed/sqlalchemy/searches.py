@@ -150,6 +150,7 @@ class EmbeddingOf(Generic[T]):
         prefix: bool = False,
         config: str | None = None,
         snippets: bool = False,
+        fuzzy: bool = False,
         explain: bool = False,
         boost: str | None = None,
         name: str = "pgembed_hit",
@@ -166,6 +167,7 @@ class EmbeddingOf(Generic[T]):
             prefix: The last word may go on.
             config: Text search configuration of the query.
             snippets: Give the text around the words.
+            fuzzy: Read words that no row has as the likeliest ones that rows have.
             explain: Tell with each hit what its score is made of.
             boost: A number in SQL, with the row as `s`, by which scores are
                 multiplied. Never build it from user input.
@@ -181,6 +183,7 @@ class EmbeddingOf(Generic[T]):
             "prefix": True if prefix else None,
             "config": config,
             "snippets": True if snippets else None,
+            "fuzzy": True if fuzzy else None,
             "explain": True if explain else None,
             "boost": boost,
         }
@@ -208,6 +211,7 @@ class EmbeddingOf(Generic[T]):
         prefix: bool = False,
         config: str | None = None,
         snippets: bool = False,
+        fuzzy: bool = False,
         explain: bool = False,
         boost: str | None = None,
         ef_search: int | None = None,
@@ -232,10 +236,11 @@ class EmbeddingOf(Generic[T]):
             bm25_weight: Weight of the word search; 1.
             rrf_k: Constant of reciprocal rank fusion; 20.
             candidates: Rows that each search gives to the fusion.
-            syntax: As in `bm25_search`, and so are the next three.
+            syntax: As in `bm25_search`, and so are the next four.
             prefix: The last word may go on.
             config: Text search configuration of the query.
             snippets: Give the text around the words.
+            fuzzy: Read words that no row has as the likeliest ones that rows have.
             explain: Tell with each hit what its score is made of.
             boost: A number in SQL, with the row as `s`, by which scores are
                 multiplied. Never build it from user input.
@@ -263,6 +268,7 @@ class EmbeddingOf(Generic[T]):
             "prefix": True if prefix else None,
             "config": config,
             "snippets": True if snippets else None,
+            "fuzzy": True if fuzzy else None,
             "explain": True if explain else None,
             "boost": boost,
             "ef_search": _whole(ef_search, "ef_search"),

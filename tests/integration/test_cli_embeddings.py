@@ -115,6 +115,10 @@ def test_search_modes(words: psycopg.Connection, dsn: str) -> None:
         *("search", "article", "gre", "--mode", "bm25", "--prefix", "--json"), dsn=dsn
     )
     assert json.loads(done.output)["doc"]["id"] == 2
+    wrong = ("search", "article", "gren", "--mode", "bm25", "--fuzzy")
+    assert "gren: read as green" in run(*wrong, dsn=dsn).output
+    line = json.loads(run(*wrong, "--json", dsn=dsn).output)
+    assert (line["doc"]["id"], line["read_as"]) == (2, {"gren": "green"})
     done = run(
         *("search", "article", "fox OR tea -green", "--mode", "bm25", "--json"),
         *("--syntax", "websearch"),

@@ -91,6 +91,22 @@ def test_options_of_bm25_search(words: psycopg.Connection) -> None:
     assert row.doc == Article(4, "black tea with milk", "drink", 6)
 
 
+def test_typing_errors(words: psycopg.Connection, encoder: HashingEncoder) -> None:
+    assert pgembed.bm25_search(words, "article", "blakc") == []
+    (hit,) = pgembed.bm25_search(words, "article", "blakc", fuzzy=True)
+    assert hit.doc["id"] == 4
+    assert hit.read_as == {"blakc": "black"}
+    (hit,) = pgembed.bm25_search(words, "article", "black", fuzzy=True)
+    assert hit.read_as is None
+    (hit,) = pgembed.bm25_search(words, "article", "blck", fuzzy=True, prefix=True)
+    assert hit.read_as == {"blck": "black"}
+    hits = pgembed.hybrid_search(
+        words, "article", "blakc tea", encoder=encoder, k=4, fuzzy=True
+    )
+    assert [hit.doc["id"] for hit in hits if hit.bm25_rank == 1] == [4]
+    assert {str(hit.read_as) for hit in hits} == {"{'blakc': 'black'}"}
+
+
 def test_hybrid_tells_both_ranks_and_scores(
     words: psycopg.Connection, encoder: HashingEncoder
 ) -> None:

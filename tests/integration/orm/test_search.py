@@ -253,6 +253,11 @@ def test_options_reach_the_functions(session: Session) -> None:
     for row in session.execute(boosted).all():
         assert row.hit.explanation["boost"] == 2 + row.Article.id % 2
     assert ids(session, E.bm25_search("cheap fligh", 3, prefix=True))
+    fuzzy = session.execute(E.bm25_search("Fligths", 3, fuzzy=True)).all()
+    assert {str(row.hit.read_as) for row in fuzzy} == {"{'Fligths': 'flight'}"}
+    assert len({row.hit for row in fuzzy}) == 3
+    fused = session.execute(both(3, fuzzy=True)).all()
+    assert [row.hit.read_as for row in fused] == [None] * 3
     search2 = both(
         5, fusion="minmax", vector_weight=2, bm25_weight=0.5, candidates=20, rrf_k=30
     )

@@ -180,6 +180,17 @@ return case when p_beginning is null or p_errors = 1 and p_df > p_beginning_df t
 comment on function pgembed._typing_likelier(text, int, bigint, text, bigint) is
     'What the last word of a query was meant to be: a complete word, or the beginning of one, both put right.';
 
+create or replace function pgembed._typing_text(p_config regconfig, p_query text, p_analyzer jsonb) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- A joined word by its parts, and none of one with a digit: it is a code.
+    select replace(regexp_replace(
+        pgembed._analyzed(pgembed._query_folded(p_config, p_query, p_analyzer), p_analyzer, false, '_'),
+        format('(?:%1$s|[-./+@&_~])*[0-9](?:%1$s|[-./+@&_~])*', pgembed._letter()), ' ', 'g'), '_', ' ')
+$$;
+comment on function pgembed._typing_text(regconfig, text, jsonb) is 'A query as the parser is given it, without what is a code.';
+
 create or replace function pgembed._bm25_written(p_query pgembed._bm25_words) returns table (word text, lexeme text)
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -188,7 +199,7 @@ as $$
     from ts_debug((p_query).config::regconfig, (p_query).query) as d
     cross join unnest(d.lexemes) as l(lexeme)
 $$;
-comment on function pgembed._bm25_written(pgembed._bm25_words) is 'The words of a query as they are written, with their lexemes.';
+comment on function pgembed._bm25_written(pgembed._bm25_words) is 'The words of a query as they are written, but for the analyzer, with their lexemes.';
 
 create or replace function pgembed._bm25_misspelt(p_query pgembed._bm25_words, p_absent text[])
 returns table (lexeme text, variants text[], likely text[])
@@ -319,6 +330,7 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    asked pgembed._bm25_words := p_query;
     ranking text;
     excluded constant text[] := pgembed._tsquery_excluded(p_query.required);
     terms constant text[] := array(
@@ -326,12 +338,13 @@ declare
     words pgembed._bm25_words := p_query;
     found record;
 begin
+    asked.query := pgembed._typing_text(p_query.config::regconfig, p_query.query, b.analyzer);
     begin
         ranking := pgembed._bm25_ranking(b);
         if ranking = 'restricted' then
-            found := pgembed._bm25_restricted_spelling(b, p_query, terms);
+            found := pgembed._bm25_restricted_spelling(b, asked, terms);
         else
-            execute format('select * from pgembed._bm25_%s_%s_spelling($1, $2)', b.bm25_id, ranking) into found using p_query, terms;
+            execute format('select * from pgembed._bm25_%s_%s_spelling($1, $2)', b.bm25_id, ranking) into found using asked, terms;
         end if;
     exception when undefined_table or undefined_function then
         if pgembed._parts_missing(b.text_id) is not null then
@@ -353,7 +366,7 @@ begin
         words.required := ts_rewrite(words.required, pgembed._bm25_prefix_query(p_query.prefix), pgembed._bm25_prefix_query(found.beginning));
     end if;
     select jsonb_object_agg(w.word, f.meant) into words.read_as
-    from pgembed._bm25_written(p_query) as w
+    from pgembed._bm25_written(asked) as w
     join unnest(found.absent || p_query.prefix, found.meant || found.beginning) as f(absent, meant) on f.absent = w.lexeme
     where f.meant is not null;
     return words;

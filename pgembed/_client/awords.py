@@ -185,6 +185,7 @@ async def search_count(
     syntax: str = "words",
     prefix: bool = False,
     config: str | None = None,
+    fuzzy: bool = False,
     min_similarity: float | None = None,
     query_embedding: Vector | None = None,
     encoder: Encoder | str | None = None,
@@ -200,6 +201,7 @@ async def search_count(
         syntax=syntax,
         prefix=prefix,
         config=config,
+        fuzzy=fuzzy,
         min_similarity=min_similarity,
         query_embedding=query_embedding,
         encoder=encoder,
@@ -220,6 +222,7 @@ async def search_facets(
     syntax: str = "words",
     prefix: bool = False,
     config: str | None = None,
+    fuzzy: bool = False,
     max_values: int = 20,
     exclude_own_filter: bool = False,
 ) -> dict[str, list[FacetValue]]:
@@ -234,6 +237,7 @@ async def search_facets(
         syntax=syntax,
         prefix=prefix,
         config=config,
+        fuzzy=fuzzy,
         max_values=max_values,
         exclude_own_filter=exclude_own_filter,
     )

@@ -44,6 +44,7 @@ class Count:
     syntax: str
     prefix: bool
     config: str | None
+    fuzzy: bool
     min_similarity: float | None
     query_embedding: Vector | None
     encoder: Encoder | str | None
@@ -63,6 +64,7 @@ class Facets:
     syntax: str
     prefix: bool
     config: str | None
+    fuzzy: bool
     max_values: int
     exclude_own_filter: bool
 
@@ -117,6 +119,7 @@ def _word_arguments(request: Count | Facets) -> dict[str, object]:
     arguments: dict[str, object] = {
         "syntax": check_text(request.syntax, "syntax", InvalidParameter),
         "prefix": bool(request.prefix),
+        "fuzzy": bool(request.fuzzy),
     }
     if request.config is not None:
         arguments["config"] = check_text(request.config, "config", InvalidParameter)

@@ -273,6 +273,7 @@ def search_count(
     syntax: str = "words",
     prefix: bool = False,
     config: str | None = None,
+    fuzzy: bool = False,
     min_similarity: float | None = None,
     query_embedding: Vector | None = None,
     encoder: Encoder | str | None = None,
@@ -288,9 +289,10 @@ def search_count(
         filter: Conditions on columns, as data.
         where_sql: A condition in SQL.
         embedding: Which embedding or BM25 index, where the table has several.
-        syntax: As in `bm25_search`, and so are `prefix` and `config`.
+        syntax: As in `bm25_search`, and so are `prefix`, `config`, `fuzzy`.
         prefix: The last word is the beginning of one.
         config: Text-search configuration of the query.
+        fuzzy: Read words that no row has as the likeliest ones.
         min_similarity: Count the rows whose vectors are at least as similar, exactly:
             all of them are compared.
         query_embedding: The query as a vector, for `min_similarity`.
@@ -312,6 +314,7 @@ def search_count(
         syntax=syntax,
         prefix=prefix,
         config=config,
+        fuzzy=fuzzy,
         min_similarity=min_similarity,
         query_embedding=query_embedding,
         encoder=encoder,
@@ -332,6 +335,7 @@ def search_facets(
     syntax: str = "words",
     prefix: bool = False,
     config: str | None = None,
+    fuzzy: bool = False,
     max_values: int = 20,
     exclude_own_filter: bool = False,
 ) -> dict[str, list[FacetValue]]:
@@ -345,9 +349,10 @@ def search_facets(
         filter: Conditions on columns, as data.
         where_sql: A condition in SQL.
         embedding: Which embedding or BM25 index, where the table has several.
-        syntax: As in `bm25_search`, and so are `prefix` and `config`.
+        syntax: As in `bm25_search`, and so are `prefix`, `config`, `fuzzy`.
         prefix: The last word is the beginning of one.
         config: Text-search configuration of the query.
+        fuzzy: Read words that no row has as the likeliest ones.
         max_values: Of each column at most so many values, the most frequent.
         exclude_own_filter: Leave what the filter says of a column out of that column's
             counts, so that the values beside the chosen one are counted too.
@@ -370,6 +375,7 @@ def search_facets(
         syntax=syntax,
         prefix=prefix,
         config=config,
+        fuzzy=fuzzy,
         max_values=max_values,
         exclude_own_filter=exclude_own_filter,
     )

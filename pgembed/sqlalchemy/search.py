@@ -301,7 +301,7 @@ def _matches(
             "rows that match are counted by a query, and by conditions on its table",
             hint="Leave out conditions on the hit and on joined tables.",
         )
-    kept = ("syntax", "prefix", "config") if by_words else ("min_similarity",)
+    kept = ("syntax", "prefix", "config", "fuzzy") if by_words else ("min_similarity",)
     words = replace(call, vector=None, query_model=None) if by_words else call
     options = {n: v for n, v in call.options.items() if n in (*kept, "filter")}
     given = _arguments(replace(words, options=options)) | arguments

@@ -17,6 +17,7 @@ from pgembed import schema
 from tests.fixtures.bm25_reference import fetch_lexemes
 from tests.fixtures.roles import acting_as, new_roles
 from tests.sql.bm25_steps import Indexed, make_doc
+from tests.sql.steps import value
 
 Found = list[tuple[int, float, dict[str, str] | None]]
 
@@ -186,6 +187,22 @@ def test_as_you_type(castles: Indexed) -> None:
     hits = fuzzy(castles, "wals cadtl", prefix=True, syntax="websearch")
     assert [key for key, _, _ in hits] == [3]
     assert hits[0][2] == {"wals": "wall", "cadtl": "castl"}
+
+
+def test_counts_and_facets(castles: Indexed) -> None:
+    count = "select pgembed.search_count(null::doc, %s, fuzzy => %s)"
+    for query, fuzzy_too, rows in (
+        ("casle", False, 0),
+        ("casle", True, 3),
+        ("castle", True, 3),
+        ("xyzzy", True, 0),
+    ):
+        assert value(castles.conn, count, query, fuzzy_too) == rows
+    facets = castles.conn.execute(
+        "select value, count from pgembed.search_facets(null::doc, 'casle',"
+        " columns => '{n}', fuzzy => true)"
+    ).fetchall()
+    assert facets == [(0, 3)]
 
 
 def test_snippets_mark_what_was_meant(castles: Indexed) -> None:

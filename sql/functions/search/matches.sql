@@ -129,7 +129,8 @@ create or replace function pgembed.search_count(
     config text default null,
     min_similarity float8 default null,
     query_embedding vector default null,
-    query_model text default null
+    query_model text default null,
+    fuzzy boolean default false
 )
 returns bigint
 language plpgsql stable
@@ -140,6 +141,7 @@ declare
     e pgembed.embedding;
     b pgembed.bm25;
     q query_embedding%type;
+    words pgembed._bm25_words;
     matching bigint;
 begin
     if min_similarity is null and (query_embedding is not null or query_model is not null) then
@@ -150,8 +152,11 @@ begin
     if min_similarity is null then
         b := pgembed._bm25_target(source, embedding);
         perform pgembed._at_path('pg_catalog, pg_temp');
-        matching := pgembed._count_words(b, pgembed._bm25_parse(b, query, syntax, prefix, config, path),
-                                         pgembed._search_condition(b.source, filter, where_sql, path),
+        words := pgembed._bm25_parse(b, query, syntax, prefix, config, path);
+        if fuzzy then
+            words := pgembed._bm25_read_as(b, words);
+        end if;
+        matching := pgembed._count_words(b, words, pgembed._search_condition(b.source, filter, where_sql, path),
                                          case when where_sql is not null then path end);
     else
         e := pgembed._search_target(source, embedding);
@@ -165,7 +170,7 @@ begin
     return matching;
 end
 $$;
-comment on function pgembed.search_count(anyelement, text, jsonb, text, text, text, boolean, text, float8, vector, text) is
+comment on function pgembed.search_count(anyelement, text, jsonb, text, text, text, boolean, text, float8, vector, text, boolean) is
     'How many rows of a table match: by the words of a query, all that bm25_search would give; with min_similarity those that are '
     'at least as similar to the query, or to query_embedding, exactly. filter and where_sql as in searches; of rows that the caller '
     'does not see, none is counted.';
@@ -227,7 +232,8 @@ create or replace function pgembed.search_facets(
     prefix boolean default false,
     config text default null,
     max_values int default 20,
-    exclude_own_filter boolean default false
+    exclude_own_filter boolean default false,
+    fuzzy boolean default false
 )
 returns table (facet text, value jsonb, count bigint)
 language plpgsql stable
@@ -249,6 +255,9 @@ begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_facets(columns, max_values);
     words := pgembed._bm25_parse(b, query, syntax, prefix, config, path);
+    if fuzzy then
+        words := pgembed._bm25_read_as(b, words);
+    end if;
     condition := pgembed._search_condition(b.source, filter, where_sql, path);
     conditions := array(select case when exclude_own_filter and filter ? name then pgembed._search_condition(b.source, filter - name, where_sql, path)
                                     else condition end
@@ -269,7 +278,7 @@ begin
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.search_facets(anyelement, text, text[], jsonb, text, text, text, boolean, text, int, boolean) is
+comment on function pgembed.search_facets(anyelement, text, text[], jsonb, text, text, text, boolean, text, int, boolean, boolean) is
     'For columns, which values the rows have that match the words of a query, and how many rows each: the max_values most frequent. '
     'Of an array its elements count. filter and where_sql as in searches; exclude_own_filter leaves a column''s own condition in the '
     'filter out for that column, so that its other values are counted too. Of rows that the caller does not see, none is counted.';

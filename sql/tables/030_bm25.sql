@@ -30,6 +30,8 @@ create table pgembed.bm25_pack (
     packed_rows   bigint not null default 0,
     packed_length bigint not null default 0,
     frozen_avgdl  float8,
+    old_avgdl     float8,
+    weighed_to    text collate "C",
     slots         int not null default 0,
     segments      int[] not null default '{}'
 );
@@ -70,6 +72,10 @@ comment on column pgembed.bm25_pack.packed_rows is 'Documents in the postings, d
 comment on column pgembed.bm25_pack.packed_length is 'Sum of their lengths, in lexemes.';
 comment on column pgembed.bm25_pack.frozen_avgdl is
     'Average length that the stored impacts were computed with.';
+comment on column pgembed.bm25_pack.weighed_to is
+    'While what is stored is weighed anew, term by term: the last that was. NULL: all are.';
+comment on column pgembed.bm25_pack.old_avgdl is
+    'Average length that the impacts of the terms after that one were computed with.';
 comment on column pgembed.bm25_pack.slots is 'Slots given out; a document keeps its slot until a rebuild.';
 comment on column pgembed.bm25_pack.segments is
     'First slots of the segments: a term that is sparse has one row of postings in each.';
@@ -85,7 +91,7 @@ create type pgembed._bm25_query as (
     has_sparse    boolean,     -- whether any has postings outside of blocks
     rows          float8,      -- documents now
     avgdl         float8,      -- and their average length
-    frozen_avgdl  float8,      -- and as folded into the impacts
+    frozen_avgdl  float8[],    -- and as folded into the impacts of each term
     margin        float8,      -- stored score that may still win, as a share of the k-th best
     slots         int,         -- how many were given out
     dead          int[],       -- those of deleted documents

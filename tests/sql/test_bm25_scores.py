@@ -153,15 +153,47 @@ def test_average_length_drifts_away(doc: Indexed, length: float) -> None:
     """Stored impacts are far off then; what is found and its score are not."""
     doc.put(make_texts(300, seed=3, length=length), first=3000)
     doc.check(ks=(1, 10, 1000))
-    assert doc.maintain(1) == "built from 900 rows"
+    terms = doc.count("term")
+    assert doc.maintain(1) == f"weighed {terms} terms, packed 300 rows"
     doc.check(ks=(10, 1, 1000))
+    doc.assert_intact()
     doc.conn.execute("delete from doc where id < 3000 and id % 10 > 0")
     doc.check(ks=(1000, 10, 1))
     assert doc.maintain(1) == "purged 540 rows"
     frozen, packed, rows = doc.column("array[frozen_avgdl, packed_length, packed_rows]")
     assert not 0.8 < packed / rows / frozen < 1.25
     doc.check(ks=(10, 1, 1000))
-    assert doc.maintain(1) == "built from 360 rows"
+    terms = doc.count("term")
+    assert doc.maintain(1) == f"weighed {terms} terms"
+    assert doc.column("frozen_avgdl") == packed / rows
+    doc.check(ks=(10, 1000, 1))
+    doc.assert_intact()
+
+
+def test_weighing_in_steps(doc: Indexed) -> None:
+    """A part of the terms is weighed by the new average, while rows come and go."""
+    conn = doc.conn
+    # Before and after the others by bytes, and not so by the rules of a language.
+    conn.execute("update doc set body = body || ' ünder _w1 w1_ w5é' where id % 3 = 0")
+    doc.settle()
+    doc.queries = [*doc.queries, "ünder w0", "w5é w5", "ünder w1"]
+    conn.execute(
+        "create or replace function pgembed._bm25_weigh_size() returns bigint"
+        " language sql immutable parallel safe return 3000"
+    )
+    doc.put(make_texts(200, seed=20, length=60), first=3000)
+    steps = 0
+    while steps == 0 or doc.column("weighed_to is not null"):
+        steps += 1
+        doc.check(ks=(10, 1, 1000))
+        assert value(conn, "select count(*) from pgembed._bm25_due_v1()") == (steps > 1)
+        doc.put(make_texts(20, seed=20 + steps, length=30), first=4000 + 100 * steps)
+        conn.execute("delete from doc where id %% 23 = %s", [steps])
+        doc.check(ks=(1000, 10, 1))
+        assert str(doc.maintain(1)).startswith("weighed ")
+    assert steps > 3
+    doc.check(ks=(1, 10, 1000))
+    doc.settle()
     doc.assert_intact()
 
 

@@ -14,8 +14,12 @@ language sql immutable parallel safe return 16;
 comment on function pgembed._bm25_dense_from() is 'Documents of a block that have a term, from which on it is dense there.';
 
 create or replace function pgembed._bm25_pack_size() returns int
-language sql immutable parallel safe return 200000;
+language sql immutable parallel safe return 1000000;
 comment on function pgembed._bm25_pack_size() is 'Most documents that become one segment at once.';
+
+create or replace function pgembed._bm25_weigh_size() returns bigint
+language sql immutable parallel safe return 2000000;
+comment on function pgembed._bm25_weigh_size() is 'About how many entries are weighed anew at once.';
 
 create or replace function pgembed._bm25_exactness() returns float8
 language sql immutable parallel safe return 0.99999::float8;
@@ -43,6 +47,29 @@ comment on function pgembed._bm25_place_of(int) is 'Place of a slot in its block
 create or replace function pgembed._bm25_slot(block int, place int) returns int
 language sql immutable parallel safe return block * pgembed._bm25_block_size() + place - 1;
 comment on function pgembed._bm25_slot(int, int) is 'Slot of a place in a block.';
+
+create or replace function pgembed._bm25_norm(length int, avgdl float8, k1 float8, b float8) returns float8
+language sql immutable parallel safe
+return k1 * (1::float8 - b + b * length::float8 / avgdl);
+comment on function pgembed._bm25_norm(int, float8, float8, float8) is
+    'What the frequency of a word counts against, in a document of a length: the more, the longer it is.';
+
+create or replace function pgembed._bm25_weight(tf float8, norm float8, k1 float8) returns float8
+language sql immutable parallel safe
+return tf * (k1 + 1::float8) / (tf + norm);
+comment on function pgembed._bm25_weight(float8, float8, float8) is
+    'The impact of a word: the part of its score that does not change with idf.';
+
+create or replace function pgembed._bm25_frequency(impact float8, norm float8, k1 float8) returns float8
+language sql immutable parallel safe
+return round(impact * norm / greatest(k1 + 1::float8 - impact, 1e-9::float8));
+comment on function pgembed._bm25_frequency(float8, float8, float8) is
+    'How often a document has a word, from the impact that is stored: a whole number, so rounding gives it exactly.';
+
+create or replace function pgembed._bm25_idf(rows float8, df float8) returns float8
+language sql immutable parallel safe
+return ln(1::float8 + (greatest(rows - df, 0::float8) + 0.5::float8) / (df + 0.5::float8));
+comment on function pgembed._bm25_idf(float8, float8) is 'What a word counts that df of so many documents have.';
 
 create or replace function pgembed._bm25_vector(numbers real[]) returns vector
 language sql immutable parallel safe return numbers::vector;

@@ -153,6 +153,7 @@ begin
             or to_regclass(pgembed._bm25_part(b.bm25_id, 'recent')) is null;
         execute format(
             'select %L = ''pending'' or exists (select from %s offset 1999) '
+            'or exists (select from pgembed.bm25_pack where bm25_id = %4$s and weighed_to is not null) '
             'or exists (select from %3$s where op <> ''D'') or exists (select from %3$s offset 999) '
             'or exists (select from %3$s where slot is null offset 99) '
             'or exists (select from %3$s where recorded_at not between clock_timestamp() - make_interval(secs => $1) and clock_timestamp()) '
@@ -168,7 +169,7 @@ begin
 end
 $$;
 comment on function pgembed._bm25_due_v1(float8) is
-    'BM25 indexes with work to do: to be built, 2,000 documents to pack, 1,000 tombstones to purge or one that is '
+    'BM25 indexes with work to do: to be built, or weighed further, 2,000 documents to pack, 1,000 tombstones to purge or one that is '
     'older than the given seconds, 100 to be given their slot (a search looks up that of each with a word of the query).';
 
 create or replace function pgembed._bm25_maintain_v1(p_bm25_id int, p_erase_seconds float8 default 3600) returns text

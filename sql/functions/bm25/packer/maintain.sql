@@ -18,13 +18,17 @@ begin
     select (b.packed_length + coalesce(sum(length), 0))::float8 / nullif(b.packed_rows + count(*), 0) into avgdl
     from _bm25_0_recent;
     if b.state = 'pending' or exists (select from _bm25_0_dead where op <> 'D')
-       or b.packed_rows < b.slots / 2 and b.slots > 20000
-       -- Built from a few short rows, and filled since: impacts that are far off make
-       -- searches slow.
-       or least(avgdl / b.frozen_avgdl, b.frozen_avgdl / avgdl) < 1 / _bm25_drift() then
+       or b.packed_rows < b.slots / 2 and b.slots > 20000 then
         rows := _bm25_0_rebuild();
         update pgembed.bm25 set state = 'ready', state_reason = null where bm25_id = 0;
         return format('built from %s rows', rows);
+    end if;
+    if b.weighed_to is null and least(avgdl / b.frozen_avgdl, b.frozen_avgdl / avgdl) < 1 / _bm25_drift() then
+        update pgembed.bm25_pack set old_avgdl = frozen_avgdl, frozen_avgdl = avgdl, weighed_to = '' where bm25_id = 0;
+        b.weighed_to := '';
+    end if;
+    if b.weighed_to is not null then
+        done := 'weighed ' || nullif(_bm25_0_weigh(_bm25_weigh_size()), 0) || ' terms';
     end if;
     perform _bm25_0_settle();
     select count(*) into rows from (select from _bm25_0_recent limit min_rows) as r;
@@ -45,10 +49,12 @@ begin
             exit when not exists (select from bm25_input);
         end loop;
         drop table bm25_input;
-        done := format('packed %s rows', rows);
+        done := concat_ws(', ', done, format('packed %s rows', rows));
         perform _bm25_0_settle();
-        if _bm25_0_merge() > 0 then
-            perform _bm25_0_refreeze();
+        if _bm25_0_merge() > 0 and b.weighed_to is null then
+            -- The frequencies of words have moved too, by and by.
+            update pgembed.bm25_pack set old_avgdl = frozen_avgdl, weighed_to = '' where bm25_id = 0;
+            perform _bm25_0_weigh(_bm25_weigh_size());
         end if;
     end if;
     select count(*) into rows from _bm25_0_dead where slot is not null;

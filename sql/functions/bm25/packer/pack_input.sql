@@ -2,7 +2,6 @@
 create or replace function pgembed._bm25_0_pack_input(max_rows int) returns int
 language plpgsql
 set work_mem = '256MB'
-set enable_hashagg = off
 as $$
 declare
     b record;
@@ -12,8 +11,9 @@ begin
     select * into b from pgembed.bm25 join pgembed.bm25_pack using (bm25_id) where bm25_id = 0;
     base := _bm25_slot(_bm25_block_of(b.slots + _bm25_block_size() - 1), 1);    -- a new segment starts a new block
 
+    -- In the order of their keys, so that the index on these is filled from one end.
     create temp table bm25_slotted on commit drop as
-    select (row_number() over ())::int - 1 + base as slot, i.*
+    select (row_number() over (order by key))::int - 1 + base as slot, i.*
     from (select i.ctid as input, i.* from bm25_input as i limit max_rows) as i;
     select count(*) into added from bm25_slotted;
     if added > 0 then
@@ -28,45 +28,57 @@ begin
         select * into b from pgembed.bm25 join pgembed.bm25_pack using (bm25_id) where bm25_id = 0;
         insert into _bm25_0_doc (slot, key, version, length, lexemes, partition)
         select s.slot, s.key, s.version, s.length, case when c.relrowsecurity then s.lexemes end, s.partition
-        from bm25_slotted as s cross join pg_class as c where c.oid = 'pgembed._bm25_0_doc'::regclass;
+        from bm25_slotted as s cross join pg_class as c where c.oid = 'pgembed._bm25_0_doc'::regclass
+        order by s.slot;
 
-        -- An impact is the part of a score that does not change with idf:
-        -- tf (k1 + 1) / (tf + k1 (1 - b + b length / avgdl)).
-        create temp table bm25_impact on commit drop as
-        select term, slot, impact, count(*) over (partition by term, _bm25_block_of(slot)) as in_block
-        from (select u.lexeme collate "C" as term, s.slot,
-                     (f.tf * (b.k1 + 1) / (f.tf + b.k1 * (1 - b.b + b.b * s.length / b.frozen_avgdl)))::real as impact
-              from bm25_slotted as s
-              cross join unnest(s.lexemes) as u
-              cross join lateral (select case when b.field_weights is null then coalesce(cardinality(u.positions), 1)
-                                               else _bm25_tf(u.weights, b.field_weights) end::float8 as tf offset 0) as f) as i;
+        -- Block by block, so that what is gathered fits into the processor's cache.
+        create index on bm25_slotted (slot);
+        create temp table bm25_run (term text collate "C", block int, slots int[], impacts real[], max_impact real) on commit drop;
+        for number in _bm25_block_of(base) .. _bm25_block_of(base + added - 1) loop
+            insert into bm25_run (term, block, slots, impacts, max_impact)
+            select term, number, array_agg(slot), array_agg(impact), max(impact)
+            from (select u.lexeme collate "C" as term, s.slot,
+                         case when b.field_weights is null then _bm25_weight(coalesce(cardinality(u.positions), 1), n.norm, b.k1)
+                              else _bm25_weight(_bm25_tf(u.weights, b.field_weights), n.norm, b.k1) end::real as impact
+                  from (select slot, lexemes, _bm25_norm(length, b.frozen_avgdl, b.k1, b.b) as norm,
+                               _bm25_norm(length, b.old_avgdl, b.k1, b.b) as old_norm
+                        from bm25_slotted
+                        where slot between _bm25_slot(number, 1) and _bm25_slot(number, _bm25_block_size())
+                        order by slot) as s
+                  cross join unnest(s.lexemes) as u
+                  -- While terms are weighed anew, each is packed as the rest of it is.
+                  cross join lateral (select case when b.weighed_to is null or u.lexeme collate "C" <= b.weighed_to
+                                                  then s.norm else s.old_norm end as norm) as n) as entry
+            group by term;
+        end loop;
 
         -- The idf of a dense term is folded into its blocks (pgvector adds fast and
         -- multiplies slowly), so it is frozen when the first is written.
         insert into _bm25_0_term as t (term, df, dense_df, max_impact, frozen_idf)
-        select term, df, dense_df, max_impact,
-               case when dense_df > 0 then ln(1 + (b.packed_rows - df + 0.5) / (df + 0.5)) end
-        from (select term, count(*) as df, count(*) filter (where in_block >= _bm25_dense_from()) as dense_df,
-                     max(impact) as max_impact
-              from bm25_impact group by term) as i
+        select term, df, dense_df, max_impact, case when dense_df > 0 then _bm25_idf(b.packed_rows, df) end
+        from (select term, sum(cardinality(slots)) as df, max(max_impact) as max_impact,
+                     coalesce(sum(cardinality(slots)) filter (where cardinality(slots) >= _bm25_dense_from()), 0) as dense_df
+              from bm25_run group by term) as i
+        order by term
         on conflict (term) do update
         set df = t.df + excluded.df, dense_df = t.dense_df + excluded.dense_df,
             max_impact = greatest(t.max_impact, excluded.max_impact),
-            frozen_idf = coalesce(t.frozen_idf, case when excluded.dense_df > 0 then
-                ln(1 + (greatest(b.packed_rows - t.df - excluded.df, 0) + 0.5) / (t.df + excluded.df + 0.5)) end);
+            frozen_idf = coalesce(t.frozen_idf, case when excluded.dense_df > 0 then _bm25_idf(b.packed_rows, t.df + excluded.df) end);
         insert into _bm25_0_block (term, block, impacts)
-        select i.term, _bm25_block_of(slot),
-               _bm25_sparse(string_agg(_bm25_place_of(slot)::text || ':' || (impact * t.frozen_idf)::real::text, ','))
-        from bm25_impact as i
-        join _bm25_0_term as t on t.term = i.term
-        where in_block >= _bm25_dense_from()
-        group by i.term, _bm25_block_of(slot);
+        select r.term, r.block,
+               (select _bm25_sparse(string_agg(_bm25_place_of(u.slot)::text || ':' || (u.impact * t.frozen_idf)::real::text, ','))
+                from unnest(r.slots, r.impacts) as u(slot, impact))
+        from bm25_run as r
+        join _bm25_0_term as t on t.term = r.term
+        where cardinality(r.slots) >= _bm25_dense_from()
+        order by r.term, r.block;
         insert into _bm25_0_posting (term, first_slot, slots, impacts)
-        select term, base, array_agg(slot order by slot), array_agg(impact order by slot)
-        from bm25_impact
-        where in_block < _bm25_dense_from()
-        group by term;
-        drop table bm25_impact;
+        select r.term, base, array_agg(u.slot), array_agg(u.impact)    -- runs are sorted, and each is in itself
+        from (select * from bm25_run where cardinality(slots) < _bm25_dense_from() order by term, block) as r
+        cross join unnest(r.slots, r.impacts) as u(slot, impact)
+        group by r.term
+        order by r.term;
+        drop table bm25_run;
     end if;
     drop table bm25_slotted;
     return added;

@@ -24,7 +24,7 @@ begin
     select key, 0, length, lexemes, partition from document where lexemes is not null;
     get diagnostics rows = row_count;
     update pgembed.bm25_pack
-    set packed_rows = 0, packed_length = 0, slots = 0, segments = '{}',
+    set packed_rows = 0, packed_length = 0, slots = 0, segments = '{}', weighed_to = null,
         frozen_avgdl = (select avg(length) from bm25_input)
     where bm25_id = 0;
     loop

@@ -9,11 +9,14 @@ declare
     rows float8;
     total float8;
     changed boolean;
+    new_avgdl float8;
+    old_avgdl float8;
+    weighed_to text;
 begin
-    select packed_rows, packed_length, k1, b, frozen_avgdl, slots,
+    select packed_rows, packed_length, k1, b, slots, p.frozen_avgdl, p.old_avgdl, p.weighed_to,
            exists (select from _bm25_0_dead) or exists (select from _bm25_0_recent)
-    into rows, total, q.k1, q.b, q.frozen_avgdl, q.slots, changed
-    from pgembed.bm25 join pgembed.bm25_pack using (bm25_id) where bm25_id = 0;
+    into rows, total, q.k1, q.b, q.slots, new_avgdl, old_avgdl, weighed_to, changed
+    from pgembed.bm25 join pgembed.bm25_pack as p using (bm25_id) where bm25_id = 0;
     if changed then
         c := _bm25_0_changes(query_terms);
         q.dead := c.dead;
@@ -22,18 +25,18 @@ begin
     end if;
     -- At least 1, each: a tombstone of a row that no trigger has seen, until the
     -- packer drops it, hides no row of another.
-    select n, l / n, coalesce(q.frozen_avgdl, l / n)
-    into q.rows, q.avgdl, q.frozen_avgdl
+    select n, l / n into q.rows, q.avgdl
     from (select greatest(rows, 1::float8) as n, greatest(total, rows, 1::float8) as l) as size;
-    select array_agg(term), array_agg(df), array_agg(idf), array_agg(frozen_idf),
+    select array_agg(term), array_agg(df), array_agg(idf), array_agg(frozen_idf), array_agg(frozen_avgdl),
            array_agg(term) filter (where dense_df > 0),
            coalesce(sum(frozen_idf * max_impact) filter (where dense_df > 0), 0::float8) / _bm25_exactness(),
            bool_or(packed_df > dense_df),
            coalesce(least(min(idf / frozen_idf), 1::float8) / greatest(max(idf / frozen_idf), 1::float8), 1::float8)
-           * least(q.avgdl / q.frozen_avgdl, q.frozen_avgdl / q.avgdl) * _bm25_exactness()
-    into q.terms, q.df, q.idf, q.frozen_idf, q.dense, q.dense_bound, q.has_sparse, q.margin
+           * least(min(q.avgdl / frozen_avgdl), 1::float8) / greatest(max(q.avgdl / frozen_avgdl), 1::float8) * _bm25_exactness()
+    into q.terms, q.df, q.idf, q.frozen_idf, q.frozen_avgdl, q.dense, q.dense_bound, q.has_sparse, q.margin
     from (
         select term, df, packed_df, dense_df, max_impact, frozen_idf,
+               coalesce(case when weighed_to is null or term collate "C" <= weighed_to then new_avgdl else old_avgdl end, q.avgdl) as frozen_avgdl,
                ln(1::float8 + (q.rows - df + 0.5::float8) / (df + 0.5::float8)) as idf
         from (
             select term, (packed).max_impact::float8, (packed).frozen_idf::float8, (packed).dense_df, (packed).df as packed_df,

@@ -75,7 +75,7 @@ def meant(typed: str, frequency: dict[str, int]) -> str | None:
     return None if best is None else best[-1]
 
 
-def fuzzy(doc: Indexed, query: str, k: int = 10, **options: object) -> Found:
+def fuzzy(doc: Indexed, query: str, k: int = 10, **options: Any) -> Found:
     """Search with typing errors; give keys, scores and what was read as what."""
     options = {"fuzzy": True, "embedding": doc.name, **options}
     named = sql.SQL("").join(
@@ -89,7 +89,7 @@ def fuzzy(doc: Indexed, query: str, k: int = 10, **options: object) -> Found:
     return doc.conn.execute(statement).fetchall()
 
 
-def read_as(doc: Indexed, query: str, **options: object) -> dict[str, str] | None:
+def read_as(doc: Indexed, query: str, **options: Any) -> dict[str, str] | None:
     """Give what a search read as what."""
     found = fuzzy(doc, query, **options)
     return found[0][2] if found else None
@@ -292,7 +292,7 @@ def meant_beginning(typed: str, frequency: dict[str, int]) -> str | None:
     for word, df in frequency.items():
         for size in range(len(typed) - 1, min(len(typed) + 1, len(word)) + 1):
             beginnings[word[:size]] = max(df, beginnings.get(word[:size], 0))
-    best = min(
+    best: tuple[bool, bool, bool, int, str] | None = min(
         (
             (
                 not is_likely(typed, begun),

@@ -274,7 +274,7 @@ class Search(_Select[T, H]):
         if k is None:
             limit, offset = statement._limit_clause, statement._offset_clause
             if limit is None:
-                return literal(DEFAULT_K, Integer())
+                limit = literal(DEFAULT_K, Integer())
             # As parameters: the statement is the same for every page.
             return limit if offset is None else cast(limit + offset, Integer())
         return literal(k, Integer())

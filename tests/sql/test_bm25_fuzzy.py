@@ -306,11 +306,11 @@ def meant_beginning(typed: str, frequency: dict[str, int]) -> str | None:
         ),
         default=None,
     )
-    word = meant(typed, frequency)
+    whole = meant(typed, frequency)
     if best is None:
-        return word
-    if word and osa(typed, word) == 1 and frequency[word] > -best[3]:
-        return word
+        return whole
+    if whole and osa(typed, whole) == 1 and frequency[whole] > -best[3]:
+        return whole
     return best[4]
 
 

@@ -18,7 +18,8 @@ as $$
     -- $1: the parsed query, $2: handles.
     select case when p_restricted then pgembed._bm25_restricted_sql(b, 'true', 'select distinct h.key from hit as h where h.matches')
     else format(
-        'select d.key from pg_catalog.unnest($2) as h(handle) join %s as d on d.slot operator(pg_catalog.=) h.handle '
+        'select d.key from %s as d where d.slot operator(pg_catalog.=) any (array('
+        'select h.handle::pg_catalog.int4 from pg_catalog.unnest($2) as h(handle) where h.handle operator(pg_catalog.>=) 0::pg_catalog.int8)) '
         'union all '
         'select r.key from %s as r where (operator(pg_catalog.-) r.version) operator(pg_catalog.=) any (select h.handle from pg_catalog.unnest($2) as h(handle))',
         pgembed._bm25_part((b).bm25_id, 'doc'), pgembed._bm25_part((b).bm25_id, 'recent')) end
@@ -39,6 +40,12 @@ begin
     if p_query.required is not null and not p_restricted then
         condition := format('(%s) and %s operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition, pgembed._row_lexemes_sql(
             b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), 's'), p_query.required);
+    end if;
+    if not p_restricted and cardinality(pgembed._key_columns(b.source)) = 1 then
+        -- An array goes through the index in the order of the keys, and so of many tables.
+        return format('select %s from %s as s where %s and (%s)', p_columns, pgembed._table_sql(b.source),
+                      pgembed._key_sql(b.source, null, format('s.%%2$I %%7$s any (array(%s)::%%4$s[])', pgembed._bm25_matching_keys_sql(b, false)), ''),
+                      condition);
     end if;
     return format('select s.* from (%s) as hit cross join lateral (select %s from %s as s where %s and (%s)) as s',
                   pgembed._bm25_matching_keys_sql(b, p_restricted), p_columns, pgembed._table_sql(b.source), row_of_key, condition);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ E = Article.embedding
 ENCODER = load_encoder("hashing", "hashing", dimensions=HASHING_DIMENSIONS)
 QUERY = "cheap flights hotels tea"
 
-SEARCHES = {
+SEARCHES: dict[str, Callable[..., Any]] = {
     "vector": lambda k=None, **o: E.vector_search(QUERY, k, encoder=ENCODER, **o),
     "words": lambda k=None, **o: E.bm25_search(QUERY, k, **o),
     "both": lambda k=None, **o: E.hybrid_search(QUERY, k, encoder=ENCODER, **o),

@@ -56,20 +56,20 @@ def allowed(word: str) -> int:
     return 1 if len(word) < 6 else 2
 
 
-def is_reached(typed: str, word: str) -> bool:
-    """Tell whether a first letter is tried: accents are where some are typed."""
-    return word[0].isascii() or not typed.isascii() or len(word) < len(typed)
+def is_tried(typed: str, word: str) -> bool:
+    """Tell whether letters are put in the place of others: accents beside accents."""
+    return word.isascii() or not typed.isascii()
 
 
 def meant(typed: str, frequency: dict[str, int]) -> str | None:
     """Choose among all words of a vocabulary, one by one."""
     choices = [
-        (edits, not is_likely(typed, word), word[0] != typed[0], -df, word)
+        (not (edits == 1 and is_tried(typed, word)), edits, not is_likely(typed, word), word[0] != typed[0], -df, word)
         for word, df in frequency.items()
         if df > 0
         and not any(c.isdigit() for c in word)
         and 0 < (edits := osa(typed, word)) <= allowed(typed)
-        and (word[0] == typed[0] or (edits == 1 and is_reached(typed, word)))
+        and (word[0] == typed[0] or (edits == 1 and is_tried(typed, word)))
     ]
     best = min(choices, default=None)
     return None if best is None else best[-1]

@@ -304,7 +304,7 @@ def test_what_runs_as_the_owner_is_pinned_and_closed(doc: Indexed) -> None:
             "select count(*) from pg_proc where pronamespace = 'pgembed'::regnamespace"
             " and prosecdef and proname ~ '^_bm25_[1-9]'",
         )
-        == 2
+        == 6
     )
     assert (
         doc.conn.execute(

@@ -3,8 +3,8 @@
 -- Documents are known by their lexemes, mostly stems, and one wrong letter may make quite
 -- another stem: informtaion keeps its ending, and is far from inform. So first the word itself
 -- is put right in each possible way, at one place, and what comes of it becomes lexemes, as
--- words of queries do. Besides, lexemes that begin with the same letter are compared with the
--- word's own, at one or two places.
+-- words of queries do. Where none of these is there, lexemes that begin with the same letter are
+-- compared with the word's own.
 
 create or replace function pgembed._typing_errors_allowed(p_word text) returns int
 language sql immutable parallel safe
@@ -129,22 +129,24 @@ $$;
 comment on function pgembed._typing_variants(text, text) is 'Lexemes of all that is one edit away from a word, and the likely ones.';
 
 create or replace function pgembed._typing_choices(p_lexeme text, p_variants text[], p_likely text[], p_terms text[], p_df bigint[])
-returns table (term text, errors int)
+returns setof text
 language sql stable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
-    select t.term, min(e.errors)
-    from unnest(p_terms, p_df) as t(term, df)
-    cross join lateral (select case when t.term in (select unnest(p_variants)) then 1
-                                    else pgembed._typing_errors(p_lexeme, t.term, pgembed._typing_errors_allowed(p_lexeme)) end) as e(errors)
-    where e.errors > 0 and t.term !~ '[0-9]'
-    group by t.term
-    order by min(e.errors), t.term = any (p_likely) desc, starts_with(t.term, left(p_lexeme, 1)) desc, sum(t.df) desc, t.term collate "C"
+    with term as materialized (
+        select t.term, t.df, t.term in (select unnest(p_variants)) as varies
+        from (select u.term, sum(u.df) as df from unnest(p_terms, p_df) as u(term, df) where u.term !~ '[0-9]' group by u.term) as t)
+    select t.term
+    from term as t
+    cross join lateral (select case when t.varies then 1 else pgembed._typing_errors(
+                                   p_lexeme, t.term, pgembed._typing_errors_allowed(p_lexeme)) end offset 0) as e(errors)
+    where e.errors > 0 and (t.varies or not exists (select from term as x where x.varies))
+    order by e.errors, t.term = any (p_likely) desc, starts_with(t.term, left(p_lexeme, 1)) desc, t.df desc, t.term collate "C"
     limit 20
 $$;
 comment on function pgembed._typing_choices(text, text[], text[], text[], bigint[]) is
-    'Which of some terms a lexeme may have been meant to be, the likeliest first: fewest errors, then likely ones, then the same '
-    'first letter, then most documents.';
+    'Which of some terms a lexeme may have been meant to be, the likeliest first. Variants, and where there are none, others by '
+    'their edits; then likely ones, then those with the same first letter, then those of most documents.';
 
 create or replace function pgembed._typing_begins(p_term text, p_length int, p_edits text[]) returns boolean
 language sql immutable parallel safe
@@ -173,12 +175,12 @@ $$;
 comment on function pgembed._typing_beginnings(text, text[], text[], text[], bigint[]) is
     'With which beginnings of some terms what was typed may have been meant, the likeliest first, each with its most frequent term.';
 
-create or replace function pgembed._typing_likelier(p_word text, p_errors int, p_df bigint, p_beginning text, p_beginning_df bigint)
+create or replace function pgembed._typing_likelier(p_word text, p_varies boolean, p_df bigint, p_beginning text, p_beginning_df bigint)
 returns text
 language sql immutable parallel safe
-return case when p_beginning is null or p_errors = 1 and p_df > p_beginning_df then p_word else p_beginning end;
-comment on function pgembed._typing_likelier(text, int, bigint, text, bigint) is
-    'What the last word of a query was meant to be: a complete word, or the beginning of one, both put right.';
+return case when p_beginning is null or p_varies and p_df > p_beginning_df then p_word else p_beginning end;
+comment on function pgembed._typing_likelier(text, boolean, bigint, text, bigint) is
+    'What the last word of a query was meant to be: a complete word (one of the variants, or not), or the beginning of one.';
 
 create or replace function pgembed._typing_text(p_config regconfig, p_query text, p_analyzer jsonb) returns text
 language sql stable
@@ -299,11 +301,12 @@ begin
         beginning := part.beginning;
     end if;
     for misspelt in select * from pgembed._bm25_misspelt(p_query, missing) loop
-        select n.term, n.errors, k.df into word
-        from (select * from pgembed._typing_choices(misspelt.lexeme, misspelt.variants, misspelt.likely, seen.terms, seen.df) limit 1) as n
+        select n.term, k.df into word
+        from (select * from pgembed._typing_choices(misspelt.lexeme, misspelt.variants, misspelt.likely, seen.terms, seen.df) limit 1) as n(term)
         join unnest(seen.terms, seen.df) as k(term, df) on k.term = n.term;
-        if misspelt.lexeme = typed then
-            beginning := pgembed._typing_likelier(word.term, word.errors, word.df, part.beginning, part.df);
+        if misspelt.lexeme = typed then    -- or the word is complete
+            beginning := pgembed._typing_likelier(
+                word.term, word.term = any (misspelt.variants), word.df, part.beginning, part.df);
         elsif word.term is not null then
             absent := absent || misspelt.lexeme;
             meant := meant || word.term;

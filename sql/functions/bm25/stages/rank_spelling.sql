@@ -17,7 +17,7 @@ declare
 begin
     if missing <> '{}' then
         for misspelt in select * from _bm25_misspelt(query, missing) loop
-            word := _bm25_0_near(misspelt.lexeme, misspelt.variants, misspelt.likely);
+            word := _bm25_0_near(misspelt.lexeme, misspelt.variants, misspelt.likely, false);
             if word.term is not null then
                 absent := absent || misspelt.lexeme;
                 meant := meant || word.term;
@@ -31,8 +31,8 @@ begin
         part := _bm25_0_near_beginning((query).prefix, misspelt.edits, misspelt.likely);
         -- Or the word is complete.
         select * into misspelt from _bm25_misspelt(query, array[(query).prefix]);
-        word := _bm25_0_near(misspelt.lexeme, misspelt.variants, misspelt.likely);
-        beginning := _typing_likelier(word.term, word.errors, word.df, part.beginning, part.df);
+        word := _bm25_0_near(misspelt.lexeme, misspelt.variants, misspelt.likely, part.beginning is not null);
+        beginning := _typing_likelier(word.term, word.term = any (misspelt.variants), word.df, part.beginning, part.df);
     end if;
 end
 $$;

@@ -463,7 +463,7 @@ def check_nothing_is_told(
         arguments = (
             "row('cadb', 'simple', '{cadb}', null, null, null), '{cadb}'"
             if state
-            else "'cadb', '{}', '{}'"
+            else "'cadb', '{}', '{}', false"
         )
         with pytest.raises(psycopg.Error) as caught:
             mine.conn.execute(f"select pgembed.{name}({arguments})")

@@ -92,6 +92,15 @@ language sql immutable parallel safe
 return ('{' || entries || '}/' || pgembed._bm25_block_size()::text)::sparsevec;
 comment on function pgembed._bm25_sparse(text) is 'A vector from its entries that are not zero, place:number,place:number ...';
 
+create or replace function pgembed._bm25_entries(impacts sparsevec, out place int, out impact real) returns setof record
+language sql immutable parallel safe
+begin atomic
+    select split_part(entry, ':', 1)::int, split_part(entry, ':', 2)::real
+    from string_to_table(trim('{}' from split_part(impacts::text, '/', 1)), ',') as entry;
+end;
+comment on function pgembed._bm25_entries(sparsevec) is
+    'The entries of a stored vector that are not zero, and their places: by its text, as only few of its places have one.';
+
 create or replace function pgembed._bm25_impact(impacts vector, place int) returns float8
 language sql immutable parallel safe return inner_product(subvector(impacts, place, 1), '[1]');
 comment on function pgembed._bm25_impact(vector, int) is 'The number at a place of a vector.';

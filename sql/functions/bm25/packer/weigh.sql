@@ -30,11 +30,10 @@ begin
     select e.term, e.first_slot, e.slot, e.idf,
            _bm25_weight(_bm25_frequency(e.impact, _bm25_norm(d.length, b.old_avgdl, b.k1, b.b), b.k1),
                         _bm25_norm(d.length, b.frozen_avgdl, b.k1, b.b), b.k1)::real as impact
-    from (select t.term, null::int as first_slot, _bm25_slot(s.block, u.place::int) as slot, t.idf, u.impact / t.frozen_idf as impact
+    from (select t.term, null::int as first_slot, _bm25_slot(s.block, u.place) as slot, t.idf, u.impact / t.frozen_idf as impact
           from bm25_term as t
           join _bm25_0_block as s on s.term = t.term
-          cross join unnest(_bm25_numbers(_bm25_unpack(s.impacts))) with ordinality as u(impact, place)
-          where u.impact > 0
+          cross join _bm25_entries(s.impacts) as u
           union all
           select t.term, p.first_slot, u.slot, t.idf, u.impact
           from bm25_term as t

@@ -64,6 +64,16 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -
     )
 
 
+def markdown(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
+) -> None:
+    """Print a table of figures as it stands in docs/measurements.md."""
+    print(f"\n{title}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for row in rows:
+        cells = (f"{v:.2f}" if isinstance(v, float) else str(v) for v in row)
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """Return the value below which `share` (0 to 1) of the values lie."""
     return statistics.quantiles(values, n=100, method="inclusive")[

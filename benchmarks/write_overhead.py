@@ -56,17 +56,16 @@ def prepare(dsn: str, bm25: bool) -> None:
 
 
 def transactions_per_second(
-    pgbench: Path, dsn: str, script: Path, clients: int, seconds: int
+    pgbench: Path, dsn: str, script: Path, clients: int, seconds: int, *more: Path
 ) -> float:
-    """Run one pgbench and read its figure."""
+    """Run one pgbench, which takes any of the scripts each time; read its figure."""
     done = subprocess.run(
         [
             pgbench,
             "-n",
             "-M",
             "prepared",
-            "-f",
-            script,
+            *(part for each in (script, *more) for part in ("-f", each)),
             "-c",
             str(clients),
             "-j",

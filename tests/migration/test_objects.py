@@ -136,7 +136,7 @@ def test_every_functions_body_is_valid(conn: psycopg.Connection) -> None:
             # pgvector's schema, as in the installation. Those of a BM25 index are
             # called by one that has pinned a search_path with schema pgembed.
             path = "pg_catalog, public, pg_temp"
-            if "FUNCTION pgembed.bm25_" in definition:
+            if "FUNCTION pgembed._bm25_" in definition:
                 path = "pg_catalog, pgembed, public, pg_temp"
             conn.execute(f"set local search_path = {path}".encode())
             conn.execute("set local check_function_bodies = on")

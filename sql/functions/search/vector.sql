@@ -255,14 +255,13 @@ begin
             '%1$s.binary_quantize(c.%2$s)::bit(%3$s) operator(%1$s.<~>) %1$s.binary_quantize(%4$s)::bit(%3$s)',
             vector_schema, vector, e.dimensions, query);
     end if;
-    -- An index is no gain where there are few vectors.
     select x.indisvalid,
            case when e.index_kind = 'ivfflat' then substring(i.reloptions::text from 'lists=([0-9]+)')::int end
     into index_valid, lists
     from pg_catalog.pg_index as x
     join pg_catalog.pg_class as i on i.oid = x.indexrelid
     where x.indrelid = vector_table and i.relname = pgembed._index_name(e);
-    index_valid := coalesce(index_valid, false) and not pgembed._few_rows(vector_table);
+    index_valid := coalesce(index_valid, false);
 end
 $$;
 comment on function pgembed._search_names(pgembed.embedding) is
@@ -350,7 +349,7 @@ begin
 
     -- Where few rows meet the condition, ranking those exactly is faster than
     -- walking the index for them, and misses none.
-    exact := p_exact or not names.index_valid;
+    exact := p_exact or not names.index_valid or pgembed._few_rows(names.vectors);
     if not exact and (p_condition <> 'true' or row_security_active(e.source)) then
         share := pgembed._estimated_share(e.source, p_condition, p_path);
         exact := share < 0.02;

@@ -194,7 +194,7 @@ def test_words_of_documents_are_closed(doc: Indexed, roles: str) -> None:
             "* from pgembed._bm25_N_block",
             "* from pgembed._bm25_N_dead",
             "pgembed._bm25_N_statistics(array['w0'])",
-            "pgembed._bm25_N_prefix_terms('w', 10)",
+            "pgembed._bm25_N_prefix_terms('w')",
             "pgembed._bm25_N_rebuild()",
             "pgembed._bm25_N_maintain(1)",
             "pgembed._bm25_N_settle()",

@@ -13,6 +13,14 @@ create or replace function pgembed._bm25_dense_from() returns int
 language sql immutable parallel safe return 16;
 comment on function pgembed._bm25_dense_from() is 'Documents of a block that have a term, from which on it is dense there.';
 
+create or replace function pgembed._bm25_prefix_most() returns int
+language sql immutable parallel safe return 50;
+comment on function pgembed._bm25_prefix_most() is 'Most terms that the beginning of a word stands for.';
+
+create or replace function pgembed._bm25_smallest_merge() returns int
+language sql immutable parallel safe return 20000;
+comment on function pgembed._bm25_smallest_merge() is 'Slots below which a segment is joined with others, and an index is not read anew for empty slots.';
+
 create or replace function pgembed._bm25_pack_size() returns int
 language sql immutable parallel safe return 1000000;
 comment on function pgembed._bm25_pack_size() is 'Most documents that become one segment at once.';

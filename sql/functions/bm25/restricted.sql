@@ -44,7 +44,7 @@ as $$
     select format(
         'with document as materialized (%s), '
         'prefixed as materialized (select u.lexeme from document as d cross join lateral pg_catalog.unnest(d.lexemes) as u '
-        'where ($1).prefix is not null and pg_catalog.starts_with(u.lexeme, ($1).prefix) group by u.lexeme order by pg_catalog.count(*) desc, u.lexeme limit 50), '
+        'where ($1).prefix is not null and pg_catalog.starts_with(u.lexeme, ($1).prefix) group by u.lexeme order by pg_catalog.count(*) desc, u.lexeme limit pgembed._bm25_prefix_most()), '
         'term as materialized (select t.lexeme, pgembed._bm25_lexeme_query(t.lexeme) as query '
         'from (select pg_catalog.unnest(($1).terms) as lexeme union select p.lexeme from prefixed as p) as t), '
         'total as materialized (select pg_catalog.count(*)::pg_catalog.float8 as n, pg_catalog.avg(d.length) as avgdl from document as d), '

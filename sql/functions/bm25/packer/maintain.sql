@@ -18,7 +18,7 @@ begin
     select (b.packed_length + coalesce(sum(length), 0))::float8 / nullif(b.packed_rows + count(*), 0) into avgdl
     from _bm25_0_recent;
     if b.state = 'pending' or exists (select from _bm25_0_dead where op <> 'D')
-       or b.packed_rows < b.slots / 2 and b.slots > 20000 then
+       or b.packed_rows < b.slots / 2 and b.slots > _bm25_smallest_merge() then
         rows := _bm25_0_rebuild();
         update pgembed.bm25 set state = 'ready', state_reason = null where bm25_id = 0;
         return format('built from %s rows', rows);

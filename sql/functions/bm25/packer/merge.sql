@@ -14,7 +14,7 @@ begin
     select * into b from pgembed.bm25 join pgembed.bm25_pack using (bm25_id) where bm25_id = 0;
     for i in reverse cardinality(b.segments) .. 1 loop
         size := coalesce(b.segments[i + 1], b.slots) - b.segments[i];
-        exit when size > greatest(2 * total, 20000);
+        exit when size > greatest(2 * total, _bm25_smallest_merge());
         first := i;
         total := total + size;
     end loop;

@@ -5,14 +5,14 @@ language plpgsql stable
 as $$
 #variable_conflict use_column
 declare
-    expected constant float8 := k::float8 * 4000::float8 / (q).slots::float8;
+    expected constant float8 := k::float8 * 2::float8 * _bm25_block_size() / (q).slots::float8;
 begin
     return (
         select score
         from (select unnest(_bm25_numbers(impacts)) as score
               from (select _bm25_sum(_bm25_unpack(impacts)) as impacts
                     from _bm25_0_block
-                    where term = any ((q).dense) and block in ((q).slots / 6000, (q).slots / 3000)
+                    where term = any ((q).dense) and block in (_bm25_block_of((q).slots / 3), _bm25_block_of((q).slots / 3 * 2))
                     group by block) as s) as scores
         order by score desc offset (expected + 3::float8 * sqrt(expected))::int + 1 limit 1);
 end

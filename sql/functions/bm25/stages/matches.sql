@@ -22,7 +22,7 @@ begin
             hint = 'Use pgembed.search_count and pgembed.search_facets.';
     end if;
     if prefix is not null then
-        terms := array(select distinct term from unnest(terms || _bm25_0_prefix_terms(prefix, 50)) as term);
+        terms := array(select distinct term from unnest(terms || _bm25_0_prefix_terms(prefix)) as term);
     end if;
     q := _bm25_0_statistics(terms);
     if q.has_sparse then

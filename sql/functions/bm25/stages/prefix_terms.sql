@@ -1,5 +1,5 @@
 -- The terms that begin with a prefix, those of most documents first.
-create or replace function pgembed._bm25_0_prefix_terms(prefix text, n int) returns text[]
+create or replace function pgembed._bm25_0_prefix_terms(prefix text) returns text[]
 language plpgsql stable
 as $$
 #variable_conflict use_column
@@ -17,8 +17,8 @@ begin
               where r.lexemes @@ _bm25_prefix_query(prefix)
                 and starts_with(u.lexeme, prefix)
               group by u.lexeme) as found
-        group by term order by sum(df) desc, term limit n);
+        group by term order by sum(df) desc, term limit _bm25_prefix_most());
 end
 $$;
-comment on function pgembed._bm25_0_prefix_terms(text, int) is
-    'The n terms of most documents that begin with a prefix.';
+comment on function pgembed._bm25_0_prefix_terms(text) is
+    'The terms of most documents that begin with a prefix, as many as it stands for.';

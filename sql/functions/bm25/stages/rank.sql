@@ -54,7 +54,7 @@ declare
     d record;
 begin
     if prefix is not null then
-        terms := array(select distinct term from unnest(terms || _bm25_0_prefix_terms(prefix, 50)) as term);
+        terms := array(select distinct term from unnest(terms || _bm25_0_prefix_terms(prefix)) as term);
     end if;
     q := _bm25_0_statistics(terms);
     if among is not null then
@@ -94,7 +94,7 @@ begin
             end if;
             -- A proven threshold finds all at once. A guess is checked: when fewer than k
             -- reach it, so that it could hide some of them, it is lowered.
-            guess := greatest(case when threshold is null and q.slots > 6000 then _bm25_0_guess(q, k) * q.margin end,
+            guess := greatest(case when threshold is null and q.slots > 3 * _bm25_block_size() then _bm25_0_guess(q, k) * q.margin end,
                               threshold, 1e-20::float8);
             loop
                 d := _bm25_0_dense(q, guess, sparse_slots, sparse_scores);

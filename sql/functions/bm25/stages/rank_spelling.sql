@@ -25,7 +25,7 @@ begin
         end loop;
     end if;
     if (query).prefix is not null and _typing_errors_allowed((query).prefix) > 0
-       and 0 = all (_bm25_0_frequencies(_bm25_0_prefix_terms((query).prefix, 50))) then
+       and 0 = all (_bm25_0_frequencies(_bm25_0_prefix_terms((query).prefix))) then
         select array_agg(e.edit) as edits, array_agg(e.edit) filter (where e.likely) as likely into misspelt
         from _typing_edits((query).prefix) as e;
         part := _bm25_0_near_beginning((query).prefix, misspelt.edits, misspelt.likely);

@@ -11,7 +11,7 @@ begin
             hint = 'Use pgembed.bm25_search with explain => true.';
     end if;
     q := _bm25_0_statistics(case when prefix is null then terms
-                                 else array(select distinct term from unnest(terms || _bm25_0_prefix_terms(prefix, 50)) as term) end);
+                                 else array(select distinct term from unnest(terms || _bm25_0_prefix_terms(prefix)) as term) end);
     return row (q.terms, q.df, q.rows, q.avgdl)::_bm25_weights;
 end
 $$;

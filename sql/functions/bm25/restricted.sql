@@ -4,20 +4,21 @@
 -- and recent, whose policy follows the source. Slower than the postings, by about the
 -- number of visible rows.
 
-create or replace function pgembed._bm25_visible_sql(b pgembed.bm25, p_condition text) returns text
+create or replace function pgembed._bm25_visible_sql(b pgembed.bm25, p_condition text, p_path text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     -- One row for each visible document. Stored words count where nothing has happened to the
     -- row since; else, and before they are stored (row security was just switched on), they
-    -- are read from the row itself.
+    -- are read from the row itself. Names in condition and text mean columns of the row: they are
+    -- evaluated where nothing else is in reach.
     select format(
         'select k.key, w.length, w.lexemes, (%1$s) as matches '
         'from %2$s as s cross join lateral (select %3$s as key) as k %4$s'
         'cross join lateral (select coalesce(%5$s%6$s, '''') as lexemes) as l '
         'cross join lateral (select l.lexemes, coalesce(%7$s%8$s)::pg_catalog.float8 as length) as w '
         'where l.lexemes operator(pg_catalog.<>) ''''::pg_catalog.tsvector',
-        p_condition, pgembed._table_sql((b).source), pgembed._bm25_key_text_sql(b, 's'),
+        case when p_condition = 'true' then 'true' else format(alone, p_condition) end, pgembed._table_sql((b).source), pgembed._bm25_key_text_sql(b, 's'),
         case when c.relrowsecurity then format(
             'left join lateral (select d.version, d.lexemes, d.length from %s as d where d.key operator(pg_catalog.=) k.key '
             'order by d.version desc limit 1) as p on true '
@@ -27,17 +28,18 @@ as $$
             'on gone.key operator(pg_catalog.=) k.key ',
             pgembed._bm25_part((b).bm25_id, 'doc'), pgembed._bm25_part((b).bm25_id, 'recent'), pgembed._bm25_part((b).bm25_id, 'dead')) else '' end,
         case when c.relrowsecurity then format(stored, 'lexemes') else '' end,
-        pgembed._row_lexemes_sql(b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql((b).text_id, 's'), 's'),
+        format(alone, pgembed._pinned_sql(p_path, 'lexemes', pgembed._row_lexemes_sql(
+            b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql((b).text_id, 's'), 's'))),
         case when c.relrowsecurity then format(stored, 'length') else '' end, pgembed._length_sql(b, 'l.lexemes'))
     from pg_class as c
     cross join (select 'case when r.version operator(pg_catalog.>) coalesce(gone.version, 0::pg_catalog.int8) then r.%1$s '
-                       'when r.version is null and gone.version is null and p.lexemes is not null then p.%1$s end, ') as x(stored)
+                       'when r.version is null and gone.version is null and p.lexemes is not null then p.%1$s end, ', '(select %s from pg_catalog.unnest(array[s]) as s)') as x(stored, alone)
     where c.oid = pgembed._bm25_part((b).bm25_id, 'doc')::regclass
 $$;
-comment on function pgembed._bm25_visible_sql(pgembed.bm25, text) is
+comment on function pgembed._bm25_visible_sql(pgembed.bm25, text, text) is
     'Query for the documents that the caller sees: key, length, words, and whether the row meets a condition.';
 
-create or replace function pgembed._bm25_restricted_sql(b pgembed.bm25, p_condition text, p_result text) returns text
+create or replace function pgembed._bm25_restricted_sql(b pgembed.bm25, p_condition text, p_result text, p_path text default null) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -52,13 +54,13 @@ as $$
         '(%s)::pg_catalog.float8 as tf '
         'from document as d join term as t on d.lexemes operator(pg_catalog.@@) t.query cross join pgembed._bm25_tf_bounds() as bounds), '
         'df as materialized (select h.lexeme, pg_catalog.count(*)::pg_catalog.float8 as df from hit as h group by h.lexeme) %s',
-        pgembed._bm25_visible_sql(b, p_condition),
+        pgembed._bm25_visible_sql(b, p_condition, p_path),
         case when (b).field_weights is null
              then 'pg_catalog.width_bucket(pg_catalog.ts_rank(''{1,1,1,1}''::pg_catalog.float4[], d.lexemes, t.query), bounds)'
              else format('pgembed._bm25_tf(d.lexemes, t.query, %L)', (b).field_weights) end,
         p_result)
 $$;
-comment on function pgembed._bm25_restricted_sql(pgembed.bm25, text, text) is
+comment on function pgembed._bm25_restricted_sql(pgembed.bm25, text, text, text) is
     'Query over the documents that the caller sees, their hits and statistics; $1 is the parsed query.';
 
 create or replace function pgembed._bm25_restricted_keys(
@@ -73,7 +75,7 @@ declare
         'from hit as h join df on df.lexeme operator(pg_catalog.=) h.lexeme cross join total where h.matches group by h.key '
         'order by score desc, h.key collate pg_catalog."C" limit $4) '
         'select pg_catalog.array_agg(b.key order by b.score desc, b.key collate pg_catalog."C"), '
-        'pg_catalog.array_agg(b.score order by b.score desc, b.key collate pg_catalog."C") from best as b');
+        'pg_catalog.array_agg(b.score order by b.score desc, b.key collate pg_catalog."C") from best as b', p_path);
 begin
     perform pgembed._at_path(p_path);
     execute statement into keys, scores using p_query, b.k1, b.b, p_k;

@@ -252,8 +252,8 @@ begin
             return;
         end if;
         if p_query.required is not null then
-            condition := format('(%s) and %s operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition, pgembed._row_lexemes_sql(
-                b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), 's'), p_query.required);
+            condition := format('(%s) and %s operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition, pgembed._pinned_sql(p_path, 'lexemes', pgembed._row_lexemes_sql(
+                b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), 's')), p_query.required);
         end if;
         rank_sql := pgembed._bm25_rank_sql(
             b, pg_typeof(source), coalesce(condition, p_condition), p_k, p_offset, p_min_score,
@@ -360,7 +360,7 @@ begin
         hits := pgembed._bm25_hits(source, array[source], b, words, k, "offset", min_score, condition, case when where_sql is not null then path end);
     else
         perform pgembed._check_boost(b.source, boost, path);
-        hits := pgembed._bm25_boosted_hits(source, array[source], b, words, k, "offset", min_score, condition, boost, path);
+        hits := pgembed._bm25_boosted_hits(source, array[source], b, words, k, "offset", min_score, condition, case when where_sql is not null then path end, boost, path);
     end if;
     if snippets and hits.scores is not null then
         excerpts := pgembed._snippets(hits.rows, b, words);

@@ -256,7 +256,7 @@ begin
         'from (select u.lexeme, count(*) as df from (%s) as d cross join lateral (select u.lexeme from unnest(d.lexemes) as u offset 0) as u '
         'where u.lexeme in (select unnest($1)) or left(u.lexeme, 1) in (select unnest($2)) or starts_with(u.lexeme, $3) '
         'or pgembed._typing_begins(u.lexeme, length($3), $4) group by u.lexeme) as t',
-        pgembed._bm25_visible_sql(b, 'true'))
+        pgembed._bm25_visible_sql(b, 'true', null))
     into terms, df using p_terms, p_first, p_prefix, p_beginnings;
 end
 $$;

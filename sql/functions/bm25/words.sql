@@ -35,7 +35,21 @@ end
 $$;
 comment on function pgembed._no_config(text) is 'PE007 for a text search configuration that is none.';
 
-create or replace function pgembed._row_config(p_name text, p_default text, p_must boolean) returns regconfig
+create or replace function pgembed._config_is_meant(p_schema name, p_owner oid, p_source oid) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Whoever may create anything could else take the name of a language over, for all.
+    select p_schema = 'pg_catalog'
+           or p_schema !~ '^pg_(toast_)?temp_'
+              and (p_owner in ((select relowner from pg_class where oid = p_source), pgembed._own())
+                   or exists (select from pg_roles as r where r.oid = p_owner and r.rolsuper))
+$$;
+comment on function pgembed._config_is_meant(name, oid, oid) is
+    'Whether a row that gives the bare name of a text search configuration may mean one: PostgreSQL''s own, or one of the table''s owner, '
+    'of pgembed''s or of a superuser.';
+
+create or replace function pgembed._row_config(p_name text, p_default text, p_must boolean, p_source oid) returns regconfig
 language plpgsql stable
 as $$
 declare
@@ -48,7 +62,8 @@ begin
     -- which a session that lives on would not know.
     config := (select c.oid::pg_catalog.regconfig from pg_catalog.pg_ts_config as c
                join pg_catalog.pg_namespace as n on n.oid operator(pg_catalog.=) c.cfgnamespace
-               where p_name in (c.cfgname::pg_catalog.text, pg_catalog.concat(n.nspname, '.', c.cfgname))
+               where p_name operator(pg_catalog.=) pg_catalog.concat(n.nspname, '.', c.cfgname)
+                  or p_name operator(pg_catalog.=) c.cfgname::pg_catalog.text and pgembed._config_is_meant(n.nspname, c.cfgowner, p_source)
                order by n.nspname operator(pg_catalog.<>) 'pg_catalog' limit 1);
     if config is null then
         config := pgembed._config_of_language(p_name);
@@ -59,17 +74,17 @@ begin
     return config;
 end
 $$;
-comment on function pgembed._row_config(text, text, boolean) is
+comment on function pgembed._row_config(text, text, boolean, oid) is
     'Text search configuration that a row names, or whose language it does; NULL means the default. For what is neither, PE007 or NULL.';
 
-create or replace function pgembed._bm25_config_sql(p_config text, p_expression text, p_must boolean default false) returns text
+create or replace function pgembed._bm25_config_sql(p_config text, p_expression text, p_source oid, p_must boolean default false) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select case when p_expression is null then format('%L::pg_catalog.text::pg_catalog.regconfig', p_config)
-                else format('pgembed._row_config((%s)::pg_catalog.text, %L, %s)', p_expression, p_config, p_must::text) end
+                else format('pgembed._row_config((%s)::pg_catalog.text, %L, %s, %s::pg_catalog.oid)', p_expression, p_config, p_must::text, p_source) end
 $$;
-comment on function pgembed._bm25_config_sql(text, text, boolean) is
+comment on function pgembed._bm25_config_sql(text, text, oid, boolean) is
     'Expression for the text search configuration of a row; where it names none, it fails, or is NULL.';
 
 create or replace function pgembed._row_config_sql(b pgembed.bm25, p_row text) returns text
@@ -77,7 +92,8 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select case when (b).config_foreign then format('pgembed._text_%s_config(%s)', (b).text_id, p_row)
-                else pgembed._bm25_config_sql((b).config, (b).config_expression) end
+                when pgembed._reads_foreign_type((b).source, (b).config_columns) then pgembed._types_changed((b).text_id)
+                else pgembed._bm25_config_sql((b).config, (b).config_expression, (b).source) end
 $$;
 comment on function pgembed._row_config_sql(pgembed.bm25, text) is
     'Expression for the text search configuration of a found row, evaluated as who searches only where it calls nothing '
@@ -207,7 +223,8 @@ as $$
     join pg_namespace as n on n.oid = c.cfgnamespace
     left join pg_ts_config_map as m on m.mapcfg = c.oid
     left join pg_ts_dict as d on d.oid = m.mapdict
-    where (b).config_expression is not null or format('%I.%I', n.nspname, c.cfgname) = (b).config
+    where case when (b).config_expression is null then format('%I.%I', n.nspname, c.cfgname) = (b).config
+               else pgembed._config_is_meant(n.nspname, c.cfgowner, (b).source) end
 $$;
 comment on function pgembed._bm25_config_digest(pgembed.bm25) is
     'Digest of the analyzer and the text search configurations of an index: another one means that words may be others now.';

@@ -81,9 +81,11 @@ as $$
         from (select distinct x.grantee from aclexplode(o.acl) as x
               where x.privilege_type in ('SELECT', 'EXECUTE') and x.grantee not in (o.own, pgembed._own())) as h
         full join (select w.role from wanted as w
-                   -- Past row security only who is past it: the table's owner, and BYPASSRLS.
+                   -- Past row security only who is past it: the table's owner, and BYPASSRLS; that is
+                   -- not inherited, as EXECUTE is, so a role with heirs is left out.
                    where w.role <> o.own and (o.object !~ '^pgembed\._bm25_\d+_rank' or w.role = pgembed._owner_of((t).source)
-                                              or exists (select from pg_roles as x where x.oid = w.role and (x.rolbypassrls or x.rolsuper)))
+                                              or exists (select from pg_roles as x where x.oid = w.role and (x.rolbypassrls or x.rolsuper)
+                                                           and not exists (select from pg_auth_members as m where m.roleid = x.oid and m.inherit_option)))
                      -- The policy of a side table reads the whole row.
                      and (o.kind <> 'table' or not secured or not exists (
                          select from pg_attribute as a where a.attrelid = (t).source and a.attnum > 0 and not a.attisdropped

@@ -131,12 +131,33 @@ begin
         || case when t.foreign_code then pgembed._of_row_function_sql(t, 'compose', 'r anyelement', 'text', content) else '' end
         || case when b.config_foreign then pgembed._of_row_function_sql(
                t, 'config', 'r anyelement', 'regconfig', pgembed._bm25_config_sql(
-                   b.config, pgembed._row_expression(t.text_id, t.source, b.config_expression, 'r'))) else '' end;
+                   b.config, pgembed._row_expression(t.text_id, t.source, b.config_expression, 'r'), t.source)) else '' end;
 end
 $$;
 comment on function pgembed._search_functions_sql(pgembed.captured_text) is
     'Statements for the functions that say whether a row still has the text of a hash, and through which searches evaluate '
     'code of users; to be run as the owner of the table.';
+
+create or replace function pgembed._reads_foreign_type(p_source oid, p_columns text[]) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select exists (select from pg_attribute where attrelid = p_source and attname = any (p_columns) and attnum > 0 and pgembed._foreign_type(atttypid))
+$$;
+comment on function pgembed._reads_foreign_type(oid, text[]) is
+    'Whether a column has a type by now that its owner can have call functions.';
+
+create or replace function pgembed._types_changed(p_text_id int) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception 'columns of "%" have other types than when it was declared', pgembed._name_of_text(p_text_id) using errcode = 'PE016',
+        detail = 'What the owner of a type has defined would run with the rights of whoever searches.',
+        hint = format('SELECT pgembed.repair(%L).', pgembed._name_of_text(p_text_id));
+end
+$$;
+comment on function pgembed._types_changed(int) is 'PE016 for a text whose columns have become types of users.';
 
 create or replace function pgembed._compose_sql(p_text_id int, p_row text) returns text
 language sql stable
@@ -144,11 +165,48 @@ set search_path = pg_catalog, pg_temp
 as $$
     -- Names in a plain expression mean columns of the one row that is in reach.
     select case when foreign_code then format('pgembed._text_%s_compose(%s)', text_id, p_row)
+                when pgembed._reads_foreign_type(source, source_columns) then pgembed._types_changed(text_id)
                 else format('(%s)::pg_catalog.text', canonical_expression) end
     from pgembed.captured_text where text_id = p_text_id
 $$;
 comment on function pgembed._compose_sql(int, text) is
     'Expression for the text of a found row, evaluated as who searches only where it calls nothing but PostgreSQL''s own.';
+
+create or replace function pgembed._pinned_text(p_row anyelement, p_expression text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    content text;
+begin
+    execute format('select %s from unnest(array[$1]) as s', p_expression) into content using p_row;
+    return content;
+end
+$$;
+comment on function pgembed._pinned_text(anyelement, text) is
+    'Value of an expression over a row s, whose names mean PostgreSQL''s own and not what the caller''s path has besides.';
+
+create or replace function pgembed._pinned_lexemes(p_row anyelement, p_expression text) returns tsvector
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    lexemes tsvector;
+begin
+    execute format('select %s from unnest(array[$1]) as s', p_expression) into lexemes using p_row;
+    return lexemes;
+end
+$$;
+comment on function pgembed._pinned_lexemes(anyelement, text) is 'As _pinned_text, for the lexemes of a row.';
+
+create or replace function pgembed._pinned_sql(p_path text, p_function text, p_expression text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when p_path is null then p_expression else format('pgembed._pinned_%s(s, %L)', p_function, p_expression) end
+$$;
+comment on function pgembed._pinned_sql(text, text, text) is
+    'An expression over a found row s, for a statement that runs under a path of the caller: there it is pinned.';
 
 create or replace function pgembed._must_be_read_again(p_text_id int) returns void
 language plpgsql
@@ -283,9 +341,18 @@ begin
         where text_id = t.text_id and (state, state_reason) is distinct from ('broken', reason);
         return false;
     end if;
-    if t.state = 'broken' or p_repair or t.code_digest is distinct from pgembed._code_digest(t.code_functions) then
+    if t.state = 'broken' or p_repair or t.code_digest is distinct from pgembed._code_digest(t.code_functions)
+       or not t.foreign_code and pgembed._reads_foreign_type(t.source, t.source_columns) then
         -- The canonical form reads the same under every search_path.
-        t := pgembed._store_analysis(pgembed._reanalyzed(t));
+        begin
+            t := pgembed._store_analysis(pgembed._reanalyzed(t));
+        exception when sqlstate 'PE004' then
+            if p_repair then
+                raise;
+            end if;
+            update pgembed.captured_text set state = 'broken', state_reason = sqlerrm where text_id = t.text_id;
+            return false;
+        end;
         again := true;
     end if;
     if p_repair or pgembed._capture_differs(t) then

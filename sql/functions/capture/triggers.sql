@@ -374,6 +374,9 @@ begin
     key := %1$s;
     content := nullif((%2$s)::pg_catalog.text, '');
     composed := true;
+    if pg_catalog.octet_length(key) operator(pg_catalog.>) 2600 then    -- an index of documents has no longer ones
+        raise exception 'the key of the row has %% bytes as text', pg_catalog.octet_length(key) using errcode = 'PE007';
+    end if;
     if content is not null then
         lexemes := nullif(%3$s, '');
         length := %7$s;
@@ -396,7 +399,7 @@ end
 $body$, pgembed._row_columns(t.source, pgembed._key_text_sql(t.source, 'r'), 'r'),
         pgembed._row_expression(t.text_id, t.source, t.canonical_expression, 'r'),
         pgembed._row_columns(t.source, pgembed._row_lexemes_sql(b, pgembed._bm25_config_sql(b.config, case when b.config_expression is not null
-            then pgembed._row_expression(t.text_id, t.source, b.config_expression, 'r') end, true), 'content', 'r'), 'r'),
+            then pgembed._row_expression(t.text_id, t.source, b.config_expression, 'r') end, t.source, true), 'content', 'r'), 'r'),
         -- What code of users may have done is not to stay in the session of who writes.
         case when foreign_code then E'\n    statements constant text[] := pgembed._foreign_statements(null);' else '' end,
         case when foreign_code then E'\n    raise sqlstate ''PE000'';    -- undoes it' else '' end,

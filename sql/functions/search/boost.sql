@@ -60,7 +60,7 @@ comment on function pgembed._boosts(anyarray, regclass, text, text) is
 
 create or replace function pgembed._bm25_boosted_hits(
     source anyelement, docs anyarray, b pgembed.bm25, p_query pgembed._bm25_words, p_k int, p_offset int, p_min_score float8,
-    p_condition text, p_boost text, p_path text,
+    p_condition text, p_where_path text, p_boost text, p_path text,
     out rows anyarray, out scores float8[], out boosts float8[]
 )
 language plpgsql stable
@@ -73,7 +73,7 @@ declare
     factors float8[];
     places int[];
 begin
-    hits := pgembed._bm25_hits(source, docs, b, p_query, pool, 0, null, p_condition, p_path);
+    hits := pgembed._bm25_hits(source, docs, b, p_query, pool, 0, null, p_condition, p_where_path);
     factors := pgembed._boosts(hits.rows, b.source, p_boost, p_path);
     -- What comes after the first pool stays after it, so that a page is a slice of one ranking.
     places := array(select h.place from unnest(hits.scores, factors) with ordinality as h(score, boost, place)
@@ -86,5 +86,5 @@ begin
     end if;
 end
 $$;
-comment on function pgembed._bm25_boosted_hits(anyelement, anyarray, pgembed.bm25, pgembed._bm25_words, int, int, float8, text, text, text) is
+comment on function pgembed._bm25_boosted_hits(anyelement, anyarray, pgembed.bm25, pgembed._bm25_words, int, int, float8, text, text, text, text) is
     'As _bm25_hits, with scores multiplied by a boost and in that order: the best 1,000 rows by their words, and then the others.';

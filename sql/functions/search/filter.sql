@@ -4,7 +4,7 @@
 -- column's own type; nothing of the filter reaches the statement unquoted.
 
 create or replace function pgembed._filter_literal(
-    p_value jsonb, p_type text, p_column text, p_operator text default '='
+    p_value jsonb, p_type text, p_column text, p_operator text default 'operator(pg_catalog.=)'
 ) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -14,7 +14,7 @@ declare
                          then null else p_value #>> '{}' end;
 begin
     if p_type in ('json', 'jsonb') then
-        return format('%L::jsonb', p_value);
+        return format('%L::pg_catalog.jsonb', p_value);
     end if;
     if literal is null then
         raise exception 'filter on %: % is not a value of type %', p_column, p_value, p_type
@@ -37,6 +37,16 @@ $$;
 comment on function pgembed._filter_literal(jsonb, text, text, text) is
     'A JSON value as a literal of a column''s type that has the operator, or PE008.';
 
+create or replace function pgembed._filter_type(p_type oid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when t.typcategory = 'A' and t.typelem <> 0 then format_type(pgembed._base_type(t.typelem), -1) || '[]'
+                else format_type(t.oid, -1) end
+    from pg_type as t where t.oid = pgembed._base_type(p_type)
+$$;
+comment on function pgembed._filter_type(oid) is 'Type that values of a filter on a column are read as: no domain.';
+
 create or replace function pgembed._filter_condition(
     p_column text, p_type text, p_operator text, p_operand jsonb
 ) returns text
@@ -49,14 +59,15 @@ declare
     condition text;
     literals text;
     scalar_type text := case p_type when 'json' then 'jsonb' else p_type end;
-    operand_column text := p_column || case p_type when 'json' then '::jsonb' else '' end;
+    operand_column text := p_column || case p_type when 'json' then '::pg_catalog.jsonb' else '' end;
 begin
     if p_operator in ('$eq', '$ne') and jsonb_typeof(p_operand) = 'null' then
         return format('%s is %s null', p_column, case p_operator when '$ne' then 'not' else '' end);
     end if;
     symbol := case p_operator when '$eq' then '=' when '$ne' then '<>' when '$lt' then '<'
         when '$lte' then '<=' when '$gt' then '>' when '$gte' then '>=' end;
-    if symbol is not null then
+    symbol := format('operator(pg_catalog.%s)', symbol);    -- whatever the caller's path has besides
+    if symbol <> 'operator(pg_catalog.)' then
         return case p_operator when '$ne' then format('(%1$s is null or %1$s %2$s %3$s)', operand_column, symbol,
                                                       pgembed._filter_literal(p_operand, scalar_type, label, symbol))
             else format('%s %s %s', operand_column, symbol,
@@ -67,12 +78,15 @@ begin
             raise exception 'filter on %: % takes an array, not %', label, p_operator, p_operand
                 using errcode = 'PE008', hint = 'For example {"tag": {"$in": ["a", "b"]}}.';
         end if;
-        select string_agg(pgembed._filter_literal(v, scalar_type, label), ', ') into literals
-        from jsonb_array_elements(p_operand) as v where jsonb_typeof(v) <> 'null';
+        select case when right(scalar_type, 2) = '[]' then string_agg(format('%s operator(pg_catalog.=) %s', operand_column, literal), ' or ')
+                    else format('%s operator(pg_catalog.=) any (array[%s])', operand_column, string_agg(literal, ', ')) end into literals
+        from (select pgembed._filter_literal(v, scalar_type, label) as literal
+              from jsonb_array_elements(p_operand) as v where jsonb_typeof(v) <> 'null') as l
+        having count(*) > 0;
         -- NULL is a value here as it is for $eq and $ne, and every condition true or false.
         condition := format('(%s%s%s)',
             case when literals is null then 'false'
-                 else format('%1$s is not null and %1$s in (%2$s)', operand_column, literals) end,
+                 else format('%s is not null and (%s)', operand_column, literals) end,
             case when p_operand @> 'null' then ' or ' end,
             case when p_operand @> 'null' then p_column || ' is null' end);
         return case p_operator when '$in' then condition else 'not ' || condition end;
@@ -86,7 +100,7 @@ begin
             raise exception 'filter on %: the pattern % ends with a backslash', label, p_operand
                 using errcode = 'PE008', hint = 'A backslash takes the next character literally; double it.';
         end if;
-        return format('%s::text %s %L', p_column, case p_operator when '$like' then 'like' else 'ilike' end,
+        return format('%s::pg_catalog.text operator(pg_catalog.%s) %L', p_column, case p_operator when '$like' then '~~' else '~~*' end,
                       p_operand #>> '{}');
     end if;
     if p_operator = '$contains' then
@@ -95,13 +109,13 @@ begin
                 using errcode = 'PE008', hint = 'For text use {"$ilike": "%...%"}.';
         end if;
         if p_type in ('json', 'jsonb') then
-            return format('%s @> %L::jsonb', operand_column, p_operand);
+            return format('%s operator(pg_catalog.@>) %L::pg_catalog.jsonb', operand_column, p_operand);
         end if;
         select array_agg(v)::text into literals
         from jsonb_array_elements_text(case jsonb_typeof(p_operand) when 'array' then p_operand
                                             else jsonb_build_array(p_operand) end) as v;
-        return format('%s @> %s', p_column, pgembed._filter_literal(
-            to_jsonb(coalesce(literals, '{}')), p_type, label, '@>'));
+        return format('%s operator(pg_catalog.@>) %s', p_column, pgembed._filter_literal(
+            to_jsonb(coalesce(literals, '{}')), p_type, label, 'operator(pg_catalog.@>)'));
     end if;
     if p_operator = '$exists' then
         if jsonb_typeof(p_operand) <> 'boolean' then
@@ -154,7 +168,10 @@ begin
             conditions := conditions || format('(%s) is not true', pgembed._filter_sql(p_source, operand, p_alias));
             continue;
         end if;
-        select format('%s.%I', p_alias, attname), format_type(atttypid, -1)    -- null: character(1)
+        -- Of a domain what it is over: its CHECK may be anybody's code. -1, not NULL: that is character(1).
+        select format('%s.%I', p_alias, attname)
+               || case when pgembed._filter_type(atttypid) <> format_type(pgembed._base_type(atttypid), -1) then '::' || pgembed._filter_type(atttypid) else '' end,
+               pgembed._filter_type(atttypid)
         into column_sql, column_type
         from pg_catalog.pg_attribute
         where attrelid = p_source and attname = field and attnum > 0 and not attisdropped;

@@ -11,12 +11,12 @@ $$;
 comment on function pgembed._bm25_restricted(pgembed.bm25) is
     'Whether rows that match are looked for among those that the caller sees, not in the postings.';
 
-create or replace function pgembed._bm25_matching_keys_sql(b pgembed.bm25, p_restricted boolean) returns text
+create or replace function pgembed._bm25_matching_keys_sql(b pgembed.bm25, p_restricted boolean, p_path text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     -- $1: the parsed query, $2: handles.
-    select case when p_restricted then pgembed._bm25_restricted_sql(b, 'true', 'select distinct h.key from hit as h where h.matches')
+    select case when p_restricted then pgembed._bm25_restricted_sql(b, 'true', 'select distinct h.key from hit as h where h.matches', p_path)
     else format(
         'select d.key from %s as d where d.slot operator(pg_catalog.=) any (array('
         'select h.handle::pg_catalog.int4 from pg_catalog.unnest($2) as h(handle) where h.handle operator(pg_catalog.>=) 0::pg_catalog.int8)) '
@@ -24,11 +24,11 @@ as $$
         'select r.key from %s as r where (operator(pg_catalog.-) r.version) operator(pg_catalog.=) any (select h.handle from pg_catalog.unnest($2) as h(handle))',
         pgembed._bm25_part((b).bm25_id, 'doc'), pgembed._bm25_part((b).bm25_id, 'recent')) end
 $$;
-comment on function pgembed._bm25_matching_keys_sql(pgembed.bm25, boolean) is
+comment on function pgembed._bm25_matching_keys_sql(pgembed.bm25, boolean, text) is
     'Query for the keys of matching documents: of those that the caller sees, by their words ($1, parsed), or of handles ($2).';
 
 create or replace function pgembed._bm25_matching_sql(
-    b pgembed.bm25, p_query pgembed._bm25_words, p_restricted boolean, p_columns text, p_condition text
+    b pgembed.bm25, p_query pgembed._bm25_words, p_restricted boolean, p_columns text, p_condition text, p_path text
 ) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -38,20 +38,20 @@ declare
     condition text := p_condition;
 begin
     if p_query.required is not null and not p_restricted then
-        condition := format('(%s) and %s operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition, pgembed._row_lexemes_sql(
-            b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), 's'), p_query.required);
+        condition := format('(%s) and %s operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition, pgembed._pinned_sql(p_path, 'lexemes', pgembed._row_lexemes_sql(
+            b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), 's')), p_query.required);
     end if;
     if not p_restricted and cardinality(pgembed._key_columns(b.source)) = 1 then
         -- An array goes through the index in the order of the keys, and so of many tables.
         return format('select %s from %s as s where %s and (%s)', p_columns, pgembed._table_sql(b.source),
-                      pgembed._key_sql(b.source, null, format('s.%%2$I %%7$s any (array(%s)::%%4$s[])', pgembed._bm25_matching_keys_sql(b, false)), ''),
+                      pgembed._key_sql(b.source, null, format('s.%%2$I %%7$s any (array(%s)::%%4$s[])', pgembed._bm25_matching_keys_sql(b, false, p_path)), ''),
                       condition);
     end if;
     return format('select s.* from (%s) as hit cross join lateral (select %s from %s as s where %s and (%s)) as s',
-                  pgembed._bm25_matching_keys_sql(b, p_restricted), p_columns, pgembed._table_sql(b.source), row_of_key, condition);
+                  pgembed._bm25_matching_keys_sql(b, p_restricted, p_path), p_columns, pgembed._table_sql(b.source), row_of_key, condition);
 end
 $$;
-comment on function pgembed._bm25_matching_sql(pgembed.bm25, pgembed._bm25_words, boolean, text, text) is
+comment on function pgembed._bm25_matching_sql(pgembed.bm25, pgembed._bm25_words, boolean, text, text, text) is
     'Query for columns of the rows that match a query and meet a condition (alias s).';
 
 create or replace function pgembed._bm25_matching_handles(
@@ -90,7 +90,7 @@ begin
         handles := (pgembed._bm25_matching_handles(b, p_query, false)).handles;
     end if;
     perform pgembed._at_path(p_path);
-    execute pg_catalog.format('select pg_catalog.count(*) from (%s) as s', pgembed._bm25_matching_sql(b, p_query, restricted, '', p_condition))
+    execute pg_catalog.format('select pg_catalog.count(*) from (%s) as s', pgembed._bm25_matching_sql(b, p_query, restricted, '', p_condition, p_path))
     into matching using p_query, handles;
     perform pgembed._at_path('pg_catalog, pg_temp');
     return matching;
@@ -279,7 +279,7 @@ begin
     end if;
     statement := format('with pgembed_hit as materialized (%s) select ($3)[f.place], f.value, f.count from (%s) as f order by f.place, f.nth',
         pgembed._bm25_matching_sql(b, words, restricted, columns_sql,
-                                   (select string_agg(distinct format('(%s)', c), ' or ') from unnest(conditions) as c)), facets_sql);
+                                   (select string_agg(distinct format('(%s)', c), ' or ') from unnest(conditions) as c), where_path), facets_sql);
     perform pgembed._at_path(where_path);
     return query execute statement using words, handles, columns;
     perform pgembed._at_path(path);

@@ -1,0 +1,272 @@
+"""What others have put in the way of a search: names, types, languages, long keys."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.fixtures.roles import Connection, acting_as, new_roles
+from tests.sql.steps import value
+
+OWNER = f"pgembed_test_{os.getpid()}_owner"
+READER = f"pgembed_test_{os.getpid()}_reader"
+GROUP = f"pgembed_test_{os.getpid()}_group"
+
+
+def run(conn: Connection, statement: str, *names: str) -> None:
+    """Run a statement with identifiers put in."""
+    conn.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+NOTES = """
+create table app.calls (who text);
+grant insert on app.calls to public;
+create function app.note() returns void language sql
+    as $$ insert into app.calls values (current_user) $$;
+"""
+
+
+@pytest.fixture
+def roles(dsn: str, conn: Connection) -> Iterator[str]:
+    """Give a database with a table's owner, a reader, and a schema of theirs."""
+    with new_roles(dsn, OWNER, READER, GROUP):
+        run(conn, "create schema app authorization {}", OWNER)
+        run(conn, "grant usage on schema app to {}", READER)
+        conn.execute("create schema plugin; grant all on schema plugin to public")
+        for role in (OWNER, READER, GROUP):
+            conn.execute("select pgembed.grant_usage(%s)", [role])
+        yield dsn
+        conn.execute("drop schema app, plugin cascade")
+
+
+def test_names_on_the_callers_path_are_not_taken(roles: str, conn: Connection) -> None:
+    """A text, a filter and a boost read the same whatever else is on the path."""
+    conn.execute(
+        "create table app.doc (id int primary key, title text, body text,"
+        " tag varchar(20))"
+    )
+    conn.execute(
+        "insert into app.doc select i, 'alpha title', 'text ' || i, 'x'"
+        " from generate_series(1, 20) as i"
+    )
+    conn.execute(
+        "select pgembed.create_bm25('app.doc', $$concat_ws(' ', title, body)$$)"
+    )
+    conn.execute(
+        """
+        create function plugin.concat_ws(text, text, text) returns text
+            language plpgsql as $$ begin raise 'captured'; end $$;
+        create function plugin.eqv(varchar, varchar) returns boolean
+            language plpgsql as $$ begin raise 'captured'; end $$;
+        create operator plugin.= (leftarg = varchar, rightarg = varchar,
+                                  function = plugin.eqv);
+        set search_path = app, plugin
+        """
+    )
+    phrase = "'\"alpha title\"', syntax => 'websearch'"
+    for given in (
+        ", where_sql => 's.id = 1'",
+        ", boost => '1'",
+        """, where_sql => 's.id = 1', filter => '{"tag": "x"}'""",
+        """, where_sql => 's.id = 1', filter => '{"tag": {"$in": ["x", "y"]}}'""",
+    ):
+        count = value(
+            conn,
+            f"select count(*) from pgembed.bm25_search(null::doc, {phrase}{given})",
+        )
+        assert count == (10 if "boost" in given else 1), given
+    counted = "select pgembed.search_count(null::doc, {}, where_sql => 's.id < 3')"
+    assert value(conn, counted.format(phrase)) == 2
+    assert (
+        value(
+            conn,
+            "select count from pgembed.search_facets(null::doc, 'alpha', '{tag}',"
+            " where_sql => 's.id < 4')",
+        )
+        == 3
+    )
+    nothing = """filter => '{"tag": "z"}', where_sql => 'true'"""
+    assert (
+        value(conn, f"select pgembed.search_count(null::doc, 'alpha', {nothing})") == 0
+    )
+
+
+def test_a_type_that_has_become_the_owners_is_not_evaluated(
+    roles: str, conn: Connection
+) -> None:
+    """A cast of the owner's never runs as who searches."""
+    run(conn, "create table app.doc (id int primary key, title text)")
+    run(conn, "alter table app.doc owner to {}", OWNER)
+    conn.execute(NOTES)
+    conn.execute("insert into app.doc values (1, 'alpha title')")
+    run(conn, "grant select on app.doc to {}", READER)
+    conn.execute("select pgembed.create_bm25('app.doc', 'title', 'doc_bm25')")
+    with acting_as(roles, OWNER) as owner:
+        owner.execute(
+            """
+            create type app.mood as enum ('alpha title');
+            create function app.mood_text(app.mood) returns text language plpgsql as
+                $$ begin perform app.note(); return 'alpha title'; end $$;
+            create cast (app.mood as text) with function app.mood_text(app.mood)
+                as implicit;
+            alter table app.doc rename title to old;
+            alter table app.doc add title app.mood default 'alpha title'
+            """
+        )
+    searches = (
+        "'alpha', explain => true",
+        "'alpha', snippets => true",
+        "'\"alpha title\"', syntax => 'websearch'",
+    )
+    for _ in range(2):
+        for search in searches:
+            statement = f"select * from pgembed.bm25_search(null::app.doc, {search})"
+            with acting_as(roles, READER) as reader:
+                for session in (conn, reader):
+                    with contextlib.suppress(psycopg.ProgrammingError):  # PE016, PE017
+                        session.execute(statement.encode())
+        callers = {who for (who,) in conn.execute("select who from app.calls")}
+        assert callers <= {OWNER}
+        conn.execute("select pgembed.bm25_maintain('doc_bm25')")
+
+
+def test_a_domains_check_does_not_run_for_a_filter(
+    roles: str, conn: Connection
+) -> None:
+    conn.execute(NOTES)
+    conn.execute(
+        """
+        create function app.check(text) returns boolean language plpgsql as
+            $$ begin perform app.note(); return true; end $$;
+        create domain app.dom as text check (app.check(value));
+        create table app.doc (id int primary key, body text, cat app.dom,
+                              tags app.dom[]);
+        insert into app.doc values (1, 'public', 'x', '{x}');
+        """
+    )
+    conn.execute("select pgembed.create_bm25('app.doc', 'body')")
+    conn.execute("truncate app.calls")
+    for condition in ('{"cat": "x"}', '{"tags": {"$contains": "x"}}'):
+        assert (
+            value(
+                conn,
+                "select pgembed.search_count(null::app.doc, 'public', filter => %s)",
+                condition,
+            )
+            == 1
+        )
+    assert value(conn, "select count(*) from app.calls") == 0
+
+
+def test_nobody_takes_the_name_of_a_language(roles: str, conn: Connection) -> None:
+    conn.execute(
+        "create table app.doc (id int primary key, body text, lang text);"
+        "insert into app.doc values (1, 'Haus Baum', 'de')"
+    )
+    conn.execute(
+        "select pgembed.create_bm25('app.doc', 'body', options =>"
+        ' \'{"config": "simple", "config_expression": "lang"}\')'
+    )
+    with acting_as(roles, READER) as reader:
+        reader.execute(
+            "create text search configuration plugin.de (copy = pg_catalog.simple)"
+        )
+        reader.execute(
+            "alter text search configuration plugin.de drop mapping for asciiword"
+        )
+        reader.execute(
+            "create text search configuration pg_temp.fr (copy = pg_catalog.simple)"
+        )
+        conn.execute(
+            "insert into app.doc values (2, 'Haus', 'de'), (3, 'maison', 'fr')"
+        )
+        conn.execute("select pgembed.bm25_maintain()")
+        found = "select pgembed.search_count(null::app.doc, %s, config => %s)"
+        assert value(conn, found, "haus", "german") == 2
+        assert value(conn, found, "maison", "french") == 1
+
+
+def test_a_long_key_stops_neither_writers_nor_the_packer(conn: Connection) -> None:
+    """As text, backslashes and quotes of a composite key count twice."""
+    conn.execute(
+        "create table doc (a text, b text, body text, n int, primary key (a, b))"
+    )
+    conn.execute("select pgembed.create_bm25('doc', $$ body || (1 / n)::text $$)")
+    for n in (0, 1):
+        conn.execute(
+            "insert into doc select string_agg(translate(chr(33 + (('x' || substr(md5("
+            "i::text), 1, 6))::bit(24)::int) %% 94), 'abcdefgh', %s), ''), %s, 'long',"
+            " %s from generate_series(1, 2500) as i",
+            ['\\\\""""', str(n), n],
+        )
+    conn.execute("insert into doc values ('a', 'b', 'short', 1)")
+    conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
+    conn.execute("select pgembed.bm25_rebuild('doc_bm25')")
+    assert value(conn, "select pgembed.search_count(null::doc, 'short1')") == 1
+    assert value(conn, "select count(*) from pgembed.failed") == 2
+
+
+def test_what_is_past_row_security_is_not_inherited(
+    roles: str, conn: Connection
+) -> None:
+    """EXECUTE is inherited, BYPASSRLS is not."""
+    conn.execute(
+        "create table app.doc (id int primary key, body text, who text);"
+        "insert into app.doc values (1, 'public words', 'p'), (2, 'secretword', 'h');"
+        "alter table app.doc enable row level security;"
+        "create policy some_rows on app.doc using (who = 'p')"
+    )
+    run(conn, "alter role {} bypassrls", GROUP)
+    run(conn, "grant {} to {} with inherit true, set false", GROUP, READER)
+    run(conn, "grant usage on schema app to {}", GROUP)
+    run(conn, "grant select on app.doc to {}, {}", GROUP, READER)
+    conn.execute("select pgembed.create_bm25('app.doc', 'body')")
+    with acting_as(roles, READER) as reader:
+        for call in (
+            "pgembed._bm25_1_rank(array['secretword'], 10)",
+            "pgembed._bm25_1_rank_spelling(row('secretwird', 'pg_catalog.simple',"
+            " array['secretwird'], null, null, null), array['secretwird'])",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                reader.execute(f"select * from {call}".encode())
+        assert (
+            value(reader, "select pgembed.search_count(null::app.doc, 'secretword')")
+            == 0
+        )
+    with acting_as(roles, GROUP) as group:
+        assert (
+            value(group, "select pgembed.search_count(null::app.doc, 'secretword')")
+            == 1
+        )
+
+
+def test_columns_may_have_any_name(roles: str, conn: Connection) -> None:
+    """Those of a restricted search are no columns of the table."""
+    names = ("key", "version", "length", "lexemes", "r", "p", "gone", "matches")
+    columns = ", ".join(f"{name} text default 'word'" for name in names)
+    conn.execute(f"create table app.doc (id int primary key, {columns})".encode())
+    conn.execute("insert into app.doc (id) values (1), (2)")
+    text = " || ' ' || ".join(names)
+    conn.execute("select pgembed.create_bm25('app.doc', %s)", [text])
+    conn.execute(
+        "alter table app.doc enable row level security;"
+        "create policy one on app.doc using (id = 1)"
+    )
+    run(conn, "grant select on app.doc to {}", READER)
+    for _ in range(2):
+        with acting_as(roles, READER) as reader:
+            for name in names:
+                found: list[Any] = reader.execute(
+                    "select (doc).id from pgembed.bm25_search(null::app.doc, 'word',"
+                    " where_sql => %s)",
+                    [f"{name} = 'word'"],
+                ).fetchall()
+                assert found == [(1,)], name
+        conn.execute("select pgembed._reconcile_v1()")
+        conn.execute("select pgembed.bm25_maintain(min_rows => 1)")

@@ -14,9 +14,11 @@ def test_folder_has_every_file_in_order() -> None:
     tables = [file.name for file in sqlfiles.folder("tables")]
     assert tables == sorted(f"tables/{path.name}" for path in SQL.glob("tables/*"))
     functions = [file.name for file in sqlfiles.folder("functions")]
-    on_disk = [path.relative_to(SQL).as_posix() for path in SQL.glob("functions/*/*")]
+    on_disk = [path.relative_to(SQL).as_posix() for path in SQL.rglob("*.sql")]
+    on_disk = [name for name in on_disk if name.startswith("functions/")]
     assert sorted(functions) == sorted(on_disk)
-    order = [sqlfiles.FUNCTION_FOLDERS.index(name.split("/")[1]) for name in functions]
+    folders = [name.removeprefix("functions/").rpartition("/")[0] for name in functions]
+    order = [sqlfiles.FUNCTION_FOLDERS.index(folder) for folder in folders]
     assert order == sorted(order)
     assert functions[-1] == "functions/status/privileges.sql"
 

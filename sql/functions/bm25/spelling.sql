@@ -339,15 +339,15 @@ declare
     terms constant text[] := array(
         select t from unnest(p_query.terms) as t where pgembed._typing_errors_allowed(t) > 0 and t <> all (excluded));
     words pgembed._bm25_words := p_query;
-    found record;
+    spelling record;
 begin
     asked.query := pgembed._typing_text(p_query.config::regconfig, p_query.query, b.analyzer);
     begin
         ranking := pgembed._bm25_ranking(b);
         if ranking = 'restricted' then
-            found := pgembed._bm25_restricted_spelling(b, asked, terms);
+            spelling := pgembed._bm25_restricted_spelling(b, asked, terms);
         else
-            execute format('select * from pgembed._bm25_%s_%s_spelling($1, $2)', b.bm25_id, ranking) into found using asked, terms;
+            execute format('select * from pgembed._bm25_%s_%s_spelling($1, $2)', b.bm25_id, ranking) into spelling using asked, terms;
         end if;
     exception when undefined_table or undefined_function then
         if pgembed._parts_missing(b.text_id) is not null then
@@ -355,22 +355,22 @@ begin
         end if;
         raise;
     end;
-    if found.absent is null and found.beginning is null then
+    if spelling.absent is null and spelling.beginning is null then
         return words;
     end if;
     words.terms := array(
         select distinct coalesce(f.meant, t.term)
-        from unnest(p_query.terms) as t(term) left join unnest(found.absent, found.meant) as f(absent, meant) on f.absent = t.term);
-    for i in 1 .. coalesce(cardinality(found.absent), 0) loop
-        words.required := ts_rewrite(words.required, pgembed._bm25_lexeme_query(found.absent[i]), pgembed._bm25_lexeme_query(found.meant[i]));
+        from unnest(p_query.terms) as t(term) left join unnest(spelling.absent, spelling.meant) as f(absent, meant) on f.absent = t.term);
+    for i in 1 .. coalesce(cardinality(spelling.absent), 0) loop
+        words.required := ts_rewrite(words.required, pgembed._bm25_lexeme_query(spelling.absent[i]), pgembed._bm25_lexeme_query(spelling.meant[i]));
     end loop;
-    if found.beginning is not null then
-        words.prefix := found.beginning;
-        words.required := ts_rewrite(words.required, pgembed._bm25_prefix_query(p_query.prefix), pgembed._bm25_prefix_query(found.beginning));
+    if spelling.beginning is not null then
+        words.prefix := spelling.beginning;
+        words.required := ts_rewrite(words.required, pgembed._bm25_prefix_query(p_query.prefix), pgembed._bm25_prefix_query(spelling.beginning));
     end if;
     select jsonb_object_agg(w.word, f.meant) into words.read_as
     from pgembed._bm25_written(asked) as w
-    join unnest(found.absent || p_query.prefix, found.meant || found.beginning) as f(absent, meant) on f.absent = w.lexeme
+    join unnest(spelling.absent || p_query.prefix, spelling.meant || spelling.beginning) as f(absent, meant) on f.absent = w.lexeme
     where f.meant is not null;
     return words;
 end

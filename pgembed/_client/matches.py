@@ -14,6 +14,7 @@ from pgembed._client.search import (
     named_arguments,
     query_vector_arguments,
     threshold,
+    word_arguments,
 )
 from pgembed._client.steps import Flow, Rows, Statement
 from pgembed._client.values import (
@@ -83,7 +84,7 @@ def search_count(request: Count) -> Flow[int]:
                 hint="All rows are neighbours of a vector: say how similar they "
                 "must be. Without a vector, rows with the words are counted.",
             )
-        arguments |= _word_arguments(request)
+        arguments |= word_arguments(request)
     else:
         arguments |= yield from query_vector_arguments(request, query, timeout_s)
     if query is not None:
@@ -106,24 +107,13 @@ def search_facets(request: Facets) -> Flow[dict[str, list[FacetValue]]]:
         "max_values": check_int(request.max_values, "max_values"),
         "exclude_own_filter": bool(request.exclude_own_filter),
         **common_arguments(request),
-        **_word_arguments(request),
+        **word_arguments(request),
     }
     rows: Rows = yield _statement("search_facets", request.table, arguments)
     found: dict[str, list[FacetValue]] = {column: [] for column in columns}
     for column, value, count in rows.rows:
         found[column].append(FacetValue(value, count))
     return found
-
-
-def _word_arguments(request: Count | Facets) -> dict[str, object]:
-    arguments: dict[str, object] = {
-        "syntax": check_text(request.syntax, "syntax", InvalidParameter),
-        "prefix": bool(request.prefix),
-        "fuzzy": bool(request.fuzzy),
-    }
-    if request.config is not None:
-        arguments["config"] = check_text(request.config, "config", InvalidParameter)
-    return arguments
 
 
 def _statement(function: str, table: Table, parameters: Mapping[str, Any]) -> Statement:

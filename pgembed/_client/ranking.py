@@ -26,6 +26,7 @@ from pgembed._client.search import (
     page_arguments,
     query_vector_arguments,
     threshold,
+    word_arguments,
 )
 from pgembed._client.steps import Flow, Rows, Statement
 from pgembed._client.values import (
@@ -220,17 +221,11 @@ def hybrid_search(request: HybridSearch[RowT]) -> Flow[list[HybridHit[RowT]]]:
 def _word_arguments(
     request: Bm25Search[Any] | HybridSearch[Any],
 ) -> dict[str, object]:
-    arguments: dict[str, object] = {
-        "syntax": check_text(request.syntax, "syntax", InvalidParameter),
-        "prefix": bool(request.prefix),
-        "snippets": bool(request.snippets),
-        "fuzzy": bool(request.fuzzy),
-        "explain": bool(request.explain),
-    }
+    arguments = word_arguments(request)
+    arguments["snippets"] = bool(request.snippets)
+    arguments["explain"] = bool(request.explain)
     if request.boost is not None:
         arguments["boost"] = check_text(request.boost, "boost", InvalidParameter)
-    if request.config is not None:
-        arguments["config"] = check_text(request.config, "config", InvalidParameter)
     return arguments
 
 

@@ -228,6 +228,19 @@ class _WithQuery(_Common, Protocol):
     def encoder(self) -> Encoder | str | None: ...
 
 
+class _WithWords(Protocol):
+    """What requests have whose query is looked for by its words."""
+
+    @property
+    def syntax(self) -> str: ...
+    @property
+    def prefix(self) -> bool: ...
+    @property
+    def fuzzy(self) -> bool: ...
+    @property
+    def config(self) -> str | None: ...
+
+
 def page_arguments(
     request: _Paged, rerank: rerankers.Rerank | None = None
 ) -> dict[str, object]:
@@ -248,6 +261,18 @@ def threshold(request: object, name: str) -> dict[str, object]:
     """Check a threshold, where there is one."""
     value = getattr(request, name)
     return {} if value is None else {name: check_number(value, name)}
+
+
+def word_arguments(request: _WithWords) -> dict[str, object]:
+    """Check how a query's words are read."""
+    arguments: dict[str, object] = {
+        "syntax": check_text(request.syntax, "syntax", InvalidParameter),
+        "prefix": bool(request.prefix),
+        "fuzzy": bool(request.fuzzy),
+    }
+    if request.config is not None:
+        arguments["config"] = check_text(request.config, "config", InvalidParameter)
+    return arguments
 
 
 def common_arguments(request: _Common) -> dict[str, object]:

@@ -7,11 +7,14 @@ as $$
 declare
     weights pgembed._bm25_weights;
 begin
-    if (select relrowsecurity from pg_class where oid = b.source) then
+    if pgembed._bm25_ranking(b) <> 'top' then
         return pgembed._bm25_restricted_weights(b, p_query);
     end if;
     execute format('select * from pgembed._bm25_%s_weights($1, $2)', b.bm25_id) into weights using p_query.terms, p_query.prefix;
     return weights;
+exception when undefined_table or undefined_function then
+    perform pgembed._bm25_require_parts(b);
+    raise;
 end
 $$;
 comment on function pgembed._bm25_weights(pgembed.bm25, pgembed._bm25_words) is

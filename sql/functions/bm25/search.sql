@@ -1,15 +1,55 @@
 -- bm25_search: from the caller's words to rows. Runs with the caller's rights.
 
-create or replace function pgembed._bm25_parts_lost(b pgembed.bm25) returns void
+create or replace function pgembed._bm25_require_parts(b pgembed.bm25) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    missing constant text := pgembed._parts_missing(b.text_id);
+begin
+    if missing is not null then
+        raise exception 'of the BM25 index "%" somebody has dropped %', b.name, missing using errcode = 'PE016',
+            hint = format('SELECT pgembed.repair(%L) makes it again.', pgembed._qualified_name(b.source, b.name));
+    end if;
+end
+$$;
+comment on function pgembed._bm25_require_parts(pgembed.bm25) is 'PE016 for a BM25 index that is not whole.';
+
+create or replace function pgembed._bm25_require_open(p_source oid) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    raise exception 'of the BM25 index "%" somebody has dropped %', b.name, pgembed._parts_missing(b.text_id) using errcode = 'PE016',
-        hint = format('SELECT pgembed.repair(%L) makes it again.', pgembed._qualified_name(b.source, b.name));
+    if (select relrowsecurity from pg_class where oid = p_source) then
+        raise exception 'the table of this BM25 index has row-level security' using errcode = 'PE013',
+            hint = 'Use pgembed.bm25_search, search_count or search_facets.';
+    end if;
 end
 $$;
-comment on function pgembed._bm25_parts_lost(pgembed.bm25) is 'PE016 for a BM25 index that is not whole.';
+comment on function pgembed._bm25_require_open(oid) is
+    'PE013 where a table has row security: the stages for callers who may see all rows are closed then, whoever calls.';
+
+create or replace function pgembed._bm25_ranking(b pgembed.bm25) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    words constant oid := to_regclass(pgembed._bm25_part(b.bm25_id, 'doc'));
+begin
+    -- Of both, as one was switched on or off just now and the other has not followed.
+    if not (select bool_or(relrowsecurity) from pg_class where oid in (b.source, words)) then
+        return 'top';
+    end if;
+    -- Who is past row security, and not yet let in, is ranked as slowly and as exactly.
+    if row_security_active(b.source) or row_security_active(words)
+       or not has_function_privilege(pgembed._bm25_part(b.bm25_id, 'rank(text[], int, text, int[], bigint[])'), 'EXECUTE') then
+        return 'restricted';
+    end if;
+    return 'rank';
+end
+$$;
+comment on function pgembed._bm25_ranking(pgembed.bm25) is
+    'How the caller is ranked: top where there is no row security, rank who is past it, restricted whom policies restrict.';
 
 create or replace function pgembed._bm25_no_target(source anyelement, p_name text) returns void
 language plpgsql stable
@@ -39,9 +79,7 @@ begin
         end if;
         select * into b from pgembed.bm25 as x where x.source = searched;
     end if;
-    if pgembed._parts_missing(b.text_id) is not null then
-        perform pgembed._bm25_parts_lost(b);
-    end if;
+    perform pgembed._bm25_require_parts(b);
     raise exception 'the BM25 index "%" is %', b.name, case b.state when 'pending' then 'not built yet' else 'broken' end
         using errcode = 'PE017', detail = coalesce(b.state_reason, ''),
         hint = case b.state when 'pending' then 'The encoder service builds it, or: '
@@ -286,9 +324,7 @@ begin
             depth := least(depth * 8, 2000000000);
         end loop;
     exception when undefined_table or undefined_function then
-        if pgembed._parts_missing(b.text_id) is not null then
-            perform pgembed._bm25_parts_lost(b);
-        end if;
+        perform pgembed._bm25_require_parts(b);
         raise;
     end;
 end
@@ -340,6 +376,7 @@ as $$
 #variable_conflict use_variable
 declare
     path constant text := pg_catalog.current_setting('search_path');
+    where_path constant text := case when where_sql is not null then path end;
     b constant pgembed.bm25 := pgembed._bm25_target(source, embedding);
     words pgembed._bm25_words;
     hits record;
@@ -357,10 +394,10 @@ begin
         condition := pgembed._search_condition(b.source, filter, where_sql, path);
     end if;
     if boost is null then
-        hits := pgembed._bm25_hits(source, array[source], b, words, k, "offset", min_score, condition, case when where_sql is not null then path end);
+        hits := pgembed._bm25_hits(source, array[source], b, words, k, "offset", min_score, condition, where_path);
     else
         perform pgembed._check_boost(b.source, boost, path);
-        hits := pgembed._bm25_boosted_hits(source, array[source], b, words, k, "offset", min_score, condition, case when where_sql is not null then path end, boost, path);
+        hits := pgembed._bm25_boosted_hits(source, array[source], b, words, k, "offset", min_score, condition, where_path, boost, path);
     end if;
     if snippets and hits.scores is not null then
         excerpts := pgembed._snippets(hits.rows, b, words);

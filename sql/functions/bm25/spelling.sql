@@ -222,28 +222,6 @@ $$;
 comment on function pgembed._bm25_misspelt(pgembed._bm25_words, text[]) is
     'Words of a query of which no lexeme is in any document, with what is one edit away from each: the first ten.';
 
-create or replace function pgembed._bm25_ranking(b pgembed.bm25) returns text
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    words constant oid := to_regclass(pgembed._bm25_part(b.bm25_id, 'doc'));
-begin
-    -- Of both, as one was switched on or off just now and the other has not followed.
-    if not (select bool_or(relrowsecurity) from pg_class where oid in (b.source, words)) then
-        return 'top';
-    end if;
-    -- Who is past row security, and not yet let in, is ranked as slowly and as exactly.
-    if row_security_active(b.source) or row_security_active(words)
-       or not has_function_privilege(pgembed._bm25_part(b.bm25_id, 'rank(text[], int, text, int[], bigint[])'), 'EXECUTE') then
-        return 'restricted';
-    end if;
-    return 'rank';
-end
-$$;
-comment on function pgembed._bm25_ranking(pgembed.bm25) is
-    'How the caller is ranked: top where there is no row security, rank who is past it, restricted whom policies restrict.';
-
 create or replace function pgembed._bm25_visible_terms(
     b pgembed.bm25, p_terms text[], p_first text[], p_prefix text, p_beginnings text[], out terms text[], out df bigint[]
 )
@@ -350,9 +328,7 @@ begin
             execute format('select * from pgembed._bm25_%s_%s_spelling($1, $2)', b.bm25_id, ranking) into spelling using asked, terms;
         end if;
     exception when undefined_table or undefined_function then
-        if pgembed._parts_missing(b.text_id) is not null then
-            perform pgembed._bm25_parts_lost(b);
-        end if;
+        perform pgembed._bm25_require_parts(b);
         raise;
     end;
     if spelling.absent is null and spelling.beginning is null then

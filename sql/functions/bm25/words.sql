@@ -119,26 +119,14 @@ $$;
 comment on function pgembed._stop_words_left_out(regconfig, text) is
     'A text without the stop words of a configuration that have accents.';
 
-create or replace function pgembed._bm25_analyzed(p_config regconfig, p_text text, p_analyzer jsonb, p_document boolean, p_between text default ' ')
-returns text
-language plpgsql stable
-as $$
-begin
-    if pgembed._beyond_ascii(p_text) and not p_analyzer operator(pg_catalog.@>) '{"fold": false}' then
-        p_text := pgembed._stop_words_left_out(p_config, pg_catalog.normalize(p_text, 'NFC'));
-    end if;
-    return pgembed._analyzed(p_text, p_analyzer, p_document, p_between);
-end
-$$;
-comment on function pgembed._bm25_analyzed(regconfig, text, jsonb, boolean, text) is
-    'What PostgreSQL''s parser is given for a text or a query of an index: as pgembed.analyze has it, but for the stop words of '
-    'the configuration, which are looked for before accents go.';
-
 create or replace function pgembed._bm25_lexemes(p_config regconfig, p_text text, p_analyzer jsonb) returns tsvector
 language plpgsql stable
 as $$
 begin
-    return pg_catalog.to_tsvector(p_config, pgembed._bm25_analyzed(p_config, p_text, p_analyzer, true));
+    if pgembed._beyond_ascii(p_text) and not p_analyzer operator(pg_catalog.@>) '{"fold": false}' then
+        p_text := pgembed._stop_words_left_out(p_config, pg_catalog.normalize(p_text, 'NFC'));    -- before accents go
+    end if;
+    return pg_catalog.to_tsvector(p_config, pgembed._analyzed(p_text, p_analyzer, true));
 exception when program_limit_exceeded then    -- a tsvector holds 1 MB
     return pgembed._bm25_lexemes(p_config, pg_catalog.left(p_text, least(200000, pg_catalog.length(p_text) operator(pg_catalog./) 2)), p_analyzer);
 end
@@ -149,9 +137,9 @@ comment on function pgembed._bm25_lexemes(regconfig, text, jsonb) is
 create or replace function pgembed._query_lexemes(p_config regconfig, p_query text, p_analyzer jsonb) returns text[]
 language sql stable
 as $$
-    select pg_catalog.tsvector_to_array(pg_catalog.to_tsvector(p_config, pgembed._bm25_analyzed(p_config, p_query, p_analyzer, false)))
+    select pg_catalog.tsvector_to_array(pg_catalog.to_tsvector(p_config, pgembed._analyzed(p_query, p_analyzer, false)))
 $$;
-comment on function pgembed._query_lexemes(regconfig, text, jsonb) is 'Lexemes of a query''s words.';
+comment on function pgembed._query_lexemes(regconfig, text, jsonb) is 'Lexemes of the words of a query, folded.';
 
 create or replace function pgembed._joined_lexemes(p_config regconfig, p_query text, p_analyzer jsonb) returns text[]
 language sql stable

@@ -169,11 +169,10 @@ begin
             continue;
         end if;
         -- Of a domain what it is over: its CHECK may be anybody's code. -1, not NULL: that is character(1).
-        select format('%s.%I', p_alias, attname)
-               || case when pgembed._filter_type(atttypid) <> format_type(pgembed._base_type(atttypid), -1) then '::' || pgembed._filter_type(atttypid) else '' end,
-               pgembed._filter_type(atttypid)
+        select format('%s.%I', p_alias, attname) || case when type <> format_type(pgembed._base_type(atttypid), -1) then '::' || type else '' end, type
         into column_sql, column_type
         from pg_catalog.pg_attribute
+        cross join lateral pgembed._filter_type(atttypid) as t(type)
         where attrelid = p_source and attname = field and attnum > 0 and not attisdropped;
         if not found then
             raise exception 'filter: table % has no column "%"', p_source, field using errcode = 'PE008',

@@ -156,6 +156,7 @@ as $$
 #variable_conflict use_variable
 declare
     path constant text := pg_catalog.current_setting('search_path');
+    where_path constant text := case when where_sql is not null then path end;
     e constant pgembed.embedding := pgembed._search_target(source, embedding);
     b pgembed.bm25;
     q query_embedding%type;
@@ -205,8 +206,7 @@ begin
         select array_agg(h.doc) as rows, array_agg(h.similarity) as similarities,
                array_agg(h.chunk) as chunks, array_agg(h.content) as contents
         into vector_hits
-        from pgembed._search(source, array[source], e, q, depths[cardinality(depths)], 0, min_similarity, condition, null, ef_search, false,
-                             case when where_sql is not null then path end) as h;
+        from pgembed._search(source, array[source], e, q, depths[cardinality(depths)], 0, min_similarity, condition, null, ef_search, false, where_path) as h;
         vector_keys := pgembed._row_keys(vector_hits.rows, e.source);
         similarities := vector_hits.similarities;
         if boost is not null then
@@ -214,8 +214,7 @@ begin
         end if;
     end if;
     if bm25_weight > 0 then
-        select * into bm25_hits from pgembed._bm25_hits(source, array[source], b, words, depths[cardinality(depths)], 0, null, condition,
-                                                             case when where_sql is not null then path end);
+        select * into bm25_hits from pgembed._bm25_hits(source, array[source], b, words, depths[cardinality(depths)], 0, null, condition, where_path);
         bm25_keys := pgembed._row_keys(bm25_hits.rows, e.source);
         scores := bm25_hits.scores;
         if explain then

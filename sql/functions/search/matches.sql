@@ -1,16 +1,6 @@
 -- How many rows match, and what they have in their columns. As searches, with the rights of
 -- the caller.
 
-create or replace function pgembed._bm25_restricted(b pgembed.bm25) returns boolean
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    -- Of both tables, as one was switched on or off just now and the other has not followed.
-    select bool_or(relrowsecurity) from pg_class where oid in ((b).source, pgembed._bm25_part((b).bm25_id, 'doc')::regclass)
-$$;
-comment on function pgembed._bm25_restricted(pgembed.bm25) is
-    'Whether rows that match are looked for among those that the caller sees, not in the postings.';
-
 create or replace function pgembed._bm25_matching_keys_sql(b pgembed.bm25, p_restricted boolean, p_path text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -64,9 +54,7 @@ begin
     execute format('select * from pgembed._bm25_%s_matches($1, $2, $3)', b.bm25_id)
     into matching, handles using p_query.terms, p_query.prefix, p_counted;
 exception when undefined_table or undefined_function then
-    if pgembed._parts_missing(b.text_id) is not null then
-        perform pgembed._bm25_parts_lost(b);
-    end if;
+    perform pgembed._bm25_require_parts(b);
     raise;
 end
 $$;
@@ -78,7 +66,7 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    restricted constant boolean := pgembed._bm25_restricted(b);
+    restricted constant boolean := pgembed._bm25_ranking(b) <> 'top';
     handles bigint[];
     matching bigint;
 begin
@@ -145,6 +133,7 @@ as $$
 #variable_conflict use_variable
 declare
     path constant text := pg_catalog.current_setting('search_path');
+    where_path constant text := case when where_sql is not null then path end;
     e pgembed.embedding;
     b pgembed.bm25;
     q query_embedding%type;
@@ -164,14 +153,14 @@ begin
             words := pgembed._bm25_read_as(b, words);
         end if;
         matching := pgembed._count_words(b, words, pgembed._search_condition(b.source, filter, where_sql, path),
-                                         case when where_sql is not null then path end);
+                                         where_path);
     else
         e := pgembed._search_target(source, embedding);
         perform pgembed._at_path('pg_catalog, pg_temp');
         perform pgembed._check_min_similarity(min_similarity, e.distance);
         q := pgembed._query_vector(e, query, query_embedding, query_model);
         matching := pgembed._count_near(e, q, min_similarity, pgembed._search_condition(e.source, filter, where_sql, path),
-                                        case when where_sql is not null then path end);
+                                        where_path);
     end if;
     perform pgembed._at_path(path);
     return matching;
@@ -273,7 +262,7 @@ begin
            string_agg(format('(%s)', pgembed._facet_sql(b.source, name, place::int, format('h.m%s', place), max_values)), ' union all ')
     into columns_sql, facets_sql
     from unnest(columns) with ordinality as c(name, place);
-    restricted := pgembed._bm25_restricted(b);
+    restricted := pgembed._bm25_ranking(b) <> 'top';
     if not restricted then
         handles := (pgembed._bm25_matching_handles(b, words, false)).handles;
     end if;

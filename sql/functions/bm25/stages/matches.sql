@@ -17,10 +17,7 @@ declare
     places bit varying[];    -- of each block: those that have a term
     gone int[];
 begin
-    if (select c.relrowsecurity from pgembed.bm25 as b join pg_class as c on c.oid = b.source where b.bm25_id = 0) then
-        raise exception 'the table of this BM25 index has row-level security' using errcode = 'PE013',
-            hint = 'Use pgembed.search_count and pgembed.search_facets.';
-    end if;
+    perform _bm25_require_open(source) from bm25 where bm25_id = 0;
     if prefix is not null then
         terms := array(select distinct term from unnest(terms || _bm25_0_prefix_terms(prefix)) as term);
     end if;

@@ -8,10 +8,7 @@ language plpgsql stable security definer
 set search_path = pg_catalog, pgembed, pg_temp
 as $$
 begin
-    if (select c.relrowsecurity from pgembed.bm25 as b join pg_class as c on c.oid = b.source where b.bm25_id = 0) then
-        raise exception 'the table of this BM25 index has row-level security' using errcode = 'PE013',
-            hint = 'Use pgembed.bm25_search.';
-    end if;
+    perform _bm25_require_open(source) from bm25 where bm25_id = 0;
     select s.absent, s.meant, s.beginning into absent, meant, beginning from _bm25_0_rank_spelling(query, terms) as s;
 end
 $$;

@@ -6,10 +6,7 @@ as $$
 declare
     q _bm25_query;
 begin
-    if (select c.relrowsecurity from pgembed.bm25 as b join pg_class as c on c.oid = b.source where b.bm25_id = 0) then
-        raise exception 'the table of this BM25 index has row-level security' using errcode = 'PE013',
-            hint = 'Use pgembed.bm25_search with explain => true.';
-    end if;
+    perform _bm25_require_open(source) from bm25 where bm25_id = 0;
     q := _bm25_0_statistics(case when prefix is null then terms
                                  else array(select distinct term from unnest(terms || _bm25_0_prefix_terms(prefix)) as term) end);
     return row (q.terms, q.df, q.rows, q.avgdl)::_bm25_weights;

@@ -42,7 +42,8 @@ create table pgembed.dead_letter (
     error        text not null,
     failed_at    timestamptz not null default now()
 );
-create index dead_letter_key_idx on pgembed.dead_letter (embedding_id, key);
+create index dead_letter_embedding_idx on pgembed.dead_letter (embedding_id);
+create index dead_letter_key_idx on pgembed.dead_letter using hash (key);    -- of any length
 
 comment on table pgembed.dead_letter is
     'Jobs that failed for good, with their error; pgembed.retry() queues them again.';

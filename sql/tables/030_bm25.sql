@@ -43,7 +43,7 @@ create table pgembed.bm25_failed (
     error     text not null,
     failed_at timestamptz not null default now()
 );
-create index bm25_failed_key_idx on pgembed.bm25_failed using hash (key);    -- of any length: writers append
+create index bm25_failed_key_idx on pgembed.bm25_failed using hash (key);    -- of any length
 
 comment on table pgembed.bm25_failed is
     'Rows whose words could not be read, with the error; the view failed shows them. Writers only append.';

@@ -202,6 +202,11 @@ class Service:
         return texts
 
 
+def run(conn: psycopg.Connection, statement: str, *names: str) -> None:
+    """Run a statement with identifiers put in."""
+    conn.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
 def value(conn: psycopg.Connection, statement: str, *parameters: object) -> Any:
     """Run a statement that gives one value."""
     row = conn.execute(statement, parameters or None).fetchone()

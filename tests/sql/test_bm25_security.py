@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from psycopg import errors, sql
+from psycopg import errors
 
 from pgembed import schema
 from tests.fixtures.bm25_reference import assert_same_scores
 from tests.fixtures.roles import Connection, acting_as, new_roles
 from tests.sql.bm25_steps import Indexed, make_doc, make_texts
-from tests.sql.steps import value
+from tests.sql.steps import run, value
 
 APP = f'pgembed_test_{os.getpid()} "bm25"'
 LATE = f"pgembed_test_{os.getpid()}_late"
@@ -26,11 +26,6 @@ def roles(dsn: str) -> Iterator[str]:
     """Give a database with two roles that have no rights at all."""
     with new_roles(dsn, APP, LATE):
         yield dsn
-
-
-def run(conn: psycopg.Connection, statement: str, *names: str) -> None:
-    """Run a statement with identifiers put in."""
-    conn.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
 
 @pytest.fixture

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import string
 from collections.abc import Iterator
-from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from tests.fixtures.roles import Connection, acting_as, new_roles
-from tests.sql.steps import value
+from tests.sql.steps import declare, run, value
 
 OWNER = f"pgembed_test_{os.getpid()}_owner"
 READER = f"pgembed_test_{os.getpid()}_reader"
 GROUP = f"pgembed_test_{os.getpid()}_group"
-
-
-def run(conn: Connection, statement: str, *names: str) -> None:
-    """Run a statement with identifiers put in."""
-    conn.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
 
 NOTES = """
@@ -192,24 +187,39 @@ def test_nobody_takes_the_name_of_a_language(roles: str, conn: Connection) -> No
         assert value(conn, found, "maison", "french") == 1
 
 
+def long_key(seed: int) -> str:
+    """Make a key that its table's index takes, and no btree as an array's text."""
+    letters = string.ascii_letters + string.digits + '"""""""""'
+    return "".join(random.Random(seed).choices(letters, k=2500))
+
+
 def test_a_long_key_stops_neither_writers_nor_the_packer(conn: Connection) -> None:
     """As text, backslashes and quotes of a composite key count twice."""
-    conn.execute(
-        "create table doc (a text, b text, body text, n int, primary key (a, b))"
-    )
-    conn.execute("select pgembed.create_bm25('doc', $$ body || (1 / n)::text $$)")
+    conn.execute("create table doc (a text, b text, n int, primary key (a, b))")
+    conn.execute("select pgembed.create_bm25('doc', $$ b || (1 / n)::text $$)")
     for n in (0, 1):
-        conn.execute(
-            "insert into doc select string_agg(translate(chr(33 + (('x' || substr(md5("
-            "i::text), 1, 6))::bit(24)::int) %% 94), 'abcdefgh', %s), ''), %s, 'long',"
-            " %s from generate_series(1, 2500) as i",
-            ['\\\\""""', str(n), n],
-        )
-    conn.execute("insert into doc values ('a', 'b', 'short', 1)")
+        conn.execute("insert into doc values (%s, 'long', %s)", [long_key(n), n])
+    assert value(conn, "select min(octet_length(array[a, b]::text)) from doc") > 2704
+    conn.execute("insert into doc values ('a', 'short', 1)")
     conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
     conn.execute("select pgembed.bm25_rebuild('doc_bm25')")
     assert value(conn, "select pgembed.search_count(null::doc, 'short1')") == 1
     assert value(conn, "select count(*) from pgembed.failed") == 2
+    conn.execute("update doc set n = n + 1")
+    conn.execute("delete from doc")
+
+
+def test_a_long_key_of_a_row_that_cannot_be_encoded(conn: Connection) -> None:
+    """The service puts it aside as any other."""
+    conn.execute("create table doc (a text, b text, primary key (a, b))")
+    service = declare(conn, "doc", "b", max_attempts=1, bm25=False)
+    conn.execute("insert into doc values (%s, 'long')", [long_key(0)])
+    (job,) = service.claim()
+    conn.execute(
+        "select pgembed._fail_v1(%s, %s, %s::smallint, %s, '0')",
+        [service.embedding_id, job.seq, job.attempts, "the model says no"],
+    )
+    assert value(conn, "select count(*) from pgembed.failed") == 1
 
 
 def test_what_is_past_row_security_is_not_inherited(
@@ -246,27 +256,61 @@ def test_what_is_past_row_security_is_not_inherited(
         )
 
 
-def test_columns_may_have_any_name(roles: str, conn: Connection) -> None:
-    """Those of a restricted search are no columns of the table."""
-    names = ("key", "version", "length", "lexemes", "r", "p", "gone", "matches")
-    columns = ", ".join(f"{name} text default 'word'" for name in names)
+NAMES = (
+    *("s", "r", "p", "k", "l", "w", "u", "d", "t", "c", "key", "version", "length"),
+    *("lexemes", "gone", "matches", "doc", "hit", "chunk", "content", "place", "score"),
+)
+SEARCHES = (
+    "'word'",
+    "'word', where_sql => 's.id > 0'",
+    "'\"word word\"', syntax => 'websearch', where_sql => 'id > 0'",
+    "'word', explain => true, snippets => true, boost => 'id'",
+    "'word', filter => '{\"s\": \"word\"}'",
+    "'wrod', fuzzy => true",
+)
+
+
+@pytest.mark.parametrize("text", [" || ' ' || ".join(NAMES), "app.shout(s) || doc"])
+def test_columns_may_have_any_name(roles: str, conn: Connection, text: str) -> None:
+    """None is one of pgembed's own, in any statement, for whomever."""
+    columns = ", ".join(f"{name} text default 'word'" for name in NAMES)
     conn.execute(f"create table app.doc (id int primary key, {columns})".encode())
-    conn.execute("insert into app.doc (id) values (1), (2)")
-    text = " || ' ' || ".join(names)
-    conn.execute("select pgembed.create_bm25('app.doc', %s)", [text])
     conn.execute(
-        "alter table app.doc enable row level security;"
-        "create policy one on app.doc using (id = 1)"
+        "create function app.shout(text) returns text immutable language sql"
+        " as $$ select $1 || ' word word ' $$"
     )
+    conn.execute("insert into app.doc (id) values (1), (2)")
+    service = declare(conn, "app.doc", text, name="e", index="none", bm25=True)
+    service.drain()
     run(conn, "grant select on app.doc to {}", READER)
-    for _ in range(2):
-        with acting_as(roles, READER) as reader:
-            for name in names:
-                found: list[Any] = reader.execute(
-                    "select (doc).id from pgembed.bm25_search(null::app.doc, 'word',"
-                    " where_sql => %s)",
-                    [f"{name} = 'word'"],
-                ).fetchall()
-                assert found == [(1,)], name
-        conn.execute("select pgembed._reconcile_v1()")
-        conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
+
+    def found(session: Connection) -> set[int]:
+        counts = set()
+        for search in SEARCHES:
+            call = f"select * from pgembed.bm25_search(null::app.doc, {search})"
+            counts.add(len(session.execute(call.encode()).fetchall()))
+        near = "query_embedding => '[1,2,3]', where_sql => 's.id > 0'"
+        for call in (
+            f"vector_search(null::app.doc, {near})",
+            f"hybrid_search(null::app.doc, 'word', {near}, snippets => true)",
+        ):
+            hits = session.execute(f"select * from pgembed.{call}".encode())
+            counts.add(len(hits.fetchall()))
+        counts.add(value(session, "select pgembed.search_count(null::app.doc, 'word')"))
+        facets = "select count from pgembed.search_facets(null::app.doc, 'word', '{s}')"
+        counts.add(value(session, facets))
+        return counts
+
+    for secured in (False, True):
+        if secured:
+            conn.execute(
+                "alter table app.doc enable row level security;"
+                "create policy one on app.doc using (id = 1)"
+            )
+        for _ in range(2):
+            conn.execute("select pgembed._reconcile_v1()")
+            conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
+            with acting_as(roles, READER) as reader:
+                assert found(reader) == {1 if secured else 2}
+        assert found(conn) == {2}
+    assert value(conn, "select count(*) from pgembed.failed") == 0

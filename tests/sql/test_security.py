@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import errors, sql
+from psycopg import errors
 
 from pgembed import schema
 from tests.fixtures.answering import answering
@@ -21,6 +21,7 @@ from tests.fixtures.vectors import (
     make_vectors,
     put_chunks,
 )
+from tests.sql.steps import run
 
 Connection = psycopg.Connection[Any]
 APP = f'pgembed_test_{os.getpid()} "app"'
@@ -34,12 +35,6 @@ def roles(dsn: str) -> Iterator[str]:
     """Give a database with two roles that have no rights at all."""
     with new_roles(dsn, APP, OTHER):
         yield dsn
-
-
-def run(conn: Connection, statement: str, *names: str) -> None:
-    """Run a statement with identifiers put in."""
-    identifiers = map(sql.Identifier, names)
-    conn.execute(sql.SQL(statement).format(*identifiers))
 
 
 def make_tenants(conn: Connection, storage: str = "table") -> None:

@@ -117,7 +117,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select case when pgembed._key_text_varies(b.source)
-        then format('pgembed._bm25_%s_key(%s)', b.bm25_id, p_alias)
+        then format('pgembed._bm25_%s_key(%s.*)', b.bm25_id, p_alias)
         else pgembed._key_text_sql(b.source, p_alias) end
 $$;
 comment on function pgembed._bm25_key_text_sql(pgembed.bm25, text) is

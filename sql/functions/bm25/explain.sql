@@ -35,7 +35,7 @@ begin
         'cross join lateral (select %s as lexemes) as d '
         'cross join lateral (select %s as length, (select pg_catalog.jsonb_object_agg(u.lexeme, %s) from pg_catalog.unnest(d.lexemes) as u '
         'where u.lexeme operator(pg_catalog.=) any ($2)) as tfs) as w',
-        pgembed._row_lexemes_sql(b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), 's'),
+        pgembed._row_lexemes_sql(b, pgembed._row_config_sql(b, 's.*'), pgembed._compose_sql(b.text_id, 's.*'), 's'),
         pgembed._length_sql(b, 'd.lexemes'), pgembed._tf_sql(b))
     into lengths, tfs using docs, weights.terms;
     return array(

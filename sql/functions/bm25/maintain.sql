@@ -96,7 +96,7 @@ declare
 begin
     delete from pgembed.bm25_failed where bm25_id = b.bm25_id and key = any (pgembed._missing_keys(t, keys));
     -- What made them fail may be mended: a function, a right.
-    if pgembed._keys_of_rows(t, keys, format('(pgembed._text_%s_document(s)).error is null', t.text_id)) <> '{}'
+    if pgembed._keys_of_rows(t, keys, format('(pgembed._text_%s_document(s.*)).error is null', t.text_id)) <> '{}'
        and exists (select from pgembed.bm25_failed where bm25_id = b.bm25_id) then
         perform pgembed._bm25_mark(b.bm25_id);
     end if;

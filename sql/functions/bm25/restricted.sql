@@ -29,11 +29,11 @@ as $$
             pgembed._bm25_part((b).bm25_id, 'doc'), pgembed._bm25_part((b).bm25_id, 'recent'), pgembed._bm25_part((b).bm25_id, 'dead')) else '' end,
         case when c.relrowsecurity then format(stored, 'lexemes') else '' end,
         format(alone, pgembed._pinned_sql(p_path, 'lexemes', pgembed._row_lexemes_sql(
-            b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql((b).text_id, 's'), 's'))),
+            b, pgembed._row_config_sql(b, 's.*'), pgembed._compose_sql((b).text_id, 's.*'), 's'))),
         case when c.relrowsecurity then format(stored, 'length') else '' end, pgembed._length_sql(b, 'l.lexemes'))
     from pg_class as c
     cross join (select 'case when r.version operator(pg_catalog.>) coalesce(gone.version, 0::pg_catalog.int8) then r.%1$s '
-                       'when r.version is null and gone.version is null and p.lexemes is not null then p.%1$s end, ', '(select %s from pg_catalog.unnest(array[s]) as s)') as x(stored, alone)
+                       'when r.version is null and gone.version is null and p.lexemes is not null then p.%1$s end, ', '(select %s from pg_catalog.unnest(array[s.*]) as s)') as x(stored, alone)
     where c.oid = pgembed._bm25_part((b).bm25_id, 'doc')::regclass
 $$;
 comment on function pgembed._bm25_visible_sql(pgembed.bm25, text, text) is

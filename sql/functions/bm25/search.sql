@@ -291,7 +291,7 @@ begin
         end if;
         if p_query.required is not null then
             condition := format('(%s) and %s operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition, pgembed._pinned_sql(p_path, 'lexemes', pgembed._row_lexemes_sql(
-                b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), 's')), p_query.required);
+                b, pgembed._row_config_sql(b, 's.*'), pgembed._compose_sql(b.text_id, 's.*'), 's')), p_query.required);
         end if;
         rank_sql := pgembed._bm25_rank_sql(
             b, pg_typeof(source), coalesce(condition, p_condition), p_k, p_offset, p_min_score,
@@ -345,7 +345,7 @@ begin
     execute format(
         'select pg_catalog.array_agg(s.snippet order by place) from pg_catalog.generate_subscripts($1, 1) as place '
         'cross join lateral (select pgembed._snippet(%s, %s, %L, $2, ($3).terms) as snippet from pg_catalog.unnest($1[place:place]) as s) as s',
-        pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), b.analyzer)
+        pgembed._row_config_sql(b, 's.*'), pgembed._compose_sql(b.text_id, 's.*'), b.analyzer)
     into snippets using docs, pgembed._bm25_highlight(p_query), p_query;
     return snippets;
 end

@@ -390,7 +390,7 @@ as $$
 declare
     columns constant text := pgembed._key_sql(t.source, null, 's.%2$I', ', ');
     page constant text := format(
-        'select s.place, %%s from (select s, s.tableoid, pg_catalog.row_number() over (order by %1$s) as place '
+        'select s.place, %%s from (select (s.*)::%2$s as pgembed_row, s.tableoid, pg_catalog.row_number() over (order by %1$s) as place '
         'from %2$s as s where %%s order by %1$s limit 500) as s %%s', replace(columns, '%', '%%'), replace(pgembed._table_sql(t.source), '%', '%%'));
     document constant text := format('pgembed._text_%s_document', t.text_id);
     given constant text := format('d.key, d.length, d.lexemes, d.error, %s',
@@ -408,7 +408,7 @@ begin
         part := case when work.after is null then 'true' else further end;
         begin
             rows := pgembed._page_of_documents(t, format(page, given, part,
-                                                         format('cross join lateral %s(s.s) as d', document)), work);
+                                                         format('cross join lateral %s(s.pgembed_row) as d', document)), work);
             return query select d.key, d.length, d.lexemes, d.error, d.partition::regclass
                          from unnest(rows.keys, rows.lengths, rows.words, rows.errors, rows.partitions) as d(key, length, lexemes, error, partition);
         exception when sqlstate 'PE018' then
@@ -420,13 +420,13 @@ begin
             -- one and one it shows.
             refused := false;
             rows := pgembed._page_of_documents(t, format(page, format('%s, null::pg_catalog.int4, null::pg_catalog.tsvector, null::pg_catalog.text, null::pg_catalog.oid',
-                pgembed._key_text_sql(t.source, '(s.s)')), part, ''), work);
+                pgembed._key_text_sql(t.source, '(s.pgembed_row)')), part, ''), work);
             foreach key in array rows.keys loop
                 begin
                     one := pgembed._page_of_documents(t, format(
-                        'select 1::pg_catalog.int8, %s from pg_catalog.unnest(($1).keys) as k(key) '
-                        'cross join lateral (select k.key) as pgembed_key cross join lateral (select s, s.tableoid from %s as s where %s) as s '
-                        'cross join lateral %s(s.s) as d', given, pgembed._table_sql(t.source),
+                        'select 1::pg_catalog.int8, %1$s from pg_catalog.unnest(($1).keys) as k(key) '
+                        'cross join lateral (select k.key) as pgembed_key cross join lateral (select (s.*)::%2$s as pgembed_row, s.tableoid from %2$s as s where %3$s) as s '
+                        'cross join lateral %4$s(s.pgembed_row) as d', given, pgembed._table_sql(t.source),
                         pgembed._key_sql(t.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '), document), row(array[key], null, null, null)::pgembed._work);
                     return query select d.key, d.length, d.lexemes, d.error, d.partition::regclass
                                  from unnest(one.keys, one.lengths, one.words, one.errors, one.partitions) as d(key, length, lexemes, error, partition);

@@ -43,7 +43,7 @@ begin
                            pgembed._bm25_part(words, 'doc'), pgembed._bm25_part(words, 'recent')) into wordless using page;
             -- A text of stop words only has none.
             found_keys := found_keys || pgembed._keys_of_rows(
-                t, wordless, format('(pgembed._text_%s_document(s)).lexemes is not null', t.text_id));
+                t, wordless, format('(pgembed._text_%s_document(s.*)).lexemes is not null', t.text_id));
         end if;
         exit when cardinality(page) < 10000 or cardinality(found_keys) >= p_most;
         after := page[10000];

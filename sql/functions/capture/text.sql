@@ -163,7 +163,8 @@ create or replace function pgembed._compose_sql(p_text_id int, p_row text) retur
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- Names in a plain expression mean columns of the one row that is in reach.
+    -- Names in a plain expression mean columns of the one row that is in reach. The row is s.*: s alone
+    -- would be a column of that name.
     select case when foreign_code then format('pgembed._text_%s_compose(%s)', text_id, p_row)
                 when pgembed._reads_foreign_type(source, source_columns) then pgembed._types_changed(text_id)
                 else format('(%s)::pg_catalog.text', canonical_expression) end
@@ -203,7 +204,7 @@ create or replace function pgembed._pinned_sql(p_path text, p_function text, p_e
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case when p_path is null then p_expression else format('pgembed._pinned_%s(s, %L)', p_function, p_expression) end
+    select case when p_path is null then p_expression else format('pgembed._pinned_%s(s.*, %L)', p_function, p_expression) end
 $$;
 comment on function pgembed._pinned_sql(text, text, text) is
     'An expression over a found row s, for a statement that runs under a path of the caller: there it is pinned.';

@@ -29,7 +29,7 @@ declare
 begin
     if p_query.required is not null and not p_restricted then
         condition := format('(%s) and %s operator(pg_catalog.@@) %L::pg_catalog.tsquery', p_condition, pgembed._pinned_sql(p_path, 'lexemes', pgembed._row_lexemes_sql(
-            b, pgembed._row_config_sql(b, 's'), pgembed._compose_sql(b.text_id, 's'), 's')), p_query.required);
+            b, pgembed._row_config_sql(b, 's.*'), pgembed._compose_sql(b.text_id, 's.*'), 's')), p_query.required);
     end if;
     if not p_restricted and cardinality(pgembed._key_columns(b.source)) = 1 then
         -- An array goes through the index in the order of the keys, and so of many tables.

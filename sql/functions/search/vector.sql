@@ -342,7 +342,7 @@ begin
     -- column names in the condition mean the source's. The aggregates keep the order of
     -- their input.
     rows_sql := format('cross join lateral (select (s.*)::%s as doc%s from %s as s where %s and (%s) and %s) as s',
-        pg_typeof(source), case when in_table then '' else format(', %s as content', pgembed._pinned_sql(p_path, 'text', pgembed._compose_sql(e.text_id, 's'))) end,
+        pg_typeof(source), case when in_table then '' else format(', %s as content', pgembed._pinned_sql(p_path, 'text', pgembed._compose_sql(e.text_id, 's.*'))) end,
         e.source, names.chunk_of_row, p_condition, coalesce(p_skip, 'true'));
     best_sql := format('pg_catalog.array_agg(c.doc), pg_catalog.array_agg(c.chunk), pg_catalog.array_agg(c.content), '
                        'pg_catalog.array_agg(c.distance), pg_catalog.array_agg(%s)', similarity_sql);

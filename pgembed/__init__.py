@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 from pgembed.errors import PgembedError
 
 if TYPE_CHECKING:
-    from pgembed.aclient import search as asearch
     from pgembed.client import (
-        Bm25Hit,
+        BM25Hit,
         EmbeddingStatus,
         FacetValue,
-        Hit,
         HybridHit,
+        VectorHit,
+        accept_weights,
         alter_bm25,
         alter_embedding,
         await_embedded,
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
         erase,
         grant_usage,
         hybrid_search,
-        pause,
+        pause_embedding,
         reembed,
         register_model,
         repair,
-        resume,
+        resume_embedding,
         retry,
         revoke_usage,
         search,
@@ -50,20 +50,21 @@ if TYPE_CHECKING:
         search_facets,
         similar,
         status,
+        vector_search,
     )
 
 __version__ = metadata.version("pgembed-kit")
 
 __all__ = [
-    "Bm25Hit",
+    "BM25Hit",
     "EmbeddingStatus",
     "FacetValue",
-    "Hit",
     "HybridHit",
     "PgembedError",
+    "VectorHit",
+    "accept_weights",
     "alter_bm25",
     "alter_embedding",
-    "asearch",
     "await_embedded",
     "bm25_maintain",
     "bm25_rebuild",
@@ -77,11 +78,11 @@ __all__ = [
     "erase",
     "grant_usage",
     "hybrid_search",
-    "pause",
+    "pause_embedding",
     "reembed",
     "register_model",
     "repair",
-    "resume",
+    "resume_embedding",
     "retry",
     "revoke_usage",
     "search",
@@ -89,17 +90,15 @@ __all__ = [
     "search_facets",
     "similar",
     "status",
+    "vector_search",
 ]
 
 
 def __getattr__(name: str) -> object:
     """Load the client when one of its names is first used."""
-    if name == "asearch":
-        found: object = import_module("pgembed.aclient").search
-    elif name in __all__:
-        found = getattr(import_module("pgembed.client"), name)
-    else:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module("pgembed.client"), name)
     globals()[name] = found
     return found
 

@@ -17,7 +17,7 @@ and in a test:
 
         process_all(pgembed_dsn)  # what the encoder service would do
 
-        hits = pgembed.search(
+        hits = pgembed.vector_search(
             pgembed_conn, "article", "flights", k=1, encoder=HASHING_MODEL
         )
         assert hits[0].doc["id"] == 1
@@ -197,7 +197,7 @@ def new_database(server: Server, template: str) -> Iterator[str]:
 
 
 def process_all(
-    dsn: str, *, timeout_s: float = 60.0
+    dsn: str, *, timeout: float = 60.0
 ) -> dict[str, client.EmbeddingStatus]:
     """Do in this process what the encoder service would: encode all that waits.
 
@@ -206,7 +206,7 @@ def process_all(
 
     Args:
         dsn: The database; what is to be encoded must be committed.
-        timeout_s: Longest time for all of it, retries included, in seconds.
+        timeout: Longest time for all of it, retries included, in seconds.
 
     Returns:
         How each embedding stands afterwards, by name; by `schema.name` where two
@@ -217,7 +217,7 @@ def process_all(
     """
     from pgembed.service import drain
 
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout
     while True:
         # A thread of its own: the caller may be inside an event loop.
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -238,7 +238,7 @@ def process_all(
             return found
         if time.monotonic() > deadline:
             raise NotEmbeddedInTime(
-                f"still waiting after {timeout_s:g} seconds: {', '.join(waiting)}",
+                f"still waiting after {timeout:g} seconds: {', '.join(waiting)}",
                 hint="The queue, pgembed.queue, shows attempts and when they are due.",
             )
         time.sleep(0.05)  # a retry is due later

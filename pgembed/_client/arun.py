@@ -1,4 +1,4 @@
-"""Carry out a flow on an asynchronous connection."""
+"""Carry out flows on asynchronous connections."""
 
 from __future__ import annotations
 

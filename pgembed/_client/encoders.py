@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pgembed._client.values import Vector
     from pgembed.encoders.base import Encoder
+    from pgembed.options import Vector
 
 
 @dataclass(frozen=True, slots=True)

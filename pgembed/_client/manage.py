@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
-from pgembed._client.names import Table, table_text
+from pgembed._client.arguments import check_names, checked, named
+from pgembed._client.names import table_text
 from pgembed._client.results import STATUS_COLUMNS, EmbeddingStatus, status_from_row
-from pgembed._client.search import named_arguments
 from pgembed._client.steps import Flow, IsIdle, Rows, Sleep, Statement
-from pgembed._client.values import check_int, check_seconds, check_text
+from pgembed._client.values import check_seconds, check_text
 from pgembed.errors import BrokenEmbedding, InvalidParameter, NotEmbeddedInTime
+from pgembed.options import EmbeddingOptions, ModelOptions, NewEmbeddingOptions
 
-_INTEGERS = frozenset(
-    {"dimensions", "chunk_size", "chunk_overlap", "max_attempts", "max_tokens"}
-)
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pgembed.options import Table
 
 _STATUS = sql.SQL("select {} from pgembed.status order by name, schema").format(
     sql.SQL(", ").join(
@@ -43,56 +44,99 @@ _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.25
 
 
-def call(function: str, arguments: Mapping[str, object]) -> Flow[object]:
+def call(function: str, arguments: Mapping[str, Any]) -> Flow[object]:
     """Call one of pgembed's functions; arguments that are None keep its defaults.
 
     Args:
         function: Its name, without the schema.
-        arguments: Its arguments by name. Strings, whole numbers, booleans, and
-            mappings for JSON.
+        arguments: Its arguments by name.
     """
-    parameters: dict[str, object] = {}
-    for name, value in arguments.items():
-        if value is None:
-            continue
-        if isinstance(value, str):
-            value = check_text(value, name, InvalidParameter)
-        elif isinstance(value, Mapping):
-            value = Jsonb(dict(value))
-        elif name in _INTEGERS:
-            value = check_int(value, name, minimum=0)
-        parameters[name] = value
-    query = sql.SQL("select pgembed.{}({})").format(
-        sql.Identifier(function),
-        named_arguments({name: sql.Placeholder(name) for name in parameters}),
-    )
-    rows: Rows = yield Statement(query, parameters)
-    return rows.rows[0][0]
+    return _call(function, checked(arguments))
 
 
 def create(
     function: str,
     table: Table,
     text_expression: str | None,
-    options: Mapping[str, object],
+    arguments: Mapping[str, Any],
 ) -> Flow[str]:
     """Declare an embedding or a BM25 index and return its name."""
     source = table if isinstance(table, str) else table_text(table)
-    arguments = {"source": source, "text_expression": text_expression, **options}
-    return str((yield from call(function, arguments)))
+    written = {
+        "source": check_text(source, "table", InvalidParameter),
+        **checked({"text_expression": text_expression, **arguments}),
+    }
+    return str((yield from _call(function, written)))
 
 
-def bm25_maintain(name: str | None, min_rows: int | None) -> Flow[dict[str, str]]:
-    """Do what is due for BM25 indexes, and give what was done."""
-    arguments: dict[str, object] = {}
-    if name is not None:
-        arguments["name"] = check_text(name, "name", InvalidParameter)
-    if min_rows is not None:
-        arguments["min_rows"] = check_int(min_rows, "min_rows")
-    query = sql.SQL("select m.bm25, m.done from pgembed.bm25_maintain({}) as m").format(
-        named_arguments({key: sql.Placeholder(key) for key in arguments})
+def create_embedding(
+    table: Table,
+    text_expression: str,
+    arguments: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Flow[str]:
+    """Declare an embedding and return its name."""
+    check_names("create_embedding", options, NewEmbeddingOptions)
+    both = {**arguments, **options}
+    return (yield from create("create_embedding", table, text_expression, both))
+
+
+def alter_embedding(
+    name: str, text_expression: str | None, options: Mapping[str, Any]
+) -> Flow[None]:
+    """Change what is given; an option that is None goes back to its default."""
+    check_names("alter_embedding", options, EmbeddingOptions)
+    yield from _alter("alter_embedding", name, text_expression, options, options)
+
+
+def alter_bm25(
+    name: str, text_expression: str | None, options: Mapping[str, Any] | None
+) -> Flow[None]:
+    """Change what is given; an option that is None goes back to its default."""
+    given = options or {}
+    kept = {option: value for option, value in given.items() if value is not None}
+    changes = {"options": kept} if kept else {}
+    yield from _alter("alter_bm25", name, text_expression, changes, given)
+
+
+def _alter(
+    function: str,
+    name: str,
+    text_expression: str | None,
+    changes: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Flow[None]:
+    arguments = checked({"name": name, "text_expression": text_expression, **changes})
+    reset = [option for option, value in options.items() if value is None]
+    if reset:
+        arguments["reset"] = reset
+    yield from _call(function, arguments)
+
+
+def register_model(
+    name: str, dimensions: int, options: Mapping[str, Any]
+) -> Flow[None]:
+    """Make a model known."""
+    check_names("register_model", options, ModelOptions)
+    arguments = {"name": name, "dimensions": dimensions, **options}
+    yield from _call("register_model", checked(arguments))
+
+
+def _call(function: str, arguments: Mapping[str, object]) -> Flow[object]:
+    query = sql.SQL("select pgembed.{}({})").format(
+        sql.Identifier(function), named(arguments)
     )
     rows: Rows = yield Statement(query, arguments)
+    return rows.rows[0][0]
+
+
+def bm25_maintain(arguments: Mapping[str, Any]) -> Flow[dict[str, str]]:
+    """Do what is due for BM25 indexes, and give what was done."""
+    given = checked(arguments)
+    query = sql.SQL("select m.bm25, m.done from pgembed.bm25_maintain({}) as m").format(
+        named(given)
+    )
+    rows: Rows = yield Statement(query, given)
     found: dict[str, str] = {}
     for index, done in rows.rows:  # two schemas may have one of the same name
         found[index] = f"{found[index]}; {done}" if index in found else done
@@ -105,9 +149,9 @@ def status() -> Flow[list[EmbeddingStatus]]:
     return [status_from_row(row) for row in rows.rows]
 
 
-def await_embedded(embedding: str | None, timeout_s: float) -> Flow[None]:
+def await_embedded(embedding: str | None, timeout: float) -> Flow[None]:
     """Wait until the queue holds nothing for an embedding, or for all of them."""
-    deadline = time.monotonic() + check_seconds(timeout_s, "timeout_s")
+    deadline = time.monotonic() + check_seconds(timeout, "timeout")
     if not (yield IsIdle()):
         raise InvalidParameter(
             "await_embedded cannot wait inside a transaction",
@@ -129,7 +173,7 @@ def await_embedded(embedding: str | None, timeout_s: float) -> Flow[None]:
             if is_waiting and state == "paused":
                 raise InvalidParameter(
                     f'embedding "{name}" is paused with changes waiting',
-                    hint="Resume it first: pgembed.resume(conn, name).",
+                    hint="Resume it first: pgembed.resume_embedding(conn, name).",
                 )
             if is_waiting:
                 waiting.append(name)
@@ -138,7 +182,7 @@ def await_embedded(embedding: str | None, timeout_s: float) -> Flow[None]:
         remaining_s = deadline - time.monotonic()
         if remaining_s <= 0:
             raise NotEmbeddedInTime(
-                f"still waiting after {timeout_s:g} seconds for: {', '.join(waiting)}",
+                f"still waiting after {timeout:g} seconds for: {', '.join(waiting)}",
                 hint="Is an encoder service running (pgembed serve)? "
                 "`pgembed status` shows what is pending.",
             )

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TypeAlias
 
 from psycopg import sql
 
 from pgembed.errors import InvalidSource
-
-#: `'article'`, `'shop.article'` or `'"My Table"'` as in SQL (unquoted letters are
-#: folded to lower case), or the exact names: `('shop', 'My Table')`.
-Table: TypeAlias = str | tuple[str, ...]
+from pgembed.options import Table
 
 _PART = re.compile(r'"(?P<quoted>(?:[^"]|"")+)"|(?P<plain>[^\W\d][\w$]*)')
 _FOLD = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from pgembed._client.results import Bm25Hit, Hit, HybridHit
+from pgembed._client.results import BM25Hit, HybridHit, VectorHit
 from pgembed._client.steps import Flow, Work
 from pgembed._client.values import check_int, check_text
 from pgembed.errors import InvalidParameter, InvalidQuery
 from pgembed.rerankers import (
+    DEFAULT_RERANKER,
     Reranker,
-    SupportsPredict,
     as_reranker,
     check_scores,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
-#: A cross-encoder's name or path, or an object that scores.
-RerankerLike: TypeAlias = Reranker | SupportsPredict | str
+    from pgembed.options import RerankerLike
 
-HitT = TypeVar("HitT", bound="Hit[Any] | Bm25Hit[Any] | HybridHit[Any]")
+HitT = TypeVar("HitT", bound="VectorHit[Any] | BM25Hit[Any] | HybridHit[Any]")
 
 _MOST = 10_000  # as many as a search may return
 
@@ -47,15 +46,15 @@ class Rerank:
         return max(k, self.count)
 
 
-def plan(
-    rerank: int | None, reranker: RerankerLike, query: str | None
-) -> Rerank | None:
-    """Check the arguments; None when nothing is to be ranked again.
+def plan(options: Mapping[str, Any], query: str | None) -> Rerank | None:
+    """Check the options; None when nothing is to be ranked again.
 
     Raises:
         InvalidParameter: `rerank` is out of range, or `reranker` cannot score.
         InvalidQuery: There are no words to score texts against.
     """
+    rerank: int | None = options.get("rerank")
+    reranker: RerankerLike = options.get("reranker", DEFAULT_RERANKER)
     if rerank is None:
         return None
     count = check_int(rerank, "rerank")

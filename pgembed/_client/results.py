@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import timedelta
 
 RowT = TypeVar("RowT")
@@ -30,7 +30,7 @@ HYBRID_COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Hit(Generic[RowT_co]):
+class VectorHit(Generic[RowT_co]):
     """One row that a search found.
 
     Attributes:
@@ -52,11 +52,11 @@ class Hit(Generic[RowT_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class Bm25Hit(Generic[RowT_co]):
+class BM25Hit(Generic[RowT_co]):
     """One row that a search for words found.
 
     Attributes:
-        doc: The row, as in `Hit`.
+        doc: The row, as in `VectorHit`.
         score: Its BM25 score, with the factor (k1 + 1).
         snippet: Pieces of its text with the found words in `<b>`, where asked for.
         read_as: Words of the query that no row has, and the words that they were read
@@ -78,7 +78,7 @@ class HybridHit(Generic[RowT_co]):
     """One row that a hybrid search found, and what each arm says of it.
 
     Attributes:
-        doc: The row, as in `Hit`.
+        doc: The row, as in `VectorHit`.
         score: The fused score, by which the hits are ordered.
         vector_rank: Its rank by vectors, from 1; None: not among the candidates.
         similarity: Its similarity to the query, where it has a rank by vectors.
@@ -216,22 +216,21 @@ def hits_from_rows(
     columns: Sequence[str],
     rows: Sequence[tuple[Any, ...]],
     row_factory: Callable[..., RowT],
-) -> list[Hit[RowT]]:
-    """Build hits from `HIT_COLUMNS` and the source's columns after them."""
-    start = len(HIT_COLUMNS)
-    return [Hit(_doc(columns, row, start, row_factory), *row[:start]) for row in rows]
+) -> list[VectorHit[RowT]]:
+    """Build hits from `HIT_COLUMNS`, the text, and the source's columns after it."""
+    return [
+        VectorHit(*values) for values in _hits(HIT_COLUMNS, columns, rows, row_factory)
+    ]
 
 
 def bm25_hits_from_rows(
     columns: Sequence[str],
     rows: Sequence[tuple[Any, ...]],
     row_factory: Callable[..., RowT],
-) -> list[Bm25Hit[RowT]]:
+) -> list[BM25Hit[RowT]]:
     """Build hits from `BM25_COLUMNS`, the text, and the source's columns after it."""
-    start = len(BM25_COLUMNS)
     return [
-        Bm25Hit(_doc(columns, row, start + 1, row_factory), *row[:start])
-        for row in rows
+        BM25Hit(*values) for values in _hits(BM25_COLUMNS, columns, rows, row_factory)
     ]
 
 
@@ -241,20 +240,59 @@ def hybrid_hits_from_rows(
     row_factory: Callable[..., RowT],
 ) -> list[HybridHit[RowT]]:
     """Build hits from `HYBRID_COLUMNS`, the text, and the source's columns after it."""
-    start = len(HYBRID_COLUMNS)
     return [
-        HybridHit(_doc(columns, row, start + 1, row_factory), *row[:start])
-        for row in rows
+        HybridHit(*values)
+        for values in _hits(HYBRID_COLUMNS, columns, rows, row_factory)
     ]
 
 
-def _doc(
+def by_words(hit: BM25Hit[RowT], rank: int) -> HybridHit[RowT]:
+    """Say of a hit by words what a hybrid search would, of a table without vectors."""
+    return HybridHit(
+        doc=hit.doc,
+        score=hit.score,
+        vector_rank=None,
+        similarity=None,
+        bm25_rank=rank,
+        bm25=hit.score,
+        chunk=None,
+        content=None,
+        snippet=hit.snippet,
+        read_as=hit.read_as,
+        explanation=hit.explanation,
+        rerank_score=hit.rerank_score,
+    )
+
+
+def by_vectors(hit: VectorHit[RowT], rank: int) -> HybridHit[RowT]:
+    """Say of a hit by vectors what a hybrid search would, of a table without BM25."""
+    return HybridHit(
+        doc=hit.doc,
+        score=hit.similarity,
+        vector_rank=rank,
+        similarity=hit.similarity,
+        bm25_rank=None,
+        bm25=None,
+        chunk=hit.chunk,
+        content=hit.content,
+        snippet=None,
+        rerank_score=hit.rerank_score,
+    )
+
+
+def _hits(
+    about: tuple[str, ...],
     columns: Sequence[str],
-    row: tuple[Any, ...],
-    start: int,
+    rows: Sequence[tuple[Any, ...]],
     row_factory: Callable[..., RowT],
-) -> RowT:
-    return row_factory(**dict(zip(columns[start:], row[start:], strict=True)))
+) -> Iterator[tuple[Any, ...]]:
+    first = len(about) + 1
+    names = columns[first:]
+    for row in rows:
+        yield (
+            row_factory(**dict(zip(names, row[first:], strict=True))),
+            *row[: first - 1],
+        )
 
 
 def status_from_row(row: tuple[Any, ...]) -> EmbeddingStatus:

@@ -1,4 +1,5 @@
-"""Carry out a flow on a synchronous connection."""
+# Made by scripts/generate_client from pgembed/_client/arun.py.
+"""Carry out flows on synchronous connections."""
 
 from __future__ import annotations
 
@@ -82,7 +83,7 @@ def _execute(conn: psycopg.Connection[Any], statement: Statement) -> Rows:
 
 def _execute_beside(conn: psycopg.Connection[Any], step: Beside) -> Rows:
     try:
-        second = psycopg.connect(**second_connection_arguments(conn))
+        second = psycopg.Connection.connect(**second_connection_arguments(conn))
     except psycopg.Error as exc:
         raise second_connection_error(exc) from exc
     with second:
@@ -93,9 +94,9 @@ def _execute_beside(conn: psycopg.Connection[Any], step: Beside) -> Rows:
 def _autocommit(conn: psycopg.Connection[Any]) -> Iterator[None]:
     before = conn.autocommit
     if not before:
-        conn.autocommit = True
+        conn.set_autocommit(True)
     try:
         yield
     finally:
         if not before and not conn.closed:
-            conn.autocommit = False
+            conn.set_autocommit(False)

@@ -1,35 +1,57 @@
-"""The flows of a search: which statements it runs, in what order."""
+"""The flows of the searches: which statements each runs, in what order."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, Protocol, TypedDict, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from psycopg import sql
 
 from pgembed._client import encoders, rerankers
-from pgembed._client.names import Table, table_identifier, table_parts, table_text
-from pgembed._client.results import Hit, RowT, hits_from_rows
+from pgembed._client.arguments import (
+    DEFAULT_K,
+    check_names,
+    checked,
+    named,
+    named_arguments,
+    timeout_of,
+)
+from pgembed._client.names import table_identifier, table_parts, table_text
+from pgembed._client.results import (
+    BM25_COLUMNS,
+    HIT_COLUMNS,
+    HYBRID_COLUMNS,
+    BM25Hit,
+    HybridHit,
+    RowT,
+    VectorHit,
+    bm25_hits_from_rows,
+    by_vectors,
+    by_words,
+    hits_from_rows,
+    hybrid_hits_from_rows,
+)
 from pgembed._client.steps import Beside, Flow, IsIdle, Rows, Statement, Work
 from pgembed._client.values import (
-    Filter,
-    Vector,
-    check_int,
-    check_number,
     check_query,
     check_seconds,
     check_text,
-    filter_json,
     parse_vector,
     vector_text,
 )
-from pgembed.errors import InvalidParameter, InvalidQuery
+from pgembed.errors import InvalidParameter, InvalidQuery, NoEncoderService
+from pgembed.options import (
+    BM25SearchOptions,
+    HybridSearchOptions,
+    SimilarOptions,
+    VectorSearchOptions,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from pgembed._client.rerankers import RerankerLike
     from pgembed.encoders.base import Encoder
+    from pgembed.options import Table, Vector
 
 T = TypeVar("T")
 
@@ -54,134 +76,149 @@ _CACHED = sql.SQL(
 _ENCODE = sql.SQL("call pgembed.encode(%(query)s, %(model)s, %(timeout)s::float8)")
 _EMBED = sql.SQL("select pgembed.embed(%(query)s, %(model)s)::text")
 
+_ARMS = sql.SQL(
+    "select exists (select from pgembed.embedding as e"
+    " where e.source = t.source and (%(embedding)s::text is null or %(embedding)s in"
+    " (e.name, pgembed._qualified_name(e.source, e.name)))),"
+    " exists (select from pgembed.bm25 as b"
+    " where b.source = t.source and b.state = 'ready')"
+    " from to_regclass(%(source)s) as t(source)"
+)
 
-class PageOptions(TypedDict, total=False):
-    """Options of all searches, for their overloads."""
-
-    k: int
-    offset: int
-    filter: Filter | None
-    where_sql: str | None
-    embedding: str | None
-
-
-class SimilarOptions(PageOptions, total=False):
-    """Options of `similar`, for its overloads."""
-
-    min_similarity: float | None
-
-
-class SearchOptions(SimilarOptions, total=False):
-    """Options of `search`, for its overloads."""
-
-    query_embedding: Vector | None
-    encoder: Encoder | str | None
-    ef_search: int | None
-    exact: bool
-    timeout_s: float
-    rerank: int | None
-    reranker: RerankerLike
+# The text that a cross-encoder reads of a row which vectors did not find. Where the
+# choice is not clear there is no single row, and the search itself says what is wrong.
+_EXPRESSION = sql.SQL(
+    "select pgembed._compose_sql(e.text_id, 'v.doc') from pgembed.{} as e"
+    " where e.source = to_regclass(%(source)s)"
+    " and (%(embedding)s::text is null or %(embedding)s in"
+    " (e.name, pgembed._qualified_name(e.source, e.name)))"
+)
+_OF_EMBEDDING = _EXPRESSION.format(sql.Identifier("embedding"))
+_OF_BM25 = _EXPRESSION.format(sql.Identifier("bm25"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Search(Generic[RowT]):
-    """Arguments of `search`, as the user gave them."""
-
-    table: Table
-    query: str | None
-    k: int
-    offset: int
-    min_similarity: float | None
-    filter: Filter | None
-    where_sql: str | None
-    embedding: str | None
-    query_embedding: Vector | None
-    encoder: Encoder | str | None
-    ef_search: int | None
-    exact: bool
-    timeout_s: float
-    rerank: int | None
-    reranker: RerankerLike
-    row_factory: Callable[..., RowT]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Similar(Generic[RowT]):
-    """Arguments of `similar`, as the user gave them."""
-
-    table: Table
-    key: object
-    k: int
-    offset: int
-    min_similarity: float | None
-    filter: Filter | None
-    where_sql: str | None
-    embedding: str | None
-    row_factory: Callable[..., RowT]
-
-
-def search(request: Search[RowT]) -> Flow[list[Hit[RowT]]]:
-    """Find the rows nearest to a query."""
-    if request.query is None and request.query_embedding is None:
-        raise InvalidQuery("nothing to search for: give query or query_embedding")
-    query = None if request.query is None else check_query(request.query)
-    rerank = rerankers.plan(request.rerank, request.reranker, query)
-    arguments = page_arguments(request, rerank)
-    arguments |= threshold(request, "min_similarity")
-    if request.exact:
-        arguments["exact"] = True
-    if request.ef_search is not None:
-        arguments["ef_search"] = check_int(request.ef_search, "ef_search")
-    arguments |= common_arguments(request)
-    timeout_s = check_seconds(request.timeout_s, "timeout_s")
-    arguments |= yield from query_vector_arguments(request, query, timeout_s)
-    named = {name: sql.Placeholder(name) for name in arguments}
-    rows: Rows = yield _search_statement(
-        "vector_search", request.table, named, arguments
+def search(
+    table: Table,
+    query: str,
+    row_factory: Callable[..., RowT],
+    options: Mapping[str, Any],
+) -> Flow[list[HybridHit[RowT]]]:
+    """Find the rows that answer a query best, by what the table has."""
+    check_names("search", options, HybridSearchOptions)
+    table_parts(table)
+    found: Rows = yield Statement(
+        _ARMS, {"source": table_text(table), "embedding": options.get("embedding")}
     )
-    hits = hits_from_rows(rows.columns, rows.rows, request.row_factory)
+    vectors, words = found.rows[0]
+    if vectors and words:
+        return (yield from hybrid_search(table, query, row_factory, options))
+    if words:
+        own = _known(options, BM25SearchOptions)
+        hits = yield from bm25_search(table, query, row_factory, own)
+        return [by_words(hit, rank) for rank, hit in _ranked(hits, options)]
+    own = _known(options, VectorSearchOptions)
+    near = yield from vector_search(table, query, row_factory, own)
+    return [by_vectors(hit, rank) for rank, hit in _ranked(near, options)]
+
+
+def vector_search(
+    table: Table,
+    query: str | None,
+    row_factory: Callable[..., RowT],
+    options: Mapping[str, Any],
+) -> Flow[list[VectorHit[RowT]]]:
+    """Find the rows nearest to a query."""
+    check_names("vector_search", options, VectorSearchOptions)
+    words = _words(query, options)
+    rerank = rerankers.plan(options, words)
+    arguments = _arguments(table, options, rerank)
+    arguments |= yield from query_vector(table, words, options)
+    rows: Rows = yield _statement("vector_search", HIT_COLUMNS, table, arguments)
+    hits = hits_from_rows(rows.columns, rows.rows, row_factory)
     if not rerank:
         return hits
     texts = [hit.content for hit in hits]
-    found = yield from rerankers.reranked(hits, texts, rerank)
-    return page(found, request)
+    return _page((yield from rerankers.reranked(hits, texts, rerank)), options)
 
 
-def query_vector_arguments(
-    request: _WithQuery, query: str | None, timeout_s: float
-) -> Flow[dict[str, object]]:
-    """See to it that the query has a vector, and give the arguments that carry it."""
-    arguments: dict[str, object] = {}
-    if request.query_embedding is not None:
-        arguments["query_embedding"] = vector_text(request.query_embedding)
-        if request.encoder is not None and not isinstance(request.encoder, str):
-            arguments["query_model"] = model_identity(request.encoder)
-    elif query is not None and request.encoder is not None:
-        arguments |= yield from _encode_here(query, request.encoder)
-    elif query is not None:
-        arguments |= yield from _encode_by_service(
-            query, request.table, request.embedding, timeout_s
-        )
-    return arguments
+def bm25_search(
+    table: Table,
+    query: str,
+    row_factory: Callable[..., RowT],
+    options: Mapping[str, Any],
+) -> Flow[list[BM25Hit[RowT]]]:
+    """Find the rows whose words answer a query best."""
+    check_names("bm25_search", options, BM25SearchOptions)
+    words = check_query(query)
+    rerank = rerankers.plan(options, words)
+    arguments = {"query": words, **_arguments(table, options, rerank)}
+    text: sql.Composable | None = None
+    if rerank:
+        text = yield from _text_of_rows(_OF_BM25, table, options)
+    rows: Rows = yield _statement("bm25_search", BM25_COLUMNS, table, arguments, text)
+    hits = bm25_hits_from_rows(rows.columns, rows.rows, row_factory)
+    if not rerank:
+        return hits
+    texts = [row[len(BM25_COLUMNS)] for row in rows.rows]
+    return _page((yield from rerankers.reranked(hits, texts, rerank)), options)
 
 
-def similar(request: Similar[RowT]) -> Flow[list[Hit[RowT]]]:
+def hybrid_search(
+    table: Table,
+    query: str | None,
+    row_factory: Callable[..., RowT],
+    options: Mapping[str, Any],
+) -> Flow[list[HybridHit[RowT]]]:
+    """Find the rows that words and vectors together put first."""
+    check_names("hybrid_search", options, HybridSearchOptions)
+    words = _words(query, options)
+    rerank = rerankers.plan(options, words)
+    arguments = _arguments(table, options, rerank)
+    try:
+        arguments |= yield from query_vector(table, words, options)
+    except NoEncoderService:
+        # The function finds no vector either, and answers by words alone.
+        if options.get("on_missing_query_embedding") != "bm25":
+            raise
+    if words is not None:
+        arguments["query"] = words
+    text: sql.Composable | None = None
+    if rerank:
+        text = yield from _text_of_rows(_OF_EMBEDDING, table, options)
+    rows: Rows = yield _statement(
+        "hybrid_search", HYBRID_COLUMNS, table, arguments, text
+    )
+    hits = hybrid_hits_from_rows(rows.columns, rows.rows, row_factory)
+    if not rerank:
+        return hits
+    # The chunk that vectors found says more than the beginning of a long text.
+    texts = [
+        row[len(HYBRID_COLUMNS)] if hit.content is None else hit.content
+        for hit, row in zip(hits, rows.rows, strict=True)
+    ]
+    return _page((yield from rerankers.reranked(hits, texts, rerank)), options)
+
+
+def similar(
+    table: Table,
+    key: object,
+    row_factory: Callable[..., RowT],
+    options: Mapping[str, Any],
+) -> Flow[list[VectorHit[RowT]]]:
     """Find the rows nearest to a row."""
-    arguments = page_arguments(request)
-    arguments |= threshold(request, "min_similarity")
-    arguments |= common_arguments(request)
-    key = request.key
+    check_names("similar", options, SimilarOptions)
+    arguments = _arguments(table, options)
     if key is None:
         raise InvalidParameter("key is None", hint="Give the row's primary key.")
     parts = key if isinstance(key, tuple) else (key,)
     for part in parts:
         if isinstance(part, str):
             check_text(part, "key", InvalidParameter)
-    named = {name: sql.Placeholder(name) for name in arguments}
+    given: dict[str, sql.Composable] = {n: sql.Placeholder(n) for n in arguments}
     if isinstance(key, tuple):
         # A composite key: the server writes each part as its own type does.
         arguments |= {f"key_{position}": part for position, part in enumerate(key)}
-        key_sql = sql.SQL("array[{}]").format(
+        given["key"] = sql.SQL("array[{}]").format(
             sql.SQL(", ").join(
                 sql.SQL("{}::text").format(sql.Placeholder(f"key_{position}"))
                 for position in range(len(key))
@@ -189,134 +226,150 @@ def similar(request: Similar[RowT]) -> Flow[list[Hit[RowT]]]:
         )
     else:
         arguments["key"] = key
-        key_sql = sql.SQL("{}").format(sql.Placeholder("key"))
-    statement = _search_statement(
-        "similar", request.table, {"key": key_sql, **named}, arguments
+        given["key"] = sql.Placeholder("key")
+    rows: Rows = yield _select(
+        "similar", HIT_COLUMNS, table, named_arguments(given), arguments
     )
-    rows: Rows = yield statement
-    return hits_from_rows(rows.columns, rows.rows, request.row_factory)
+    return hits_from_rows(rows.columns, rows.rows, row_factory)
 
 
-class _Common(Protocol):
-    """What all requests have."""
-
-    @property
-    def table(self) -> Table: ...
-    @property
-    def filter(self) -> Filter | None: ...
-    @property
-    def where_sql(self) -> str | None: ...
-    @property
-    def embedding(self) -> str | None: ...
-
-
-class _Paged(Protocol):
-    """What requests have that give a part of a ranking."""
-
-    @property
-    def k(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-
-
-class _WithQuery(_Common, Protocol):
-    """What requests have whose query becomes a vector."""
-
-    @property
-    def query_embedding(self) -> Vector | None: ...
-    @property
-    def encoder(self) -> Encoder | str | None: ...
-
-
-class _WithWords(Protocol):
-    """What requests have whose query is looked for by its words."""
-
-    @property
-    def syntax(self) -> str: ...
-    @property
-    def prefix(self) -> bool: ...
-    @property
-    def fuzzy(self) -> bool: ...
-    @property
-    def config(self) -> str | None: ...
-
-
-def page_arguments(
-    request: _Paged, rerank: rerankers.Rerank | None = None
-) -> dict[str, object]:
-    """Say which part of the ranking is wanted; of one that is made anew, the whole."""
-    k = check_int(request.k, "k")
-    offset = check_int(request.offset, "offset", 0)
-    if rerank:
-        return {"k": rerank.candidates(offset + k)}
-    return {"k": k, "offset": offset} if offset else {"k": k}
-
-
-def page(hits: list[T], request: _Paged) -> list[T]:
-    """Give the wanted part of a ranking that was made anew."""
-    return hits[request.offset : request.offset + request.k]
-
-
-def threshold(request: object, name: str) -> dict[str, object]:
-    """Check a threshold, where there is one."""
-    value = getattr(request, name)
-    return {} if value is None else {name: check_number(value, name)}
-
-
-def word_arguments(request: _WithWords) -> dict[str, object]:
-    """Check how a query's words are read."""
-    arguments: dict[str, object] = {
-        "syntax": check_text(request.syntax, "syntax", InvalidParameter),
-        "prefix": bool(request.prefix),
-        "fuzzy": bool(request.fuzzy),
-    }
-    if request.config is not None:
-        arguments["config"] = check_text(request.config, "config", InvalidParameter)
-    return arguments
-
-
-def common_arguments(request: _Common) -> dict[str, object]:
-    """Check what all searches have in common: table, filter, where_sql, embedding."""
-    table_parts(request.table)
+def query_vector(
+    table: Table, query: str | None, options: Mapping[str, Any]
+) -> Flow[dict[str, object]]:
+    """See to it that the query has a vector, and give the arguments that carry it."""
+    timeout = timeout_of(options)
+    vector: Vector | None = options.get("query_embedding")
+    encoder: Encoder | str | None = options.get("encoder")
     arguments: dict[str, object] = {}
-    if request.filter is not None:
-        arguments["filter"] = filter_json(request.filter)
-    for name in ("where_sql", "embedding"):
-        value = getattr(request, name)
-        if value is not None:
-            arguments[name] = check_text(value, name, InvalidParameter)
+    if vector is not None:
+        if encoder is not None and not isinstance(encoder, str):
+            arguments["query_model"] = model_identity(encoder)
+    elif query is not None and encoder is not None:
+        arguments |= yield from _encode_here(query, encoder)
+    elif query is not None:
+        arguments |= yield from _encode_by_service(
+            query, table, options.get("embedding"), timeout
+        )
     return arguments
 
 
-def _search_statement(
-    function: str,
-    table: Table,
-    named: Mapping[str, sql.Composable],
-    parameters: Mapping[str, object],
-) -> Statement:
-    # (doc).* rather than doc: every column arrives with its own type.
-    query = sql.SQL(
-        "select v.similarity, v.distance, v.chunk, v.content, (v.doc).*"
-        " from pgembed.{function}(NULL::{table}, {named}) as v"
-    ).format(
-        function=sql.Identifier(function),
-        table=table_identifier(table),
-        named=named_arguments(named),
+def encode(query: str, model: str, timeout: float) -> Flow[None]:
+    """Have a service encode a query, so that its vector is in the cache."""
+    statement = Statement(
+        _ENCODE, _encode_parameters(query, model, timeout), returns_rows=False
     )
-    return Statement(query, parameters, table=table)
+    if (yield IsIdle()):
+        yield replace(statement, alone=True)
+    else:
+        yield Beside((statement,))
 
 
-def named_arguments(arguments: Mapping[str, sql.Composable]) -> sql.Composed:
-    """Compose `name => value, ...`."""
-    return sql.SQL(", ").join(
-        sql.SQL("{} => {}").format(sql.Identifier(name), value)
-        for name, value in arguments.items()
-    )
+def embed(query: str, model: str, timeout: float) -> Flow[list[float]]:
+    """Have a service encode a query, and return the vector."""
+    parameters = _encode_parameters(query, model, timeout)
+    ask = Statement(_ENCODE, parameters, returns_rows=False)
+    read = Statement(_EMBED, {"query": query, "model": model})
+    rows: Rows
+    if (yield IsIdle()):
+        yield replace(ask, alone=True)
+        rows = yield replace(read, alone=True)
+    else:
+        rows = yield Beside((ask, read))
+    return parse_vector(rows.rows[0][0])
 
 
 def model_identity(encoder: Encoder) -> str:
     """Name a model together with its weights, as `query_model` expects it."""
     return f"{encoder.name}@{encoder.fingerprint}"
+
+
+def _known(options: Mapping[str, Any], known: type) -> dict[str, Any]:
+    return {n: value for n, value in options.items() if n in known.__annotations__}
+
+
+def _ranked(hits: list[T], options: Mapping[str, Any]) -> Iterator[tuple[int, T]]:
+    return enumerate(hits, options.get("offset", 0) + 1)
+
+
+def _words(query: str | None, options: Mapping[str, Any]) -> str | None:
+    if query is not None:
+        return check_query(query)
+    if options.get("query_embedding") is None:
+        raise InvalidQuery("nothing to search for: give query or query_embedding")
+    return None
+
+
+def _arguments(
+    table: Table, options: Mapping[str, Any], rerank: rerankers.Rerank | None = None
+) -> dict[str, object]:
+    table_parts(table)
+    arguments = checked(options)
+    if rerank:
+        # What is ranked anew is found from its first hit on, and paged here.
+        page_end = _whole(arguments, "offset", 0) + _whole(arguments, "k", DEFAULT_K)
+        arguments["k"] = rerank.candidates(page_end)
+        arguments.pop("offset", None)
+    return arguments
+
+
+def _whole(arguments: Mapping[str, object], name: str, default: int) -> int:
+    value = arguments.get(name, default)
+    assert isinstance(value, int)
+    return value
+
+
+def _page(hits: list[T], options: Mapping[str, Any]) -> list[T]:
+    """Give the wanted part of a ranking that was made anew."""
+    offset: int = options.get("offset", 0)
+    return hits[offset : offset + options.get("k", DEFAULT_K)]
+
+
+def _text_of_rows(
+    query: sql.Composed, table: Table, options: Mapping[str, Any]
+) -> Flow[sql.Composable | None]:
+    """Read the SQL that gives a row's text, for the rows' own columns."""
+    found: Rows = yield Statement(
+        query, {"source": table_text(table), "embedding": options.get("embedding")}
+    )
+    if len(found.rows) != 1:
+        return None
+    # PostgreSQL's own functions over the columns; what calls the code of users is
+    # inside a function that runs as the table's owner, and takes the row.
+    text = str(found.rows[0][0]).replace("%", "%%")
+    return sql.SQL("(select {} from (select (v.doc).*) as s)").format(sql.SQL(text))
+
+
+def _statement(
+    function: str,
+    columns: tuple[str, ...],
+    table: Table,
+    arguments: Mapping[str, object],
+    text: sql.Composable | None = None,
+) -> Statement:
+    return _select(function, columns, table, named(arguments), arguments, text=text)
+
+
+def _select(
+    function: str,
+    columns: tuple[str, ...],
+    table: Table,
+    given: sql.Composed,
+    parameters: Mapping[str, object],
+    *,
+    text: sql.Composable | None = None,
+) -> Statement:
+    # (doc).* rather than doc: every column arrives with its own type.
+    query = sql.SQL(
+        "select {columns}, {text}, (v.doc).*"
+        " from pgembed.{function}(NULL::{table}, {given}) as v"
+    ).format(
+        columns=sql.SQL(", ").join(sql.Identifier("v", name) for name in columns),
+        text=text or sql.SQL("NULL"),
+        function=sql.Identifier(function),
+        table=table_identifier(table),
+        given=given,
+    )
+    return Statement(query, parameters, table=table)
 
 
 def _encode_here(query: str, encoder: Encoder | str) -> Flow[dict[str, object]]:
@@ -335,7 +388,7 @@ def _encode_here(query: str, encoder: Encoder | str) -> Flow[dict[str, object]]:
 
 
 def _encode_by_service(
-    query: str, table: Table, embedding: str | None, timeout_s: float
+    query: str, table: Table, embedding: str | None, timeout: float
 ) -> Flow[dict[str, object]]:
     idle: bool = yield IsIdle()
     found: Rows = yield Statement(
@@ -347,10 +400,10 @@ def _encode_by_service(
         return {"query": query}
     model: str = found.rows[0][0]
     if idle:
-        yield from encode(query, model, timeout_s)
+        yield from encode(query, model, timeout)
         return {"query": query}
     # This transaction's snapshot may be older than the answer: carry it over.
-    vector = yield from embed(query, model, timeout_s)
+    vector = yield from embed(query, model, timeout)
     return {
         "query": query,
         "query_embedding": vector_text(vector),
@@ -358,34 +411,9 @@ def _encode_by_service(
     }
 
 
-def _encode_parameters(query: str, model: str, timeout_s: float) -> dict[str, object]:
+def _encode_parameters(query: str, model: str, timeout: float) -> dict[str, object]:
     return {
         "query": check_query(query),
         "model": check_text(model, "model", InvalidParameter),
-        "timeout": check_seconds(timeout_s, "timeout_s"),
+        "timeout": check_seconds(timeout, "timeout"),
     }
-
-
-def encode(query: str, model: str, timeout_s: float) -> Flow[None]:
-    """Have a service encode a query, so that its vector is in the cache."""
-    statement = Statement(
-        _ENCODE, _encode_parameters(query, model, timeout_s), returns_rows=False
-    )
-    if (yield IsIdle()):
-        yield replace(statement, alone=True)
-    else:
-        yield Beside((statement,))
-
-
-def embed(query: str, model: str, timeout_s: float) -> Flow[list[float]]:
-    """Have a service encode a query, and return the vector."""
-    parameters = _encode_parameters(query, model, timeout_s)
-    ask = Statement(_ENCODE, parameters, returns_rows=False)
-    read = Statement(_EMBED, {"query": query, "model": model})
-    rows: Rows
-    if (yield IsIdle()):
-        yield replace(ask, alone=True)
-        rows = yield replace(read, alone=True)
-    else:
-        rows = yield Beside((ask, read))
-    return parse_vector(rows.rows[0][0])

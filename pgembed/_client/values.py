@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import date
 from datetime import time as dt_time
 from decimal import Decimal
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
 from pgembed.errors import InvalidFilter, InvalidParameter, InvalidQuery, PgembedError
-
-
-@runtime_checkable
-class FloatArray(Protocol):
-    """A NumPy array or anything else whose `tolist()` gives numbers."""
-
-    def tolist(self) -> Any: ...
+from pgembed.options import Filter, FloatArray, Vector
 
 
 @runtime_checkable
@@ -32,12 +26,6 @@ class SupportsItem(Protocol):
 
     def item(self) -> Any: ...
 
-
-#: A query's vector: a sequence of numbers or a one-dimensional array.
-Vector: TypeAlias = Iterable[float] | FloatArray
-
-#: A filter on columns of the source: `{"category": "books", "price": {"$lt": 20}}`.
-Filter: TypeAlias = Mapping[str, Any]
 
 _FLOAT4_MAX = 3.4028234663852886e38
 _INT4_MAX = 2**31 - 1
@@ -76,7 +64,7 @@ def check_query(query: str) -> str:
     if not text.strip():
         raise InvalidQuery(
             "the query is empty",
-            hint="Give some words; search() also takes query_embedding=...",
+            hint="Give some words; vector_search() also takes query_embedding=...",
         )
     return text
 
@@ -97,6 +85,19 @@ def check_int(value: object, what: str, minimum: int = 1) -> int:
             else f"{what} must be at most {_INT4_MAX}, not {number}"
         )
     return number
+
+
+def check_bool(value: object, what: str) -> bool:
+    """Return `value` when it is True or False.
+
+    Raises:
+        InvalidParameter: It is not.
+    """
+    if isinstance(value, SupportsItem):  # NumPy's
+        value = value.item()
+    if not isinstance(value, bool):
+        raise InvalidParameter(f"{what} must be True or False, not {value!r}")
+    return value
 
 
 def check_seconds(value: float, what: str) -> float:

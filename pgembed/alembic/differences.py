@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pgembed.alembic.reflect import (
@@ -11,7 +10,6 @@ from pgembed.alembic.reflect import (
     normalized_analyzer,
     unless,
 )
-from pgembed.sqlalchemy.options import Declaration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from pgembed.alembic.reflect import Existing
+    from pgembed.sqlalchemy.options import Declaration
 
 #: Changes of these make another embedding.
 _IDENTITY = ("storage", "column_name")
@@ -48,40 +47,37 @@ _SAME_COST = {
 
 def normalized(wanted: Declaration, existing: Existing) -> dict[str, Any]:
     """Write a declaration's options as those of `Existing.declaration` are written."""
-    model = wanted.model.removeprefix("sentence-transformers/")
-    if existing.declaration.model == wanted.model:
-        model = wanted.model
-    options = {
-        one.name: getattr(wanted, one.name)
-        for one in fields(Declaration)
-        if one.name not in ("name", "text_expression")
-    }
-    options["model"] = model
-    if model == existing.declaration.model:
-        options["dimensions"] = unless(wanted.dimensions, existing.model_dimensions)
-        options["distance"] = unless(wanted.distance, existing.model_distance)
-    options["column_name"] = unless(wanted.column_name, "embedding")
-    options["chunking"] = unless(
-        wanted.chunking, "none" if wanted.storage == "column" else "sentences"
-    )
+    options = wanted.options
+    was = existing.declaration.options["model"]
+    if options["model"] != was:
+        options["model"] = options["model"].removeprefix("sentence-transformers/")
+    if options["model"] == was:
+        options["dimensions"] = unless(options["dimensions"], existing.model_dimensions)
+        options["distance"] = unless(options["distance"], existing.model_distance)
+    options["column_name"] = unless(options["column_name"], "embedding")
+    options["chunking"] = unless(options["chunking"], _default_chunking(options))
     dimensions = options["dimensions"] or existing.model_dimensions
     options["vector_type"] = unless(
-        wanted.vector_type, "vector" if dimensions <= 2000 else "halfvec"
+        options["vector_type"], "vector" if dimensions <= 2000 else "halfvec"
     )
-    options["bm25"] = unless(wanted.bm25, existing.bm25_possible)
+    options["bm25"] = unless(options["bm25"], existing.bm25_possible)
     options["bm25_options"] = {
         name: value
-        for name, value in wanted.bm25_options.items()
+        for name, value in options["bm25_options"].items()
         if value != {"k1": 1.2, "b": 0.75}.get(name)
     }
     return options
+
+
+def _default_chunking(options: Mapping[str, Any]) -> str:
+    return "none" if options["storage"] == "column" else "sentences"
 
 
 def is_another(wanted: Declaration, existing: Existing) -> bool:
     """Whether the declared embedding takes the place of the existing one."""
     options = normalized(wanted, existing)
     return any(
-        options[name] != getattr(existing.declaration, name) for name in _IDENTITY
+        options[name] != existing.declaration.options[name] for name in _IDENTITY
     )
 
 
@@ -90,11 +86,11 @@ def changes(
 ) -> dict[str, Any]:
     """Give the arguments of `op.alter_embedding`; none: nothing has changed."""
     options = normalized(wanted, existing)
-    was = existing.declaration
+    was = existing.declaration.options
     found = {
         name: value
         for name, value in options.items()
-        if name != "bm25_options" and value != getattr(was, name)
+        if name != "bm25_options" and value != was[name]
     }
     new_model = "model" in found
     for name in ("dimensions", "distance", "vector_type"):
@@ -107,7 +103,7 @@ def changes(
         if found[name] is None:
             del found[name]
     if found.get("chunking", "") is None:
-        found["chunking"] = "none" if wanted.storage == "column" else "sentences"
+        found["chunking"] = _default_chunking(options)
     if "index" in found:
         found["index_options"] = options["index_options"]
     if "bm25" in found and found["bm25"] is None:
@@ -147,7 +143,7 @@ def _bm25_changes(
         return {}
     if not existing.effective["bm25"]:
         return {"bm25_options": wanted} if found.get("bm25") and wanted else {}
-    was = dict(existing.declaration.bm25_options)
+    was = dict(existing.declaration.options["bm25_options"])
     expression = wanted.get("config_expression")
     if expression is not None and expression != was.get("config_expression"):
         form = canonical_form(connection, existing, f"({expression})::text")
@@ -182,13 +178,13 @@ def undoing(changed: Iterable[str], existing: Existing) -> dict[str, Any]:
         elif name == "bm25_options":
             found[name] = _bm25_undoing(existing)
         elif name in ("dimensions", "distance", "vector_type") and (
-            "model" in names and getattr(existing.declaration, name) is None
+            "model" in names and existing.declaration.options[name] is None
         ):
             continue
         else:
             found[name] = existing.effective[name]
     if found.get("bm25") and "bm25_options" not in found:
-        options = dict(existing.declaration.bm25_options)
+        options = dict(existing.declaration.options["bm25_options"])
         found |= {"bm25_options": options} if options else {}
     return found
 
@@ -196,7 +192,7 @@ def undoing(changed: Iterable[str], existing: Existing) -> dict[str, Any]:
 def _bm25_undoing(existing: Existing) -> dict[str, Any]:
     options = dict.fromkeys(("config", "config_expression", "analyzer", "fields"))
     options |= {"k1": 1.2, "b": 0.75}
-    return options | dict(existing.declaration.bm25_options)
+    return options | dict(existing.declaration.options["bm25_options"])
 
 
 def costs(changed: Mapping[str, Any]) -> list[str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
 from alembic.operations import MigrateOperation, Operations
+
+from pgembed._client.arguments import check_names
+from pgembed.options import NewEmbeddingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,22 +112,8 @@ class CreateEmbeddingOp(PgembedOp):
         *,
         schema: str | None = None,
         name: str | None = None,
-        model: str | None = None,
-        dimensions: int | None = None,
-        distance: str | None = None,
-        storage: str | None = None,
-        column_name: str | None = None,
-        chunking: str | None = None,
-        chunk_size: int | None = None,
-        chunk_overlap: int | None = None,
-        vector_type: str | None = None,
-        index: str | None = None,
-        index_options: Mapping[str, Any] | None = None,
-        wake: str | None = None,
-        max_attempts: int | None = None,
-        bm25: bool | None = None,
-        bm25_options: Mapping[str, Any] | None = None,
         if_not_exists: bool = False,
+        **options: Unpack[NewEmbeddingOptions],
     ) -> None:
         """Declare that a text over the rows of a table has an embedding.
 
@@ -134,45 +123,12 @@ class CreateEmbeddingOp(PgembedOp):
             text_expression: SQL over its row.
             schema: The table's schema.
             name: The embedding's; `<table>_embedding`. It is unique in the schema.
-            model: This and the others as in `pgembed.create_embedding()`; None is
-                the default there.
-            dimensions: Keep the first so many of the model's.
-            distance: `cosine`, `inner_product` or `l2`.
-            storage: `table` or `column`.
-            column_name: With column storage.
-            chunking: `sentences` or `none`.
-            chunk_size: In tokens.
-            chunk_overlap: In tokens.
-            vector_type: `vector` or `halfvec`.
-            index: `hnsw`, `ivfflat` or `none`.
-            index_options: Of the index.
-            wake: `notify` or `poll`.
-            max_attempts: Before a row counts as failed.
-            bm25: Whether words are searched too.
-            bm25_options: Of the word index.
             if_not_exists: Do nothing where there is one of this name.
+            options: As in `pgembed.create_embedding()`; None is the default there.
         """
-        options = {
-            "schema": schema,
-            "name": name,
-            "model": model,
-            "dimensions": dimensions,
-            "distance": distance,
-            "storage": storage,
-            "column_name": column_name,
-            "chunking": chunking,
-            "chunk_size": chunk_size,
-            "chunk_overlap": chunk_overlap,
-            "vector_type": vector_type,
-            "index": index,
-            "index_options": index_options,
-            "wake": wake,
-            "max_attempts": max_attempts,
-            "bm25": bm25,
-            "bm25_options": bm25_options,
-            "if_not_exists": if_not_exists or None,
-        }
-        operations.invoke(cls(source, text_expression, **_given(options)))
+        check_names("create_embedding", options, NewEmbeddingOptions)
+        own = {"schema": schema, "name": name, "if_not_exists": if_not_exists or None}
+        operations.invoke(cls(source, text_expression, **_given({**own, **options})))
 
 
 @Operations.register_operation("alter_embedding")

@@ -140,12 +140,12 @@ def drop_embedding(operations: Operations, operation: PgembedOp) -> None:
 
 def pause_embedding(operations: Operations, operation: PgembedOp) -> None:
     """Stop encoding."""
-    _call(operations, "pause", operation)
+    _call(operations, "pause_embedding", operation)
 
 
 def resume_embedding(operations: Operations, operation: PgembedOp) -> None:
     """Continue encoding."""
-    _call(operations, "resume", operation)
+    _call(operations, "resume_embedding", operation)
 
 
 def _named(operation: PgembedOp) -> tuple[str, dict[str, Any]]:

@@ -131,9 +131,7 @@ def _existing(
         source=row["source"],
         side_schema=unless(row["side_schema"], default_schema),
         side_table=row["side_table"],
-        declaration=Declaration(
-            name=row["name"], text_expression=row["text_expression"], **options
-        ),
+        declaration=Declaration(row["name"], row["text_expression"], given=options),
         canonical=row["canonical_expression"],
         effective={**options, **effective, "bm25": bm25 is not None},
         model_dimensions=row["model_dimensions"],

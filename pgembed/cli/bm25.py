@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from pgembed.cli.common import Dsn, console
-from pgembed.cli.declare import IfNotExists, bm25_options, json_object, told
+from pgembed.cli.declare import IfNotExists, bm25_options, told
+from pgembed.cli.options import json_object
 from pgembed.dsn import connect
 
 Name = Annotated[str, typer.Argument(help="Name of the BM25 index, or SCHEMA.NAME.")]
@@ -79,7 +80,6 @@ def create(
     from pgembed import client
 
     options = bm25_options(
-        None,
         config=config,
         config_expression=config_expression,
         analyzer=analyzer and json_object(analyzer, '{"fold": false}'),
@@ -119,7 +119,6 @@ def alter(
     from pgembed import client
 
     options = bm25_options(
-        None,
         config=config,
         config_expression=config_expression,
         analyzer=analyzer and json_object(analyzer, '{"fold": false}'),

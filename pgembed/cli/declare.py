@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +10,13 @@ import typer
 
 from pgembed.cli.common import Dsn, console, errors
 from pgembed.cli.models import register_if_unknown
+from pgembed.cli.options import takes_options
 from pgembed.dsn import connect
 from pgembed.errors import InvalidParameter
+from pgembed.options import DEFAULT_MODEL, EmbeddingOptions, NewEmbeddingOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator
 
 _PANEL = "Embeddings"
 
@@ -28,39 +29,6 @@ IfNotExists = Annotated[
     typer.Option("--if-not-exists", help="Where there is one, change nothing."),
 ]
 Role = Annotated[str, typer.Argument(help="Role that the application connects as.")]
-Dimensions = Annotated[
-    int | None,
-    typer.Option(help="Keep the model's first so many (Matryoshka models)."),
-]
-Distance = Annotated[
-    str | None,
-    typer.Option(help="cosine, inner_product or l2; the model's by default."),
-]
-Chunking = Annotated[str | None, typer.Option(help="sentences or none.")]
-ChunkSize = Annotated[
-    int | None, typer.Option(help="Longest chunk in tokens; the model's by default.")
-]
-ChunkOverlap = Annotated[
-    int | None, typer.Option(help="Tokens repeated of the chunk before.")
-]
-VectorType = Annotated[
-    str | None, typer.Option(help="vector or halfvec; by the dimensions.")
-]
-IndexOptions = Annotated[
-    str | None,
-    typer.Option(
-        metavar="JSON",
-        help='{"m": 16, "ef_construction": 64} or {"lists": 100}.',
-    ),
-]
-Bm25 = Annotated[
-    bool | None,
-    typer.Option(
-        "--bm25/--no-bm25",
-        help="Search by words too; by default wherever the text allows it.",
-        show_default=False,
-    ),
-]
 Bm25Config = Annotated[
     str | None,
     typer.Option(
@@ -68,13 +36,10 @@ Bm25Config = Annotated[
         help="Text-search configuration, such as english; the database's by default.",
     ),
 ]
-Bm25OptionsText = Annotated[
-    str | None,
-    typer.Option(
-        "--bm25-options",
-        metavar="JSON",
-        help='{"k1": 1.2, "b": 0.75, "analyzer": {"fold": false}}.',
-    ),
+Text = Annotated[str | None, typer.Option("--text", help="SQL for a row's text.")]
+Reset = Annotated[
+    list[str] | None,
+    typer.Option(metavar="OPTION", help="Put an option back to its default; repeat."),
 ]
 
 
@@ -86,6 +51,7 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel="Schema")(privilege)
 
 
+@takes_options(NewEmbeddingOptions)
 def create(
     table: Annotated[
         str, typer.Argument(help="Table, as in SQL: article, shop.article.")
@@ -98,115 +64,46 @@ def create(
     name: Annotated[
         str | None, typer.Option(help="Name of the embedding; TABLE_embedding.")
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="Model; an unknown one is loaded and registered.")
-    ] = "all-MiniLM-L6-v2",
-    dimensions: Dimensions = None,
-    distance: Distance = None,
-    storage: Annotated[
-        str, typer.Option(help="table, or column for one vector a row.")
-    ] = "table",
-    column_name: Annotated[
-        str | None, typer.Option(help="The column with column storage; embedding.")
-    ] = None,
-    chunking: Chunking = None,
-    chunk_size: ChunkSize = None,
-    chunk_overlap: ChunkOverlap = None,
-    vector_type: VectorType = None,
-    index: Annotated[str, typer.Option(help="hnsw, ivfflat or none.")] = "hnsw",
-    index_options: IndexOptions = None,
-    wake: Annotated[
-        str, typer.Option(help="notify, or poll with two-phase commit.")
-    ] = "notify",
-    max_attempts: Annotated[
-        int, typer.Option(help="Attempts before a row counts as failed.")
-    ] = 5,
-    bm25: Bm25 = None,
     bm25_config: Bm25Config = None,
-    bm25_options_text: Bm25OptionsText = None,
     if_not_exists: IfNotExists = False,
+    **options: Any,
 ) -> None:
     """Declare that an expression over a table's rows has an embedding."""
     from pgembed import client
 
     with connect(dsn, autocommit=True) as conn, told(conn) as notices:
-        register_if_unknown(conn, model)
+        register_if_unknown(conn, options.get("model", DEFAULT_MODEL))
         created = client.create_embedding(
             conn,
             table,
             text_expression,
             name=name,
-            model=model,
-            dimensions=dimensions,
-            distance=distance,
-            storage=storage,
-            column_name=column_name,
-            chunking=chunking,
-            chunk_size=chunk_size,
-            chunk_overlap=chunk_overlap,
-            vector_type=vector_type,
-            index=index,
-            index_options=_index_options(index_options),
-            wake=wake,
-            max_attempts=max_attempts,
-            bm25=bm25,
-            bm25_options=bm25_options(bm25_options_text, config=bm25_config),
             if_not_exists=if_not_exists,
+            **_with_config(options, bm25_config),
         )
     if not any("already, skipping" in notice for notice in notices):
         console.print(f"Created embedding {created}.", markup=False)
 
 
+@takes_options(EmbeddingOptions)
 def alter(
     name: Name,
     *,
     dsn: Dsn = "",
-    text_expression: Annotated[
-        str | None, typer.Option("--text", help="SQL for a row's text.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model; removes all vectors.")
-    ] = None,
-    dimensions: Dimensions = None,
-    distance: Distance = None,
-    chunking: Chunking = None,
-    chunk_size: ChunkSize = None,
-    chunk_overlap: ChunkOverlap = None,
-    vector_type: VectorType = None,
-    index: Annotated[str | None, typer.Option(help="hnsw, ivfflat or none.")] = None,
-    index_options: IndexOptions = None,
-    wake: Annotated[str | None, typer.Option(help="notify or poll.")] = None,
-    max_attempts: Annotated[
-        int | None, typer.Option(help="Attempts before a row counts as failed.")
-    ] = None,
-    bm25: Bm25 = None,
+    text_expression: Text = None,
     bm25_config: Bm25Config = None,
-    bm25_options_text: Bm25OptionsText = None,
+    reset: Reset = None,
+    **options: Any,
 ) -> None:
     """Change an embedding; what is not given stays. Also repairs a broken one."""
     from pgembed import client
 
+    check_reset(reset, options, EmbeddingOptions)
+    changes = {**dict.fromkeys(reset or ()), **_with_config(options, bm25_config)}
     with connect(dsn, autocommit=True) as conn, told(conn):
-        if model is not None:
-            register_if_unknown(conn, model)
-        client.alter_embedding(
-            conn,
-            name,
-            text_expression=text_expression,
-            model=model,
-            dimensions=dimensions,
-            distance=distance,
-            chunking=chunking,
-            chunk_size=chunk_size,
-            chunk_overlap=chunk_overlap,
-            vector_type=vector_type,
-            index=index,
-            index_options=_index_options(index_options),
-            wake=wake,
-            max_attempts=max_attempts,
-            bm25=bm25,
-            bm25_options=bm25_options(bm25_options_text, config=bm25_config),
-        )
+        if "model" in options:
+            register_if_unknown(conn, options["model"])
+        client.alter_embedding(conn, name, text_expression=text_expression, **changes)
     console.print(f"Changed embedding {name}.", markup=False)
 
 
@@ -242,7 +139,7 @@ def pause(
     from pgembed import client
 
     with connect(dsn, autocommit=True) as conn:
-        client.pause(conn, name, capture=not no_capture)
+        client.pause_embedding(conn, name, capture=not no_capture)
     console.print(f"Paused embedding {name}.", markup=False)
 
 
@@ -251,7 +148,7 @@ def resume(name: Name, *, dsn: Dsn = "") -> None:
     from pgembed import client
 
     with connect(dsn, autocommit=True) as conn:
-        client.resume(conn, name)
+        client.resume_embedding(conn, name)
     console.print(f"Resumed embedding {name}.", markup=False)
 
 
@@ -341,32 +238,33 @@ def told(conn: psycopg.Connection[Any]) -> Iterator[list[str]]:
         conn.remove_notice_handler(hear)
 
 
-def bm25_options(text: str | None, **given: object) -> dict[str, object] | None:
+def bm25_options(**given: object) -> dict[str, object] | None:
     """Put BM25's options together; None when there are none."""
-    options = {name: value for name, value in given.items() if value is not None}
-    return {**json_object(text, '{"k1": 1.2}'), **options} or None
+    return {name: value for name, value in given.items() if value is not None} or None
 
 
-def json_object(text: str | None, example: str) -> dict[str, Any]:
-    """Read an option that is a JSON object; empty without one.
+def check_reset(
+    reset: Collection[str] | None, given: Collection[str], known: type
+) -> None:
+    """See that what goes back to its default is an option, and not given too.
 
     Raises:
-        InvalidParameter: It is none.
+        InvalidParameter: It is none, or is.
     """
-    if text is None:
-        return {}
-    try:
-        value = json.loads(text)
-    except ValueError as exc:
-        raise InvalidParameter(
-            f"not JSON: {text}", detail=str(exc), hint=f"For example '{example}'."
-        ) from exc
-    if not isinstance(value, dict):
-        raise InvalidParameter(
-            f"not a JSON object: {text}", hint=f"For example '{example}'."
-        )
-    return value
+    for option in reset or ():
+        if option not in known.__annotations__:
+            raise InvalidParameter(
+                f"there is no option {option!r}",
+                hint=f"Options are: {', '.join(known.__annotations__)}.",
+            )
+        if option in given:
+            raise InvalidParameter(f"{option} is both given and reset")
 
 
-def _index_options(text: str | None) -> Mapping[str, int] | None:
-    return None if text is None else json_object(text, '{"m": 16}')
+def _with_config(options: dict[str, Any], config: str | None) -> dict[str, Any]:
+    if config is None:
+        return options
+    return {
+        **options,
+        "bm25_options": {**(options.get("bm25_options") or {}), "config": config},
+    }

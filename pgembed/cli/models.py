@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psycopg
 import typer
 from rich.table import Table
 
 from pgembed.cli.common import Dsn, console
+from pgembed.cli.options import takes_options
 from pgembed.dsn import connect
 from pgembed.errors import UnknownModel
+from pgembed.options import ModelOptions
 
 if TYPE_CHECKING:
     from pgembed.encoders import Encoder
@@ -25,56 +27,28 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="model", rich_help_panel="Embeddings")
 
 
+@takes_options(ModelOptions)
 def add(
     name: Annotated[str, typer.Argument(help="Hub name, or path, of the model.")],
     *,
     dsn: Dsn = "",
-    provider: Annotated[
-        str, typer.Option(help="sentence-transformers, hashing or litellm.")
-    ] = "sentence-transformers",
     dimensions: Annotated[
         int | None,
         typer.Option(help="Length of its vectors; without it the model is loaded."),
     ] = None,
-    distance: Annotated[
-        str, typer.Option(help="cosine, inner_product or l2.")
-    ] = "cosine",
-    query_prompt: Annotated[
-        str | None, typer.Option(help="Put before queries; the model's own.")
-    ] = None,
-    document_prompt: Annotated[
-        str | None, typer.Option(help="Put before documents; the model's own.")
-    ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COMMIT",
-            help="Commit on the hub: services load this one and no other.",
-        ),
-    ] = None,
+    **options: Any,
 ) -> None:
     """Register a model; without --dimensions it is loaded to ask it."""
     from pgembed import client
 
     with connect(dsn, autocommit=True) as conn:
         if dimensions is None:
-            encoder = _load(name, provider, revision)
+            provider = options.get("provider", "sentence-transformers")
+            encoder = _load(name, provider, options.get("revision"))
             dimensions = encoder.dimensions
-            normalized, max_tokens = encoder.normalized, encoder.max_tokens
-        else:
-            normalized, max_tokens = True, None
-        client.register_model(
-            conn,
-            name,
-            dimensions,
-            provider=provider,
-            distance=distance,
-            normalized=normalized,
-            query_prompt=query_prompt,
-            document_prompt=document_prompt,
-            max_tokens=max_tokens,
-            revision=revision,
-        )
+            found = {"normalized": encoder.normalized, "max_tokens": encoder.max_tokens}
+            options = {**found, **options}
+        client.register_model(conn, name, dimensions, **options)
     console.print(f"Registered {name}: {dimensions} dimensions.", markup=False)
 
 
@@ -101,7 +75,11 @@ def list_models(
             json.dumps([dict(zip(columns, row, strict=True)) for row in rows])
         )
         return
-    table = Table(*(column.replace("_", " ") for column in columns))
+    table = Table()
+    for column in columns:
+        # A name is there to be typed again: it is never cut.
+        whole = column in ("name", "revision")
+        table.add_column(column.replace("_", " "), no_wrap=whole, overflow="fold")
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
     console.print(table, markup=False)

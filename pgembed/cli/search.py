@@ -6,33 +6,36 @@ import json
 import re
 from dataclasses import asdict, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-import psycopg
 import typer
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from pgembed.cli.common import Dsn, console
+from pgembed.cli.options import takes_options
 from pgembed.dsn import connect
-from pgembed.errors import InvalidFilter, InvalidParameter
+from pgembed.errors import InvalidParameter
+from pgembed.options import (
+    BM25SearchOptions,
+    HybridSearchOptions,
+    SimilarOptions,
+    VectorSearchOptions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pgembed.client import Bm25Hit, Hit, HybridHit
+    from pgembed.client import BM25Hit, HybridHit, VectorHit
+
+    Hit: TypeAlias = VectorHit[dict[str, Any]] | BM25Hit[dict[str, Any]]
+    AnyHit: TypeAlias = Hit | HybridHit[dict[str, Any]]
 
 _PANEL = "Search"
-_SHOWN_CHARACTERS = 200
+_LINES = 2  # of a row, and of its text
+_VALUE_CHARACTERS = 60
 
 TableName = Annotated[str, typer.Argument(metavar="TABLE", help="Table, as in SQL.")]
-Count = Annotated[int, typer.Option("-k", help="Number of hits, 1 to 10,000.")]
-Offset = Annotated[
-    int, typer.Option(help="Leave out so many of the first hits: the next page.")
-]
-MinSimilarity = Annotated[
-    float | None, typer.Option(help="Leave out what vectors find less similar.")
-]
 FilterText = Annotated[
     str | None,
     typer.Option(
@@ -43,6 +46,10 @@ FilterText = Annotated[
 ]
 Embedding = Annotated[
     str | None, typer.Option(help="Which embedding, where the table has several.")
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,…", help="Show these columns of the rows; all fit in."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one hit a line.")]
 
@@ -55,12 +62,21 @@ class Mode(StrEnum):
     HYBRID = "hybrid"
 
 
+_OPTIONS = {
+    None: HybridSearchOptions,
+    Mode.VECTOR: VectorSearchOptions,
+    Mode.BM25: BM25SearchOptions,
+    Mode.HYBRID: HybridSearchOptions,
+}
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (search, similar):
         app.command(rich_help_panel=_PANEL)(command)
 
 
+@takes_options(HybridSearchOptions, without=("query_embedding", "snippets"))
 def search(
     table: TableName,
     query: Annotated[str, typer.Argument(help="Words to search for.")],
@@ -73,44 +89,12 @@ def search(
             show_default=False,
         ),
     ] = None,
-    k: Count = 10,
-    offset: Offset = 0,
-    filter_text: FilterText = None,
-    embedding: Embedding = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Encode the query in this process with this registered model, "
-            "instead of asking the encoder service.",
-        ),
-    ] = None,
     exact: Annotated[
         bool,
         typer.Option(
             "--exact", help="Compare with every row, without index; by vectors only."
         ),
     ] = False,
-    syntax: Annotated[
-        str, typer.Option(help="words, or websearch: quotes, OR, -.")
-    ] = "words",
-    prefix: Annotated[
-        bool, typer.Option("--prefix", help="The last word is the beginning of one.")
-    ] = False,
-    fuzzy: Annotated[
-        bool,
-        typer.Option(
-            "--fuzzy", help="Read words that no row has as the likeliest ones."
-        ),
-    ] = False,
-    fusion: Annotated[str, typer.Option(help="rrf, minmax or distribution.")] = "rrf",
-    vector_weight: Annotated[float, typer.Option(help="Weight of the vectors.")] = 1.0,
-    bm25_weight: Annotated[float, typer.Option(help="Weight of the words.")] = 1.0,
-    min_score: Annotated[
-        float | None,
-        typer.Option(help="Leave out hits with a lower score; not by vectors alone."),
-    ] = None,
-    min_similarity: MinSimilarity = None,
     without_service: Annotated[
         bool,
         typer.Option(
@@ -118,94 +102,34 @@ def search(
             help="Search by words alone where no encoder service answers.",
         ),
     ] = False,
-    rerank: Annotated[
-        int | None,
-        typer.Option(help="Rank so many of the best again with a cross-encoder."),
-    ] = None,
-    reranker: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Its name or path.")
-    ] = None,
+    columns: Columns = None,
+    snippets: Annotated[
+        bool, typer.Option(help="Show the text around the words.")
+    ] = True,
     as_json: AsJson = False,
+    **options: Any,
 ) -> None:
     """Find the rows of a table that answer a query best."""
     from pgembed import client
-    from pgembed.rerankers import DEFAULT_RERANKER
 
-    if exact and mode is None:
-        mode = Mode.VECTOR
-    if exact and mode is not Mode.VECTOR:
+    if exact and mode not in (None, Mode.VECTOR):
         raise InvalidParameter("--exact goes with --mode vector only")
-    conditions = _filter(filter_text)
-    model = reranker or DEFAULT_RERANKER
+    if exact:
+        mode, options["exact"] = Mode.VECTOR, True
+    if without_service:
+        options["on_missing_query_embedding"] = "bm25"
+    if mode is not Mode.VECTOR:
+        options["snippets"] = snippets
+    _check_options(mode, options)
+    find: Any = client.search
+    if mode is not None:
+        find = getattr(client, f"{mode}_search")
     with connect(dsn, autocommit=True) as conn:
-        mode = mode or _default_mode(conn, table, embedding)
-        _check_thresholds(mode, min_score, min_similarity)
-        if mode is Mode.BM25:
-            _show_bm25(
-                client.bm25_search(
-                    conn,
-                    table,
-                    query,
-                    k=k,
-                    offset=offset,
-                    min_score=min_score,
-                    filter=conditions,
-                    embedding=embedding,
-                    syntax=syntax,
-                    prefix=prefix,
-                    fuzzy=fuzzy,
-                    snippets=True,
-                    rerank=rerank,
-                    reranker=model,
-                ),
-                as_json=as_json,
-            )
-        elif mode is Mode.HYBRID:
-            _show_hybrid(
-                client.hybrid_search(
-                    conn,
-                    table,
-                    query,
-                    k=k,
-                    offset=offset,
-                    min_score=min_score,
-                    min_similarity=min_similarity,
-                    filter=conditions,
-                    embedding=embedding,
-                    encoder=encoder,
-                    fusion=fusion,
-                    vector_weight=vector_weight,
-                    bm25_weight=bm25_weight,
-                    syntax=syntax,
-                    prefix=prefix,
-                    fuzzy=fuzzy,
-                    snippets=True,
-                    on_missing_query_embedding="bm25" if without_service else "error",
-                    rerank=rerank,
-                    reranker=model,
-                ),
-                as_json=as_json,
-            )
-        else:
-            _show(
-                client.search(
-                    conn,
-                    table,
-                    query,
-                    k=k,
-                    offset=offset,
-                    min_similarity=min_similarity,
-                    filter=conditions,
-                    embedding=embedding,
-                    encoder=encoder,
-                    exact=exact,
-                    rerank=rerank,
-                    reranker=model,
-                ),
-                as_json=as_json,
-            )
+        hits = find(conn, table, query, **options)
+    _show(hits, options.get("offset", 0), columns, as_json=as_json)
 
 
+@takes_options(SimilarOptions)
 def similar(
     table: TableName,
     key: Annotated[
@@ -214,121 +138,93 @@ def similar(
     ],
     *,
     dsn: Dsn = "",
-    k: Count = 10,
-    offset: Offset = 0,
-    min_similarity: MinSimilarity = None,
-    filter_text: FilterText = None,
-    embedding: Embedding = None,
+    columns: Columns = None,
     as_json: AsJson = False,
+    **options: Any,
 ) -> None:
     """Find the rows most like a row."""
     from pgembed import client
 
     with connect(dsn, autocommit=True) as conn:
-        hits = client.similar(
-            conn,
-            table,
-            key[0] if len(key) == 1 else tuple(key),
-            k=k,
-            offset=offset,
-            min_similarity=min_similarity,
-            filter=_filter(filter_text),
-            embedding=embedding,
-        )
-    _show(hits, as_json=as_json)
+        found = key[0] if len(key) == 1 else tuple(key)
+        hits = client.similar(conn, table, found, **options)
+    _show(hits, options.get("offset", 0), columns, as_json=as_json)
 
 
-def _default_mode(
-    conn: psycopg.Connection[Any], table: str, embedding: str | None
-) -> Mode:
-    """Both where the embedding has both; else what there is."""
-    from pgembed._client.names import table_text
-
-    row = conn.execute(
-        "select exists (select from pgembed.embedding where source = t.t"
-        "  and (%(name)s::text is null or %(name)s in"
-        "  (name, pgembed._qualified_name(source, name)))),"
-        " exists (select from pgembed.bm25 where source = t.t and state = 'ready')"
-        " from to_regclass(%(table)s) as t",
-        {"table": table_text(table), "name": embedding},
-    ).fetchone()
-    if row == (False, True):
-        return Mode.BM25
-    return Mode.HYBRID if row == (True, True) else Mode.VECTOR
+def _check_options(mode: Mode | None, options: dict[str, Any]) -> None:
+    known = _OPTIONS[mode].__annotations__
+    for name in options:
+        if name not in known:
+            raise InvalidParameter(
+                f"--{name.replace('_', '-')} does not go with --mode {mode}",
+                hint="Without --mode, both ways to search are used.",
+            )
 
 
-def _check_thresholds(
-    mode: Mode, min_score: float | None, min_similarity: float | None
+def _show(
+    hits: Sequence[AnyHit], offset: int, columns: str | None, *, as_json: bool
 ) -> None:
-    if mode is Mode.VECTOR and min_score is not None:
-        raise InvalidParameter(
-            "--min-score goes with words", hint="By vectors alone: --min-similarity."
-        )
-    if mode is Mode.BM25 and min_similarity is not None:
-        raise InvalidParameter(
-            "--min-similarity goes with vectors", hint="By words alone: --min-score."
-        )
-
-
-def _filter(text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError as exc:
-        raise InvalidFilter(f"the filter is not JSON: {text}", detail=str(exc)) from exc
-    if not isinstance(value, dict):
-        raise InvalidFilter(
-            f"the filter is not a JSON object: {text}",
-            hint='For example \'{"price": {"$lt": 20}}\'.',
-        )
-    return value
-
-
-def _show(hits: Sequence[Hit[dict[str, Any]]], *, as_json: bool) -> None:
-    if _shown(hits, as_json=as_json):
+    wanted = None if columns is None else [c.strip() for c in columns.split(",")]
+    if wanted and hits:
+        for name in wanted:
+            if name not in hits[0].doc:
+                raise InvalidParameter(
+                    f"there is no column {name!r}",
+                    hint=f"Columns are: {', '.join(hits[0].doc)}.",
+                )
+        hits = [replace(h, doc={name: h.doc[name] for name in wanted}) for h in hits]
+    if as_json:
+        for hit in hits:
+            # The row last: it may be long.
+            line = asdict(replace(hit, doc={})) | {"doc": hit.doc}
+            typer.echo(json.dumps(line, default=str, ensure_ascii=False))
         return
-    table = _table(hits, "similarity", "row", "best chunk")
-    for hit in hits:
-        _add(table, hit, f"{hit.similarity:.3f}", _row(hit.doc), _short(hit.content))
-    console.print(table, markup=False)
-
-
-def _show_bm25(hits: Sequence[Bm25Hit[dict[str, Any]]], *, as_json: bool) -> None:
-    if _shown(hits, as_json=as_json):
+    if not hits:
+        console.print("No row matches.")
         return
-    _show_read_as(hits)
-    table = _table(hits, "BM25", "row", "words")
-    for hit in hits:
-        _add(table, hit, f"{hit.score:.2f}", _row(hit.doc), highlighted(hit.snippet))
-    console.print(table, markup=False)
-
-
-def _show_hybrid(hits: Sequence[HybridHit[dict[str, Any]]], *, as_json: bool) -> None:
-    if _shown(hits, as_json=as_json):
-        return
-    _show_read_as(hits)
-    table = _table(hits, "score", "vectors", "words", "row", "best chunk")
-    for hit in hits:
-        _add(
-            table,
-            hit,
-            f"{hit.score:.4f}",
-            ranked(hit.vector_rank, hit.similarity, "{:.3f}"),
-            ranked(hit.bm25_rank, hit.bm25, "{:.2f}"),
-            _row(hit.doc),
-            highlighted(hit.snippet)
-            if hit.content is None or hit.bm25_rank is not None
-            else Text(_short(hit.content)),
-        )
-    console.print(table, markup=False)
-
-
-def _show_read_as(
-    hits: Sequence[Bm25Hit[dict[str, Any]] | HybridHit[dict[str, Any]]],
-) -> None:
-    for word, meant in (hits[0].read_as or {}).items():
+    for word, meant in (getattr(hits[0], "read_as", None) or {}).items():
         console.print(f"{word}: read as {meant}", markup=False)
+    for rank, hit in enumerate(hits, offset + 1):
+        _show_hit(rank, hit, whole=wanted is not None)
+
+
+def _show_hit(rank: int, hit: AnyHit, *, whole: bool) -> None:
+    console.print(Text(f"{rank}. ", style="bold").append(_scores(hit), style="cyan"))
+    row = Text()
+    for name, value in hit.doc.items():
+        row.append(f"{name}: ", style="dim")
+        row.append(f"{_short(value, None if whole else _VALUE_CHARACTERS)}  ")
+    _indented(row, None if whole else _LINES)
+    snippet = getattr(hit, "snippet", None)
+    content = getattr(hit, "content", None)
+    if snippet or content:
+        text = highlighted(snippet) if snippet else Text(_short(content, None))
+        _indented(text, _LINES)
+
+
+def _indented(text: Text, most: int | None) -> None:
+    lines = text.wrap(console, max(20, console.width - 3))
+    cut = most is not None and len(lines) > most
+    for number, line in enumerate(lines[:most], 1):
+        line.rstrip()
+        if cut and number == most:
+            line.append("…")
+        console.print(Padding(line, (0, 0, 0, 2)))
+
+
+def _scores(hit: Any) -> str:
+    said: list[str] = []
+    if hit.rerank_score is not None:
+        said.append(f"re-ranked {hit.rerank_score:.3f}")
+    if hasattr(hit, "vector_rank"):
+        said.append(f"score {hit.score:.4f}")
+        said.append(f"vectors {ranked(hit.vector_rank, hit.similarity, '{:.3f}')}")
+        said.append(f"words {ranked(hit.bm25_rank, hit.bm25, '{:.2f}')}")
+    elif hasattr(hit, "similarity"):
+        said.append(f"similarity {hit.similarity:.3f}")
+    else:
+        said.append(f"BM25 {hit.score:.2f}")
+    return "  ".join(said)
 
 
 def ranked(rank: int | None, score: float | None, form: str) -> str:
@@ -350,43 +246,8 @@ def highlighted(snippet: str | None) -> Text:
     return text
 
 
-def _shown(
-    hits: Sequence[Hit[Any] | Bm25Hit[Any] | HybridHit[Any]], *, as_json: bool
-) -> bool:
-    """Print JSON, or that there is nothing; whether that was all."""
-    if as_json:
-        for hit in hits:
-            # The row last: it may be long.
-            line = asdict(replace(hit, doc=None)) | {"doc": hit.doc}
-            typer.echo(json.dumps(line, default=str, ensure_ascii=False))
-        return True
-    if not hits:
-        console.print("No row matches.")
-    return not hits
-
-
-def _table(
-    hits: Sequence[Hit[Any] | Bm25Hit[Any] | HybridHit[Any]], *columns: str
-) -> Table:
-    again = any(hit.rerank_score is not None for hit in hits)
-    return Table(*(("re-ranked", *columns) if again else columns))
-
-
-def _add(
-    table: Table, hit: Hit[Any] | Bm25Hit[Any] | HybridHit[Any], *cells: str | Text
-) -> None:
-    if table.columns[0].header == "re-ranked":
-        score = hit.rerank_score
-        cells = ("" if score is None else f"{score:.3f}", *cells)
-    table.add_row(*cells)
-
-
-def _row(doc: dict[str, Any]) -> str:
-    return "\n".join(f"{name}: {_short(value)}" for name, value in doc.items())
-
-
-def _short(value: object) -> str:
+def _short(value: object, most: int | None) -> str:
     text = " ".join(str("" if value is None else value).split())
-    if len(text) <= _SHOWN_CHARACTERS:
+    if most is None or len(text) <= most:
         return text
-    return text[: _SHOWN_CHARACTERS - 1] + "…"
+    return text[: most - 1] + "…"

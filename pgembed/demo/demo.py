@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from pgembed.client import EmbeddingStatus, Hit
+    from pgembed.client import EmbeddingStatus, VectorHit
 
 MODEL = "all-MiniLM-L6-v2"
 DEFAULT_ROWS = 3000
@@ -137,9 +137,7 @@ def _fill(
                 )
             time.sleep(_POLL_S)
         # A query nobody has asked before: answered once the model is loaded.
-        client.encode(
-            conn, f"ready? {time.time_ns()}", MODEL, timeout_s=_START_WITHIN_S
-        )
+        client.encode(conn, f"ready? {time.time_ns()}", MODEL, timeout=_START_WITHIN_S)
     screen.say(f"Ready after {time.monotonic() - started:.1f} s.")
     status = _status(conn)
     if status.embedded == row_count and status.up_to_date:
@@ -303,17 +301,19 @@ class _Demo:
         )
 
     def _best(self, query: str) -> str:
-        hits = client.search(self.conn, table.TABLE, query, k=1)
+        hits = client.vector_search(self.conn, table.TABLE, query, k=1)
         return str(hits[0].doc["name"]) if hits else ""
 
     def _timed_search(
         self, query: str, *, k: int, filter: dict[str, str] | None = None
-    ) -> tuple[list[Hit[dict[str, Any]]], float]:
+    ) -> tuple[list[VectorHit[dict[str, Any]]], float]:
         started = time.perf_counter()
-        hits = client.search(self.conn, table.TABLE, query, k=k, filter=filter)
+        hits = client.vector_search(self.conn, table.TABLE, query, k=k, filter=filter)
         return hits, 1000 * (time.perf_counter() - started)
 
-    def _show(self, question: str, hits: list[Hit[dict[str, Any]]], note: str) -> None:
+    def _show(
+        self, question: str, hits: list[VectorHit[dict[str, Any]]], note: str
+    ) -> None:
         suffix = f"  [dim]({escape(note)})[/]" if note else ""
         self.screen.say(f"\n[bold yellow]{escape(question)}[/]{suffix}")
         self.screen.hits(

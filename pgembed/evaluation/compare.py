@@ -26,10 +26,9 @@ from pgembed.rerankers import DEFAULT_RERANKER
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pgembed._client.names import Table
-    from pgembed._client.rerankers import RerankerLike
     from pgembed.encoders.base import Encoder
     from pgembed.evaluation.files import JudgedQueries
+    from pgembed.options import RerankerLike, Table
 
 Mode: TypeAlias = Literal["bm25", "vector", "hybrid", "rerank"]
 MODES: Final[tuple[Mode, ...]] = ("bm25", "vector", "hybrid", "rerank")
@@ -55,8 +54,8 @@ class EvaluationOptions:
         search: More arguments of `pgembed.vector_search`: ef_search, exact.
         bm25: More arguments of `pgembed.bm25_search`: syntax, config.
         rerank: Hits that the cross-encoder reads; None: no re-ranking.
-        reranker: As in `pgembed.client.search`.
-        timeout_s: Longest wait for the encoder service, in seconds.
+        reranker: As in `pgembed.client.vector_search`.
+        timeout: Longest wait for the encoder service, in seconds.
     """
 
     modes: Sequence[Mode] | None = None
@@ -71,7 +70,7 @@ class EvaluationOptions:
     bm25: Mapping[str, object] = field(default_factory=dict)
     rerank: int | None = None
     reranker: RerankerLike = DEFAULT_RERANKER
-    timeout_s: float = 10.0
+    timeout: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +159,7 @@ def evaluate(
             target,
             queries,
             encoder=wanted.encoder,
-            timeout_s=wanted.timeout_s,
+            timeout=wanted.timeout,
         )
     searches = {mode: _search(conn, target, mode, wanted, vectors) for mode in modes}
     rankings, times = _run(searches, queries)

@@ -23,8 +23,8 @@ from pgembed.evaluation.target import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pgembed._client.names import Table
     from pgembed.encoders.base import Encoder
+    from pgembed.options import Table
 
 _EF_SEARCH: Final = (20, 40, 60, 80, 100, 150, 200, 300, 400, 600, 800, 1000)
 _PROBES: Final = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 500, 1000)
@@ -69,7 +69,7 @@ class RecallOptions:
         encoder: As in `EvaluationOptions`, for `queries`.
         filter: Conditions on columns, as JSON text.
         seed: Another one takes another sample.
-        timeout_s: Longest wait for the encoder service, in seconds.
+        timeout: Longest wait for the encoder service, in seconds.
     """
 
     k: int = 10
@@ -81,7 +81,7 @@ class RecallOptions:
     encoder: Encoder | str | None = None
     filter: str | None = None
     seed: int = 0
-    timeout_s: float = 10.0
+    timeout: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ def _queries(
             target,
             options.queries,
             encoder=options.encoder,
-            timeout_s=options.timeout_s,
+            timeout=options.timeout,
         )
         return [_Query(vector, None) for vector in encoded.vectors.values()]
     # A part of the pages where the table is big: reading it all would take longer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from psycopg import sql
 
 from pgembed._client import encoders
-from pgembed._client.names import Table, table_identifier, table_text
+from pgembed._client.names import table_identifier, table_text
 from pgembed._client.run import run
 from pgembed._client.search import model_identity
 from pgembed._client.steps import Flow, Rows, Statement
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from pgembed.encoders.base import Encoder
+    from pgembed.options import Table
 
 Connection: TypeAlias = "psycopg.Connection[Any]"
 
@@ -112,7 +113,7 @@ def find_target(
 
     Args:
         conn: Connection whose role may search the table.
-        table: As in `pgembed.client.search`.
+        table: As in `pgembed.client.vector_search`.
         name: Embedding or BM25 index, where the table has several; the schema of the
             table may stand before it.
         key: Column with the documents' ids; the primary key, if that is one column.
@@ -189,7 +190,7 @@ def encode_queries(
     queries: Mapping[str, str],
     *,
     encoder: Encoder | str | None,
-    timeout_s: float,
+    timeout: float,
 ) -> QueryVectors:
     """Turn queries into vectors: in this process, or through the encoder service.
 
@@ -199,7 +200,7 @@ def encode_queries(
         queries: Texts by id.
         encoder: An encoder, or `'here'` or a registered model's name to load it in
             this process; None asks the service.
-        timeout_s: Longest wait for the service's answer to one query, in seconds.
+        timeout: Longest wait for the service's answer to one query, in seconds.
 
     Raises:
         NoEncoderService: None answers.
@@ -211,7 +212,7 @@ def encode_queries(
     if encoder is None:
         model = target.model.name
         for key, text in queries.items():
-            vectors[key] = vector_text(embed(conn, text, model, timeout_s=timeout_s))
+            vectors[key] = vector_text(embed(conn, text, model, timeout=timeout))
     else:
         loaded = encoders.load(target.model) if isinstance(encoder, str) else encoder
         model = model_identity(loaded)

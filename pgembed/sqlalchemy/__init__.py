@@ -20,11 +20,11 @@
 
 from __future__ import annotations
 
+from pgembed.options import BM25, HNSW, IVFFlat
 from pgembed.sqlalchemy.chunks import EmbeddingChunk
 from pgembed.sqlalchemy.declare import Embedding, RowEmbedding, attach
 from pgembed.sqlalchemy.execution import encode_query
 from pgembed.sqlalchemy.hits import BM25Hit, HybridHit, VectorHit
-from pgembed.sqlalchemy.options import BM25, HNSW, IVFFlat
 from pgembed.sqlalchemy.search import Search
 from pgembed.sqlalchemy.searches import EmbeddingOf
 from pgembed.sqlalchemy.waiting import await_embedded

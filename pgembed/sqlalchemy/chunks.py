@@ -56,10 +56,9 @@ class EmbeddingChunk:
 
 def vector_type(declaration: Declaration) -> TypeEngine[Any]:
     """Give pgvector's own type for the vectors of an embedding."""
-    half = declaration.vector_type == "halfvec" or (
-        declaration.vector_type is None and (declaration.dimensions or 0) > 2000
-    )
-    return (HALFVEC if half else VECTOR)(declaration.dimensions)
+    kind, dimensions = (declaration.options[n] for n in ("vector_type", "dimensions"))
+    half = kind == "halfvec" or (kind is None and (dimensions or 0) > 2000)
+    return (HALFVEC if half else VECTOR)(dimensions)
 
 
 def side_table(declaration: Declaration, source: Table) -> Table:
@@ -77,7 +76,7 @@ def side_table(declaration: Declaration, source: Table) -> Table:
         for key in source.primary_key.columns
     ]
     columns.append(Column("chunk", Integer, primary_key=True, autoincrement=False))
-    if declaration.storage == "table":
+    if declaration.options["storage"] == "table":
         columns.append(Column("content", Text, nullable=False))
         columns.append(Column("embedding", vector_type(declaration), nullable=False))
     columns += [

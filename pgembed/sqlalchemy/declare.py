@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Table, event, inspect
 from sqlalchemy.orm import Mapper
 
+from pgembed._client.arguments import check_names
 from pgembed.errors import EmbeddingExists, InvalidParameter, InvalidSource
-from pgembed.sqlalchemy.chunks import EmbeddingChunk, map_chunks
-from pgembed.sqlalchemy.ddl import follow
-from pgembed.sqlalchemy.expression import Expression, expression_text
-from pgembed.sqlalchemy.options import (
+from pgembed.options import (
     BM25,
-    DEFAULT_MODEL,
+    CHOICES,
     HNSW,
-    Declaration,
+    DeclaredOptions,
     VectorIndex,
     index_arguments,
     set_fields,
 )
+from pgembed.sqlalchemy.chunks import EmbeddingChunk, map_chunks
+from pgembed.sqlalchemy.ddl import follow
+from pgembed.sqlalchemy.expression import Expression, expression_text
+from pgembed.sqlalchemy.options import Declaration
 from pgembed.sqlalchemy.searches import EmbeddingOf
 from pgembed.sqlalchemy.status import map_status
 
@@ -105,22 +107,13 @@ class Embedding:
     Args:
         expression: The text of a row: SQL over its columns, an expression of
             SQLAlchemy's, or a function from the class to one.
-        model: A registered model.
-        dimensions: Keep the first so many of the model's (Matryoshka models).
-        distance: `cosine`, `inner_product` or `l2`; the model's by default.
         index: `HNSW(...)`, `IVFFlat(...)` or None.
-        chunking: `sentences`, or `none` (default with column storage).
-        chunk_size: Longest chunk in tokens; as long as the model allows.
-        chunk_overlap: Tokens that a chunk repeats of the one before.
         bm25: `BM25(...)` or True: words are searched too; False: they are not. By
             default they are where the text is made of PostgreSQL's own functions.
-        storage: `table`, or `column` for one vector a row in the table itself.
-        column_name: Its name with column storage; `embedding`.
-        vector_type: `vector` or `halfvec`; by the dimensions.
-        wake: `notify`, or `poll` for applications with two-phase commit.
-        max_attempts: Attempts, the first included, before a row counts as failed.
         name: Of the embedding and its side table; `<table>_<attribute>`. It is unique
             in the schema of the table.
+        options: As in `pgembed.create_embedding`; see
+            `pgembed.options.DeclaredOptions`.
 
     Raises:
         InvalidParameter: An option is not possible.
@@ -130,27 +123,15 @@ class Embedding:
         self,
         expression: Expression,
         *,
-        model: str = DEFAULT_MODEL,
-        dimensions: int | None = None,
-        distance: Literal["cosine", "inner_product", "l2"] | None = None,
         index: VectorIndex = HNSW(),  # noqa: B008 - frozen
-        chunking: Literal["sentences", "none"] | None = None,
-        chunk_size: int | None = None,
-        chunk_overlap: int | None = None,
         bm25: BM25 | bool | None = None,
-        storage: Literal["table", "column"] = "table",
-        column_name: str | None = None,
-        vector_type: Literal["vector", "halfvec"] | None = None,
-        wake: Literal["notify", "poll"] = "notify",
-        max_attempts: int = 5,
         name: str | None = None,
+        **options: Unpack[DeclaredOptions],
     ) -> None:
-        _one_of("distance", distance, ("cosine", "inner_product", "l2", None))
-        _one_of("chunking", chunking, ("sentences", "none", None))
-        _one_of("storage", storage, ("table", "column"))
-        _one_of("vector_type", vector_type, ("vector", "halfvec", None))
-        _one_of("wake", wake, ("notify", "poll"))
-        if column_name is not None and storage != "column":
+        check_names("Embedding", options, DeclaredOptions)
+        for option, possible in CHOICES.items():
+            _one_of(option, options.get(option), (*possible, None))
+        if options.get("column_name") and options.get("storage") != "column":
             raise InvalidParameter(
                 "column_name goes with storage='column' only", hint="Leave it out."
             )
@@ -158,19 +139,9 @@ class Embedding:
         self._expression = expression
         self._name = name
         self._options: dict[str, Any] = {
-            "model": model,
-            "dimensions": dimensions,
-            "distance": distance,
-            "storage": storage,
-            "column_name": column_name,
-            "chunking": chunking,
-            "chunk_size": chunk_size,
-            "chunk_overlap": chunk_overlap,
-            "vector_type": vector_type,
+            **{name: value for name, value in options.items() if value is not None},
             "index": kind,
             "index_options": index_options,
-            "wake": wake,
-            "max_attempts": max_attempts,
             "bm25": True if isinstance(bm25, BM25) else bm25,
             "bm25_options": set_fields(bm25) if isinstance(bm25, BM25) else {},
         }
@@ -210,7 +181,7 @@ class Embedding:
         declaration = Declaration(
             name=self._name or f"{table.name}_{self._attribute or 'embedding'}",
             text_expression=expression_text(self._expression, table, mapped_class),
-            **self._options,
+            given=self._options,
         )
         length = len(declaration.name.encode())
         if not 0 < length <= 63:

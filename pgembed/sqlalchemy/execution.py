@@ -39,7 +39,7 @@ from pgembed.errors import (
     UnsupportedEnvironment,
     from_sqlstate,
 )
-from pgembed.sqlalchemy.options import DEFAULT_MODEL
+from pgembed.options import DEFAULT_MODEL
 from pgembed.sqlalchemy.search import Search
 from pgembed.sqlalchemy.source import source_oid
 from pgembed.sqlalchemy.version import explain_missing
@@ -128,7 +128,7 @@ def _with_vector(
     if found is None or found[1]:
         return search
     try:
-        encode_beside(connection.engine, call.query, found[0], call.timeout_s)
+        encode_beside(connection.engine, call.query, found[0], call.timeout)
     except DBAPIError as exc:
         meaning = meaning_of(exc)
         if isinstance(meaning, NoEncoderService) and (
@@ -155,7 +155,7 @@ def _in_thread(call: Callable[[], Any]) -> Any:
 
 
 def encode_query(
-    session: Session, query: str, model: str = DEFAULT_MODEL, *, timeout_s: float = 10.0
+    session: Session, query: str, model: str = DEFAULT_MODEL, *, timeout: float = 10.0
 ) -> None:
     """Have the encoder service encode a query, so that searches find it cached.
 
@@ -167,7 +167,7 @@ def encode_query(
         session: Whose database it is; its transaction is not touched.
         query: Words.
         model: A registered model.
-        timeout_s: Longest wait, in seconds.
+        timeout: Longest wait, in seconds.
 
     Raises:
         NoEncoderService: No service answered in time.
@@ -176,7 +176,7 @@ def encode_query(
     """
     words = check_query(query)
     try:
-        encode_beside(session.get_bind().engine, words, model, timeout_s)
+        encode_beside(session.get_bind().engine, words, model, timeout)
     except DBAPIError as exc:
         meaning = meaning_of(exc)
         if meaning is None:
@@ -184,14 +184,14 @@ def encode_query(
         raise meaning from exc
 
 
-def encode_beside(engine: Engine, query: str, model: str, timeout_s: float) -> None:
+def encode_beside(engine: Engine, query: str, model: str, timeout: float) -> None:
     """Have the encoder service encode a query, on a connection of its own.
 
     The answer comes with a commit, so the session's transaction cannot ask. The
     connection is none of the engine's pool: sessions that hold all of those would
     wait for each other.
     """
-    parameters = {"query": query, "model": model, "timeout": timeout_s}
+    parameters = {"query": query, "model": model, "timeout": timeout}
     with beside(engine).connect() as connection:
         connection.execute(_ENCODE, parameters)
 

@@ -98,7 +98,7 @@ class Call:
         options: Other arguments of the function.
         criteria: Conditions before the ranking.
         encoder: Encodes the words in this process; a string names a model.
-        timeout_s: Longest wait for the encoder service, in seconds.
+        timeout: Longest wait for the encoder service, in seconds.
         name: Name of the search inside the statement.
     """
 
@@ -114,7 +114,7 @@ class Call:
     options: Mapping[str, ColumnElement[Any]] = field(default_factory=dict)
     criteria: tuple[ColumnElement[bool], ...] = ()
     encoder: Encoder | str | None = None
-    timeout_s: float = 10.0
+    timeout: float = 10.0
     name: str = "pgembed_hit"
 
 
@@ -369,10 +369,8 @@ def _text(call: Call) -> ColumnElement[str]:
     return literal(call.embedding, Text())
 
 
-def option(value: Any) -> ColumnElement[Any] | None:
-    """Write an argument of a search function; None: its default."""
-    if value is None:
-        return None
+def option(value: Any) -> ColumnElement[Any]:
+    """Write an argument of a search function."""
     types: dict[type, Any] = {
         bool: Boolean(),
         int: Integer(),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
+from psycopg.types.json import Jsonb
 from sqlalchemy import Table, inspect
 
-from pgembed._client.values import (
-    check_int,
-    check_number,
-    check_query,
-    check_seconds,
-    filter_json,
-    vector_text,
-)
+from pgembed._client.arguments import check_names, checked, timeout_of
+from pgembed._client.describe import takes
+from pgembed._client.values import check_int, check_query, vector_text
 from pgembed.errors import DimensionMismatch, InvalidParameter, InvalidQuery
+from pgembed.options import (
+    ORMHybridSearchOptions,
+    ORMSimilarOptions,
+    ORMVectorSearchOptions,
+    WordOptions,
+)
 from pgembed.sqlalchemy.hits import BM25Hit, HybridHit, VectorHit
 from pgembed.sqlalchemy.search import (
     Call,
@@ -26,16 +28,19 @@ from pgembed.sqlalchemy.search import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqlalchemy.orm import Mapper
     from sqlalchemy.sql.elements import ColumnElement
 
-    from pgembed._client.values import Filter, Vector
-    from pgembed.encoders.base import Encoder
+    from pgembed.options import Vector
     from pgembed.sqlalchemy.chunks import EmbeddingChunk
     from pgembed.sqlalchemy.declare import Bound
     from pgembed.sqlalchemy.options import Declaration
 
 T = TypeVar("T")
+
+_OF_THE_CALL = ("query_embedding", "query_model")
 
 
 class EmbeddingOf(Generic[T]):
@@ -80,39 +85,22 @@ class EmbeddingOf(Generic[T]):
         """
         return getattr(self._entity, f"{self._bound.attribute}_status")
 
+    @takes(ORMVectorSearchOptions)
     def vector_search(
         self,
         query: str | Vector,
         k: int | None = None,
         *,
-        offset: int = 0,
-        min_similarity: float | None = None,
-        filter: Filter | None = None,
-        encoder: Encoder | str | None = None,
-        query_model: str | None = None,
-        ef_search: int | None = None,
-        exact: bool = False,
-        timeout_s: float = 10.0,
         name: str = "pgembed_hit",
+        **options: Unpack[ORMVectorSearchOptions],
     ) -> Search[T, VectorHit]:
         """Search for the rows that are nearest to a query.
 
         Args:
             query: Words, or their vector.
             k: Number of rows, 1 to 10,000; None: as many as `limit()` and `offset()`
-                say, or 10.
-            offset: Rows of the ranking to leave out, up to 10,000. `offset()` does the
-                same, and counts rows of the result where conditions on the hit or on
-                joined tables sort some out.
-            min_similarity: Leave out what is less similar.
-            filter: Conditions on columns as data, safe to build from user input.
-            encoder: Encodes the words in this process, when the statement is
-                executed: an encoder, or the name of a registered model. Without one
-                the encoder service does it.
-            query_model: The model that made a vector, to be checked.
-            ef_search: How far the index looks, 1 to 1,000.
-            exact: Compare with every row instead of using the index.
-            timeout_s: Longest wait for the encoder service, in seconds.
+                say, or 10. `offset()` does what the option does, and counts rows of the
+                result where conditions on the hit or on joined tables sort some out.
             name: Of the search inside the statement, where one has two.
 
         Raises:
@@ -120,136 +108,50 @@ class EmbeddingOf(Generic[T]):
             DimensionMismatch: The vector is not as long as declared.
             InvalidParameter: An option is out of its range.
         """
-        options = {
-            **_page(offset, min_similarity=min_similarity),
-            "ef_search": _whole(ef_search, "ef_search"),
-            "exact": True if exact else None,
-        }
+        check_names("vector_search", options, ORMVectorSearchOptions)
         return self._search(
-            VectorHit,
-            "vector_search",
-            k,
-            filter,
-            options,
-            **self._query(query),
-            query_model=query_model,
-            encoder=encoder,
-            timeout_s=check_seconds(timeout_s, "timeout_s"),
-            name=name,
+            VectorHit, "vector_search", k, options, name=name, **self._query(query)
         )
 
+    @takes(WordOptions)
     def bm25_search(
         self,
         query: str,
         k: int | None = None,
         *,
-        offset: int = 0,
-        min_score: float | None = None,
-        filter: Filter | None = None,
-        syntax: Literal["words", "websearch"] | None = None,
-        prefix: bool = False,
-        config: str | None = None,
-        snippets: bool = False,
-        fuzzy: bool = False,
-        explain: bool = False,
-        boost: str | None = None,
         name: str = "pgembed_hit",
+        **options: Unpack[WordOptions],
     ) -> Search[T, BM25Hit]:
         """Search for the rows that have the words of a query.
 
         Args:
             query: Words.
-            k: As in `vector_search`, and so are `offset`, `filter` and `name`.
-            offset: Rows of the ranking to leave out.
-            min_score: Leave out what has a lower score.
-            filter: Conditions on columns as data.
-            syntax: `words`, or `websearch` for quotes, OR and minus signs.
-            prefix: The last word may go on.
-            config: Text search configuration of the query.
-            snippets: Give the text around the words.
-            fuzzy: Read words that no row has as the likeliest ones that rows have.
-            explain: Tell with each hit what its score is made of.
-            boost: A number in SQL, with the row as `s`, by which scores are
-                multiplied. Never build it from user input.
+            k: As in `vector_search`.
             name: Of the search inside the statement.
 
         Raises:
             InvalidQuery: The words are empty.
             InvalidParameter: An option is out of its range.
         """
-        options = {
-            **_page(offset, min_score=min_score),
-            "syntax": syntax,
-            "prefix": True if prefix else None,
-            "config": config,
-            "snippets": True if snippets else None,
-            "fuzzy": True if fuzzy else None,
-            "explain": True if explain else None,
-            "boost": boost,
-        }
-        words = check_query(query)
+        check_names("bm25_search", options, WordOptions)
         return self._search(
-            BM25Hit, "bm25_search", k, filter, options, query=words, name=name
+            BM25Hit, "bm25_search", k, options, name=name, query=check_query(query)
         )
 
+    @takes(ORMHybridSearchOptions)
     def hybrid_search(
         self,
         query: str,
         k: int | None = None,
         *,
-        offset: int = 0,
-        min_score: float | None = None,
-        min_similarity: float | None = None,
-        query_embedding: Vector | None = None,
-        filter: Filter | None = None,
-        fusion: Literal["rrf", "minmax", "distribution"] | None = None,
-        vector_weight: float | None = None,
-        bm25_weight: float | None = None,
-        rrf_k: int | None = None,
-        candidates: int | None = None,
-        syntax: Literal["words", "websearch"] | None = None,
-        prefix: bool = False,
-        config: str | None = None,
-        snippets: bool = False,
-        fuzzy: bool = False,
-        explain: bool = False,
-        boost: str | None = None,
-        ef_search: int | None = None,
-        on_missing_query_embedding: Literal["error", "bm25"] | None = None,
-        encoder: Encoder | str | None = None,
-        query_model: str | None = None,
-        timeout_s: float = 10.0,
         name: str = "pgembed_hit",
+        **options: Unpack[ORMHybridSearchOptions],
     ) -> Search[T, HybridHit]:
         """Search by meaning and by words, and fuse the two rankings.
 
         Args:
             query: Words.
-            k: As in `vector_search`, and so are the others of the same name.
-            offset: Rows of the ranking to leave out.
-            min_score: Leave out what has a lower fused score.
-            min_similarity: Leave out of the vector search what is less similar.
-            query_embedding: The vector of the words, where it is at hand.
-            filter: Conditions on columns as data.
-            fusion: `rrf`, `minmax` or `distribution`.
-            vector_weight: Weight of the vector search; 1.
-            bm25_weight: Weight of the word search; 1.
-            rrf_k: Constant of reciprocal rank fusion; 20.
-            candidates: Rows that each search gives to the fusion.
-            syntax: As in `bm25_search`, and so are the next four.
-            prefix: The last word may go on.
-            config: Text search configuration of the query.
-            snippets: Give the text around the words.
-            fuzzy: Read words that no row has as the likeliest ones that rows have.
-            explain: Tell with each hit what its score is made of.
-            boost: A number in SQL, with the row as `s`, by which scores are
-                multiplied. Never build it from user input.
-            ef_search: How far the index looks.
-            on_missing_query_embedding: `bm25`: search by words alone when no service
-                has encoded the query in time.
-            encoder: Encodes the words in this process.
-            query_model: The model that made `query_embedding`.
-            timeout_s: Longest wait for the encoder service, in seconds.
+            k: As in `vector_search`.
             name: Of the search inside the statement.
 
         Raises:
@@ -257,65 +159,41 @@ class EmbeddingOf(Generic[T]):
             DimensionMismatch: The vector is not as long as declared.
             InvalidParameter: An option is out of its range.
         """
-        options = {
-            **_page(offset, min_score=min_score, min_similarity=min_similarity),
-            "fusion": fusion,
-            "vector_weight": None if vector_weight is None else float(vector_weight),
-            "bm25_weight": None if bm25_weight is None else float(bm25_weight),
-            "rrf_k": _whole(rrf_k, "rrf_k"),
-            "candidates": _whole(candidates, "candidates"),
-            "syntax": syntax,
-            "prefix": True if prefix else None,
-            "config": config,
-            "snippets": True if snippets else None,
-            "fuzzy": True if fuzzy else None,
-            "explain": True if explain else None,
-            "boost": boost,
-            "ef_search": _whole(ef_search, "ef_search"),
-            "on_missing_query_embedding": on_missing_query_embedding,
-        }
-        vector = None if query_embedding is None else self._vector(query_embedding)
+        check_names("hybrid_search", options, ORMHybridSearchOptions)
+        vector = options.get("query_embedding")
         return self._search(
             HybridHit,
             "hybrid_search",
             k,
-            filter,
             options,
-            query=check_query(query),
-            vector=vector,
-            query_model=query_model,
-            encoder=encoder,
-            timeout_s=check_seconds(timeout_s, "timeout_s"),
             name=name,
+            query=check_query(query),
+            vector=None if vector is None else self._vector(vector),
         )
 
+    @takes(ORMSimilarOptions)
     def similar(
         self,
         row: T | object,
         k: int | None = None,
         *,
-        offset: int = 0,
-        min_similarity: float | None = None,
-        filter: Filter | None = None,
         name: str = "pgembed_hit",
+        **options: Unpack[ORMSimilarOptions],
     ) -> Search[T, VectorHit]:
         """Search for the rows most like a given one, which is left out.
 
         Args:
             row: A row that is in the database, or its primary key: a tuple where
                 that is composite.
-            k: As in `vector_search`, and so are the others.
-            offset: Rows of the ranking to leave out.
-            min_similarity: Leave out what is less similar.
-            filter: Conditions on columns as data.
+            k: As in `vector_search`.
             name: Of the search inside the statement.
 
         Raises:
             InvalidQuery: The row has no key yet.
             InvalidParameter: The key has another number of columns.
         """
-        options = _page(offset, min_similarity=min_similarity)
-        search = self._search(VectorHit, "similar", k, filter, options, name=name)
+        check_names("similar", options, ORMSimilarOptions)
+        search = self._search(VectorHit, "similar", k, options, name=name)
         call = search._call
         arguments = {"key": key_option(self.table, self._key(row)), **call.options}
         return search._changed(options=arguments)
@@ -325,19 +203,16 @@ class EmbeddingOf(Generic[T]):
         hit: type[Any],
         function: str,
         k: int | None,
-        filter: Filter | None,
-        options: dict[str, Any],
+        options: Mapping[str, Any],
         **call: Any,
     ) -> Search[T, Any]:
         arguments: dict[str, ColumnElement[Any]] = {}
-        for name, value in options.items():
-            written = option(value)
-            if written is not None:
-                arguments[name] = written
-        wrapped = filter_json(filter)
-        if wrapped is not None:
-            assert wrapped.dumps is not None
-            arguments["filter"] = json_option(str(wrapped.dumps(wrapped.obj)))
+        given = checked({n: v for n, v in options.items() if n not in _OF_THE_CALL})
+        for name, value in given.items():
+            # What is the default anyway is left out: one statement for more searches.
+            if value is False or (name == "offset" and value == 0):
+                continue
+            arguments[name] = _written(value)
         mapper: Mapper[Any] = inspect(self._entity)
         criterion = class_criterion(mapper, self.table)
         return Search._of(
@@ -350,6 +225,9 @@ class EmbeddingOf(Generic[T]):
                 k=None if k is None else check_int(k, "k"),
                 options=arguments,
                 criteria=() if criterion is None else (criterion,),
+                query_model=options.get("query_model"),
+                encoder=options.get("encoder"),
+                timeout=timeout_of(options),
                 **call,
             )
         )
@@ -362,12 +240,13 @@ class EmbeddingOf(Generic[T]):
     def _vector(self, vector: Vector) -> str:
         text = vector_text(vector)
         length = text.count(",") + 1
-        wanted = self.declaration.dimensions
+        wanted = self.declaration.options["dimensions"]
         if wanted is not None and length < wanted:
             raise DimensionMismatch(
                 f"the query vector has {length} dimensions, the embedding "
                 f"{self.name!r} has {wanted}",
-                hint=f"Encode the query with model {self.declaration.model!r}.",
+                hint="Encode the query with model "
+                f"{self.declaration.options['model']!r}.",
             )
         return text
 
@@ -395,14 +274,8 @@ class EmbeddingOf(Generic[T]):
         return key
 
 
-def _page(offset: int, **thresholds: float | None) -> dict[str, int | float | None]:
-    """Give the arguments that say which part of the ranking is wanted."""
-    least = {
-        name: None if value is None else check_number(value, name)
-        for name, value in thresholds.items()
-    }
-    return {"offset": check_int(offset, "offset", 0) or None, **least}
-
-
-def _whole(value: int | None, what: str) -> int | None:
-    return None if value is None else check_int(value, what)
+def _written(value: object) -> ColumnElement[Any]:
+    if isinstance(value, Jsonb):
+        assert value.dumps is not None
+        return json_option(str(value.dumps(value.obj)))
+    return option(value)

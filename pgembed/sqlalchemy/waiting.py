@@ -220,7 +220,7 @@ def _is_waiting(
     if waiting and state == "paused":
         raise InvalidParameter(
             f"embedding {name!r} is paused with changes waiting",
-            hint=f"Resume it first: SELECT pgembed.resume('{name}').",
+            hint=f"Resume it first: SELECT pgembed.resume_embedding('{name}').",
         )
     if not waiting and known:
         failed = connection.execute(_FAILED, values).first()

@@ -104,7 +104,7 @@ comment on column pgembed.captured_text.code_functions is
 comment on column pgembed.captured_text.code_digest is
     'Digest of what these say, to notice that one was changed.';
 comment on column pgembed.captured_text.capture is
-    'False while pgembed.pause(name, capture => false) has removed the triggers.';
+    'False while pgembed.pause_embedding(name, capture => false) has removed the triggers.';
 comment on column pgembed.captured_text.capture_digest is
     'Digest of what functions and triggers were generated from, to notice that they must be generated again.';
 comment on column pgembed.captured_text.key_columns is

@@ -80,7 +80,7 @@ class TestFirstRun:
         searches = possible_searches({row.name for row in corpus(ROWS)})
         assert len(searches) >= 4
         for search in searches:
-            (hit,) = pgembed.search(conn, "python_doc", search.query, k=1)
+            (hit,) = pgembed.vector_search(conn, "python_doc", search.query, k=1)
             assert search.is_answered_by(hit.doc["name"]), (search, hit.doc["name"])
             text = f"{hit.doc['name']} {hit.doc['text']}"
             assert shared_words(search.query, text) == set()

@@ -69,7 +69,7 @@ def served(empty_dsn: str, tmp_path: Path) -> Iterator[str]:
                 if conn.execute("select from pgembed.workers where alive").rowcount:
                     break
                 time.sleep(0.1)
-            pgembed.encode(conn, "warm up", timeout_s=120)
+            pgembed.encode(conn, "warm up", timeout=120)
         yield empty_dsn
     finally:
         service.terminate()

@@ -129,7 +129,8 @@ DDL = [
     "select pgembed.repair('note_embedding')",
     "select pgembed.repair('entry_embedding')",
     "select pgembed.reembed('item_embedding')",
-    "select pgembed.pause('note_embedding'); select pgembed.resume('note_embedding')",
+    "select pgembed.pause_embedding('note_embedding');"
+    " select pgembed.resume_embedding('note_embedding')",
     "create table if not exists entry_c partition of entry for values from (-9) to (0)",
     "alter table entry detach partition entry_c",
     "drop table if exists entry_c",

@@ -191,7 +191,10 @@ MODEL = """update pgembed.worker set models = jsonb_build_object('tiny', {})"""
             "values (1, '1', 'U', now() + interval '2 hours')",
             "clock error: rows may not be worked off before",
         ),
-        ("select pgembed.pause('article_embedding')", "paused warning: is paused"),
+        (
+            "select pgembed.pause_embedding('article_embedding')",
+            "paused warning: is paused",
+        ),
         (
             "alter table article rename title to name; select pgembed._reconcile_v1()",
             "broken error: is broken",

@@ -169,7 +169,7 @@ def test_modes_depth_limit_and_rerank(
         ({"embedding": "nosuch"}, errors.UnknownEmbedding, "nosuch"),
         ({"hybrid": {"fusion": "x"}}, errors.InvalidParameter, "x"),
         ({"encoder": HashingEncoder("o", 64)}, errors.ModelMismatch, "o@"),
-        ({"encoder": None, "timeout_s": 0.1}, errors.NoEncoderService, "service"),
+        ({"encoder": None, "timeout": 0.1}, errors.NoEncoderService, "service"),
     ],
 )
 def test_bad_options_are_refused(
@@ -302,7 +302,7 @@ def test_recall_is_what_counting_by_hand_gives(
     ).fetchall():
 
         def ids(key: int = key, vector: str = vector, **options: Any) -> list[int]:
-            hits = pgembed.search(
+            hits = pgembed.vector_search(
                 conn, "item", query_embedding=json.loads(vector), k=6, **options
             )
             return [h.doc["id"] for h in hits if h.doc["id"] != key][:5]

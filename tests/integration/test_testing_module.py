@@ -143,4 +143,4 @@ def test_process_all_says_what_still_waits(dsn: str, conn: psycopg.Connection) -
         "update pgembed.queue set attempts = 1, not_before = now() + interval '1 hour'"
     )
     with pytest.raises(NotEmbeddedInTime, match="note_embedding"):
-        testing.process_all(dsn, timeout_s=0.2)
+        testing.process_all(dsn, timeout=0.2)

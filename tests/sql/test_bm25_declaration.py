@@ -278,11 +278,11 @@ def test_columns_named_like_words_of_plpgsql(conn: psycopg.Connection) -> None:
 def test_paused_capture_and_repair(plain: psycopg.Connection) -> None:
     create(plain, "doc", bm25_options='{"config": "simple"}')
     doc = Indexed(plain, name="doc_embedding")
-    plain.execute("select pgembed.pause('doc_embedding', capture => false)")
+    plain.execute("select pgembed.pause_embedding('doc_embedding', capture => false)")
     plain.execute("insert into doc values (900, 'w0 new')")
     plain.execute("alter table doc alter column body type varchar(10000)")
     plain.execute("set search_path = pg_catalog")
-    plain.execute("select pgembed.resume('doc_embedding')")
+    plain.execute("select pgembed.resume_embedding('doc_embedding')")
     plain.execute("reset search_path")
     assert "built from 61 rows" in str(doc.maintain(2000))
     doc.check(queries=["w0 new"])
@@ -310,7 +310,7 @@ def test_paused_without_capture_it_stays_so_until_resumed(
 ) -> None:
     triggers = "select count(*) from pg_trigger where tgrelid = 'doc'::regclass"
     create(plain, "doc")
-    plain.execute("select pgembed.pause('doc_embedding', capture => false)")
+    plain.execute("select pgembed.pause_embedding('doc_embedding', capture => false)")
     plain.execute(
         "select pgembed.alter_embedding('doc_embedding',"
         " bm25_options => '{\"b\": 0.5}')"
@@ -318,7 +318,7 @@ def test_paused_without_capture_it_stays_so_until_resumed(
     assert value(plain, triggers) == 0
     plain.execute("alter table doc alter body type varchar(1000)")
     plain.execute("insert into doc values (900, 'unheard')")
-    plain.execute("select pgembed.resume('doc_embedding')")
+    plain.execute("select pgembed.resume_embedding('doc_embedding')")
     assert value(plain, triggers) == 6
     plain.execute("select * from pgembed.bm25_maintain()")
     assert (

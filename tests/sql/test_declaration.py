@@ -522,7 +522,7 @@ def test_pause_without_capture_allows_a_change_of_type(filled: Service) -> None:
     for change in ["body type varchar(500)", "id type bigint"]:
         with pytest.raises(psycopg.errors.FeatureNotSupported):
             conn.execute(f"alter table article alter column {change}")
-    conn.execute("select pgembed.pause(%s, capture => false)", [NAME])
+    conn.execute("select pgembed.pause_embedding(%s, capture => false)", [NAME])
     conn.execute("alter table article alter column body type varchar(500)")
     conn.execute("alter table article alter column id type bigint")
     conn.execute("update article set body = 'unseen' where id = 1")
@@ -533,7 +533,7 @@ def test_pause_without_capture_allows_a_change_of_type(filled: Service) -> None:
     assert filled.column("state") == "paused"
     conn.execute("update article set body = 'still unseen' where id = 1")
     assert filled.jobs() == []
-    conn.execute("select pgembed.resume(%s)", [NAME])
+    conn.execute("select pgembed.resume_embedding(%s)", [NAME])
     assert filled.column("state") == "active"
     assert filled.drain() == 2
     assert filled.embedded() == {

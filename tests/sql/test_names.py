@@ -163,7 +163,7 @@ def test_quotes_where_none_are_needed(conn: Connection, two: list[Service]) -> N
 
 
 def test_unquoted_schemas_are_taken_too(conn: Connection, two: list[Service]) -> None:
-    conn.execute("select pgembed.pause(%s)", ['Second "x".article_embedding'])
+    conn.execute("select pgembed.pause_embedding(%s)", ['Second "x".article_embedding'])
     assert conn.execute(
         "select schema::text, state from pgembed.status order by 1"
     ).fetchall() == [('Second "x"', "paused"), ("first", "active")]
@@ -214,8 +214,8 @@ def test_the_doctor_says_which(conn: Connection, two: list[Service]) -> None:
 
 def test_the_doctor_tells_two_apart(conn: Connection, two: list[Service]) -> None:
     """What it calls each finding's embedding is one name, not two of the same."""
-    conn.execute("select pgembed.pause(%s)", [qualified(SCHEMAS[0])])
-    conn.execute("select pgembed.pause(%s)", [qualified(SCHEMAS[1])])
+    conn.execute("select pgembed.pause_embedding(%s)", [qualified(SCHEMAS[0])])
+    conn.execute("select pgembed.pause_embedding(%s)", [qualified(SCHEMAS[1])])
     found = [
         row[0]
         for row in conn.execute(
@@ -317,9 +317,9 @@ def test_a_search_of_a_lost_side_table_says_which(
 
 def test_a_renamed_schema(conn: Connection, two: list[Service]) -> None:
     conn.execute("alter schema first rename to third")
-    conn.execute("select pgembed.pause('third.article_embedding')")
+    conn.execute("select pgembed.pause_embedding('third.article_embedding')")
     with pytest.raises(psycopg.Error):
-        conn.execute("select pgembed.pause('first.article_embedding')")
+        conn.execute("select pgembed.pause_embedding('first.article_embedding')")
 
 
 def test_if_not_exists(conn: Connection) -> None:

@@ -1047,14 +1047,14 @@ def test_a_text_columns_type_is_changed(conn: Connection, kind: str) -> None:
         conn.execute("alter table article alter column body type varchar(200)")
     # The error names a trigger, and its name says where to read on.
     assert "see_pgembed_pause" in str(caught.value)
-    conn.execute("select pgembed.pause(%s, capture => false)", [name])
+    conn.execute("select pgembed.pause_embedding(%s, capture => false)", [name])
     assert not any("somebody" in said for said in findings(conn))
     conn.execute("alter table article alter column body type varchar(200)")
     conn.execute("insert into article (id, body) values (7, 'never seen')")
     conn.execute("update article set body = 'apple uno' where id = 1")
     conn.execute("delete from article where id = 2")
     reconcile(conn)
-    conn.execute("select pgembed.resume(%s)", [name])
+    conn.execute("select pgembed.resume_embedding(%s)", [name])
     settle_kind(conn, service)
     assert_found(conn, kind, service)
 

@@ -147,12 +147,12 @@ def test_claim_leaves_other_embeddings_alone(service: Service) -> None:
 
 def test_a_paused_embedding_queues_and_waits(service: Service) -> None:
     conn = service.conn
-    conn.execute("select pgembed.pause('article_embedding')")
+    conn.execute("select pgembed.pause_embedding('article_embedding')")
     insert(service, 1)
     assert service.jobs() == [("U", "1")]
     assert not value(conn, "select ready from pgembed._ready_v1()")
     assert conn.execute("select * from pgembed._embeddings_v1()").fetchall() == []
-    conn.execute("select pgembed.resume('article_embedding')")
+    conn.execute("select pgembed.resume_embedding('article_embedding')")
     assert value(conn, "select ready from pgembed._ready_v1()")
 
 

@@ -106,10 +106,10 @@ def test_a_text_of_more_than_the_row(ann: Connection, conn: Connection) -> None:
 def test_columns_are_changed_after_a_pause(ann: Connection, conn: Connection) -> None:
     service = declared(conn, TEXTS["columns"])
     conn.execute(
-        "select pgembed.pause('doc_text', capture => false);"
+        "select pgembed.pause_embedding('doc_text', capture => false);"
         "alter table doc alter column body type text, add column more text;"
         "update doc set body = repeat('long ', 20) where id = 2;"
-        "select pgembed.resume('doc_text')"
+        "select pgembed.resume_embedding('doc_text')"
     )
     assert readable(ann) == {4, 6}
     service.drain()

@@ -326,10 +326,12 @@ def test_rate_and_time_to_go(doc: Connection) -> None:
 @pytest.mark.parametrize("capture", [True, False])
 def test_paused(doc: Connection, capture: bool) -> None:
     put_chunks(doc, "doc_embedding", chunks(range(1, 11)))
-    doc.execute("select pgembed.pause('doc_embedding', capture => %s)", [capture])
+    doc.execute(
+        "select pgembed.pause_embedding('doc_embedding', capture => %s)", [capture]
+    )
     doc.execute("update doc set body = 'new' where id = 3")
     assert status(doc, "state", "waiting") == ("paused", int(capture))
-    doc.execute("select pgembed.resume('doc_embedding')")
+    doc.execute("select pgembed.resume_embedding('doc_embedding')")
     assert status(doc, "state") == "active"
 
 

@@ -23,31 +23,33 @@ class Article:
 
 
 def search(conn: psycopg.Connection) -> None:
-    hits = pgembed.search(conn, "article", "cheap flights", k=5)
-    assert_type(hits, list[pgembed.Hit[DictRow]])
+    hits = pgembed.vector_search(conn, "article", "cheap flights", k=5)
+    assert_type(hits, list[pgembed.VectorHit[DictRow]])
     assert_type(hits[0].similarity, float)
     assert_type(hits[0].chunk, int | None)
     assert_type(hits[0].content, str | None)
 
     encoder: Encoder = load_encoder("hashing", "hashing", dimensions=64)
-    pgembed.search(conn, ("shop", "article"), "x", encoder=encoder, filter={"a": 1})
-    pgembed.search(conn, "article", query_embedding=[0.1, 0.2], exact=True)
-    pgembed.search(conn, "article", query_embedding=np.zeros(3, np.float32))
+    pgembed.vector_search(
+        conn, ("shop", "article"), "x", encoder=encoder, filter={"a": 1}
+    )
+    pgembed.vector_search(conn, "article", query_embedding=[0.1, 0.2], exact=True)
+    pgembed.vector_search(conn, "article", query_embedding=np.zeros(3, np.float32))
 
-    articles = pgembed.search(conn, "article", "x", row_factory=Article, k=1)
-    assert_type(articles, list[pgembed.Hit[Article]])
+    articles = pgembed.vector_search(conn, "article", "x", row_factory=Article, k=1)
+    assert_type(articles, list[pgembed.VectorHit[Article]])
     assert_type(articles[0].doc.title, str)
 
     assert_type(
         pgembed.similar(conn, "article", 1, row_factory=Article),
-        list[pgembed.Hit[Article]],
+        list[pgembed.VectorHit[Article]],
     )
     assert_type(pgembed.embed(conn, "x"), list[float])
 
 
 def words(conn: psycopg.Connection) -> None:
     found = pgembed.bm25_search(conn, "article", "cheap flights", snippets=True)
-    assert_type(found, list[pgembed.Bm25Hit[DictRow]])
+    assert_type(found, list[pgembed.BM25Hit[DictRow]])
     assert_type(found[0].score, float)
     assert_type(found[0].snippet, str | None)
     both = pgembed.hybrid_search(
@@ -61,7 +63,7 @@ def words(conn: psycopg.Connection) -> None:
     assert_type(both, list[pgembed.HybridHit[Article]])
     assert_type(both[0].bm25_rank, int | None)
     assert_type(both[0].rerank_score, float | None)
-    pgembed.search(conn, "article", "x", rerank=20, reranker=Own())
+    pgembed.vector_search(conn, "article", "x", rerank=20, reranker=Own())
     assert_type(pgembed.create_bm25(conn, "article", "title"), str)
     assert_type(pgembed.bm25_maintain(conn), dict[str, str])
     pgembed.create_embedding(
@@ -102,20 +104,23 @@ def any_row_type(dsn: str) -> None:
 
 
 async def asynchronous(conn: psycopg.AsyncConnection) -> None:
-    assert_type(await aclient.search(conn, "article", "x"), list[pgembed.Hit[DictRow]])
     assert_type(
-        await pgembed.asearch(conn, "article", "x", row_factory=Article),
-        list[pgembed.Hit[Article]],
+        await aclient.vector_search(conn, "article", "x"),
+        list[pgembed.VectorHit[DictRow]],
+    )
+    assert_type(
+        await aclient.vector_search(conn, "article", "x", row_factory=Article),
+        list[pgembed.VectorHit[Article]],
     )
     assert_type(
         await aclient.hybrid_search(conn, "article", "x", k=3),
         list[pgembed.HybridHit[DictRow]],
     )
-    await aclient.await_embedded(conn, "article_embedding", timeout_s=5)
+    await aclient.await_embedded(conn, "article_embedding", timeout=5)
 
 
 def wrong(conn: psycopg.Connection) -> None:
     pgembed.bm25_search(conn, "article")  # type: ignore[call-overload]
-    pgembed.search(conn, "article", "x", k="ten")  # type: ignore[call-overload]
-    pgembed.search(conn, "article", "x", nosuch=1)  # type: ignore[call-overload]
-    pgembed.search("dsn", "article", "x")  # type: ignore[call-overload]
+    pgembed.vector_search(conn, "article", "x", k="ten")  # type: ignore[call-overload]
+    pgembed.vector_search(conn, "article", "x", nosuch=1)  # type: ignore[call-overload]
+    pgembed.vector_search("dsn", "article", "x")  # type: ignore[call-overload]

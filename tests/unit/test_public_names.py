@@ -9,6 +9,7 @@ import pgembed
 from pgembed import aclient, client
 
 FUNCTIONS = {
+    "accept_weights",
     "alter_bm25",
     "alter_embedding",
     "await_embedded",
@@ -24,11 +25,11 @@ FUNCTIONS = {
     "erase",
     "grant_usage",
     "hybrid_search",
-    "pause",
+    "pause_embedding",
     "reembed",
     "register_model",
     "repair",
-    "resume",
+    "resume_embedding",
     "retry",
     "revoke_usage",
     "search",
@@ -36,38 +37,37 @@ FUNCTIONS = {
     "search_facets",
     "similar",
     "status",
+    "vector_search",
 }
 
 
 def test_public_names_are_pinned() -> None:
     types = {
-        "Bm25Hit",
+        "BM25Hit",
         "EmbeddingStatus",
         "FacetValue",
         "Filter",
-        "Hit",
         "HybridHit",
         "RerankerLike",
         "Table",
         "Vector",
+        "VectorHit",
     }
     assert set(client.__all__) == FUNCTIONS | types
-    assert set(aclient.__all__) == FUNCTIONS
+    assert set(aclient.__all__) == FUNCTIONS | types
     assert set(pgembed.__all__) == FUNCTIONS | {
-        "Bm25Hit",
+        "BM25Hit",
         "EmbeddingStatus",
         "FacetValue",
-        "Hit",
         "HybridHit",
         "PgembedError",
-        "asearch",
+        "VectorHit",
     }
 
 
 def test_the_package_exports_the_clients_functions() -> None:
     for name in FUNCTIONS:
         assert getattr(pgembed, name) is getattr(client, name)
-    assert pgembed.asearch is aclient.search
 
 
 def test_importing_the_client_loads_no_heavy_library() -> None:

@@ -402,7 +402,7 @@ $$;
 comment on function pgembed.drop_embedding(text, boolean) is
     'Removes an embedding with its vectors, triggers and queued jobs. The source table stays as it is.';
 
-create or replace function pgembed.pause(name text, capture boolean default true) returns void
+create or replace function pgembed.pause_embedding(name text, capture boolean default true) returns void
 language plpgsql
 as $$
 #variable_conflict use_column
@@ -412,9 +412,9 @@ declare
     texts int[];
 begin
     perform pgembed._require_owner();
-    wanted := pgembed._named('embedding', pause.name);
+    wanted := pgembed._named('embedding', pause_embedding.name);
     if wanted is null then
-        texts := array[(pgembed._bm25(pause.name)).text_id];    -- or PE001
+        texts := array[(pgembed._bm25(pause_embedding.name)).text_id];    -- or PE001
     end if;
     perform pgembed._back_inside();
     perform pgembed._lock_declarations();
@@ -423,19 +423,19 @@ begin
     where embedding_id = wanted;
     texts := coalesce(texts, array(select text_id from pgembed.embedding where embedding_id = wanted
                                    union select text_id from pgembed.bm25 where embedding_id = wanted));
-    if not pause.capture then
+    if not pause_embedding.capture then
         update pgembed.captured_text set capture = false where text_id = any (texts);
         perform pgembed._remove_capture(text_id, '((words_)?(insert|delete)|update|truncate)$') from unnest(texts) as text_id;
     end if;
     perform set_config('search_path', path, true);
 end
 $$;
-comment on function pgembed.pause(text, boolean) is
+comment on function pgembed.pause_embedding(text, boolean) is
     'Stops encoding for an embedding (or names a BM25 index); changes are still captured. With capture => false the triggers '
     'are removed too (those of all that is declared over the same text), so that ALTER TABLE ... ALTER '
-    'COLUMN ... TYPE is possible; resume() then looks at the whole table again.';
+    'COLUMN ... TYPE is possible; resume_embedding() then looks at the whole table again.';
 
-create or replace function pgembed.resume(name text) returns void
+create or replace function pgembed.resume_embedding(name text) returns void
 language plpgsql
 as $$
 #variable_conflict use_column
@@ -445,18 +445,18 @@ declare
     t pgembed.captured_text;
 begin
     perform pgembed._require_owner();
-    wanted := pgembed._named('embedding', resume.name);
+    wanted := pgembed._named('embedding', resume_embedding.name);
     select * into e from pgembed.embedding as x where x.embedding_id operator(pg_catalog.=) wanted;
-    t := pgembed._text(coalesce(e.text_id, (pgembed._bm25(resume.name)).text_id));
+    t := pgembed._text(coalesce(e.text_id, (pgembed._bm25(resume_embedding.name)).text_id));
     if t.capture and t.state operator(pg_catalog.<>) 'broken' and e.state is distinct from 'broken' then
         update pgembed.embedding as x set state = 'active' where x.embedding_id operator(pg_catalog.=) wanted;
         perform pgembed._wake('');
     else
-        perform pgembed.repair(resume.name);
+        perform pgembed.repair(resume_embedding.name);
     end if;
 end
 $$;
-comment on function pgembed.resume(text) is 'Continues a paused embedding.';
+comment on function pgembed.resume_embedding(text) is 'Continues a paused embedding.';
 
 create or replace function pgembed._repair_text(p_text_id int) returns void
 language plpgsql

@@ -168,7 +168,7 @@ begin
             format('SELECT pgembed.alter_embedding(%L, ...) or pgembed.repair(%L).', name, name);
     elsif e.state = 'paused' then
         return query select 'warning', 'paused', 'is paused' || case when t.capture then '' else ', and its triggers are removed' end,
-            format('SELECT pgembed.resume(%L).', name);
+            format('SELECT pgembed.resume_embedding(%L).', name);
     end if;
     if pgembed._table_sql(e.source) is null or pgembed._table_sql(e.side_table) is null then
         return;

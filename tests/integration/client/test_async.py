@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-import pgembed
 from pgembed import aclient, client, errors
 from pgembed.encoders.hashing import HashingEncoder
 from pgembed.service import EncoderService
@@ -37,16 +36,19 @@ async def test_search_in_process_by_object_and_by_name(
     aconn: psycopg.AsyncConnection, encoder: HashingEncoder
 ) -> None:
     for given in (encoder, "hashing"):
-        hits = await aclient.search(aconn, "article", "tea", k=2, encoder=given)
+        hits = await aclient.vector_search(aconn, "article", "tea", k=2, encoder=given)
         assert [hit.doc["id"] for hit in hits] == [3, 4]
-    assert await pgembed.asearch(aconn, "article", "tea", k=2, encoder=encoder) == hits
+    assert (
+        await aclient.vector_search(aconn, "article", "tea", k=2, encoder=encoder)
+        == hits
+    )
 
 
 async def test_search_through_the_service_idle_and_in_a_transaction(
     aconn: psycopg.AsyncConnection, service: EncoderService
 ) -> None:
     for query in ("green tea", "black tea with milk"):  # idle, then in a transaction
-        (hit,) = await aclient.search(aconn, "article", query, k=1)
+        (hit,) = await aclient.vector_search(aconn, "article", query, k=1)
         assert hit.doc["title"] == query
     assert not aconn.autocommit
     assert len(await aclient.embed(aconn, "x", "hashing")) == 64
@@ -59,7 +61,7 @@ async def test_declaration_status_and_waiting(
         aconn, "article", "category", name="second", model="hashing"
     )
     await aconn.commit()
-    await aclient.await_embedded(aconn, name, timeout_s=30)
+    await aclient.await_embedded(aconn, name, timeout=30)
     found = {one.name: one.embedded for one in await aclient.status(aconn)}
     assert found == {"article_embedding": 4, "second": 4}
     await aclient.drop_embedding(aconn, name)
@@ -68,6 +70,6 @@ async def test_declaration_status_and_waiting(
 
 async def test_errors_are_pgembeds(aconn: psycopg.AsyncConnection) -> None:
     with pytest.raises(errors.NoEncoderService):
-        await aclient.search(aconn, "article", "nobody asked this")
+        await aclient.vector_search(aconn, "article", "nobody asked this")
     with pytest.raises(errors.InvalidSource):
-        await aclient.search(aconn, "nosuch", query_embedding=[1.0])
+        await aclient.vector_search(aconn, "nosuch", query_embedding=[1.0])

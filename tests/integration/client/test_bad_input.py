@@ -25,8 +25,8 @@ NAN = float("nan")
         ({"k": True}, errors.InvalidParameter, "True"),
         ({"ef_search": 0}, errors.InvalidParameter, "ef_search"),
         ({"ef_search": 5000}, errors.InvalidParameter, "5000"),
-        ({"timeout_s": NAN}, errors.InvalidParameter, "nan"),
-        ({"timeout_s": 0}, errors.InvalidParameter, "timeout_s"),
+        ({"timeout": NAN}, errors.InvalidParameter, "nan"),
+        ({"timeout": 0}, errors.InvalidParameter, "timeout"),
         ({"query": ""}, errors.InvalidQuery, "empty"),
         ({"query": " \n\t"}, errors.InvalidQuery, "empty"),
         ({"query": None}, errors.InvalidQuery, "nothing to search for"),
@@ -80,9 +80,9 @@ def test_search_refuses(
     given |= arguments
     table, query = given.pop("table"), given.pop("query")
     with pytest.raises(error) as caught:
-        pgembed.search(shop, table, query, **given)
+        pgembed.vector_search(shop, table, query, **given)
     assert words in str(caught.value)
-    assert len(pgembed.search(shop, "article", "tea", encoder=encoder)) == 4
+    assert len(pgembed.vector_search(shop, "article", "tea", encoder=encoder)) == 4
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_database_without_pgembed_says_so(
     with psycopg.connect(empty_dsn, autocommit=True) as conn:
         conn.execute("create table article (id int primary key)")
         for call in (
-            lambda: pgembed.search(conn, "article", "tea", encoder=encoder),
-            lambda: pgembed.search(conn, "article", "tea"),
+            lambda: pgembed.vector_search(conn, "article", "tea", encoder=encoder),
+            lambda: pgembed.vector_search(conn, "article", "tea"),
             lambda: pgembed.status(conn),
             lambda: pgembed.create_embedding(conn, "article", "id::text"),
             lambda: pgembed.await_embedded(conn, "article_embedding"),
@@ -128,4 +128,4 @@ def test_role_without_rights_is_told_which_grant_it_needs(
         shop.execute("create role pgembed_test_reader")
         shop.execute("set local role pgembed_test_reader")
         with pytest.raises(errors.InsufficientPrivilege, match="grant_usage"):
-            pgembed.search(shop, ("public", "article"), "tea", encoder=encoder)
+            pgembed.vector_search(shop, ("public", "article"), "tea", encoder=encoder)

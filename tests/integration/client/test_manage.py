@@ -62,7 +62,7 @@ def test_options_arrive_as_declared(shop: psycopg.Connection) -> None:
 def test_alter_changes_only_what_is_given(shop: psycopg.Connection, dsn: str) -> None:
     pgembed.alter_embedding(shop, "article_embedding", text_expression="category")
     assert process_all(dsn)["article_embedding"].embedded == 4
-    hits = pgembed.search(shop, "article", "drink", k=2, encoder="hashing")
+    hits = pgembed.vector_search(shop, "article", "drink", k=2, encoder="hashing")
     assert {hit.content for hit in hits} == {"drink"}
 
 
@@ -78,14 +78,14 @@ def test_declaration_is_part_of_the_callers_transaction(
 def test_pause_resume_reembed_repair_and_retry(
     shop: psycopg.Connection, dsn: str
 ) -> None:
-    pgembed.pause(shop, "article_embedding")
+    pgembed.pause_embedding(shop, "article_embedding")
     assert _status(shop).state == "paused"
-    pgembed.resume(shop, "article_embedding")
+    pgembed.resume_embedding(shop, "article_embedding")
     assert _status(shop).state == "active"
     pgembed.reembed(shop, "article_embedding")
     assert _status(shop).backfill_state == "pending"
     process_all(dsn)
-    pgembed.pause(shop, "article_embedding", capture=False)
+    pgembed.pause_embedding(shop, "article_embedding", capture=False)
     shop.execute("insert into article values (6, 'white wolf')")
     pgembed.repair(shop, "article_embedding")
     assert process_all(dsn)["article_embedding"].embedded == 5
@@ -132,8 +132,8 @@ def test_await_embedded_returns_when_a_service_has_done_the_work(
 ) -> None:
     with running_service(dsn):
         shop.execute("insert into article values (7, 'white wolf')")
-        pgembed.await_embedded(shop, "article_embedding", timeout_s=30)
-        (hit,) = pgembed.search(shop, "article", "wolf", k=1, encoder="hashing")
+        pgembed.await_embedded(shop, "article_embedding", timeout=30)
+        (hit,) = pgembed.vector_search(shop, "article", "wolf", k=1, encoder="hashing")
     assert hit.doc["id"] == 7
 
 
@@ -141,7 +141,7 @@ def test_await_embedded_works_between_transactions_and_leaves_none_open(
     shop: psycopg.Connection, dsn: str
 ) -> None:
     with psycopg.connect(dsn) as conn:
-        pgembed.await_embedded(conn, timeout_s=5)
+        pgembed.await_embedded(conn, timeout=5)
         assert not conn.autocommit
         assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
@@ -149,9 +149,9 @@ def test_await_embedded_works_between_transactions_and_leaves_none_open(
 def test_await_embedded_gives_up_in_time(shop: psycopg.Connection) -> None:
     shop.execute("insert into article values (8, 'white wolf')")
     with pytest.raises(errors.NotEmbeddedInTime, match="article_embedding"):
-        pgembed.await_embedded(shop, timeout_s=0.1)
+        pgembed.await_embedded(shop, timeout=0.1)
     with pytest.raises(TimeoutError):
-        pgembed.await_embedded(shop, timeout_s=0.1)
+        pgembed.await_embedded(shop, timeout=0.1)
 
 
 def test_await_embedded_refuses_what_would_never_end(shop: psycopg.Connection) -> None:
@@ -160,8 +160,8 @@ def test_await_embedded_refuses_what_would_never_end(shop: psycopg.Connection) -
         pytest.raises(errors.InvalidParameter, match="transaction"),
     ):
         pgembed.await_embedded(shop)
-    pgembed.pause(shop, "article_embedding")
-    pgembed.await_embedded(shop, timeout_s=1)
+    pgembed.pause_embedding(shop, "article_embedding")
+    pgembed.await_embedded(shop, timeout=1)
     shop.execute("insert into article values (9, 'white wolf')")
     with pytest.raises(errors.InvalidParameter, match="paused"):
         pgembed.await_embedded(shop)

@@ -53,20 +53,20 @@ def test_status_has_the_schema(shops: psycopg.Connection, dsn: str) -> None:
 def test_a_name_with_its_schema_means_that_one(
     shops: psycopg.Connection, dsn: str, encoder: HashingEncoder
 ) -> None:
-    pgembed.pause(shops, "article_embedding")
+    pgembed.pause_embedding(shops, "article_embedding")
     assert _states(shops) == {"public": "paused", "beta": "active", "Odd 1": "active"}
     shops.execute("set search_path = beta, public")
-    pgembed.pause(shops, "article_embedding")
-    pgembed.resume(shops, "public.article_embedding")
+    pgembed.pause_embedding(shops, "article_embedding")
+    pgembed.resume_embedding(shops, "public.article_embedding")
     for odd in ("Odd 1.article_embedding", '"Odd 1".article_embedding'):
-        pgembed.pause(shops, odd)
+        pgembed.pause_embedding(shops, odd)
         assert _states(shops) == {
             "public": "active",
             "beta": "paused",
             "Odd 1": "paused",
         }
-        pgembed.resume(shops, odd)
-    pgembed.resume(shops, "article_embedding")
+        pgembed.resume_embedding(shops, odd)
+    pgembed.resume_embedding(shops, "article_embedding")
     assert set(_states(shops).values()) == {"active"}
     shops.execute("reset search_path")
 
@@ -75,19 +75,19 @@ def test_a_name_with_its_schema_means_that_one(
     pgembed.repair(shops, "beta.article_embedding")
     assert pgembed.retry(shops, "beta.article_embedding") == 0
     with pytest.raises(errors.NotEmbeddedInTime, match=r"beta|article_embedding"):
-        pgembed.await_embedded(shops, "beta.article_embedding", timeout_s=0.1)
-    pgembed.await_embedded(shops, "public.article_embedding", timeout_s=1)
+        pgembed.await_embedded(shops, "beta.article_embedding", timeout=0.1)
+    pgembed.await_embedded(shops, "public.article_embedding", timeout=1)
     process_all(dsn)
-    pgembed.await_embedded(shops, timeout_s=1)
+    pgembed.await_embedded(shops, timeout=1)
     for name in ("article_embedding", "beta.article_embedding"):
-        (hit,) = pgembed.search(
+        (hit,) = pgembed.vector_search(
             shops, "beta.article", "wolf", embedding=name, encoder=encoder
         )
         assert hit.doc["title"] == "grey wolf"
         (words,) = pgembed.bm25_search(shops, "beta.article", "wolf", embedding=name)
         assert words.doc["title"] == "grey wolf"
     with pytest.raises(errors.UnknownEmbedding):
-        pgembed.search(
+        pgembed.vector_search(
             shops,
             "beta.article",
             "wolf",
@@ -111,7 +111,7 @@ def test_waiting_names_the_schema_where_that_matters(
 ) -> None:
     shops.execute("insert into beta.article values (2, 'white hare')")
     with pytest.raises(errors.NotEmbeddedInTime, match=r"for: beta\.article_embedding"):
-        pgembed.await_embedded(shops, timeout_s=0.1)
+        pgembed.await_embedded(shops, timeout=0.1)
 
 
 def test_evaluation_looks_at_the_named_table(
@@ -221,7 +221,7 @@ def test_usage_is_granted_and_revoked(
     shop: psycopg.Connection, searcher: psycopg.Connection, encoder: HashingEncoder
 ) -> None:
     def found() -> int:
-        hits = pgembed.search(searcher, "article", "tea", encoder=encoder)
+        hits = pgembed.vector_search(searcher, "article", "tea", encoder=encoder)
         words = pgembed.bm25_search(searcher, "article", "tea")
         return len(hits) + len(words)
 

@@ -41,7 +41,11 @@ def test_pages_follow_each_other(
 ) -> None:
     def searches(**options: Any) -> list[list[int]]:
         return [
-            ids(pgembed.search(words, "article", QUERY, encoder=encoder, **options)),
+            ids(
+                pgembed.vector_search(
+                    words, "article", QUERY, encoder=encoder, **options
+                )
+            ),
             ids(pgembed.bm25_search(words, "article", QUERY, **options)),
             ids(
                 pgembed.hybrid_search(
@@ -75,11 +79,11 @@ def test_thresholds(words: psycopg.Connection, encoder: HashingEncoder) -> None:
     assert ids(pgembed.bm25_search(words, "article", QUERY, min_score=least)) == [
         hit.doc["id"] for hit in hits if hit.score >= least
     ]
-    near = pgembed.search(words, "article", QUERY, encoder=encoder)
+    near = pgembed.vector_search(words, "article", QUERY, encoder=encoder)
     similar = near[1].similarity
     kept = [hit.doc["id"] for hit in near if hit.similarity >= similar]
     options: dict[str, Any] = {"encoder": encoder, "min_similarity": similar}
-    assert ids(pgembed.search(words, "article", QUERY, **options)) == kept
+    assert ids(pgembed.vector_search(words, "article", QUERY, **options)) == kept
     both = pgembed.hybrid_search(words, "article", QUERY, **options)
     assert {hit.doc["id"] for hit in both if hit.vector_rank} == set(kept)
     assert pgembed.search_count(words, "article", QUERY, **options) == len(kept)

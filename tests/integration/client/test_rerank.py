@@ -27,9 +27,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_search_is_ordered_by_the_cross_encoder(
     shop: psycopg.Connection, encoder: HashingEncoder, model: str
 ) -> None:
-    plain = pgembed.search(shop, "article", QUERY, encoder=encoder)
+    plain = pgembed.vector_search(shop, "article", QUERY, encoder=encoder)
     assert {hit.rerank_score for hit in plain} == {None}
-    hits = pgembed.search(
+    hits = pgembed.vector_search(
         shop, "article", QUERY, encoder=encoder, rerank=4, reranker=model
     )
     assert {hit.doc["id"] for hit in hits} == {hit.doc["id"] for hit in plain}
@@ -45,8 +45,8 @@ def test_search_is_ordered_by_the_cross_encoder(
 def test_more_are_read_than_are_returned(
     shop: psycopg.Connection, encoder: HashingEncoder, model: str
 ) -> None:
-    def search(k: int) -> list[pgembed.Hit[DictRow]]:
-        return pgembed.search(
+    def search(k: int) -> list[pgembed.VectorHit[DictRow]]:
+        return pgembed.vector_search(
             shop, "article", QUERY, k=k, encoder=encoder, rerank=4, reranker=model
         )
 
@@ -56,8 +56,8 @@ def test_more_are_read_than_are_returned(
 def test_fewer_are_read_than_are_returned(
     shop: psycopg.Connection, encoder: HashingEncoder, model: str
 ) -> None:
-    plain = pgembed.search(shop, "article", QUERY, encoder=encoder)
-    hits = pgembed.search(
+    plain = pgembed.vector_search(shop, "article", QUERY, encoder=encoder)
+    hits = pgembed.vector_search(
         shop, "article", QUERY, encoder=encoder, rerank=2, reranker=model
     )
     assert {hit.doc["id"] for hit in hits[:2]} == {h.doc["id"] for h in plain[:2]}
@@ -68,10 +68,10 @@ def test_fewer_are_read_than_are_returned(
 def test_a_loaded_cross_encoder_is_taken(
     shop: psycopg.Connection, encoder: HashingEncoder, model: str
 ) -> None:
-    by_object = pgembed.search(
+    by_object = pgembed.vector_search(
         shop, "article", QUERY, encoder=encoder, rerank=4, reranker=CrossEncoder(model)
     )
-    by_path = pgembed.search(
+    by_path = pgembed.vector_search(
         shop, "article", QUERY, encoder=encoder, rerank=4, reranker=model
     )
     assert [hit.doc["id"] for hit in by_object] == [hit.doc["id"] for hit in by_path]
@@ -81,10 +81,10 @@ async def test_the_asynchronous_client_reranks_too(
     shop: psycopg.Connection, dsn: str, encoder: HashingEncoder, model: str
 ) -> None:
     async with await psycopg.AsyncConnection.connect(dsn) as conn:
-        hits = await aclient.search(
+        hits = await aclient.vector_search(
             conn, "article", QUERY, encoder=encoder, rerank=4, reranker=model
         )
-    assert hits == pgembed.search(
+    assert hits == pgembed.vector_search(
         shop, "article", QUERY, encoder=encoder, rerank=4, reranker=model
     )
 
@@ -93,7 +93,7 @@ def test_nothing_found_needs_no_scores(
     shop: psycopg.Connection, encoder: HashingEncoder, model: str
 ) -> None:
     assert (
-        pgembed.search(
+        pgembed.vector_search(
             shop,
             "article",
             QUERY,
@@ -111,14 +111,14 @@ def test_count_out_of_range_is_refused(
     shop: psycopg.Connection, encoder: HashingEncoder, rerank: int
 ) -> None:
     with pytest.raises(errors.InvalidParameter, match="rerank must be"):
-        pgembed.search(shop, "article", QUERY, encoder=encoder, rerank=rerank)
+        pgembed.vector_search(shop, "article", QUERY, encoder=encoder, rerank=rerank)
 
 
 def test_other_models_are_refused(
     shop: psycopg.Connection, encoder: HashingEncoder
 ) -> None:
     def search(reranker: Any) -> None:
-        pgembed.search(
+        pgembed.vector_search(
             shop, "article", QUERY, encoder=encoder, rerank=2, reranker=reranker
         )
 
@@ -151,7 +151,7 @@ def test_scores_of_an_own_reranker_are_checked(
             return answer
 
     with pytest.raises(errors.RerankError, match=words):
-        pgembed.search(
+        pgembed.vector_search(
             shop, "article", QUERY, encoder=encoder, rerank=2, reranker=Own()
         )
 
@@ -161,4 +161,4 @@ def test_a_vector_alone_cannot_be_reranked(
 ) -> None:
     vector = encoder.encode_queries([QUERY])[0]
     with pytest.raises(errors.InvalidQuery, match="query's words"):
-        pgembed.search(shop, "article", query_embedding=vector, rerank=2)
+        pgembed.vector_search(shop, "article", query_embedding=vector, rerank=2)

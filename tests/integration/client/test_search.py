@@ -17,14 +17,14 @@ from pgembed.encoders.hashing import HashingEncoder
 from pgembed.testing import process_all
 
 
-def _ids(hits: list[pgembed.Hit[dict[str, object]]]) -> list[object]:
+def _ids(hits: list[pgembed.VectorHit[dict[str, object]]]) -> list[object]:
     return [hit.doc["id"] for hit in hits]
 
 
 def test_search_returns_rows_with_similarity_and_chunk(
     shop: psycopg.Connection, encoder: HashingEncoder
 ) -> None:
-    (hit,) = pgembed.search(shop, "article", "green tea", k=1, encoder=encoder)
+    (hit,) = pgembed.vector_search(shop, "article", "green tea", k=1, encoder=encoder)
     assert hit.doc == {"id": 3, "title": "green tea", "category": "drink", "price": 5}
     assert hit.similarity == pytest.approx(1, abs=1e-5)
     assert hit.distance == pytest.approx(0, abs=1e-5)
@@ -32,7 +32,9 @@ def test_search_returns_rows_with_similarity_and_chunk(
 
 
 def test_search_loads_a_registered_model_by_name(shop: psycopg.Connection) -> None:
-    assert _ids(pgembed.search(shop, "article", "tea", k=2, encoder="hashing")) == [
+    assert _ids(
+        pgembed.vector_search(shop, "article", "tea", k=2, encoder="hashing")
+    ) == [
         3,
         4,
     ]
@@ -43,14 +45,16 @@ def test_search_takes_a_vector_as_list_or_array(
 ) -> None:
     vector = encoder.encode_queries(["red fox"])[0]
     for query_embedding in (vector, vector.tolist(), tuple(vector)):
-        hits = pgembed.search(shop, "article", query_embedding=query_embedding, k=1)
+        hits = pgembed.vector_search(
+            shop, "article", query_embedding=query_embedding, k=1
+        )
         assert _ids(hits) == [1]
 
 
 def test_search_applies_filter_and_where_sql(
     shop: psycopg.Connection, encoder: HashingEncoder
 ) -> None:
-    hits = pgembed.search(
+    hits = pgembed.vector_search(
         shop,
         "article",
         "fox",
@@ -79,7 +83,7 @@ class ArticleTuple(NamedTuple):
 def test_row_factory_makes_the_users_own_rows(
     shop: psycopg.Connection, encoder: HashingEncoder
 ) -> None:
-    (one,) = pgembed.search(
+    (one,) = pgembed.vector_search(
         shop, "article", "green tea", k=1, encoder=encoder, row_factory=Article
     )
     assert one.doc == Article(3, "green tea", "drink", 5)
@@ -94,7 +98,9 @@ def test_search_is_independent_of_the_connections_own_settings(
     with psycopg.connect(
         dsn, row_factory=dict_row, cursor_factory=psycopg.RawCursor
     ) as conn:
-        assert _ids(pgembed.search(conn, "article", "fox", k=2, encoder=encoder)) == [
+        assert _ids(
+            pgembed.vector_search(conn, "article", "fox", k=2, encoder=encoder)
+        ) == [
             1,
             2,
         ]
@@ -105,8 +111,10 @@ def test_search_leaves_the_callers_transaction_alone(
 ) -> None:
     with shop.transaction(force_rollback=True):
         shop.execute("delete from article where id = 3")
-        assert 3 not in _ids(pgembed.search(shop, "article", "tea", encoder=encoder))
-    assert 3 in _ids(pgembed.search(shop, "article", "tea", encoder=encoder))
+        assert 3 not in _ids(
+            pgembed.vector_search(shop, "article", "tea", encoder=encoder)
+        )
+    assert 3 in _ids(pgembed.vector_search(shop, "article", "tea", encoder=encoder))
 
 
 def test_similar_leaves_the_row_itself_out(shop: psycopg.Connection) -> None:
@@ -140,7 +148,7 @@ def test_names_that_need_quoting_and_composite_keys(
             ],
         )
     assert process_all(dsn)['My "T%"_embedding'].failed == 0
-    (hit,) = pgembed.search(shop, table, "tea", k=1, encoder=encoder)
+    (hit,) = pgembed.vector_search(shop, table, "tea", k=1, encoder=encoder)
     assert (hit.doc["a"], hit.doc["b"]) == (3, "")
     (hit,) = pgembed.similar(shop, table, (1, "it's, {x}"), k=1)
     assert (hit.doc["a"], hit.doc["b"]) == (2, 'say "hi"')
@@ -150,14 +158,14 @@ def test_unquoted_names_fold_to_lower_case_as_in_sql(
     shop: psycopg.Connection, encoder: HashingEncoder
 ) -> None:
     for table in ("Article", "PUBLIC.article", '"article"', ("public", "article")):
-        assert pgembed.search(shop, table, "tea", k=1, encoder=encoder)
+        assert pgembed.vector_search(shop, table, "tea", k=1, encoder=encoder)
 
 
 def test_filter_takes_dates_decimals_and_numpys_numbers(
     shop: psycopg.Connection, encoder: HashingEncoder
 ) -> None:
     shop.execute("alter table article add day date default '2024-05-01'")
-    hits = pgembed.search(
+    hits = pgembed.vector_search(
         shop,
         "article",
         "tea",

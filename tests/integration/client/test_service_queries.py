@@ -23,7 +23,7 @@ def _backends(conn: psycopg.Connection) -> int:
 def test_search_asks_the_service(
     shop: psycopg.Connection, service: EncoderService
 ) -> None:
-    (hit,) = pgembed.search(shop, "article", "green tea", k=1)
+    (hit,) = pgembed.vector_search(shop, "article", "green tea", k=1)
     assert hit.doc["id"] == 3
 
 
@@ -31,7 +31,7 @@ def test_idle_connection_keeps_its_mode_and_is_used_itself(
     service: EncoderService, dsn: str
 ) -> None:
     with psycopg.connect(dsn) as conn:
-        (hit,) = pgembed.search(conn, "article", "green tea", k=1)
+        (hit,) = pgembed.vector_search(conn, "article", "green tea", k=1)
         assert hit.doc["id"] == 3
         assert not conn.autocommit
         # As after any statement of a connection that is not in autocommit mode.
@@ -45,11 +45,11 @@ def test_search_inside_a_transaction_keeps_it(
     with psycopg.connect(dsn) as conn:
         conn.execute(f"set transaction isolation level {isolation}")
         conn.execute("update article set title = 'gone' where id = 1")
-        (hit,) = pgembed.search(conn, "article", "black tea with milk", k=1)
+        (hit,) = pgembed.vector_search(conn, "article", "black tea with milk", k=1)
         assert hit.doc["id"] == 4
         assert conn.info.transaction_status == TransactionStatus.INTRANS
         # The second time it is in the cache; the old snapshot still cannot see it.
-        (hit,) = pgembed.search(conn, "article", "black tea with milk", k=1)
+        (hit,) = pgembed.vector_search(conn, "article", "black tea with milk", k=1)
         assert hit.doc["id"] == 4
         conn.rollback()
         row = conn.execute("select title from article where id = 1").fetchone()
@@ -64,7 +64,7 @@ def test_cached_query_needs_neither_service_nor_second_connection(
     with running_service(dsn):
         pgembed.encode(shop, "green tea", "hashing")
     with psycopg.connect(dsn) as conn, conn.transaction():
-        (hit,) = pgembed.search(conn, "article", "green tea", k=1)
+        (hit,) = pgembed.vector_search(conn, "article", "green tea", k=1)
     assert hit.doc["id"] == 3
 
 
@@ -80,7 +80,7 @@ def test_embed_returns_the_models_vector(
 
 def test_pipeline_mode_is_respected(service: EncoderService, dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn, conn.pipeline():
-        (hit,) = pgembed.search(conn, "article", "green tea", k=1)
+        (hit,) = pgembed.vector_search(conn, "article", "green tea", k=1)
     assert hit.doc["id"] == 3
 
 
@@ -92,7 +92,7 @@ def test_without_a_service_the_error_names_the_ways_out(
         if inside:
             conn.execute("select 1")
         with pytest.raises(errors.NoEncoderService, match="pgembed serve"):
-            pgembed.search(conn, "article", "nobody asked this")
+            pgembed.vector_search(conn, "article", "nobody asked this")
         # The caller's transaction is not lost with the query.
         assert conn.info.transaction_status == (
             TransactionStatus.INTRANS if inside else TransactionStatus.IDLE

@@ -119,7 +119,7 @@ def test_hybrid_tells_both_ranks_and_scores(
     assert best.score == pytest.approx(1 / 21 + 1 / 21)
     by_vector = {
         hit.doc["id"]: hit.similarity
-        for hit in pgembed.search(words, "article", "black tea", encoder=encoder)
+        for hit in pgembed.vector_search(words, "article", "black tea", encoder=encoder)
     }
     by_words = {
         hit.doc["id"]: hit.score
@@ -357,7 +357,7 @@ def test_bm25_search_refuses(
             errors.InvalidQuery,
             "nan at position 0",
         ),
-        ({"timeout_s": 0}, errors.InvalidParameter, "timeout_s"),
+        ({"timeout": 0}, errors.InvalidParameter, "timeout"),
         ({"filter": {"nope": 1}}, errors.InvalidFilter, "nope"),
     ],
 )

@@ -76,12 +76,12 @@ def test_what_the_service_says_is_raised(session: Session, asked: list[str]) -> 
 
 def test_a_service_that_is_silent(session: Session, shop_dsn: str) -> None:
     with answering(shop_dsn, lambda _: (None, None)):
-        search = E.vector_search("silence", timeout_s=0.2)
+        search = E.vector_search("silence", timeout=0.2)
         with pytest.raises(NoEncoderService, match=r"within 0\.2 seconds"):
             session.execute(search)
         session.rollback()
         words = E.hybrid_search(
-            "cheap silence", 3, timeout_s=0.2, on_missing_query_embedding="bm25"
+            "cheap silence", 3, timeout=0.2, on_missing_query_embedding="bm25"
         )
         found = session.execute(words).all()
     assert len(found) == 3
@@ -139,7 +139,7 @@ async def test_errors_in_asynchronous_sessions(
 ) -> None:
     with pytest.raises(NoEncoderService) as caught:
         await async_session.execute(
-            E.vector_search(f"nobody there {driver}", timeout_s=0.2)
+            E.vector_search(f"nobody there {driver}", timeout=0.2)
         )
     assert "HINT" in str(caught.value)
     await async_session.rollback()
@@ -233,7 +233,7 @@ def test_waiting_for_a_row_that_fails_says_why(own: Engine) -> None:
         (row,) = session.scalars(select(Article))
         assert row.embedding.status == "failed"
         session.connection().exec_driver_sql(
-            "select pgembed.pause('article_embedding')"
+            "select pgembed.pause_embedding('article_embedding')"
         )
         session.add(Article(**article(2)))
         session.commit()

@@ -35,7 +35,7 @@ def write(conn: Conn, first: int, last: int) -> None:
 async def test_running_service_packs_and_purges(
     dsn: str, article: Conn, encoder: FaultyEncoder, settings: ServiceSettings
 ) -> None:
-    article.execute("select pgembed.pause('article_embedding')")  # BM25 alone
+    article.execute("select pgembed.pause_embedding('article_embedding')")  # BM25 alone
     async with running(dsn, settings, {"test": encoder}):
         write(article, 1, 2500)
         assert value(article, FOUND, "word2400") == [2400]

@@ -1,0 +1,112 @@
+"""Declare, search and watch embeddings over asynchronous psycopg connections.
+
+Every function takes the connection first and runs as its role; nothing here is
+kept between calls. `pgembed.client` has the same functions for synchronous
+connections.
+
+Names of embeddings and BM25 indexes are unique in the schema of their table: a name
+is `'article_embedding'` or `'shop.article_embedding'` everywhere. Of several with one
+name, a bare name means that in the first schema on the search_path.
+
+    >>> import psycopg, pgembed.aclient
+    >>> async def titles(conn: psycopg.AsyncConnection) -> list[str]:
+    ...     hits = await pgembed.aclient.search(conn, "article", "cheap flights")
+    ...     return [hit.doc["title"] for hit in hits]
+
+**Where a query becomes a vector.** With `encoder=...` in this process: an object
+with the methods of `pgembed.encoders.Encoder`, or the name of a registered model,
+which is loaded once and kept; it runs in a thread, so that an event loop goes on.
+Without it, the encoder service does it, and its answer stays in a cache in the
+database. The service is asked through `CALL pgembed.encode(...)`, which has to commit,
+so it runs on this connection only while that is outside a transaction; inside one, a
+second connection is opened for a moment (same address, same login role) if the query
+is not in the cache yet. A connection that is not in autocommit mode is inside a
+transaction from its first statement to the next commit.
+"""
+
+from __future__ import annotations
+
+from pgembed._client.results import (
+    BM25Hit,
+    EmbeddingStatus,
+    FacetValue,
+    HybridHit,
+    VectorHit,
+)
+from pgembed.aclient.declare import (
+    accept_weights,
+    alter_bm25,
+    alter_embedding,
+    create_bm25,
+    create_embedding,
+    drop_bm25,
+    drop_embedding,
+    grant_usage,
+    register_model,
+    revoke_usage,
+)
+from pgembed.aclient.search import (
+    bm25_search,
+    embed,
+    encode,
+    hybrid_search,
+    search,
+    search_count,
+    search_facets,
+    similar,
+    vector_search,
+)
+from pgembed.aclient.watch import (
+    await_embedded,
+    bm25_maintain,
+    bm25_rebuild,
+    erase,
+    pause_embedding,
+    reembed,
+    repair,
+    resume_embedding,
+    retry,
+    status,
+)
+from pgembed.options import Filter, RerankerLike, Table, Vector
+
+__all__ = [
+    "BM25Hit",
+    "EmbeddingStatus",
+    "FacetValue",
+    "Filter",
+    "HybridHit",
+    "RerankerLike",
+    "Table",
+    "Vector",
+    "VectorHit",
+    "accept_weights",
+    "alter_bm25",
+    "alter_embedding",
+    "await_embedded",
+    "bm25_maintain",
+    "bm25_rebuild",
+    "bm25_search",
+    "create_bm25",
+    "create_embedding",
+    "drop_bm25",
+    "drop_embedding",
+    "embed",
+    "encode",
+    "erase",
+    "grant_usage",
+    "hybrid_search",
+    "pause_embedding",
+    "reembed",
+    "register_model",
+    "repair",
+    "resume_embedding",
+    "retry",
+    "revoke_usage",
+    "search",
+    "search_count",
+    "search_facets",
+    "similar",
+    "status",
+    "vector_search",
+]

@@ -1,0 +1,256 @@
+"""Declare embeddings, BM25 indexes, models, and who may search."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
+
+import psycopg
+
+from pgembed._client import manage
+from pgembed._client.arun import arun
+from pgembed._client.describe import takes
+from pgembed.options import EmbeddingOptions, ModelOptions, NewEmbeddingOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pgembed.options import Table
+
+AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]
+
+
+@takes(NewEmbeddingOptions)
+async def create_embedding(
+    conn: AsyncConnection,
+    table: Table,
+    text_expression: str,
+    *,
+    name: str | None = None,
+    if_not_exists: bool = False,
+    **options: Unpack[NewEmbeddingOptions],
+) -> str:
+    """Declare that an expression over a table's rows has an embedding.
+
+    Part of the caller's transaction: nothing happens before it commits.
+
+    Args:
+        conn: Connection as the owner of the table and of pgembed.
+        table: `'article'`, `'shop.article'` or `'"My Table"'` as in SQL, or exact
+            names: `('shop', 'My Table')`.
+        text_expression: SQL over the row that gives the text, such as
+            `title || ' ' || body`.
+        name: Name of the embedding and its side table; `<table>_embedding`. It is
+            unique in the schema of the table.
+        if_not_exists: Where there is one of this name, change nothing.
+
+    Returns:
+        The embedding's name, without the schema.
+
+    Raises:
+        EmbeddingExists: There is one of this name, unless `if_not_exists`.
+        InvalidSource: No such table, or it has no primary key.
+        InvalidExpression: The expression is not text, or names a missing column.
+        UnknownModel: No such model is registered.
+        DimensionMismatch: The model has not so many dimensions.
+        InvalidParameter: An option is wrong, or does not go with another.
+        InsufficientPrivilege: The role owns neither.
+    """
+    given = {"name": name, "if_not_exists": if_not_exists}
+    return await arun(
+        conn, manage.create_embedding(table, text_expression, given, options)
+    )
+
+
+@takes(EmbeddingOptions)
+async def alter_embedding(
+    conn: AsyncConnection,
+    name: str,
+    *,
+    text_expression: str | None = None,
+    **options: Unpack[EmbeddingOptions],
+) -> None:
+    """Change an embedding. Also repairs a broken one.
+
+    What is left out stays; an option that is None goes back to its default. Another
+    model, dimensions or vector type remove all vectors and make them again; another
+    text or chunk size refreshes them in place.
+
+    Args:
+        conn: Connection as the owner of the table and of pgembed.
+        name: The embedding.
+        text_expression: Another SQL expression; None: the one it has.
+
+    Raises:
+        UnknownEmbedding: There is none of this name.
+        InvalidParameter: And the others of `create_embedding`.
+    """
+    await arun(conn, manage.alter_embedding(name, text_expression, options))
+
+
+async def drop_embedding(
+    conn: AsyncConnection, name: str, *, if_exists: bool = False
+) -> None:
+    """Remove an embedding with its vectors, triggers and jobs; the table stays.
+
+    Args:
+        conn: Connection as the owner of the table and of pgembed.
+        name: The embedding.
+        if_exists: Where there is none, do nothing.
+
+    Raises:
+        UnknownEmbedding: There is none of this name, unless `if_exists`.
+    """
+    arguments = {"name": name, "if_exists": if_exists}
+    await arun(conn, manage.call("drop_embedding", arguments))
+
+
+async def create_bm25(
+    conn: AsyncConnection,
+    table: Table,
+    text_expression: str | None = None,
+    *,
+    name: str | None = None,
+    options: Mapping[str, object] | None = None,
+    if_not_exists: bool = False,
+) -> str:
+    """Declare a BM25 index over an expression, without any vectors.
+
+    Part of the caller's transaction: nothing happens before it commits. An embedding
+    has BM25 of its own: see `create_embedding`.
+
+    Args:
+        conn: Connection as the owner of the table and of pgembed.
+        table: As in `create_embedding`.
+        text_expression: SQL over the row that gives the text; the fields, one after
+            the other.
+        name: Name of the index; `<table>_bm25`.
+        options: `config` (text-search configuration; the database's), or
+            `config_expression` (SQL over the row that gives it), by name or by the code
+            of a language; `analyzer` (`parts`, `fold`, `cjk`: each true); `fields`
+            (columns of the text, and how many times their words count:
+            `{"title": 3, "body": 1}`);
+            `k1` (1.2), `b` (0.75).
+        if_not_exists: Where there is one of this name, change nothing.
+
+    Returns:
+        The index's name, without the schema.
+
+    Raises:
+        EmbeddingExists: There is one of this name, unless `if_not_exists`.
+        InvalidSource: No such table, or it has no primary key.
+        InvalidExpression: The expression is not text, or names a missing column.
+        InvalidParameter: An option is unknown or out of range.
+        InsufficientPrivilege: The role owns neither.
+    """
+    given = {"name": name, "options": options, "if_not_exists": if_not_exists}
+    return await arun(conn, manage.create("create_bm25", table, text_expression, given))
+
+
+async def alter_bm25(
+    conn: AsyncConnection,
+    name: str,
+    *,
+    text_expression: str | None = None,
+    options: Mapping[str, object] | None = None,
+) -> None:
+    """Change a BM25 index of its own; what is left out stays.
+
+    Another text or configuration build it anew.
+
+    Args:
+        conn: Connection as the owner of the table and of pgembed.
+        name: The index.
+        text_expression: Another SQL expression; None: the one it has.
+        options: Those of `create_bm25` that change; one that is None goes back to its
+            default.
+
+    Raises:
+        UnknownEmbedding: There is none of this name.
+        InvalidParameter: And the others of `create_bm25`.
+    """
+    await arun(conn, manage.alter_bm25(name, text_expression, options))
+
+
+async def drop_bm25(
+    conn: AsyncConnection, name: str, *, if_exists: bool = False
+) -> None:
+    """Remove a BM25 index of its own; the table stays.
+
+    Args:
+        conn: Connection as the owner of the table and of pgembed.
+        name: The index.
+        if_exists: Where there is none, do nothing.
+
+    Raises:
+        UnknownEmbedding: There is none of this name, unless `if_exists`.
+    """
+    arguments = {"name": name, "if_exists": if_exists}
+    await arun(conn, manage.call("drop_bm25", arguments))
+
+
+@takes(ModelOptions)
+async def register_model(
+    conn: AsyncConnection,
+    name: str,
+    dimensions: int,
+    **options: Unpack[ModelOptions],
+) -> None:
+    """Make a model known to the database. Nothing is loaded.
+
+    Args:
+        conn: Connection as the owner of pgembed.
+        name: Hub name, path, or (provider `hashing`) a name of your own.
+        dimensions: Length of its vectors.
+
+    Raises:
+        InvalidParameter: A value is out of range.
+        DimensionMismatch: It is in use with other dimensions.
+    """
+    await arun(conn, manage.register_model(name, dimensions, options))
+
+
+async def accept_weights(conn: AsyncConnection, name: str, fingerprint: str) -> None:
+    """Say that a model has new weights: services that have them go on.
+
+    A service whose model has other weights than those that made the stored vectors
+    encodes nothing, and says so. The vectors of the old weights stay until `reembed`.
+
+    Args:
+        conn: Connection as the owner of pgembed.
+        name: The model.
+        fingerprint: Of the new weights, as the service's message has it.
+
+    Raises:
+        UnknownModel: No such model is registered.
+        InvalidParameter: The fingerprint is empty.
+    """
+    arguments = {"name": name, "fingerprint": fingerprint}
+    await arun(conn, manage.call("accept_weights", arguments))
+
+
+async def grant_usage(conn: AsyncConnection, role: str) -> None:
+    """Let a role search; it still needs SELECT on the tables.
+
+    Args:
+        conn: Connection as the owner of pgembed.
+        role: As in SQL's GRANT, without quotes.
+
+    Raises:
+        InvalidParameter: There is no such role.
+        InsufficientPrivilege: The connection's role does not own pgembed.
+    """
+    await arun(conn, manage.call("grant_usage", {"role": role}))
+
+
+async def revoke_usage(conn: AsyncConnection, role: str) -> None:
+    """Take from a role what `grant_usage` gave it: it cannot search any more.
+
+    Args:
+        conn: Connection as the owner of pgembed.
+        role: As in `grant_usage`.
+
+    Raises:
+        InvalidParameter: There is no such role.
+        InsufficientPrivilege: The connection's role does not own pgembed.
+    """
+    await arun(conn, manage.call("revoke_usage", {"role": role}))

@@ -1,0 +1,177 @@
+"""Watch embeddings, and tend them: pause, encode again, repair, retry, erase."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import psycopg
+
+from pgembed._client import manage
+from pgembed._client.arun import arun
+
+if TYPE_CHECKING:
+    from pgembed._client.results import EmbeddingStatus
+
+AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]
+
+
+async def status(conn: AsyncConnection) -> list[EmbeddingStatus]:
+    """Read how all embeddings stand, by name.
+
+    Args:
+        conn: Connection as the owner of pgembed.
+    """
+    return await arun(conn, manage.status())
+
+
+async def await_embedded(
+    conn: AsyncConnection, embedding: str | None = None, *, timeout: float = 60.0
+) -> None:
+    """Wait until the encoder service has worked off all committed changes.
+
+    Rows that failed for good do not count as waiting; see `status`.
+
+    Args:
+        conn: Connection as the owner of pgembed, outside a transaction.
+        embedding: Name of an embedding; all of them by default.
+        timeout: Longest wait, in seconds.
+
+    Raises:
+        NotEmbeddedInTime: It took longer.
+        BrokenEmbedding: It will never be done.
+        InvalidParameter: The connection is inside a transaction, or the embedding
+            is paused.
+        UnknownEmbedding: There is none of this name.
+    """
+    await arun(conn, manage.await_embedded(embedding, timeout))
+
+
+async def pause_embedding(
+    conn: AsyncConnection, name: str, *, capture: bool = True
+) -> None:
+    """Stop encoding for an embedding; changes are still queued.
+
+    Args:
+        conn: Connection as the owner.
+        name: The embedding.
+        capture: False removes the triggers too, so that columns that the text reads
+            can change their type; `resume_embedding` then looks at the whole table
+            again.
+
+    Raises:
+        UnknownEmbedding: There is none of this name.
+    """
+    arguments = {"name": name, "capture": capture}
+    await arun(conn, manage.call("pause_embedding", arguments))
+
+
+async def resume_embedding(conn: AsyncConnection, name: str) -> None:
+    """Continue a paused embedding.
+
+    Args:
+        conn: Connection as the owner.
+        name: The embedding.
+
+    Raises:
+        UnknownEmbedding: There is none of this name.
+    """
+    await arun(conn, manage.call("resume_embedding", {"name": name}))
+
+
+async def reembed(conn: AsyncConnection, name: str) -> None:
+    """Encode every row again; searches use the old vectors until then.
+
+    Args:
+        conn: Connection as the owner.
+        name: The embedding.
+
+    Raises:
+        UnknownEmbedding: There is none of this name.
+    """
+    await arun(conn, manage.call("reembed", {"name": name}))
+
+
+async def repair(conn: AsyncConnection, name: str) -> None:
+    """Make again what follows from the declaration of an embedding or BM25 index.
+
+    Side table, indexes, functions, triggers, privileges, row security: whatever of
+    it was dropped; then the whole table is compared with what was made of it.
+
+    Args:
+        conn: Connection as the owner.
+        name: The embedding or BM25 index.
+
+    Raises:
+        UnknownEmbedding: There is none of this name.
+        InvalidSource: Its table has been dropped.
+        InvalidExpression: Its text no longer fits the table: `alter_embedding`.
+    """
+    await arun(conn, manage.call("repair", {"name": name}))
+
+
+async def retry(conn: AsyncConnection, name: str | None = None) -> int:
+    """Have the failed rows of an embedding or BM25 index, or of all, tried again.
+
+    Args:
+        conn: Connection as the owner of pgembed.
+        name: An embedding or BM25 index; all by default.
+
+    Returns:
+        How many.
+
+    Raises:
+        UnknownEmbedding: There is none of this name.
+    """
+    return manage.as_int(await arun(conn, manage.call("retry", {"name": name})))
+
+
+async def erase(conn: AsyncConnection, name: str | None = None) -> None:
+    """Remove at once what pgembed still holds of deleted rows and earlier texts.
+
+    Vectors, chunks, words, and keys in the queue; a running service does it within
+    an hour. The space on disk is free after VACUUM.
+
+    Args:
+        conn: Connection as the owner of pgembed.
+        name: An embedding or BM25 index; all by default.
+
+    Raises:
+        UnknownEmbedding: There is none of this name.
+    """
+    await arun(conn, manage.call("erase", {"name": name}))
+
+
+async def bm25_maintain(
+    conn: AsyncConnection, name: str | None = None, *, min_rows: int | None = None
+) -> dict[str, str]:
+    """Build, pack, merge and purge BM25 indexes now, one or all.
+
+    The encoder service does it by itself; this is for where none runs.
+
+    Args:
+        conn: Connection as the owner of pgembed.
+        name: Which index; all by default.
+        min_rows: Pack once so many changed rows have gathered; 2,000 by default.
+
+    Returns:
+        What was done, by index; those with nothing due are left out.
+
+    Raises:
+        UnknownEmbedding: There is none of this name.
+        InvalidParameter: `min_rows` is out of range.
+    """
+    arguments = {"name": name, "min_rows": min_rows}
+    return await arun(conn, manage.bm25_maintain(arguments))
+
+
+async def bm25_rebuild(conn: AsyncConnection, name: str) -> None:
+    """Build a BM25 index anew, from the rows as they are.
+
+    Args:
+        conn: Connection as the owner of pgembed.
+        name: The index.
+
+    Raises:
+        UnknownEmbedding: There is none of this name.
+    """
+    await arun(conn, manage.call("bm25_rebuild", {"name": name}))

@@ -11,9 +11,11 @@ from psycopg.rows import tuple_row
 
 from pgembed._client.steps import (
     Beside,
+    EndLook,
     Flow,
     IsIdle,
     Rows,
+    Sleep,
     Statement,
     Step,
     Work,
@@ -48,19 +50,24 @@ async def arun(conn: psycopg.AsyncConnection[Any], flow: Flow[T]) -> T:
 
 
 async def _perform(conn: psycopg.AsyncConnection[Any], step: Step) -> object:
-    if isinstance(step, Statement):
-        if not step.alone:
-            return await _execute(conn, step)
-        async with _autocommit(conn):
-            return await _execute(conn, step)
-    if isinstance(step, Beside):
-        return await _execute_beside(conn, step)
-    if isinstance(step, IsIdle):
-        return is_idle(conn)
-    if isinstance(step, Work):
-        return await asyncio.to_thread(step.call)
-    await asyncio.sleep(step.seconds)
-    return None
+    answer: object = None
+    match step:
+        case Statement(alone=True):
+            async with _autocommit(conn):
+                answer = await _execute(conn, step)
+        case Statement():
+            answer = await _execute(conn, step)
+        case Beside():
+            answer = await _execute_beside(conn, step)
+        case IsIdle():
+            answer = is_idle(conn)
+        case EndLook():
+            await conn.rollback()
+        case Work():
+            answer = await asyncio.to_thread(step.call)
+        case Sleep():
+            await asyncio.sleep(step.seconds)
+    return answer
 
 
 async def _execute(conn: psycopg.AsyncConnection[Any], statement: Statement) -> Rows:

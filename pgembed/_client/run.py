@@ -12,9 +12,11 @@ from psycopg.rows import tuple_row
 
 from pgembed._client.steps import (
     Beside,
+    EndLook,
     Flow,
     IsIdle,
     Rows,
+    Sleep,
     Statement,
     Step,
     Work,
@@ -49,19 +51,24 @@ def run(conn: psycopg.Connection[Any], flow: Flow[T]) -> T:
 
 
 def _perform(conn: psycopg.Connection[Any], step: Step) -> object:
-    if isinstance(step, Statement):
-        if not step.alone:
-            return _execute(conn, step)
-        with _autocommit(conn):
-            return _execute(conn, step)
-    if isinstance(step, Beside):
-        return _execute_beside(conn, step)
-    if isinstance(step, IsIdle):
-        return is_idle(conn)
-    if isinstance(step, Work):
-        return step.call()
-    time.sleep(step.seconds)
-    return None
+    answer: object = None
+    match step:
+        case Statement(alone=True):
+            with _autocommit(conn):
+                answer = _execute(conn, step)
+        case Statement():
+            answer = _execute(conn, step)
+        case Beside():
+            answer = _execute_beside(conn, step)
+        case IsIdle():
+            answer = is_idle(conn)
+        case EndLook():
+            conn.rollback()
+        case Work():
+            answer = step.call()
+        case Sleep():
+            time.sleep(step.seconds)
+    return answer
 
 
 def _execute(conn: psycopg.Connection[Any], statement: Statement) -> Rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psycopg import sql
@@ -31,7 +31,15 @@ from pgembed._client.results import (
     hits_from_rows,
     hybrid_hits_from_rows,
 )
-from pgembed._client.steps import Beside, Flow, IsIdle, Rows, Statement, Work
+from pgembed._client.steps import (
+    Beside,
+    EndLook,
+    Flow,
+    IsIdle,
+    Rows,
+    Statement,
+    Work,
+)
 from pgembed._client.values import (
     check_query,
     check_seconds,
@@ -72,6 +80,16 @@ _CACHED = sql.SQL(
     " where e.source = to_regclass(%(source)s)"
     " and (%(embedding)s::text is null or %(embedding)s in"
     " (e.name, pgembed._qualified_name(e.source, e.name)))"
+)
+# The look and the search in one statement: the search is not begun where a vector is
+# missing, and then there is one row with the name of its model. OFFSET 0 keeps that
+# condition with the search, before it.
+_UNLESS_MISSING = sql.SQL(
+    "with look(model, is_there) as materialized ({cached}),"
+    " missing as materialized (select min(model) as model from look"
+    " having count(*) = 1 and not bool_and(is_there))"
+    " select m.model, f.* from (select (select model from missing) as model) as m"
+    " left join ({search} where not exists (select from missing) offset 0) as f on true"
 )
 _ENCODE = sql.SQL("call pgembed.encode(%(query)s, %(model)s, %(timeout)s::float8)")
 _EMBED = sql.SQL("select pgembed.embed(%(query)s, %(model)s)::text")
@@ -132,8 +150,8 @@ def vector_search(
     words = _words(query, options)
     rerank = rerankers.plan(options, words)
     arguments = _arguments(table, options, rerank)
-    arguments |= yield from query_vector(table, words, options)
-    rows: Rows = yield _statement("vector_search", HIT_COLUMNS, table, arguments)
+    search = _Select("vector_search", HIT_COLUMNS, table)
+    rows: Rows = yield from _with_vector(search, words, arguments, options)
     hits = hits_from_rows(rows.columns, rows.rows, row_factory)
     if not rerank:
         return hits
@@ -155,7 +173,8 @@ def bm25_search(
     text: sql.Composable | None = None
     if rerank:
         text = yield from _text_of_rows(_OF_BM25, table, options)
-    rows: Rows = yield _statement("bm25_search", BM25_COLUMNS, table, arguments, text)
+    search = _Select("bm25_search", BM25_COLUMNS, table, text)
+    rows: Rows = yield search.statement(arguments)
     hits = bm25_hits_from_rows(rows.columns, rows.rows, row_factory)
     if not rerank:
         return hits
@@ -174,20 +193,20 @@ def hybrid_search(
     words = _words(query, options)
     rerank = rerankers.plan(options, words)
     arguments = _arguments(table, options, rerank)
-    try:
-        arguments |= yield from query_vector(table, words, options)
-    except NoEncoderService:
-        # The function finds no vector either, and answers by words alone.
-        if options.get("on_missing_query_embedding") != "bm25":
-            raise
     if words is not None:
         arguments["query"] = words
     text: sql.Composable | None = None
     if rerank:
         text = yield from _text_of_rows(_OF_EMBEDDING, table, options)
-    rows: Rows = yield _statement(
-        "hybrid_search", HYBRID_COLUMNS, table, arguments, text
-    )
+    search = _Select("hybrid_search", HYBRID_COLUMNS, table, text)
+    rows: Rows
+    try:
+        rows = yield from _with_vector(search, words, arguments, options)
+    except NoEncoderService:
+        if options.get("on_missing_query_embedding") != "bm25":
+            raise
+        # The function finds no vector either, and answers by words alone.
+        rows = yield search.statement(arguments)
     hits = hybrid_hits_from_rows(rows.columns, rows.rows, row_factory)
     if not rerank:
         return hits
@@ -227,9 +246,8 @@ def similar(
     else:
         arguments["key"] = key
         given["key"] = sql.Placeholder("key")
-    rows: Rows = yield _select(
-        "similar", HIT_COLUMNS, table, named_arguments(given), arguments
-    )
+    search = _Select("similar", HIT_COLUMNS, table)
+    rows: Rows = yield search.statement(arguments, named_arguments(given))
     return hits_from_rows(rows.columns, rows.rows, row_factory)
 
 
@@ -339,37 +357,85 @@ def _text_of_rows(
     return sql.SQL("(select {} from (select (v.doc).*) as s)").format(sql.SQL(text))
 
 
-def _statement(
-    function: str,
-    columns: tuple[str, ...],
-    table: Table,
-    arguments: Mapping[str, object],
-    text: sql.Composable | None = None,
-) -> Statement:
-    return _select(function, columns, table, named(arguments), arguments, text=text)
+@dataclass(frozen=True, slots=True)
+class _Select:
+    """A SELECT from one of pgembed's functions.
+
+    Attributes:
+        function: Which.
+        columns: What it says of each row.
+        table: Whose rows it finds.
+        text: SQL over `v.doc` that gives a row's text, where it is wanted.
+    """
+
+    function: str
+    columns: tuple[str, ...]
+    table: Table
+    text: sql.Composable | None = None
+
+    def query(self, given: sql.Composed) -> sql.Composed:
+        # (doc).* rather than doc: every column arrives with its own type.
+        return sql.SQL(
+            "select {columns}, {text}, (v.doc).*"
+            " from pgembed.{function}(NULL::{table}, {given}) as v"
+        ).format(
+            columns=sql.SQL(", ").join(sql.Identifier("v", c) for c in self.columns),
+            text=self.text or sql.SQL("NULL"),
+            function=sql.Identifier(self.function),
+            table=table_identifier(self.table),
+            given=given,
+        )
+
+    def statement(
+        self, arguments: Mapping[str, object], given: sql.Composed | None = None
+    ) -> Statement:
+        query = self.query(given or named(arguments))
+        return Statement(query, arguments, table=self.table)
+
+    def unless_missing(
+        self, arguments: Mapping[str, object], embedding: str | None
+    ) -> Statement:
+        query = _UNLESS_MISSING.format(
+            cached=_CACHED, search=self.query(named(arguments))
+        )
+        look = {"source": table_text(self.table), "embedding": embedding}
+        return Statement(query, {**look, **arguments}, table=self.table)
 
 
-def _select(
-    function: str,
-    columns: tuple[str, ...],
-    table: Table,
-    given: sql.Composed,
-    parameters: Mapping[str, object],
-    *,
-    text: sql.Composable | None = None,
-) -> Statement:
-    # (doc).* rather than doc: every column arrives with its own type.
-    query = sql.SQL(
-        "select {columns}, {text}, (v.doc).*"
-        " from pgembed.{function}(NULL::{table}, {given}) as v"
-    ).format(
-        columns=sql.SQL(", ").join(sql.Identifier("v", name) for name in columns),
-        text=text or sql.SQL("NULL"),
-        function=sql.Identifier(function),
-        table=table_identifier(table),
-        given=given,
-    )
-    return Statement(query, parameters, table=table)
+def _with_vector(
+    search: _Select,
+    query: str | None,
+    arguments: dict[str, object],
+    options: Mapping[str, Any],
+) -> Flow[Rows]:
+    """Search with the query's vector, wherever that comes from."""
+    timeout = timeout_of(options)
+    rows: Rows
+    if query is None or {"query_embedding", "encoder"} & _given(options):
+        vector = yield from query_vector(search.table, query, options)
+        rows = yield search.statement({**arguments, **vector})
+        return rows
+    idle: bool = yield IsIdle()
+    asked = {**arguments, "query": query}
+    again = search.unless_missing(asked, options.get("embedding"))
+    rows = yield again
+    model = rows.rows[0][0]
+    if model is not None and idle:
+        yield EndLook()
+        yield from encode(query, model, timeout)
+        rows = yield search.statement(asked)
+        return rows
+    if model is not None:
+        # This transaction's snapshot may be older than the answer: carry it over.
+        vector = yield from _carried(query, model, timeout)
+        rows = yield search.statement({**arguments, **vector})
+        return rows
+    found = [row[1:] for row in rows.rows if row[1] is not None]
+    return Rows(rows.columns[1:], found)
+
+
+def _given(options: Mapping[str, Any]) -> set[str]:
+    return {name for name, value in options.items() if value is not None}
 
 
 def _encode_here(query: str, encoder: Encoder | str) -> Flow[dict[str, object]]:
@@ -403,6 +469,10 @@ def _encode_by_service(
         yield from encode(query, model, timeout)
         return {"query": query}
     # This transaction's snapshot may be older than the answer: carry it over.
+    return (yield from _carried(query, model, timeout))
+
+
+def _carried(query: str, model: str, timeout: float) -> Flow[dict[str, object]]:
     vector = yield from embed(query, model, timeout)
     return {
         "query": query,

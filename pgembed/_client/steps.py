@@ -1,6 +1,6 @@
 """What a call asks its connection to do, one step at a time.
 
-A flow (see `pgembed._client.flows`) is a generator that yields steps and gets
+A flow is a generator that yields steps and gets
 their results back; the synchronous and the asynchronous client differ only in
 how they carry a step out.
 """
@@ -71,6 +71,11 @@ class IsIdle:
 
 
 @dataclass(frozen=True, slots=True)
+class EndLook:
+    """End the transaction that a statement of this flow began on an idle connection."""
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """Run Python code that computes for a while; the result is what it returns."""
 
@@ -84,7 +89,7 @@ class Sleep:
     seconds: float
 
 
-Step: TypeAlias = Statement | Beside | IsIdle | Work | Sleep
+Step: TypeAlias = Statement | Beside | IsIdle | EndLook | Work | Sleep
 Flow: TypeAlias = Generator[Step, Any, T]
 
 

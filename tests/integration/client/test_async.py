@@ -21,7 +21,7 @@ async def aconn(
         yield connection
 
 
-@pytest.mark.parametrize("name", aclient.__all__)
+@pytest.mark.parametrize("name", [n for n in aclient.__all__ if n.islower()])
 def test_signatures_are_those_of_the_synchronous_client(name: str) -> None:
     asynchronous = inspect.signature(getattr(aclient, name))
     synchronous = inspect.signature(getattr(client, name))

@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Models that embeddings may name.", no_args_is_help=True)
     group.command("add")(add)
     group.command("list")(list_models)
+    group.command("accept")(accept)
     app.add_typer(group, name="model", rich_help_panel="Embeddings")
 
 
@@ -83,6 +84,22 @@ def list_models(
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
     console.print(table, markup=False)
+
+
+def accept(
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    fingerprint: Annotated[
+        str, typer.Argument(help="Of the new weights, as the service's message has it.")
+    ],
+    *,
+    dsn: Dsn = "",
+) -> None:
+    """Say that a model's weights changed on purpose: its vectors are made again."""
+    from pgembed import client
+
+    with connect(dsn, autocommit=True) as conn:
+        client.accept_weights(conn, name, fingerprint)
+    console.print(f"All vectors of {name} will be made again.", markup=False)
 
 
 def register_if_unknown(conn: psycopg.Connection, model: str) -> None:

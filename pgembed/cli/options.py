@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 import types
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -12,7 +13,16 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 
 from pgembed.errors import InvalidParameter
-from pgembed.options import described
+from pgembed.options import (
+    EncoderOptions,
+    FusionOptions,
+    PageOptions,
+    ReadingOptions,
+    RerankOptions,
+    VectorOptions,
+    WordOptions,
+    described,
+)
 
 #: For what a name alone does not say: how it is typed, and how its value is shown.
 _SPECIAL: dict[str, dict[str, Any]] = {
@@ -25,11 +35,28 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "boost": {"metavar": "SQL"},
     "timeout": {"metavar": "SECONDS"},
 }
+#: Where an option is shown in the help of a command.
+_PANELS: dict[str, str] = {
+    name: panel
+    for panel, options in (
+        ("Both", FusionOptions),
+        ("Words", WordOptions),
+        ("Vectors", VectorOptions),
+        ("Vectors", EncoderOptions),
+        ("Re-ranking", RerankOptions),
+        ("Words", ReadingOptions),
+        ("Rows", PageOptions),
+    )
+    for name in options.__annotations__
+}
 _EXAMPLES = {
     "filter": '{"category": "books", "price": {"$lt": 20}}',
     "index_options": '{"m": 16}',
     "bm25_options": '{"k1": 1.2, "b": 0.75}',
 }
+
+
+_FIRST_SENTENCE = re.compile(r"^(.*?\.)( .*)?$", re.DOTALL)
 
 
 def takes_options(
@@ -107,7 +134,11 @@ def _parameter(name: str, hint: Any, help_text: str) -> inspect.Parameter:
     if kind is Mapping:
         kind, special = str, {"metavar": "JSON"}
     option = typer.Option(
-        *flags, help=help_text.replace("`", ""), show_default=False, **special
+        *flags,
+        help=_FIRST_SENTENCE.sub(r"\1", help_text.replace("`", "")),
+        show_default=False,
+        rich_help_panel=_PANELS.get(name),
+        **special,
     )
     return inspect.Parameter(
         name,

@@ -85,7 +85,8 @@ def search(
     mode: Annotated[
         Mode | None,
         typer.Option(
-            help="By vectors, by words, or both; both where the table has both.",
+            metavar="MODE",
+            help="vector, bm25 or hybrid; by default all that the table has.",
             show_default=False,
         ),
     ] = None,
@@ -93,13 +94,6 @@ def search(
         bool,
         typer.Option(
             "--exact", help="Compare with every row, without index; by vectors only."
-        ),
-    ] = False,
-    without_service: Annotated[
-        bool,
-        typer.Option(
-            "--without-service",
-            help="Search by words alone where no encoder service answers.",
         ),
     ] = False,
     columns: Columns = None,
@@ -116,8 +110,6 @@ def search(
         raise InvalidParameter("--exact goes with --mode vector only")
     if exact:
         mode, options["exact"] = Mode.VECTOR, True
-    if without_service:
-        options["on_missing_query_embedding"] = "bm25"
     if mode is not Mode.VECTOR:
         options["snippets"] = snippets
     _check_options(mode, options)

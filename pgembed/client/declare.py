@@ -205,10 +205,11 @@ def register_model(
 
 
 def accept_weights(conn: Connection, name: str, fingerprint: str) -> None:
-    """Say that a model has new weights: services that have them go on.
+    """Say that a model's weights changed on purpose: its vectors are made again.
 
     A service whose model has other weights than those that made the stored vectors
-    encodes nothing, and says so. The vectors of the old weights stay until `reembed`.
+    encodes nothing, and says so. After this, those that have the new ones encode all
+    rows again.
 
     Args:
         conn: Connection as the owner of pgembed.

@@ -137,7 +137,9 @@ def test_search_modes(words: psycopg.Connection, dsn: str) -> None:
     assert "--exact goes with --mode vector" in done.output
     done = run("search", "article", "tea", dsn=dsn)
     assert done.exit_code == 1  # no service runs
-    done = run("search", "article", "tea", "--without-service", dsn=dsn)
+    done = run(
+        "search", "article", "tea", "--on-missing-query-embedding", "bm25", dsn=dsn
+    )
     assert "title: green tea" in done.output
     assert run("search", "article", "zebra", "--mode", "bm25", dsn=dsn).output == (
         "No row matches.\n"

@@ -412,3 +412,13 @@ def test_different_tables_declared_at_once(conn: Connection, dsn: str) -> None:
         thread.join(30)
     assert said == []
     assert value(conn, "select count(*) from pgembed.embedding") == 4
+
+
+def test_new_weights_are_for_all_of_one_name(
+    conn: Connection, two: list[Service]
+) -> None:
+    conn.execute("select pgembed.accept_weights('toy', 'other')")
+    rows = conn.execute(
+        "select backfill_state from pgembed.embedding order by embedding_id"
+    ).fetchall()
+    assert rows == [("pending",), ("pending",)]

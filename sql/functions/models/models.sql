@@ -115,7 +115,7 @@ begin
     for e in select * from pgembed.embedding where model_id = m.model_id order by embedding_id loop
         perform pgembed._drop_index(e);
         perform pgembed._clear_vectors(e);
-        perform pgembed.reembed(e.name);
+        perform pgembed.reembed(pgembed._qualified_name(e.source, e.name));
     end loop;
 end
 $$;

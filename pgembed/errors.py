@@ -251,25 +251,64 @@ _BY_SQLSTATE: dict[str, type[SqlError]] = {
 }
 
 
-def from_sqlstate(
+_MISSING = frozenset({"3F000", "42P01", "42883"})
+
+
+def from_server(
     sqlstate: str | None,
     message: str,
     *,
     detail: str | None = None,
     hint: str | None = None,
-) -> SqlError | None:
-    """Make the error of a SQLSTATE of class PE; None for any other."""
+    context: str | None = None,
+) -> PgembedError | None:
+    """Make pgembed's error of what the server said, whichever driver heard it.
+
+    Args:
+        sqlstate: Its code.
+        message: Its primary message.
+        detail: As the server has it.
+        hint: As the server has it.
+        context: Where it was, as the server has it.
+
+    Returns:
+        The error; None where it is none of pgembed's, nor clear without the statement.
+    """
     kind = _BY_SQLSTATE.get(sqlstate or "")
-    return None if kind is None else kind(message, detail=detail, hint=hint)
+    if kind is not None:
+        return kind(message, detail=detail, hint=hint)
+    if sqlstate in _MISSING and "pgembed" in message:
+        return UnsupportedEnvironment(
+            "pgembed is not installed in this database, or in another version",
+            detail=message,
+            hint="Run `pgembed install` or, to update, `pgembed upgrade`, with --dsn; "
+            "or a migration with op.install_pgembed().",
+        )
+    # What a search reads besides the table is named in the context, not the message.
+    if sqlstate == "42501" and "pgembed" in message + (context or ""):
+        return InsufficientPrivilege(
+            message,
+            hint="A role that searches needs SELECT on the table, and its owner's "
+            "SELECT pgembed.grant_usage('<role>'). A later GRANT is passed on by "
+            "SELECT pgembed.repair('<embedding>').",
+        )
+    if sqlstate == "2D000":
+        return NoEncoderService(
+            "pgembed.encode() commits, so it cannot run inside a transaction block",
+            hint="Call it before the transaction begins, or pass encoder=... to encode "
+            "in this process.",
+        )
+    return None
 
 
 def from_psycopg(exc: psycopg.Error) -> PgembedError | psycopg.Error:
-    """Turn a database error of class PE into pgembed's; give back any other."""
+    """Turn what psycopg raised into pgembed's error, where it is one."""
     diag = exc.diag
-    known = from_sqlstate(
+    known = from_server(
         exc.sqlstate,
         diag.message_primary or str(exc),
         detail=diag.message_detail,
         hint=diag.message_hint,
+        context=diag.context,
     )
     return exc if known is None else known

@@ -394,15 +394,15 @@ def _translated() -> Iterator[None]:
 
 
 def _meaning(exc: psycopg.Error) -> PgembedError | psycopg.Error:
-    known = from_psycopg(exc)
-    if isinstance(known, PgembedError):
-        return known
     what = exc.diag.message_primary or str(exc)
     if exc.sqlstate == "42501":
         return InsufficientPrivilege(
             what,
             hint="Connect as the role that owns schema pgembed, or as a superuser.",
         )
+    known = from_psycopg(exc)
+    if isinstance(known, PgembedError):
+        return known
     if exc.sqlstate in {"42P06", "42P07", "42710", "42723"}:
         return UnsupportedEnvironment(
             "schema pgembed holds something that is not pgembed's",

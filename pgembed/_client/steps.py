@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from pgembed.errors import (
-    InsufficientPrivilege,
     InvalidSource,
     NoEncoderService,
-    UnsupportedEnvironment,
     from_psycopg,
 )
 
@@ -130,36 +128,13 @@ def translate(exc: psycopg.Error, statement: Statement) -> Exception:
     mapped = from_psycopg(exc)
     if mapped is not exc:
         return mapped
-    message = exc.diag.message_primary or ""
-    about_pgembed = "pgembed" in message
-    if exc.sqlstate in ("3F000", "42P01", "42883") and about_pgembed:
-        return UnsupportedEnvironment(
-            "pgembed is not installed in this database, or in an older version, "
-            "or an argument has the wrong type",
-            detail=message,
-            hint="Run `pgembed install --dsn ...` or, to update, `pgembed upgrade`.",
-        )
-    # What a search reads besides the table is named in the context, not the message.
-    if exc.sqlstate == "42501" and "pgembed" in message + (exc.diag.context or ""):
-        return InsufficientPrivilege(
-            message,
-            hint="A role that searches needs SELECT on the table, and its owner's "
-            "SELECT pgembed.grant_usage('<role>'). A later GRANT is passed on by "
-            "SELECT pgembed.repair('<embedding>').",
-        )
-    if exc.sqlstate == "2D000":
-        return NoEncoderService(
-            "pgembed.encode() commits, so it cannot run inside a transaction block",
-            hint="Call it before the transaction begins, or pass encoder=... to encode "
-            "in this process.",
-        )
     # NULL::article with no such table is an unknown type to the server; an error
     # inside one of pgembed's functions has an internal query instead.
     missing_type = exc.sqlstate in ("42704", "3F000") and not exc.diag.internal_query
     if missing_type and statement.table is not None:
         return InvalidSource(
             f"there is no table {statement.table!r}",
-            detail=message,
+            detail=exc.diag.message_primary,
             hint="Unquoted names are folded to lower case, as in SQL; a tuple gives "
             "exact names. Is its schema on the search_path?",
         )

@@ -64,7 +64,7 @@ def wrapped_errors(connection: Connection) -> Iterator[None]:
         lost = isinstance(exc, psycopg.OperationalError) and exc.sqlstate is None
         if lost or connection.closed or connection.broken:
             raise ConnectionLost(f"connection to PostgreSQL lost: {exc}") from exc
-        mapped = from_psycopg(exc)
+        mapped = from_psycopg(exc) if (exc.sqlstate or "").startswith("PE") else exc
         if isinstance(mapped, SqlError) and not isinstance(mapped, ForeignCodeFailed):
             raise mapped from exc
         raise StatementFailed.of(exc) from exc

@@ -33,11 +33,10 @@ from pgembed._client import encoders
 from pgembed._client.search import model_identity
 from pgembed._client.values import check_query, vector_text
 from pgembed.errors import (
-    InsufficientPrivilege,
     NoEncoderService,
     PgembedError,
     UnsupportedEnvironment,
-    from_sqlstate,
+    from_server,
 )
 from pgembed.options import DEFAULT_MODEL
 from pgembed.sqlalchemy.search import Search
@@ -232,21 +231,5 @@ def meaning_of_driver(driver: Any) -> PgembedError | None:
     )
     detail = getattr(source, "message_detail", None) or getattr(source, "detail", None)
     hint = getattr(source, "message_hint", None) or getattr(source, "hint", None)
-    known = from_sqlstate(sqlstate, message, detail=detail, hint=hint)
-    if known is not None:
-        return known
-    if "pgembed" not in message:
-        return None
-    if sqlstate in {"3F000", "42P01", "42883"}:
-        return UnsupportedEnvironment(
-            "pgembed is not installed in this database, or in another version",
-            detail=message,
-            hint="Run `pgembed install` or `pgembed upgrade`, or a migration with "
-            "op.install_pgembed().",
-        )
-    if sqlstate == "42501":
-        return InsufficientPrivilege(
-            message,
-            hint="Its owner can allow it: SELECT pgembed.grant_usage('<role>').",
-        )
-    return None
+    context = getattr(source, "context", None)
+    return from_server(sqlstate, message, detail=detail, hint=hint, context=context)

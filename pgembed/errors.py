@@ -19,14 +19,14 @@ PgembedError
 │   ├── EmbeddingsExist        PE015
 │   ├── BrokenEmbedding        PE016
 │   ├── Bm25NotReady           PE017
-│   └── ForeignCodeFailed      PE018
+│   ├── ForeignCodeFailed      PE018
+│   └── NotEmbeddedInTime      PE019
 ├── EncoderError
 │   ├── ModelNotFound
 │   ├── EncoderUnavailable     outage: the texts are fine, try again later
 │   └── TextError              this text cannot be encoded
 ├── RerankError               a cross-encoder cannot score a text
 ├── EvaluationError           queries or judgements cannot be used
-├── NotEmbeddedInTime
 ├── SchemaVersionError
 └── MissingExtra
 """
@@ -180,6 +180,12 @@ class ForeignCodeFailed(SqlError):
     sqlstate = "PE018"
 
 
+class NotEmbeddedInTime(SqlError, TimeoutError):
+    """Waiting for the encoder service took longer than the caller allows."""
+
+    sqlstate = "PE019"
+
+
 class EncoderError(PgembedError):
     """Root of what goes wrong between text and vector."""
 
@@ -221,10 +227,6 @@ class RerankError(PgembedError):
 
 class EvaluationError(PgembedError):
     """Queries or judgements cannot be used: a bad file, or nothing in common."""
-
-
-class NotEmbeddedInTime(PgembedError, TimeoutError):
-    """Waiting for the encoder service took longer than the caller allows."""
 
 
 class SchemaVersionError(PgembedError):

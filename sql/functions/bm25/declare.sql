@@ -251,7 +251,7 @@ comment on function pgembed.create_bm25(text, text, text, jsonb, boolean) is
     'configuration or language), config_expression (for tables of several languages), analyzer, fields (columns of the text and how many times '
     'their words count, which may take the place of the text expression: {"title": 3, "body": 1}), k1, b. Returns its '
     'name, which is unique in the schema of the table. Example: '
-    'SELECT pgembed.create_bm25(''article'', ''title || '''' '''' || body'').';
+    'SELECT pgembed.create_bm25(''article'', ''title || '''' '''' || body'');';
 
 create or replace function pgembed._bm25_defaults(b pgembed.bm25, p_options jsonb, p_path text) returns pgembed.bm25
 language plpgsql stable
@@ -336,7 +336,8 @@ end
 $$;
 comment on function pgembed.alter_bm25(text, text, jsonb) is
     'Changes the text or the options of a BM25 index, and builds it again before it returns. '
-    'NULL, or an option that is not named, keeps what is.';
+    'NULL, or an option that is not named, keeps what is. Example: '
+    'SELECT pgembed.alter_bm25(''article_bm25'', options => ''{"config": "german"}'');';
 
 create or replace function pgembed.bm25_rebuild(name text) returns void
 language plpgsql

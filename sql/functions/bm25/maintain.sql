@@ -105,7 +105,7 @@ $$;
 comment on function pgembed._bm25_forget_failed(pgembed.bm25, pgembed.captured_text) is
     'Forgets failed rows that are gone, and has all read again when one could be read now.';
 
-create or replace function pgembed.bm25_maintain(name text default null, min_rows int default 2000)
+create or replace function pgembed.bm25_maintain(name text default null, min_rows bigint default 2000)
 returns table (bm25 text, done text)
 language plpgsql
 as $$
@@ -126,7 +126,7 @@ begin
     end if;
     for b in select * from pgembed.bm25 as x where wanted is null or x.bm25_id = wanted order by x.name loop
         bm25 := b.name;
-        done := pgembed._bm25_maintain(b, bm25_maintain.min_rows);
+        done := pgembed._bm25_maintain(b, least(bm25_maintain.min_rows, 2000000000)::int);
         perform pgembed._back_inside();
         if done is not null then
             return next;
@@ -135,7 +135,7 @@ begin
     perform set_config('search_path', path, true);
 end
 $$;
-comment on function pgembed.bm25_maintain(text, int) is
+comment on function pgembed.bm25_maintain(text, bigint) is
     'Builds, packs, merges and purges BM25 indexes where that is due. The encoder service does this by '
     'itself; without one, call it from pg_cron. Writers never wait for it.';
 

@@ -356,7 +356,7 @@ comment on function pgembed._snippets(anyarray, pgembed.bm25, pgembed._bm25_word
 create or replace function pgembed.bm25_search(
     source anyelement,
     query text,
-    k int default 10,
+    k bigint default 10,
     filter jsonb default null,
     where_sql text default null,
     embedding text default null,
@@ -364,7 +364,7 @@ create or replace function pgembed.bm25_search(
     prefix boolean default false,
     config text default null,
     snippets boolean default false,
-    "offset" int default 0,
+    "offset" bigint default 0,
     min_score float8 default null,
     fuzzy boolean default false,
     explain boolean default false,
@@ -394,10 +394,10 @@ begin
         condition := pgembed._search_condition(b.source, filter, where_sql, path);
     end if;
     if boost is null then
-        hits := pgembed._bm25_hits(source, array[source], b, words, k, "offset", min_score, condition, where_path);
+        hits := pgembed._bm25_hits(source, array[source], b, words, k::int, "offset"::int, min_score, condition, where_path);
     else
         perform pgembed._check_boost(b.source, boost, path);
-        hits := pgembed._bm25_boosted_hits(source, array[source], b, words, k, "offset", min_score, condition, where_path, boost, path);
+        hits := pgembed._bm25_boosted_hits(source, array[source], b, words, k::int, "offset"::int, min_score, condition, where_path, boost, path);
     end if;
     if snippets and hits.scores is not null then
         excerpts := pgembed._snippets(hits.rows, b, words);
@@ -413,11 +413,12 @@ begin
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.bm25_search(anyelement, text, int, jsonb, text, text, text, boolean, text, boolean, int, float8, boolean, boolean, text) is
+comment on function pgembed.bm25_search(anyelement, text, bigint, jsonb, text, text, text, boolean, text, boolean, bigint, float8, boolean, boolean, text) is
     'The k rows of a table that fit the words of a query best, by BM25. source names the table: '
     'NULL::article. syntax: words (any of them) or websearch ("phrase", OR, -word). prefix takes the '
     'last word for the beginning of one. filter is data and safe to build from user input; where_sql '
     'is SQL and is not. snippets adds an excerpt with the words between <b> and </b>. offset leaves out the '
     'first rows of the ranking, min_score those with a lower score. fuzzy reads words that no row has '
     'as the likeliest ones that rows have, one or two letters away; read_as says which were read as which. explain tells what each score is made of. boost is SQL over the row s (not for '
-    'user input): the scores of the best 1,000 rows are multiplied by it, and give the order.';
+    'user input): the scores of the best 1,000 rows are multiplied by it, and give the order. Example: '
+    'SELECT (doc).title, score, snippet FROM pgembed.bm25_search(NULL::article, ''cheap flights'', snippets => true);';

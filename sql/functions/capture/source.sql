@@ -65,26 +65,14 @@ comment on function pgembed._check_source(oid) is
     'PE003 or PE013 for a table that cannot have a captured text.';
 
 create or replace function pgembed._source_table(p_source text, p_path text) returns regclass
-language plpgsql
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    found_oid regclass;
+    named constant regclass := pgembed._table_named(p_source, p_path);
 begin
-    perform set_config('search_path', p_path, true);
-    begin
-        found_oid := pg_catalog.to_regclass(p_source);
-    exception when invalid_name or syntax_error or feature_not_supported then
-        found_oid := null;
-    end;
-    perform pgembed._back_inside();
-    if found_oid is null then
-        raise exception 'there is no table %', coalesce(p_source, 'NULL') using errcode = 'PE003',
-            hint = 'Write the name as in a query, quoted where needed: ''shop.article'', '
-                   '''"My Table"''. The search_path is ' || p_path || '.';
-    end if;
-    perform pgembed._check_source(found_oid);
-    return found_oid;
+    perform pgembed._check_source(named);
+    return named;
 end
 $$;
 comment on function pgembed._source_table(text, text) is

@@ -1,6 +1,6 @@
 -- What a declaration must be: the options, and how they go together.
 
-create or replace function pgembed._check_attempts(p_max_attempts int) returns smallint
+create or replace function pgembed._check_attempts(p_max_attempts bigint) returns smallint
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -12,7 +12,7 @@ begin
     return p_max_attempts;
 end
 $$;
-comment on function pgembed._check_attempts(int) is 'max_attempts in its range, or PE007.';
+comment on function pgembed._check_attempts(bigint) is 'max_attempts in its range, or PE007.';
 
 create or replace function pgembed._require_source(p_source oid, p_name text) returns void
 language plpgsql stable

@@ -55,18 +55,18 @@ create or replace function pgembed.create_embedding(
     text_expression text,
     name text default null,
     model text default 'all-MiniLM-L6-v2',
-    dimensions int default null,
+    dimensions bigint default null,
     distance text default null,
     storage text default 'table',
     column_name text default null,
     chunking text default null,
-    chunk_size int default null,
-    chunk_overlap int default null,
+    chunk_size bigint default null,
+    chunk_overlap bigint default null,
     vector_type text default null,
     index text default 'hnsw',
     index_options jsonb default '{}',
     wake text default 'notify',
-    max_attempts int default 5,
+    max_attempts bigint default 5,
     bm25 boolean default null,
     bm25_options jsonb default '{}',
     if_not_exists boolean default false
@@ -95,13 +95,13 @@ begin
 
     m := pgembed._model(create_embedding.model);
     e.model_id := m.model_id;
-    e.dimensions := coalesce(create_embedding.dimensions, m.dimensions);
+    e.dimensions := coalesce(pgembed._as_int(create_embedding.dimensions, 'dimensions'), m.dimensions);
     e.distance := coalesce(create_embedding.distance, m.distance);
     e.storage := coalesce(create_embedding.storage, 'table');
     e.column_name := case when e.storage = 'column' then coalesce(create_embedding.column_name, 'embedding') end;
     e.chunking := coalesce(create_embedding.chunking, case e.storage when 'column' then 'none' else 'sentences' end);
-    e.chunk_size := create_embedding.chunk_size;
-    e.chunk_overlap := create_embedding.chunk_overlap;
+    e.chunk_size := pgembed._as_int(create_embedding.chunk_size, 'chunk_size');
+    e.chunk_overlap := pgembed._as_int(create_embedding.chunk_overlap, 'chunk_overlap');
     e.vector_type := coalesce(create_embedding.vector_type,
                               case when e.dimensions <= 2000 then 'vector' else 'halfvec' end);
     e.index_kind := coalesce(create_embedding.index, 'hnsw');
@@ -161,12 +161,12 @@ begin
     return e.name;
 end
 $$;
-comment on function pgembed.create_embedding(text, text, text, text, int, text, text, text, text, int, int, text, text, jsonb, text, int, boolean, jsonb, boolean) is
+comment on function pgembed.create_embedding(text, text, text, text, bigint, text, text, text, text, bigint, bigint, text, text, jsonb, text, bigint, boolean, jsonb, boolean) is
     'Declares that a text expression over the rows of a table has an embedding: makes the side '
     'table and the triggers, and queues the rows that are there. It has a BM25 index too, unless bm25 => false '
     '(or NULL, the default, and the expression calls functions of your own). Returns its name, which is unique in '
     'the schema of the table. Example: '
-    'SELECT pgembed.create_embedding(''article'', $$ title || E''\n\n'' || body $$).';
+    'SELECT pgembed.create_embedding(''article'', $$ title || E''\n\n'' || body $$);';
 
 create or replace function pgembed._embedding_bm25(e pgembed.embedding, p_options jsonb, p_path text) returns void
 language plpgsql
@@ -254,16 +254,16 @@ create or replace function pgembed.alter_embedding(
     name text,
     text_expression text default null,
     model text default null,
-    dimensions int default null,
+    dimensions bigint default null,
     distance text default null,
     chunking text default null,
-    chunk_size int default null,
-    chunk_overlap int default null,
+    chunk_size bigint default null,
+    chunk_overlap bigint default null,
     vector_type text default null,
     index text default null,
     index_options jsonb default null,
     wake text default null,
-    max_attempts int default null,
+    max_attempts bigint default null,
     bm25 boolean default null,
     bm25_options jsonb default null
 ) returns void
@@ -292,13 +292,13 @@ begin
         m := pgembed._model(alter_embedding.model);
     end if;
     e.model_id := m.model_id;
-    e.dimensions := coalesce(alter_embedding.dimensions,
+    e.dimensions := coalesce(pgembed._as_int(alter_embedding.dimensions, 'dimensions'),
                              case when e.model_id = was.model_id then was.dimensions else m.dimensions end);
     e.distance := coalesce(alter_embedding.distance,
                            case when e.model_id = was.model_id then was.distance else m.distance end);
     e.chunking := coalesce(alter_embedding.chunking, was.chunking);
-    e.chunk_size := coalesce(alter_embedding.chunk_size, was.chunk_size);
-    e.chunk_overlap := coalesce(alter_embedding.chunk_overlap, was.chunk_overlap);
+    e.chunk_size := coalesce(pgembed._as_int(alter_embedding.chunk_size, 'chunk_size'), was.chunk_size);
+    e.chunk_overlap := coalesce(pgembed._as_int(alter_embedding.chunk_overlap, 'chunk_overlap'), was.chunk_overlap);
     e.vector_type := coalesce(alter_embedding.vector_type,
         case when e.dimensions = was.dimensions then was.vector_type
              when e.dimensions <= 2000 then 'vector' else 'halfvec' end);
@@ -360,10 +360,11 @@ begin
     perform set_config('search_path', path, true);
 end
 $$;
-comment on function pgembed.alter_embedding(text, text, text, int, text, text, int, int, text, text, jsonb, text, int, boolean, jsonb) is
+comment on function pgembed.alter_embedding(text, text, text, bigint, text, text, bigint, bigint, text, text, jsonb, text, bigint, boolean, jsonb) is
     'Changes an embedding; NULL keeps a setting. Another model, dimensions or vector type remove '
     'all vectors and make them again; another text or chunk size refreshes them in place. Also '
-    'repairs a broken embedding.';
+    'repairs a broken embedding. Example: '
+    'SELECT pgembed.alter_embedding(''article_embedding'', chunk_size => 128);';
 
 create or replace function pgembed.drop_embedding(name text, if_exists boolean default false)
 returns void

@@ -27,13 +27,13 @@ comment on function pgembed._model(text) is 'The catalog row of a model, or PE00
 
 create or replace function pgembed.register_model(
     name text,
-    dimensions int,
+    dimensions bigint,
     provider text default 'sentence-transformers',
     distance text default 'cosine',
     normalized boolean default true,
     query_prompt text default null,
     document_prompt text default null,
-    max_tokens int default null,
+    max_tokens bigint default null,
     revision text default null
 ) returns text
 language plpgsql
@@ -79,7 +79,7 @@ begin
                                query_prompt, document_prompt, max_tokens, revision)
     values (register_model.name, register_model.provider, register_model.dimensions,
             register_model.distance, register_model.normalized, register_model.query_prompt,
-            register_model.document_prompt, register_model.max_tokens, register_model.revision)
+            register_model.document_prompt, pgembed._as_int(register_model.max_tokens, 'max_tokens'), register_model.revision)
     on conflict (name) do update
         set provider = excluded.provider, dimensions = excluded.dimensions,
             distance = excluded.distance, normalized = excluded.normalized,
@@ -89,9 +89,10 @@ begin
     return register_model.name;
 end
 $$;
-comment on function pgembed.register_model(text, int, text, text, boolean, text, text, int, text) is
+comment on function pgembed.register_model(text, bigint, text, text, boolean, text, text, bigint, text) is
     'Makes a model known, or changes what is known of it. revision pins a model of the hub to a commit. Nothing is loaded: the encoder '
-    'service does that. Endpoints and keys are the service''s configuration, never SQL''s.';
+    'service does that. Endpoints and keys are the service''s configuration, never SQL''s. Example: '
+    'SELECT pgembed.register_model(''intfloat/e5-base-v2'', 768, query_prompt => ''query: '', document_prompt => ''passage: '');';
 
 create or replace function pgembed.accept_weights(name text, fingerprint text) returns void
 language plpgsql
@@ -121,7 +122,8 @@ end
 $$;
 comment on function pgembed.accept_weights(text, text) is
     'Says that a model''s weights were changed on purpose: all its vectors are removed, and made again by the services '
-    'that have loaded weights with this fingerprint. Others stand aside.';
+    'that have loaded weights with this fingerprint. Others stand aside. Example: '
+    'SELECT pgembed.accept_weights(''all-MiniLM-L6-v2'', ''3f1c…'');';
 
 create or replace function pgembed._model_seen_v1(
     p_model_id int, p_dimensions int, p_max_tokens int, p_normalized boolean, p_fingerprint text

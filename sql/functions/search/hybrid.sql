@@ -1,7 +1,7 @@
 -- hybrid_search: both arms, each with the filter, fused into one ranking.
 
 create or replace function pgembed._check_fusion(
-    p_fusion text, p_vector_weight float8, p_bm25_weight float8, p_rrf_k int, p_candidates int, p_wanted int, p_missing text
+    p_fusion text, p_vector_weight float8, p_bm25_weight float8, p_rrf_k bigint, p_candidates bigint, p_wanted int, p_missing text
 ) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -33,7 +33,7 @@ begin
     end if;
 end
 $$;
-comment on function pgembed._check_fusion(text, float8, float8, int, int, int, text) is
+comment on function pgembed._check_fusion(text, float8, float8, bigint, bigint, int, text) is
     'PE007 for a parameter of a hybrid search that is out of range.';
 
 create or replace function pgembed._fusion_depths(p_wanted int) returns int[]
@@ -123,7 +123,7 @@ comment on function pgembed._row_keys(anyarray, regclass) is 'Key texts of rows 
 create or replace function pgembed.hybrid_search(
     source anyelement,
     query text default null,
-    k int default 10,
+    k bigint default 10,
     filter jsonb default null,
     where_sql text default null,
     embedding text default null,
@@ -132,15 +132,15 @@ create or replace function pgembed.hybrid_search(
     fusion text default 'rrf',
     vector_weight float8 default 1,
     bm25_weight float8 default 1,
-    rrf_k int default 20,
-    candidates int default null,
+    rrf_k bigint default 20,
+    candidates bigint default null,
     syntax text default 'words',
     prefix boolean default false,
     config text default null,
     snippets boolean default false,
-    ef_search int default null,
+    ef_search bigint default null,
     on_missing_query_embedding text default 'error',
-    "offset" int default 0,
+    "offset" bigint default 0,
     min_score float8 default null,
     min_similarity float8 default null,
     fuzzy boolean default false,
@@ -181,6 +181,7 @@ begin
     wanted := pgembed._check_page(k, "offset");
     perform pgembed._check_min_score(min_score), pgembed._check_min_similarity(min_similarity, e.distance);
     perform pgembed._check_fusion(fusion, vector_weight, bm25_weight, rrf_k, candidates, wanted, on_missing_query_embedding);
+    perform pgembed._check_ef_search(ef_search, e.index_kind);
     -- Its own index, else the only one that the table has.
     select x.* into b from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
     b := pgembed._bm25_target(source, b.name);
@@ -206,7 +207,7 @@ begin
         select array_agg(h.doc) as rows, array_agg(h.similarity) as similarities,
                array_agg(h.chunk) as chunks, array_agg(h.content) as contents
         into vector_hits
-        from pgembed._search(source, array[source], e, q, depths[cardinality(depths)], 0, min_similarity, condition, null, ef_search, false, where_path) as h;
+        from pgembed._search(source, array[source], e, q, depths[cardinality(depths)], 0, min_similarity, condition, null, ef_search::int, false, where_path) as h;
         vector_keys := pgembed._row_keys(vector_hits.rows, e.source);
         similarities := vector_hits.similarities;
         if boost is not null then
@@ -227,7 +228,7 @@ begin
 
     for best in
         select * from pgembed._fuse(
-            fusion, vector_keys, similarities, bm25_keys, scores, vector_weight, bm25_weight, rrf_k, depths, k, "offset", min_score,
+            fusion, vector_keys, similarities, bm25_keys, scores, vector_weight, bm25_weight, rrf_k::int, depths, k::int, "offset"::int, min_score,
             vector_boosts, bm25_boosts)
     loop
         at_vector := best.vector_rank;
@@ -263,10 +264,11 @@ begin
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.hybrid_search(anyelement, text, int, jsonb, text, text, vector, text, text, float8, float8, int, int, text, boolean, text, boolean, int, text, int, float8, float8, boolean, boolean, text) is
+comment on function pgembed.hybrid_search(anyelement, text, bigint, jsonb, text, text, vector, text, text, float8, float8, bigint, bigint, text, boolean, text, boolean, bigint, text, bigint, float8, float8, boolean, boolean, text) is
     'The k best rows by words (BM25) and by meaning (vectors) together. Each arm gives its candidates, the '
     'filter applied; fusion ranks them: rrf, minmax or distribution, with the given weights. Each hit has both '
     'ranks and both scores, NULL where an arm has not found it, and its best chunk. '
     'on_missing_query_embedding => ''bm25'' ranks by words alone when no service encodes the query. offset leaves out the '
     'first rows of the ranking, min_score those with a lower fused score, min_similarity those that vectors alone would give. '
-    'fuzzy is for the words, as in bm25_search. explain tells what each score is made of; boost, SQL over the row s, multiplies it.';
+    'fuzzy is for the words, as in bm25_search. explain tells what each score is made of; boost, SQL over the row s, multiplies it. Example: '
+    'SELECT (doc).title, score FROM pgembed.hybrid_search(NULL::article, ''cheap flights'', filter => ''{"price": {"$lt": 300}}'');';

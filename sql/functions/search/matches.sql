@@ -123,7 +123,7 @@ create or replace function pgembed.search_count(
     prefix boolean default false,
     config text default null,
     min_similarity float8 default null,
-    query_embedding vector default null,
+    query_embedding anycompatible default null,
     query_model text default null,
     fuzzy boolean default false
 )
@@ -136,7 +136,7 @@ declare
     where_path constant text := case when where_sql is not null then path end;
     e pgembed.embedding;
     b pgembed.bm25;
-    q query_embedding%type;
+    q pgembed.query_embedding.embedding%type;
     words pgembed._bm25_words;
     matching bigint;
 begin
@@ -158,7 +158,7 @@ begin
         e := pgembed._search_target(source, embedding);
         perform pgembed._at_path('pg_catalog, pg_temp');
         perform pgembed._check_min_similarity(min_similarity, e.distance);
-        q := pgembed._query_vector(e, query, query_embedding, query_model);
+        q := pgembed._query_vector(e, query, pgembed._vector_given(query_embedding), query_model);
         matching := pgembed._count_near(e, q, min_similarity, pgembed._search_condition(e.source, filter, where_sql, path),
                                         where_path);
     end if;
@@ -166,12 +166,13 @@ begin
     return matching;
 end
 $$;
-comment on function pgembed.search_count(anyelement, text, jsonb, text, text, text, boolean, text, float8, vector, text, boolean) is
+comment on function pgembed.search_count(anyelement, text, jsonb, text, text, text, boolean, text, float8, anycompatible, text, boolean) is
     'How many rows of a table match: by the words of a query, all that bm25_search would give; with min_similarity those that are '
     'at least as similar to the query, or to query_embedding, exactly. filter and where_sql as in searches; of rows that the caller '
-    'does not see, none is counted.';
+    'does not see, none is counted. Example: '
+    'SELECT pgembed.search_count(NULL::article, ''cheap flights'');';
 
-create or replace function pgembed._facet_sql(p_source regclass, p_column text, p_place int, p_condition text, p_max_values int) returns text
+create or replace function pgembed._facet_sql(p_source regclass, p_column text, p_place int, p_condition text, p_max_values bigint) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -213,7 +214,7 @@ begin
         p_condition, p_max_values);
 end
 $$;
-comment on function pgembed._facet_sql(regclass, text, int, text, int) is
+comment on function pgembed._facet_sql(regclass, text, int, text, bigint) is
     'Query for the values of a column, and how many of the matching rows (pgembed_hit, where the column is f1, f2 ...) have them; '
     'PE007 for a column that has no such values.';
 
@@ -227,7 +228,7 @@ create or replace function pgembed.search_facets(
     syntax text default 'words',
     prefix boolean default false,
     config text default null,
-    max_values int default 20,
+    max_values bigint default 20,
     exclude_own_filter boolean default false,
     fuzzy boolean default false
 )
@@ -250,6 +251,7 @@ declare
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_facets(columns, max_values);
+    filter := pgembed._filter_given(filter);
     words := pgembed._bm25_parse(b, query, syntax, prefix, config, path);
     if fuzzy then
         words := pgembed._bm25_read_as(b, words);
@@ -274,12 +276,13 @@ begin
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.search_facets(anyelement, text, text[], jsonb, text, text, text, boolean, text, int, boolean, boolean) is
+comment on function pgembed.search_facets(anyelement, text, text[], jsonb, text, text, text, boolean, text, bigint, boolean, boolean) is
     'For columns, which values the rows have that match the words of a query, and how many rows each: the max_values most frequent. '
     'Of an array its elements count. filter and where_sql as in searches; exclude_own_filter leaves a column''s own condition in the '
-    'filter out for that column, so that its other values are counted too. Of rows that the caller does not see, none is counted.';
+    'filter out for that column, so that its other values are counted too. Of rows that the caller does not see, none is counted. Example: '
+    'SELECT * FROM pgembed.search_facets(NULL::article, ''cheap flights'', columns => ''{category}'');';
 
-create or replace function pgembed._check_facets(p_columns text[], p_max_values int) returns void
+create or replace function pgembed._check_facets(p_columns text[], p_max_values bigint) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -294,4 +297,4 @@ begin
     end if;
 end
 $$;
-comment on function pgembed._check_facets(text[], int) is 'PE007 for columns or a number of values that are out of range.';
+comment on function pgembed._check_facets(text[], bigint) is 'PE007 for columns or a number of values that are out of range.';

@@ -1,6 +1,7 @@
--- What all searches have in common: which part of the ranking is wanted.
+-- What all searches have in common: which part of the ranking is wanted, and how what callers
+-- send is read. Their numbers are bigint: many drivers send no other.
 
-create or replace function pgembed._check_k(p_k int) returns int
+create or replace function pgembed._check_k(p_k bigint) returns int
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -12,9 +13,9 @@ begin
     return p_k;
 end
 $$;
-comment on function pgembed._check_k(int) is 'k; PE007 for one out of range.';
+comment on function pgembed._check_k(bigint) is 'k; PE007 for one out of range.';
 
-create or replace function pgembed._check_page(p_k int, p_offset int) returns int
+create or replace function pgembed._check_page(p_k bigint, p_offset bigint) returns int
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -31,7 +32,7 @@ begin
     return p_k + p_offset;
 end
 $$;
-comment on function pgembed._check_page(int, int) is 'Where a page ends in the ranking; PE007 for k or offset out of range.';
+comment on function pgembed._check_page(bigint, bigint) is 'Where a page ends in the ranking; PE007 for k or offset out of range.';
 
 create or replace function pgembed._check_min_score(p_min_score float8) returns void
 language plpgsql immutable
@@ -64,3 +65,97 @@ end
 $$;
 comment on function pgembed._check_min_similarity(float8, text) is
     'PE007 for a threshold of similarities that is none for a kind of distance; NULL is no threshold.';
+
+create or replace function pgembed._as_int(p_value bigint, p_name text) returns int
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return p_value::int;
+exception when numeric_value_out_of_range then
+    raise exception '% is out of range: %', p_name, p_value using errcode = 'PE007', hint = 'Give a smaller number.';
+end
+$$;
+comment on function pgembed._as_int(bigint, text) is 'A number that a caller gave, or PE007.';
+
+create or replace function pgembed._filter_given(p_filter jsonb) returns jsonb
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if jsonb_typeof(p_filter) = 'string' then    -- what a driver makes of a string for a jsonb parameter
+        return nullif((p_filter #>> '{}')::jsonb, 'null');
+    end if;
+    return nullif(p_filter, 'null');
+exception when invalid_text_representation then
+    raise exception 'a filter is a JSON object, not %', p_filter using errcode = 'PE008', detail = sqlerrm,
+        hint = 'For example {"category": "books", "price": {"$lt": 20}}.';
+end
+$$;
+comment on function pgembed._filter_given(jsonb) is
+    'A filter as the caller means it: a JSON string stands for the JSON that it holds, JSON null for none.';
+
+create or replace function pgembed._vector_given(p_vector anycompatible) returns vector
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    kind constant "char" := (select typcategory from pg_type where oid = pg_typeof(p_vector));
+    given pgembed.query_embedding.embedding%type;    -- pgvector may be anywhere
+begin
+    -- An array may come as text, from drivers that know no type.
+    if kind = 'A' or kind = 'S' and ltrim(p_vector::text) like '{%' then
+        given := p_vector::text::float4[];
+    else
+        given := p_vector;
+    end if;
+    return given;
+exception when data_exception or program_limit_exceeded then
+    raise exception 'query_embedding is not a vector: %', left(p_vector::text, 100) using errcode = 'PE009',
+        detail = sqlerrm, hint = 'Give an array of numbers, or text such as [0.1, -0.2].';
+end
+$$;
+comment on function pgembed._vector_given(anycompatible) is
+    'A vector that a caller gave: of a type of pgvector''s, an array of numbers, or the text of either. (Not for functions '
+    'whose result has the type of an argument: of these PostgreSQL cannot tell it then.)';
+
+create or replace function pgembed._key_given(p_key anycompatible) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    given jsonb;
+begin
+    if pg_typeof(p_key) not in ('jsonb'::regtype, 'json'::regtype) then
+        return p_key::text;
+    end if;
+    given := p_key::text;
+    return case jsonb_typeof(given) when 'array' then array(select jsonb_array_elements_text(given))::text else given #>> '{}' end;
+end
+$$;
+comment on function pgembed._key_given(anycompatible) is
+    'Text of a key that a caller gave: a value of any type, an array for a composite key, or either as JSON, as search gives it.';
+
+create or replace function pgembed._table_named(p_source text, p_path text) returns regclass
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    named regclass;
+begin
+    perform pgembed._at_path(p_path);
+    begin
+        named := pg_catalog.to_regclass(p_source);
+    exception when invalid_name or syntax_error or feature_not_supported then
+        null;
+    end;
+    perform pgembed._at_path('pg_catalog, pg_temp');
+    if named is null then
+        raise exception 'there is no table %', coalesce(p_source, 'NULL') using errcode = 'PE003',
+            hint = 'Write the name as in a query, quoted where needed: ''shop.article'', '
+                   '''"My Table"''. The search_path is ' || p_path || '.';
+    end if;
+    return named;
+end
+$$;
+comment on function pgembed._table_named(text, text) is 'A table by its name under a search_path, or PE003.';

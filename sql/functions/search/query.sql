@@ -71,17 +71,6 @@ comment on function pgembed._request_query(text, text, float8) is
     'Asks the services for the vector of a query, for as many seconds; NULL when it is in the cache '
     'already. Takes effect at commit.';
 
-create or replace procedure pgembed._encode_cannot_run_inside_a_transaction_block()
-language plpgsql
-as $$
-begin
-    commit;
-end
-$$;
-comment on procedure pgembed._encode_cannot_run_inside_a_transaction_block() is
-    'Commits. Inside a transaction block the server refuses that with "invalid transaction '
-    'termination" and names the function: the name is the explanation.';
-
 create or replace procedure pgembed.encode(
     query text, model text default 'all-MiniLM-L6-v2', timeout float8 default 10
 )
@@ -89,31 +78,20 @@ language plpgsql
 as $$
 declare
     wanted_model int;
-    started constant timestamptz := pg_catalog.clock_timestamp();
+    has_written constant boolean := pg_catalog.pg_current_xact_id_if_assigned() is not null;
+    deadline constant timestamptz := pg_catalog.clock_timestamp() operator(pg_catalog.+) pgembed._check_timeout(timeout);
     answer record;
     pause float8 := 0.001;    -- seconds
 begin
     -- It commits, so it can have no search_path of its own: every name is qualified.
-    if timeout is null or not (timeout operator(pg_catalog.>) 0::float8 and timeout operator(pg_catalog.<=) 3600::float8) then
-        raise exception 'timeout must be more than 0 and at most 3600 seconds, not %',
-            coalesce(timeout::pg_catalog.text, 'NULL') using errcode = 'PE007', hint = 'The default is 10.';
-    end if;
-    -- Nothing says for sure whether this is a transaction block. One that has written
-    -- has a transaction id; one that is older than its statement is a block too, but
-    -- drivers that send parameters apart (extended protocol) begin the transaction a
-    -- moment before the statement. In all other blocks the first COMMIT below fails.
-    if pg_catalog.pg_current_xact_id_if_assigned() is not null
-       or pg_catalog.statement_timestamp() operator(pg_catalog.-) pg_catalog.now() operator(pg_catalog.>) interval '1 second' then
-        raise exception 'pgembed.encode() commits, so it cannot run inside a transaction block'
-            using errcode = 'PE010',
-            hint = 'Call it before BEGIN (the vector stays in the cache), or encode the query in '
-                   'the application and pass query_embedding => ...';
-    end if;
     wanted_model := pgembed._request_query(query, model, timeout);
     if wanted_model is null then
         return;
     end if;
-    call pgembed._encode_cannot_run_inside_a_transaction_block();    -- the request goes out
+    call pgembed._check_may_commit('pgembed.encode()', has_written,
+        'Call it in autocommit mode, before BEGIN: the vector stays in the cache for the transactions after it. '
+        'Or encode the query in the application and pass query_embedding => ...');
+    -- The request goes out with the first COMMIT.
     loop
         commit;    -- each look has a new snapshot
         select * into answer from pgembed._cached_query(query, wanted_model);
@@ -122,7 +100,7 @@ begin
         elsif answer.error is not null then
             raise exception 'the encoder service could not encode the query: %', answer.error
                 using errcode = 'PE014', hint = 'See the service''s log and pgembed doctor.';
-        elsif pg_catalog.clock_timestamp() operator(pg_catalog.>) (started operator(pg_catalog.+) pg_catalog.make_interval(secs => timeout)) then
+        elsif pg_catalog.clock_timestamp() operator(pg_catalog.>) deadline then
             raise exception 'no encoder service answered within % seconds', timeout
                 using errcode = 'PE010',
                 detail = pg_catalog.format('Model: %s.', model),
@@ -136,7 +114,7 @@ end
 $$;
 comment on procedure pgembed.encode(text, text, float8) is
     'Has a service encode a query and waits for it, timeout in seconds; from then on the query can '
-    'be searched for in plain SQL. Cannot run inside a transaction block.';
+    'be searched for in plain SQL. Cannot run inside a transaction block. Example: CALL pgembed.encode(''cheap flights'');';
 
 create or replace function pgembed.embed(query text, model text default 'all-MiniLM-L6-v2')
 returns vector
@@ -179,7 +157,8 @@ end
 $$;
 comment on function pgembed.embed(text, text) is
     'Vector of a query: from the cache, else through dblink where that is set up (a foreign server '
-    'pgembed_loopback that leads back to this database), else PE010 with the ways out.';
+    'pgembed_loopback that leads back to this database), else PE010 with the ways out. Example: '
+    'SELECT pgembed.embed(''cheap flights'');';
 
 create or replace function pgembed._service_alive_public() returns boolean
 language sql stable security definer

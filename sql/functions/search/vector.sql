@@ -183,7 +183,7 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    condition text := pgembed._filter_sql(p_source, p_filter, 's');
+    condition text := pgembed._filter_sql(p_source, pgembed._filter_given(p_filter), 's');
 begin
     if p_where_sql is not null then
         perform pgembed._check_row_sql(
@@ -470,18 +470,31 @@ comment on function pgembed._search(anyelement, anyarray, pgembed.embedding, vec
     'out. docs only lends its type to a variable: pass array[source]. p_path is the search_path that the condition is meant under; '
     'NULL: it needs none.';
 
+create or replace function pgembed._check_ef_search(p_ef_search bigint, p_index_kind text) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_ef_search not between 1 and (case p_index_kind when 'hnsw' then 1000 else 32768 end) then
+        raise exception 'ef_search is out of range: %', p_ef_search using errcode = 'PE007',
+            hint = 'It is 1 to 1000 for hnsw (hnsw.ef_search), 1 to 32768 for ivfflat (ivfflat.probes).';
+    end if;
+end
+$$;
+comment on function pgembed._check_ef_search(bigint, text) is 'PE007 for an ef_search that is out of range.';
+
 create or replace function pgembed.vector_search(
     source anyelement,
     query text default null,
-    k int default 10,
+    k bigint default 10,
     filter jsonb default null,
     where_sql text default null,
     embedding text default null,
     query_embedding vector default null,
     query_model text default null,
-    ef_search int default null,
+    ef_search bigint default null,
     exact boolean default false,
-    "offset" int default 0,
+    "offset" bigint default 0,
     min_similarity float8 default null
 )
 returns table (doc anyelement, similarity float8, distance float8, chunk int, content text)
@@ -495,32 +508,30 @@ declare
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_page(k, "offset"), pgembed._check_min_similarity(min_similarity, e.distance);
-    if ef_search < 1 or ef_search > (case e.index_kind when 'hnsw' then 1000 else 32768 end) then
-        raise exception 'ef_search is out of range: %', ef_search using errcode = 'PE007',
-            hint = 'It is 1 to 1000 for hnsw (hnsw.ef_search), 1 to 32768 for ivfflat (ivfflat.probes).';
-    end if;
+    perform pgembed._check_ef_search(ef_search, e.index_kind);
     q := pgembed._query_vector(e, query, query_embedding, query_model);
     return query
-    select * from pgembed._search(source, array[source], e, q, k, "offset", min_similarity,
+    select * from pgembed._search(source, array[source], e, q, k::int, "offset"::int, min_similarity,
                                   pgembed._search_condition(e.source, filter, where_sql, path),
-                                  null, ef_search, coalesce(exact, false), case when where_sql is not null then path end);
+                                  null, ef_search::int, coalesce(exact, false), case when where_sql is not null then path end);
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.vector_search(anyelement, text, int, jsonb, text, text, vector, text, int, boolean, int, float8) is
+comment on function pgembed.vector_search(anyelement, text, bigint, jsonb, text, text, vector, text, bigint, boolean, bigint, float8) is
     'The k rows of a table that are nearest to a query (its text, or its vector) in the embedding''s '
     'distance. source names the table: NULL::article. filter is data and safe to build from user '
     'input; where_sql is SQL and is not. Each hit has the row, its similarity, and the best chunk '
-    'with its text. offset leaves out the first rows of the ranking, min_similarity those that are less similar.';
+    'with its text. offset leaves out the first rows of the ranking, min_similarity those that are less similar. Example: '
+    'SELECT (doc).title, similarity FROM pgembed.vector_search(NULL::article, ''cheap flights'', k => 5);';
 
 create or replace function pgembed.similar(
     source anyelement,
     key anycompatible,
-    k int default 10,
+    k bigint default 10,
     filter jsonb default null,
     where_sql text default null,
     embedding text default null,
-    "offset" int default 0,
+    "offset" bigint default 0,
     min_similarity float8 default null
 )
 returns table (doc anyelement, similarity float8, distance float8, chunk int, content text)
@@ -530,12 +541,13 @@ as $$
 declare
     path constant text := pg_catalog.current_setting('search_path');
     e pgembed.embedding := pgembed._search_target(source, embedding);
-    key_text text := key::pg_catalog.text;
+    key_text text;
     seen boolean;
     q pgembed.query_embedding.embedding%type;
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_page(k, "offset"), pgembed._check_min_similarity(min_similarity, e.distance);
+    key_text := pgembed._key_given(key);
     -- The direction of the row: the mean of its chunks' vectors.
     begin
         execute format('select %1$s.avg(c.%2$I::%1$s.vector) from %3$s as c cross join (select $1) as pgembed_key(key) where %4$s',
@@ -558,12 +570,13 @@ begin
     end if;
     return query
     select * from pgembed._search(
-        source, array[source], e, q, k, "offset", min_similarity, pgembed._search_condition(e.source, filter, where_sql, path),
+        source, array[source], e, q, k::int, "offset"::int, min_similarity, pgembed._search_condition(e.source, filter, where_sql, path),
         format('not (%s)', replace(pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '),
                                    'pgembed_key.key', quote_literal(key_text))), null, false, case when where_sql is not null then path end);
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.similar(anyelement, anycompatible, int, jsonb, text, text, int, float8) is
-    'The k rows most like a given row, which is left out; key is its primary key, an array of text '
-    'for a composite one. offset and min_similarity: as in vector_search.';
+comment on function pgembed.similar(anyelement, anycompatible, bigint, jsonb, text, text, bigint, float8) is
+    'The k rows most like a given row, which is left out; key is its primary key: a value of any type, an array '
+    'for a composite one, or JSON, as search gives it. offset and min_similarity: as in vector_search. Example: '
+    'SELECT (doc).title, similarity FROM pgembed.similar(NULL::article, 42, k => 5);';

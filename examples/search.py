@@ -16,7 +16,7 @@ def main() -> None:
     """Print the three nearest products that cost less than 200."""
     dsn, query = sys.argv[1:]
     with psycopg.connect(dsn) as conn:
-        client.await_embedded(conn, "product_embedding", timeout=60)
+        client.await_embedded(conn, "product", timeout=60)
         hits = client.vector_search(
             conn, "product", query, k=3, filter={"price": {"$lt": 200}}
         )

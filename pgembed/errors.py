@@ -294,12 +294,8 @@ def from_server(
             "SELECT pgembed.grant_usage('<role>'). A later GRANT is passed on by "
             "SELECT pgembed.repair('<embedding>').",
         )
-    if sqlstate == "2D000":
-        return NoEncoderService(
-            "pgembed.encode() commits, so it cannot run inside a transaction block",
-            hint="Call it before the transaction begins, or pass encoder=... to encode "
-            "in this process.",
-        )
+    if sqlstate == "2D000" and "pgembed" in message:
+        return InvalidParameter(message, detail=detail, hint=hint)
     return None
 
 

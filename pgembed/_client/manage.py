@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
@@ -10,9 +9,9 @@ from psycopg import sql
 from pgembed._client.arguments import check_names, checked, named
 from pgembed._client.names import table_text
 from pgembed._client.results import STATUS_COLUMNS, EmbeddingStatus, status_from_row
-from pgembed._client.steps import Flow, IsIdle, Rows, Sleep, Statement
+from pgembed._client.steps import Flow, IsIdle, Rows, Statement
 from pgembed._client.values import check_seconds, check_text
-from pgembed.errors import BrokenEmbedding, InvalidParameter, NotEmbeddedInTime
+from pgembed.errors import InvalidParameter
 from pgembed.options import EmbeddingOptions, ModelOptions, NewEmbeddingOptions
 
 if TYPE_CHECKING:
@@ -27,21 +26,7 @@ _STATUS = sql.SQL("select {} from pgembed.status order by name, schema").format(
     )
 )
 
-# Cheaper than the view, which counts rows, and exact: a job leaves the queue in
-# the transaction that writes its vector, or its error.
-_WAITING = sql.SQL(
-    "select x.label, x.state, x.state_reason, e.backfill_state = 'pending'"
-    " or exists (select from pgembed.queue as q where q.embedding_id = e.embedding_id)"
-    " from pgembed.embedding as e join pgembed._standing as x"
-    " on x.kind = 'embedding' and x.id = e.embedding_id"
-    " where %(embedding)s::text is null"
-    " or e.embedding_id = pgembed._named('embedding', %(embedding)s)"
-    " order by 1"
-)
-_KNOWN = sql.SQL("select (pgembed._embedding(%(embedding)s)).name")
-
-_FIRST_PAUSE_S = 0.01
-_LONGEST_PAUSE_S = 0.25
+_WAIT = sql.SQL("call pgembed.wait(%(source)s, %(timeout)s::float8)")
 
 
 def call(function: str, arguments: Mapping[str, Any]) -> Flow[object]:
@@ -149,45 +134,25 @@ def status() -> Flow[list[EmbeddingStatus]]:
     return [status_from_row(row) for row in rows.rows]
 
 
-def await_embedded(embedding: str | None, timeout: float) -> Flow[None]:
-    """Wait until the queue holds nothing for an embedding, or for all of them."""
-    deadline = time.monotonic() + check_seconds(timeout, "timeout")
+def await_embedded(table: Table | None, timeout: float) -> Flow[None]:
+    """Wait until what was committed before can be found."""
+    arguments = {
+        "source": None if table is None else table_text(table),
+        "timeout": check_seconds(timeout, "timeout"),
+    }
     if not (yield IsIdle()):
         raise InvalidParameter(
             "await_embedded cannot wait inside a transaction",
             hint="Commit first: the encoder service sees committed rows only.",
         )
-    if embedding is not None:
-        name = check_text(embedding, "embedding", InvalidParameter)
-        yield Statement(_KNOWN, {"embedding": name}, alone=True)
-    pause_s = _FIRST_PAUSE_S
-    while True:
-        found: Rows = yield Statement(_WAITING, {"embedding": embedding}, alone=True)
-        waiting: list[str] = []
-        for name, state, reason, is_waiting in found.rows:
-            if state == "broken":
-                raise BrokenEmbedding(
-                    f'embedding "{name}" is broken, so it will not be embedded',
-                    detail=reason,
-                )
-            if is_waiting and state == "paused":
-                raise InvalidParameter(
-                    f'embedding "{name}" is paused with changes waiting',
-                    hint="Resume it first: pgembed.resume_embedding(conn, name).",
-                )
-            if is_waiting:
-                waiting.append(name)
-        if not waiting:
-            return
-        remaining_s = deadline - time.monotonic()
-        if remaining_s <= 0:
-            raise NotEmbeddedInTime(
-                f"still waiting after {timeout:g} seconds for: {', '.join(waiting)}",
-                hint="Is an encoder service running (pgembed serve)? "
-                "`pgembed status` shows what is pending.",
-            )
-        yield Sleep(min(pause_s, remaining_s))
-        pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+    yield Statement(_WAIT, arguments, alone=True, returns_rows=False)
+
+
+def is_fresh(table: Table | None) -> Flow[bool]:
+    """Ask whether all that was committed can be found."""
+    source = None if table is None else table_text(table)
+    fresh = yield from _call("is_fresh", {"source": source})
+    return bool(fresh)
 
 
 def as_int(value: object) -> int:

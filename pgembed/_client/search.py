@@ -95,11 +95,8 @@ _ENCODE = sql.SQL("call pgembed.encode(%(query)s, %(model)s, %(timeout)s::float8
 _EMBED = sql.SQL("select pgembed.embed(%(query)s, %(model)s)::text")
 
 _ARMS = sql.SQL(
-    "select exists (select from pgembed.embedding as e"
-    " where e.source = t.source and (%(embedding)s::text is null or %(embedding)s in"
-    " (e.name, pgembed._qualified_name(e.source, e.name)))),"
-    " exists (select from pgembed.bm25 as b"
-    " where b.source = t.source and b.state = 'ready')"
+    "select case when t.source is not null then"
+    " pgembed._search_arms(t.source, %(embedding)s, %(has_vector)s, true) end"
     " from to_regclass(%(source)s) as t(source)"
 )
 
@@ -124,13 +121,16 @@ def search(
     """Find the rows that answer a query best, by what the table has."""
     check_names("search", options, HybridSearchOptions)
     table_parts(table)
-    found: Rows = yield Statement(
-        _ARMS, {"source": table_text(table), "embedding": options.get("embedding")}
-    )
-    vectors, words = found.rows[0]
-    if vectors and words:
+    look = {
+        "source": table_text(table),
+        "embedding": options.get("embedding"),
+        "has_vector": options.get("query_embedding") is not None,
+    }
+    found: Rows = yield Statement(_ARMS, look)
+    function: str | None = found.rows[0][0]
+    if function == "hybrid_search":
         return (yield from hybrid_search(table, query, row_factory, options))
-    if words:
+    if function == "bm25_search":
         own = _known(options, BM25SearchOptions)
         hits = yield from bm25_search(table, query, row_factory, own)
         return [by_words(hit, rank) for rank, hit in _ranked(hits, options)]

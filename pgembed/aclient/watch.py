@@ -11,6 +11,7 @@ from pgembed._client.arun import arun
 
 if TYPE_CHECKING:
     from pgembed._client.results import EmbeddingStatus
+    from pgembed.options import Table
 
 AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]
 
@@ -25,25 +26,41 @@ async def status(conn: AsyncConnection) -> list[EmbeddingStatus]:
 
 
 async def await_embedded(
-    conn: AsyncConnection, embedding: str | None = None, *, timeout: float = 60.0
+    conn: AsyncConnection, table: Table | None = None, *, timeout: float = 60.0
 ) -> None:
-    """Wait until the encoder service has worked off all committed changes.
+    """Wait until all that was committed before can be found, by vectors and words.
 
-    Rows that failed for good do not count as waiting; see `status`.
+    The same as `CALL pgembed.wait(...)`. Rows that failed for good do not count as
+    waiting; see `status`.
 
     Args:
-        conn: Connection as the owner of pgembed, outside a transaction.
-        embedding: Name of an embedding; all of them by default.
-        timeout: Longest wait, in seconds.
+        conn: Connection whose role may read the table, outside a transaction.
+        table: As in `search`; all tables that the role may read by default.
+        timeout: Longest wait, in seconds, up to an hour.
 
     Raises:
         NotEmbeddedInTime: It took longer.
         BrokenEmbedding: It will never be done.
         InvalidParameter: The connection is inside a transaction, or the embedding
             is paused.
-        UnknownEmbedding: There is none of this name.
+        InvalidSource: There is no such table.
+        UnknownEmbedding: The table has nothing to search by.
     """
-    await arun(conn, manage.await_embedded(embedding, timeout))
+    await arun(conn, manage.await_embedded(table, timeout))
+
+
+async def is_fresh(conn: AsyncConnection, table: Table | None = None) -> bool:
+    """Whether all that was committed before can be found, by vectors and words.
+
+    Args:
+        conn: Connection whose role may read the table.
+        table: As in `search`; all tables that the role may read by default.
+
+    Raises:
+        InvalidSource: There is no such table.
+        UnknownEmbedding: The table has nothing to search by.
+    """
+    return await arun(conn, manage.is_fresh(table))
 
 
 async def pause_embedding(

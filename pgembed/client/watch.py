@@ -12,6 +12,7 @@ from pgembed._client.run import run
 
 if TYPE_CHECKING:
     from pgembed._client.results import EmbeddingStatus
+    from pgembed.options import Table
 
 Connection: TypeAlias = psycopg.Connection[Any]
 
@@ -26,25 +27,41 @@ def status(conn: Connection) -> list[EmbeddingStatus]:
 
 
 def await_embedded(
-    conn: Connection, embedding: str | None = None, *, timeout: float = 60.0
+    conn: Connection, table: Table | None = None, *, timeout: float = 60.0
 ) -> None:
-    """Wait until the encoder service has worked off all committed changes.
+    """Wait until all that was committed before can be found, by vectors and words.
 
-    Rows that failed for good do not count as waiting; see `status`.
+    The same as `CALL pgembed.wait(...)`. Rows that failed for good do not count as
+    waiting; see `status`.
 
     Args:
-        conn: Connection as the owner of pgembed, outside a transaction.
-        embedding: Name of an embedding; all of them by default.
-        timeout: Longest wait, in seconds.
+        conn: Connection whose role may read the table, outside a transaction.
+        table: As in `search`; all tables that the role may read by default.
+        timeout: Longest wait, in seconds, up to an hour.
 
     Raises:
         NotEmbeddedInTime: It took longer.
         BrokenEmbedding: It will never be done.
         InvalidParameter: The connection is inside a transaction, or the embedding
             is paused.
-        UnknownEmbedding: There is none of this name.
+        InvalidSource: There is no such table.
+        UnknownEmbedding: The table has nothing to search by.
     """
-    run(conn, manage.await_embedded(embedding, timeout))
+    run(conn, manage.await_embedded(table, timeout))
+
+
+def is_fresh(conn: Connection, table: Table | None = None) -> bool:
+    """Whether all that was committed before can be found, by vectors and words.
+
+    Args:
+        conn: Connection whose role may read the table.
+        table: As in `search`; all tables that the role may read by default.
+
+    Raises:
+        InvalidSource: There is no such table.
+        UnknownEmbedding: The table has nothing to search by.
+    """
+    return run(conn, manage.is_fresh(table))
 
 
 def pause_embedding(conn: Connection, name: str, *, capture: bool = True) -> None:

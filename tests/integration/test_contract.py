@@ -29,10 +29,12 @@ ROOT = Path(__file__).parents[2]
 SQL_ONLY = {
     "analyze": "a helper of SQL's own",
     "doctor": "`pgembed doctor` looks at more than the database",
+    "help": "Python has help()",
+    "wait": "await_embedded",
 }
 #: Functions of the client that are no functions of SQL, and why.
 CLIENT_ONLY = {
-    "await_embedded": "waiting is done on this side, between statements",
+    "await_embedded": "wait",
     "status": "a view",
 }
 #: What the client's functions are called with beside the options.

@@ -116,7 +116,7 @@ async def asynchronous(conn: psycopg.AsyncConnection) -> None:
         await aclient.hybrid_search(conn, "article", "x", k=3),
         list[pgembed.HybridHit[DictRow]],
     )
-    await aclient.await_embedded(conn, "article_embedding", timeout=5)
+    await aclient.await_embedded(conn, "article", timeout=5)
 
 
 def wrong(conn: psycopg.Connection) -> None:

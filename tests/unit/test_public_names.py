@@ -25,6 +25,7 @@ FUNCTIONS = {
     "erase",
     "grant_usage",
     "hybrid_search",
+    "is_fresh",
     "pause_embedding",
     "reembed",
     "register_model",

@@ -61,7 +61,9 @@ async def test_declaration_status_and_waiting(
         aconn, "article", "category", name="second", model="hashing"
     )
     await aconn.commit()
-    await aclient.await_embedded(aconn, name, timeout=30)
+    await aclient.await_embedded(aconn, "article", timeout=30)
+    assert await aclient.is_fresh(aconn, "article")
+    await aconn.rollback()
     found = {one.name: one.embedded for one in await aclient.status(aconn)}
     assert found == {"article_embedding": 4, "second": 4}
     await aclient.drop_embedding(aconn, name)

@@ -115,7 +115,7 @@ def test_database_without_pgembed_says_so(
             lambda: pgembed.vector_search(conn, "article", "tea"),
             lambda: pgembed.status(conn),
             lambda: pgembed.create_embedding(conn, "article", "id::text"),
-            lambda: pgembed.await_embedded(conn, "article_embedding"),
+            lambda: pgembed.await_embedded(conn, "article"),
         ):
             with pytest.raises(errors.UnsupportedEnvironment, match="pgembed install"):
                 call()

@@ -132,7 +132,7 @@ def test_await_embedded_returns_when_a_service_has_done_the_work(
 ) -> None:
     with running_service(dsn):
         shop.execute("insert into article values (7, 'white wolf')")
-        pgembed.await_embedded(shop, "article_embedding", timeout=30)
+        pgembed.await_embedded(shop, "article", timeout=30)
         (hit,) = pgembed.vector_search(shop, "article", "wolf", k=1, encoder="hashing")
     assert hit.doc["id"] == 7
 

@@ -1,8 +1,7 @@
 """What the functions take by name: one declaration for client, ORM, Alembic and CLI.
 
-An option has the same name and meaning in SQL, and None is its default there. In the
-functions that change something, an option that is left out stays, and None puts it
-back to its default.
+An option has the same name and meaning in SQL, and None is its default there; in the
+functions that change something, None is what is there already.
 """
 
 from __future__ import annotations

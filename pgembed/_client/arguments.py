@@ -53,6 +53,17 @@ def _filter(value: Any, _name: str) -> Jsonb | None:
     return filter_json(value)
 
 
+def _names(value: Any, name: str) -> list[str]:
+    if isinstance(value, str):
+        raise InvalidParameter(
+            f"{name} is a str, not a list of names: {value!r}", hint=f"[{value!r}]"
+        )
+    try:
+        return [_text(one, name) for one in value]
+    except TypeError as exc:
+        raise InvalidParameter(f"{name} must be names, not {value!r}") from exc
+
+
 def _or_none(check: Check) -> Check:
     return lambda value, name: None if value is None else check(value, name)
 
@@ -86,6 +97,7 @@ CHECKS: dict[str, Check] = {
     **_all("capture, if_exists, if_not_exists", check_bool),
     **_all("k, max_values", check_int),
     "offset": _whole,
+    "reset": _or_none(_names),
     "filter": _filter,
     "query_embedding": _or_none(_vector),
 }

@@ -67,35 +67,11 @@ def create_embedding(
 
 
 def alter_embedding(
-    name: str, text_expression: str | None, options: Mapping[str, Any]
-) -> Flow[None]:
-    """Change what is given; an option that is None goes back to its default."""
+    name: str, arguments: Mapping[str, Any], options: Mapping[str, Any]
+) -> Flow[object]:
+    """Change what is given."""
     check_names("alter_embedding", options, EmbeddingOptions)
-    yield from _alter("alter_embedding", name, text_expression, options, options)
-
-
-def alter_bm25(
-    name: str, text_expression: str | None, options: Mapping[str, Any] | None
-) -> Flow[None]:
-    """Change what is given; an option that is None goes back to its default."""
-    given = options or {}
-    kept = {option: value for option, value in given.items() if value is not None}
-    changes = {"options": kept} if kept else {}
-    yield from _alter("alter_bm25", name, text_expression, changes, given)
-
-
-def _alter(
-    function: str,
-    name: str,
-    text_expression: str | None,
-    changes: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> Flow[None]:
-    arguments = checked({"name": name, "text_expression": text_expression, **changes})
-    reset = [option for option, value in options.items() if value is None]
-    if reset:
-        arguments["reset"] = reset
-    yield from _call(function, arguments)
+    return call("alter_embedding", {"name": name, **arguments, **options})
 
 
 def register_model(

@@ -196,8 +196,18 @@ def filter_json(filter: Filter | None) -> Jsonb | None:
 
 
 def _scalar(value: object) -> object:
-    if isinstance(value, (date, dt_time, Decimal, UUID)):
+    if isinstance(value, Decimal):
+        return _number(value)
+    if isinstance(value, (date, dt_time, UUID)):
         return str(value)
     if isinstance(value, SupportsItem):  # a number of NumPy's
         return value.item()
     raise TypeError(f"{value!r} has no JSON form")
+
+
+def _number(value: Decimal) -> int | float | str:
+    """Convert a decimal to the same JSON number, else to text, which columns take."""
+    number = float(value)
+    if not value.is_finite() or Decimal(number) not in (value, Decimal(repr(number))):
+        return str(value)
+    return int(value) if value == value.to_integral_value() else number

@@ -12,7 +12,7 @@ from pgembed._client.describe import takes
 from pgembed.options import EmbeddingOptions, ModelOptions, NewEmbeddingOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pgembed.options import Table
 
@@ -67,24 +67,27 @@ async def alter_embedding(
     name: str,
     *,
     text_expression: str | None = None,
+    reset: Sequence[str] | None = None,
     **options: Unpack[EmbeddingOptions],
 ) -> None:
-    """Change an embedding. Also repairs a broken one.
+    """Change an embedding; what is None stays. Also repairs a broken one.
 
-    What is left out stays; an option that is None goes back to its default. Another
-    model, dimensions or vector type remove all vectors and make them again; another
-    text or chunk size refreshes them in place.
+    Another model, dimensions or vector type remove all vectors and make them again;
+    another text or chunk size refreshes them in place.
 
     Args:
         conn: Connection as the owner of the table and of pgembed.
         name: The embedding.
         text_expression: Another SQL expression; None: the one it has.
+        reset: Names of options that go back to their defaults: `["chunk_size"]`;
+            `bm25_options.k1` for one of the BM25 index.
 
     Raises:
         UnknownEmbedding: There is none of this name.
         InvalidParameter: And the others of `create_embedding`.
     """
-    await arun(conn, manage.alter_embedding(name, text_expression, options))
+    given = {"text_expression": text_expression, "reset": reset}
+    await arun(conn, manage.alter_embedding(name, given, options))
 
 
 async def drop_embedding(
@@ -152,8 +155,9 @@ async def alter_bm25(
     *,
     text_expression: str | None = None,
     options: Mapping[str, object] | None = None,
+    reset: Sequence[str] | None = None,
 ) -> None:
-    """Change a BM25 index of its own; what is left out stays.
+    """Change a BM25 index of its own; what is None stays.
 
     Another text or configuration build it anew.
 
@@ -161,14 +165,20 @@ async def alter_bm25(
         conn: Connection as the owner of the table and of pgembed.
         name: The index.
         text_expression: Another SQL expression; None: the one it has.
-        options: Those of `create_bm25` that change; one that is None goes back to its
-            default.
+        options: Those of `create_bm25` that change.
+        reset: Names of options that go back to their defaults: `["k1"]`.
 
     Raises:
         UnknownEmbedding: There is none of this name.
         InvalidParameter: And the others of `create_bm25`.
     """
-    await arun(conn, manage.alter_bm25(name, text_expression, options))
+    arguments = {
+        "name": name,
+        "text_expression": text_expression,
+        "options": options,
+        "reset": reset,
+    }
+    await arun(conn, manage.call("alter_bm25", arguments))
 
 
 async def drop_bm25(

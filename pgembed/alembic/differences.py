@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pgembed.alembic.reflect import (
@@ -10,9 +11,10 @@ from pgembed.alembic.reflect import (
     normalized_analyzer,
     unless,
 )
+from pgembed.options import BM25
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from sqlalchemy import Connection
 
@@ -92,35 +94,35 @@ def changes(
         for name, value in options.items()
         if name != "bm25_options" and value != was[name]
     }
-    new_model = "model" in found
-    for name in ("dimensions", "distance", "vector_type"):
-        if name not in found and not (new_model and options[name] is not None):
-            continue
-        # NULL is "as it is" there, unless the model is another one.
-        found[name] = options[name]
-        if options[name] is None:
-            found[name] = None if new_model else _default(name, options, existing)
-        if found[name] is None:
-            del found[name]
-    if found.get("chunking", "") is None:
-        found["chunking"] = _default_chunking(options)
+    if "model" in found:
+        for name in ("dimensions", "distance", "vector_type"):
+            # The new model's, unless others are declared.
+            found[name] = options[name]
+            if options[name] is None:
+                del found[name]
     if "index" in found:
         found["index_options"] = options["index_options"]
-    if "bm25" in found and found["bm25"] is None:
-        found["bm25"] = existing.bm25_possible
-    found |= _bm25_changes(connection, options, found, existing)
+    found["bm25_options"] = _bm25_changes(connection, options, found, existing)
     if _text_differs(connection, wanted, existing):
         found = {"text_expression": wanted.text_expression, **found}
-    return found
+    return _arguments(found)
 
 
-def _default(name: str, options: Mapping[str, Any], existing: Existing) -> Any:
-    if name == "dimensions":
-        return existing.model_dimensions
-    if name == "distance":
-        return existing.model_distance
-    dimensions = options["dimensions"] or existing.model_dimensions
-    return "vector" if dimensions <= 2000 else "halfvec"
+def _arguments(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Write options as `op.alter_embedding` takes them: None is to be reset."""
+    given = {name: value for name, value in found.items() if value is not None}
+    reset = [name for name, value in found.items() if value is None]
+    bm25 = given.pop("bm25_options", {})
+    reset += [f"bm25_options.{name}" for name, value in bm25.items() if value is None]
+    bm25 = {name: value for name, value in bm25.items() if value is not None}
+    given |= {"bm25_options": bm25} if bm25 else {}
+    return given | ({"reset": reset} if reset else {})
+
+
+def _options(changed: Mapping[str, Any]) -> dict[str, None]:
+    """Name the options that arguments of `op.alter_embedding` change."""
+    reset = [name.partition(".")[0] for name in changed.get("reset", ())]
+    return dict.fromkeys([*(name for name in changed if name != "reset"), *reset])
 
 
 def _bm25_changes(
@@ -139,10 +141,11 @@ def _bm25_changes(
     wanted["analyzer"] = normalized_analyzer(wanted.get("analyzer"))
     if not wanted["analyzer"]:
         del wanted["analyzer"]
-    if found.get("bm25") is False:
+    is_wanted = found.get("bm25", existing.effective["bm25"])
+    if not (existing.bm25_possible if is_wanted is None else is_wanted):
         return {}
     if not existing.effective["bm25"]:
-        return {"bm25_options": wanted} if found.get("bm25") and wanted else {}
+        return wanted
     was = dict(existing.declaration.options["bm25_options"])
     expression = wanted.get("config_expression")
     if expression is not None and expression != was.get("config_expression"):
@@ -152,9 +155,7 @@ def _bm25_changes(
     changed: dict[str, Any] = {
         name: value for name, value in wanted.items() if was.get(name) != value
     }
-    defaults = {"k1": 1.2, "b": 0.75}
-    changed |= {name: defaults.get(name) for name in was if name not in wanted}
-    return {"bm25_options": changed} if changed else {}
+    return changed | {name: None for name in was if name not in wanted}
 
 
 def _text_differs(
@@ -166,17 +167,18 @@ def _text_differs(
     return form is None or form != existing.canonical
 
 
-def undoing(changed: Iterable[str], existing: Existing) -> dict[str, Any]:
+def undoing(changed: Mapping[str, Any], existing: Existing) -> dict[str, Any]:
     """Give the arguments of `op.alter_embedding` that bring back what there is."""
-    names = list(changed)
+    names = _options(changed)
     if "model" in names:
-        names += ["dimensions", "distance", "vector_type"]
+        names |= dict.fromkeys(("dimensions", "distance", "vector_type"))
     found: dict[str, Any] = {}
-    for name in dict.fromkeys(names):
+    for name in names:
         if name == "text_expression":
             found[name] = existing.declaration.text_expression
         elif name == "bm25_options":
-            found[name] = _bm25_undoing(existing)
+            if existing.effective["bm25"]:
+                found[name] = _bm25_undoing(existing)
         elif name in ("dimensions", "distance", "vector_type") and (
             "model" in names and existing.declaration.options[name] is None
         ):
@@ -184,22 +186,20 @@ def undoing(changed: Iterable[str], existing: Existing) -> dict[str, Any]:
         else:
             found[name] = existing.effective[name]
     if found.get("bm25") and "bm25_options" not in found:
-        options = dict(existing.declaration.options["bm25_options"])
-        found |= {"bm25_options": options} if options else {}
-    return found
+        found["bm25_options"] = dict(existing.declaration.options["bm25_options"])
+    return _arguments(found)
 
 
 def _bm25_undoing(existing: Existing) -> dict[str, Any]:
-    options = dict.fromkeys(("config", "config_expression", "analyzer", "fields"))
-    options |= {"k1": 1.2, "b": 0.75}
+    options = dict.fromkeys(one.name for one in fields(BM25))
     return options | dict(existing.declaration.options["bm25_options"])
 
 
 def costs(changed: Mapping[str, Any]) -> list[str]:
     """Say what changes cost, for the migration's reader."""
+    keys = dict.fromkeys(_SAME_COST.get(name, name) for name in _options(changed))
     if changed.get("bm25") is False:
-        changed = {n: v for n, v in changed.items() if not n.startswith("bm25")}
-    keys = dict.fromkeys(_SAME_COST.get(name, name) for name in changed)
+        keys.pop("bm25_options")
     if keys.keys() & {"model", "dimensions", "vector_type"}:
         # These are the largest: the vectors, and so the index, are made anew anyway.
         smaller = ("index", "chunking", "text_expression")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from alembic.operations import MigrateOperation, Operations
 
 from pgembed._client.arguments import check_names
-from pgembed.options import NewEmbeddingOptions
+from pgembed.options import EmbeddingOptions, NewEmbeddingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-Keep = Literal[False]
 
 
 class PgembedOp(MigrateOperation):
@@ -145,19 +143,8 @@ class AlterEmbeddingOp(PgembedOp):
         *,
         schema: str | None = None,
         text_expression: str | None = None,
-        model: str | None = None,
-        dimensions: int | None = None,
-        distance: str | None = None,
-        chunking: str | None = None,
-        chunk_size: int | Keep | None = False,
-        chunk_overlap: int | Keep | None = False,
-        vector_type: str | None = None,
-        index: str | None = None,
-        index_options: Mapping[str, Any] | None = None,
-        wake: str | None = None,
-        max_attempts: int | None = None,
-        bm25: bool | None = None,
-        bm25_options: Mapping[str, Any] | None = None,
+        reset: Sequence[str] | None = None,
+        **options: Unpack[EmbeddingOptions],
     ) -> None:
         """Change an embedding; what is not given stays.
 
@@ -168,43 +155,14 @@ class AlterEmbeddingOp(PgembedOp):
             operations: Alembic's.
             name: The embedding; `schema.name` is understood too.
             schema: Its table's schema; None: by the search_path.
-            text_expression: This and the others as in `op.create_embedding()`.
-            model: A registered model.
-            dimensions: Keep the first so many of the model's.
-            distance: `cosine`, `inner_product` or `l2`.
-            chunking: `sentences` or `none`.
-            chunk_size: In tokens; None: as long as the model allows.
-            chunk_overlap: In tokens; None: an eighth of the size.
-            vector_type: `vector` or `halfvec`.
-            index: `hnsw`, `ivfflat` or `none`.
-            index_options: All of the index's.
-            wake: `notify` or `poll`.
-            max_attempts: Before a row counts as failed.
-            bm25: Whether words are searched too.
-            bm25_options: Those of the word index that change.
+            text_expression: SQL over the table's row.
+            reset: Names of options that go back to their defaults: `chunk_size`;
+                `bm25_options.k1` for one of the word index.
+            options: As in `pgembed.alter_embedding()`; what is None stays.
         """
-        options = {
-            "schema": schema,
-            "text_expression": text_expression,
-            "model": model,
-            "dimensions": dimensions,
-            "distance": distance,
-            "chunking": chunking,
-            "vector_type": vector_type,
-            "index": index,
-            "index_options": index_options,
-            "wake": wake,
-            "max_attempts": max_attempts,
-            "bm25": bm25,
-            "bm25_options": bm25_options,
-        }
-        changes = _given(options)
-        # False is 0's equal.
-        if chunk_size is not False:
-            changes["chunk_size"] = chunk_size
-        if chunk_overlap is not False:
-            changes["chunk_overlap"] = chunk_overlap
-        operations.invoke(cls(name, **changes))
+        check_names("alter_embedding", options, EmbeddingOptions)
+        own = {"schema": schema, "text_expression": text_expression, "reset": reset}
+        operations.invoke(cls(name, **_given({**own, **options})))
 
 
 @Operations.register_operation("drop_embedding")

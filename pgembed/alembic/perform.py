@@ -108,29 +108,8 @@ def create_embedding(operations: Operations, operation: PgembedOp) -> None:
 
 def alter_embedding(operations: Operations, operation: PgembedOp) -> None:
     """Change an embedding."""
-    name, changes = _named(operation)
-    to_default = [
-        option
-        for option in ("chunk_size", "chunk_overlap")
-        if option in changes and changes[option] is None
-    ]
-    statements: list[str] = []
-    if to_default:
-        # For alter_embedding(), NULL is "as it is".
-        settings = ", ".join(f"{option} = NULL" for option in to_default)
-        statements.append(
-            f"UPDATE pgembed.embedding SET {settings} "  # noqa: S608 - a literal
-            f"WHERE embedding_id = pgembed._named('embedding', {sqltext.literal(name)})"
-        )
-    for option in to_default:
-        del changes[option]
-    if changes:
-        statements.append(sqltext.call("alter_embedding", {"name": name, **changes}))
-    if to_default:
-        statements.append(sqltext.call("reembed", {"name": name}))
     _check(operations)
-    for statement in statements:
-        _run(operations, statement)
+    _call(operations, "alter_embedding", operation)
 
 
 def drop_embedding(operations: Operations, operation: PgembedOp) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pgembed.cli.common import Dsn, console
-from pgembed.cli.declare import IfNotExists, bm25_options, told
+from pgembed.cli.declare import IfNotExists, Reset, bm25_options, told
 from pgembed.cli.options import json_object
 from pgembed.dsn import connect
 
@@ -114,6 +114,7 @@ def alter(
     fields: Fields = None,
     k1: K1 = None,
     b: B = None,
+    reset: Reset = None,
 ) -> None:
     """Change a BM25 index; what is not given stays."""
     from pgembed import client
@@ -127,7 +128,13 @@ def alter(
         b=b,
     )
     with connect(dsn, autocommit=True) as conn:
-        client.alter_bm25(conn, name, text_expression=text_expression, options=options)
+        client.alter_bm25(
+            conn,
+            name,
+            text_expression=text_expression,
+            options=options,
+            reset=reset,
+        )
     console.print(f"Changed BM25 index {name}.", markup=False)
 
 

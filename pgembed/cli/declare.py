@@ -12,11 +12,10 @@ from pgembed.cli.common import Dsn, console, errors
 from pgembed.cli.models import register_if_unknown
 from pgembed.cli.options import takes_options
 from pgembed.dsn import connect
-from pgembed.errors import InvalidParameter
 from pgembed.options import DEFAULT_MODEL, EmbeddingOptions, NewEmbeddingOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
 _PANEL = "Embeddings"
 
@@ -98,12 +97,13 @@ def alter(
     """Change an embedding; what is not given stays. Also repairs a broken one."""
     from pgembed import client
 
-    check_reset(reset, options, EmbeddingOptions)
-    changes = {**dict.fromkeys(reset or ()), **_with_config(options, bm25_config)}
+    changes = _with_config(options, bm25_config)
     with connect(dsn, autocommit=True) as conn, told(conn):
         if "model" in options:
             register_if_unknown(conn, options["model"])
-        client.alter_embedding(conn, name, text_expression=text_expression, **changes)
+        client.alter_embedding(
+            conn, name, text_expression=text_expression, reset=reset, **changes
+        )
     console.print(f"Changed embedding {name}.", markup=False)
 
 
@@ -241,24 +241,6 @@ def told(conn: psycopg.Connection[Any]) -> Iterator[list[str]]:
 def bm25_options(**given: object) -> dict[str, object] | None:
     """Put BM25's options together; None when there are none."""
     return {name: value for name, value in given.items() if value is not None} or None
-
-
-def check_reset(
-    reset: Collection[str] | None, given: Collection[str], known: type
-) -> None:
-    """See that what goes back to its default is an option, and not given too.
-
-    Raises:
-        InvalidParameter: It is none, or is.
-    """
-    for option in reset or ():
-        if option not in known.__annotations__:
-            raise InvalidParameter(
-                f"there is no option {option!r}",
-                hint=f"Options are: {', '.join(known.__annotations__)}.",
-            )
-        if option in given:
-            raise InvalidParameter(f"{option} is both given and reset")
 
 
 def _with_config(options: dict[str, Any], config: str | None) -> dict[str, Any]:

@@ -32,6 +32,8 @@ def literal(value: object) -> str:
         return _text(value)
     if isinstance(value, Mapping):
         return f"{_text(json.dumps(dict(value), sort_keys=True))}::jsonb"
+    if isinstance(value, (list, tuple)):
+        return f"ARRAY[{', '.join(map(literal, value))}]::text[]"
     raise InvalidParameter(f"{value!r} cannot be written in SQL")
 
 

@@ -283,9 +283,7 @@ def test_steps_are_switched_off_and_on(conn: psycopg.Connection) -> None:
         assert found(conn, query) == [], step
         others = {"cafe", "node", "東"} - {query}
         assert all(found(conn, other) for other in others), step
-    conn.execute(
-        "select pgembed.alter_bm25('doc_bm25', options => '{\"analyzer\": null}')"
-    )
+    conn.execute("select pgembed.alter_bm25('doc_bm25', reset => '{analyzer}')")
     assert found(conn, "東")
     assert value(conn, "select analyzer from pgembed.bm25") == {
         "parts": True,

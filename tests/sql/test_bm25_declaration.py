@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import psycopg
 import pytest
 
@@ -97,6 +100,10 @@ OPTIONS = [
     '{"k1": 11}',
     '{"k1": "1.2"}',
     '{"k1": null}',
+    '{"config": null}',
+    '{"config_expression": null}',
+    '{"analyzer": null}',
+    '{"fields": null}',
     '{"b": 1.01}',
     '{"b": -0.1}',
     '{"b": {}}',
@@ -223,6 +230,64 @@ def test_an_embedding_without_bm25(plain: psycopg.Connection) -> None:
     plain.execute("select pgembed.alter_embedding('doc_embedding', bm25 => true)")
     plain.execute("select pgembed.drop_bm25('doc_embedding')")
     plain.execute("select pgembed.drop_embedding('doc_embedding')")
+
+
+def settings(conn: psycopg.Connection) -> Any:
+    """Give all options of the one BM25 index."""
+    return value(
+        conn,
+        "select jsonb_build_object('config', config, 'config_expression',"
+        " config_expression, 'columns', config_columns, 'analyzer', analyzer,"
+        " 'fields', pgembed._bm25_fields(b), 'k1', k1, 'b', b) from pgembed.bm25 as b",
+    )
+
+
+GIVEN = {
+    "config": "german",
+    "config_expression": "lang",
+    "analyzer": {"fold": False},
+    "fields": {"body": 2},
+    "k1": 2,
+    "b": 0.5,
+}
+
+
+@pytest.mark.parametrize("kind", ["bm25", "embedding"])
+def test_options_go_back_to_their_defaults(
+    plain: psycopg.Connection, kind: str
+) -> None:
+    plain.execute("alter table doc add lang text default 'simple'")
+    if kind == "bm25":
+        plain.execute("select pgembed.create_bm25('doc', 'body', 'x')")
+        alter, options, prefix = "alter_bm25('x'", "options", ""
+    else:
+        create(plain, "doc", name="x")
+        alter, options, prefix = "alter_embedding('x'", "bm25_options", "bm25_options."
+    fresh = settings(plain)
+    change = f"select pgembed.{alter}, {options} => %s)"
+    plain.execute(change.encode(), [json.dumps(GIVEN)])
+    changed = settings(plain)
+    assert all(fresh[name] != changed[name] for name in fresh)
+    reset = f"select pgembed.{alter}, reset => %s)"
+    for name in GIVEN:
+        plain.execute(reset.encode(), [[prefix + name]])
+        now = settings(plain)
+        assert now[name] == fresh[name]
+        others = set(fresh) - {name, *(["columns"] if "expr" in name else [])}
+        assert {n: now[n] for n in others} == {n: changed[n] for n in others}
+        plain.execute(change.encode(), [json.dumps({name: GIVEN[name]})])
+        assert settings(plain) == changed
+    both = f"select pgembed.{alter}, {options} => '{{\"k1\": 3}}', reset => %s)"
+    plain.execute(both.encode(), [[prefix + "b", prefix + "fields"]])
+    now = settings(plain)
+    assert (now["k1"], now["b"], now["fields"]) == (3, 0.75, None)
+    for named in (options, prefix + "k1"):
+        refused(plain, both.replace("%s", f"array['{named}']"), "PE007")
+    for named in ("'nothing'", "null", "'K1'", "''"):
+        refused(plain, reset.replace("%s", f"array[{named}]"), "PE007")
+    plain.execute(reset.encode(), [[options]])
+    assert settings(plain) == fresh
+    Indexed(plain, name="x").check()
 
 
 def test_where_bm25_is_not_possible(plain: psycopg.Connection) -> None:

@@ -105,7 +105,7 @@ def test_weights_change_and_go(doc: Fielded) -> None:
         doc.weights = weights
         doc.check()
     doc.conn.execute(
-        "select pgembed.alter_bm25('doc_bm25', options => '{\"fields\": null}')"
+        "select pgembed.alter_bm25('doc_bm25', reset => '{fields}')"
     )
     Indexed(doc.conn, expression="coalesce(title, '') || ' ' || body").check()
 

@@ -469,6 +469,73 @@ def test_alter_redoes_what_it_must_and_nothing_else(
     assert filled.embedded()["1"].startswith("after")
 
 
+RESET = {
+    "model": "big",
+    "dimensions": 2,
+    "distance": "l2",
+    "chunking": "none",
+    "chunk_size": 9,
+    "chunk_overlap": 2,
+    "vector_type": "halfvec",
+    "index": "none",
+    "index_options": '{"m": 5}',
+    "wake": "poll",
+    "max_attempts": 9,
+    "bm25": False,
+}
+
+
+@pytest.mark.parametrize("option", RESET)
+def test_an_option_goes_back_to_its_default(filled: Service, option: str) -> None:
+    filled.conn.execute("select pgembed.register_model('big', 3, distance => 'l2')")
+    filled.conn.execute("select pgembed.register_model('all-MiniLM-L6-v2', 3)")
+    alter(filled, model="all-MiniLM-L6-v2")
+
+    def declared() -> dict[str, Any]:
+        now = catalog(filled)
+        now["bm25"] = value(filled.conn, "select count(*) from pgembed.bm25")
+        for counted in ("revision", "valid_from", "backfill_state"):
+            del now[counted]
+        return now
+
+    filled.drain()
+    before = declared()
+    alter(filled, **{option: RESET[option]})
+    assert declared() != before
+    filled.drain()
+    alter(filled, reset=[option])
+    assert declared() == before
+    assert filled.drain() == (3 if option in RENEWING else 0)
+    assert len(filled.embedded()) == 3
+
+
+RENEWING = {
+    *("model", "dimensions", "chunking", "chunk_size", "chunk_overlap", "vector_type")
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"reset": ["chunksize"]}, '"chunksize"'),
+        ({"reset": ["text_expression"]}, '"text_expression"'),
+        ({"reset": ["name"]}, "chunk_size"),
+        ({"reset": ["chunk_size", None]}, '"NULL"'),
+        ({"reset": ["bm25_options.k2"]}, "bm25_options.k1"),
+        ({"reset": ["chunk_size"], "chunk_size": 5}, '"chunk_size" is given'),
+        ({"reset": ["bm25"], "bm25": False}, '"bm25" is given'),
+    ],
+)
+def test_what_cannot_be_reset(
+    filled: Service, options: dict[str, Any], says: str
+) -> None:
+    before = catalog(filled)
+    with pytest.raises(psycopg.Error) as caught:
+        alter(filled, **options)
+    expect(caught.value, "PE007", says)
+    assert catalog(filled) == before
+
+
 def test_alter_to_fewer_dimensions(filled: Service) -> None:
     alter(filled, dimensions=2)
     assert column_type(filled.conn, NAME, "embedding") == "vector(2)"

@@ -159,6 +159,102 @@ def test_a_domains_check_does_not_run_for_a_filter(
     assert value(conn, "select count(*) from app.calls") == 0
 
 
+def test_nothing_of_an_owner_runs_for_a_filter(roles: str, conn: Connection) -> None:
+    """No CHECK within a type, and no cast of one, whatever the operator."""
+    conn.execute(NOTES)
+    conn.execute(
+        """
+        create function app.check(int) returns boolean language plpgsql as
+            $$ begin perform app.note(); return true; end $$;
+        create domain app.dom as int check (app.check(value));
+        create type app.mood as enum ('sad', 'ok');
+        create type app.pair as (a app.dom, b text);
+        create type app.span as range (subtype = app.dom,
+                                       multirange_type_name = app.spans);
+        create table app.doc (
+            id int primary key, body text, mood app.mood, moods app.mood[],
+            pair app.pair, pairs app.pair[], span app.span, spans app.spans,
+            docs jsonb);
+        insert into app.doc values (1, 'public', 'sad', '{sad}', '(1,x)', '{"(1,x)"}',
+            '[1,2)', '{[1,2)}', '{"mood": "sad"}');
+        create function app.noted(app.mood) returns text language plpgsql as
+            $$ begin perform app.note(); return 'sad'; end $$;
+        create cast (app.mood as text) with function app.noted(app.mood) as implicit;
+        create function app.document(app.mood) returns jsonb language plpgsql as
+            $$ begin perform app.note(); return '1'; end $$;
+        create cast (app.mood as jsonb) with function app.document(app.mood);
+        """
+    )
+    conn.execute("select pgembed.create_bm25('app.doc', 'body')")
+    conn.execute("truncate app.calls")
+    for condition, rows in (
+        ('{"mood": "sad"}', None),
+        ('{"mood": {"$in": ["sad"]}}', None),
+        ('{"mood": {"$gte": "sad"}}', None),
+        ('{"mood": {"$like": "s%"}}', 1),
+        ('{"mood": {"$exists": true}}', 1),
+        ('{"moods": {"$contains": "sad"}}', 1),
+        ('{"moods": {"$overlaps": ["sad"]}}', 1),
+        ('{"moods": {"$any": {"$like": "s%"}}}', 1),
+        ('{"moods": {"$like": "%s%"}}', 1),
+        ('{"pair": "(1,x)"}', None),
+        ('{"pair": {"$exists": true}}', 1),
+        ('{"pairs": {"$any": "(1,x)"}}', None),
+        ('{"pairs": {"$any": {"$ne": "(1,x)"}}}', None),
+        ('{"pairs": {"$any": {"$like": "(1,%"}}}', 1),
+        ('{"span": "[1,2)"}', None),
+        ('{"span": {"$contains": 1}}', None),
+        ('{"span": {"$overlaps": [1, 2]}}', None),
+        ('{"spans": {"$contains": 1}}', None),
+        ('{"spans": {"$overlaps": "{[1,2)}"}}', None),
+        ('{"docs.mood": "sad"}', 1),
+    ):
+        count = "select pgembed.search_count(null::app.doc, 'public', filter => %s)"
+        if rows is None:
+            with pytest.raises(psycopg.Error) as caught:
+                conn.execute(count.encode(), [condition])
+            assert caught.value.sqlstate == "PE008", condition
+        else:
+            assert value(conn, count, condition) == rows, condition
+        assert value(conn, "select count(*) from app.calls") == 0, condition
+
+
+def test_types_of_a_filter_are_postgresqls(roles: str, conn: Connection) -> None:
+    """Also where the caller's path has others before them."""
+    conn.execute(NOTES)
+    conn.execute(
+        """
+        create function plugin.check(text) returns boolean language plpgsql as
+            $$ begin perform app.note(); return true; end $$;
+        create domain plugin.date as text check (plugin.check(value));
+        create domain plugin.jsonb as text check (plugin.check(value));
+        create domain plugin.text as pg_catalog.text check (plugin.check(value));
+        create table app.doc (id int primary key, body text, day date, tags text[],
+                              attrs jsonb, js json);
+        insert into app.doc values (1, 'public', '2026-01-01', '{x}', '{"a": ["x"]}',
+                                    '{"a": "x"}');
+        """
+    )
+    conn.execute("select pgembed.create_bm25('app.doc', 'body')")
+    conn.execute("truncate app.calls")
+    conn.execute("set search_path = plugin, pg_catalog")
+    for condition in (
+        '{"day": "2026-01-01"}',
+        '{"day": {"$in": ["2026-01-01"]}}',
+        '{"tags": {"$any": {"$gte": "x"}}}',
+        '{"body": {"$like": "p%"}}',
+        '{"attrs.a": {"$any": {"$like": "x"}}}',
+        '{"attrs.a.0": {"$gte": "x"}}',
+        '{"js.a": "x"}',
+    ):
+        count = (
+            "select pgembed.search_count(null::app.doc, 'public',"
+            " where_sql => 's.id = 1', filter => %s)"
+        )
+        assert value(conn, count, condition) == 1, condition
+    assert value(conn, "select count(*) from app.calls") == 0
+
+
 def test_nobody_takes_the_name_of_a_language(roles: str, conn: Connection) -> None:
     conn.execute(
         "create table app.doc (id int primary key, body text, lang text);"

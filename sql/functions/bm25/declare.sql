@@ -47,6 +47,44 @@ $$;
 comment on function pgembed._text_config(text, text) is
     'Qualified name of a text search configuration, named under a search_path or by the code of its language; or PE007.';
 
+create or replace function pgembed._bm25_options() returns text[]
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select '{config,config_expression,analyzer,fields,k1,b}'::text[]
+$$;
+comment on function pgembed._bm25_options() is 'The options that a BM25 index has.';
+
+create or replace function pgembed._bm25_reset(b pgembed.bm25, p_options text[], p_path text) returns pgembed.bm25
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if 'config' = any (p_options) then
+        b.config := pgembed._text_config(current_setting('default_text_search_config'), p_path);
+    end if;
+    if 'config_expression' = any (p_options) then
+        b.config_expression := null;
+        b.config_columns := '{}';
+        b.config_foreign := false;
+    end if;
+    if 'analyzer' = any (p_options) then
+        b.analyzer := pgembed._analyzer_options('{}');
+    end if;
+    if 'fields' = any (p_options) then
+        b := pgembed._bm25_apply_fields(b, null);
+    end if;
+    if 'k1' = any (p_options) then
+        b.k1 := 1.2;
+    end if;
+    if 'b' = any (p_options) then
+        b.b := 0.75;
+    end if;
+    return b;
+end
+$$;
+comment on function pgembed._bm25_reset(pgembed.bm25, text[], text) is 'A BM25 index with the defaults of some options.';
+
 create or replace function pgembed._bm25_apply_options(b pgembed.bm25, p_options jsonb, p_path text) returns pgembed.bm25
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -61,28 +99,30 @@ begin
             hint = 'For example {"config": "english", "k1": 1.2, "b": 0.75}.';
     end if;
     for option, value in select * from jsonb_each_text(p_options) loop
-        if option = 'config' then
-            b.config := pgembed._text_config(coalesce(value, current_setting('default_text_search_config')), p_path);
+        if not option = any (pgembed._bm25_options()) then
+            raise exception 'unknown BM25 option "%"', option using errcode = 'PE007',
+                hint = format('Options are %s.', array_to_string(pgembed._bm25_options(), ', '));
+        elsif value is null then
+            raise exception 'BM25 option % is null', option using errcode = 'PE007',
+                hint = format('Leave it out; what was given before goes back to the default with reset => ''{%s}''.',
+                              case when b.embedding_id is null then option else 'bm25_options.' || option end);
+        elsif option = 'config' then
+            b.config := pgembed._text_config(value, p_path);
         elsif option = 'config_expression' then
-            b.config_expression := value;
-            b.config_columns := '{}';
-            b.config_foreign := false;
-            if value is not null then
-                analyzed := pgembed._analyze_expression(b.text_id, b.source, format(E'(\n%s\n)::text', value), p_path);
-                perform pgembed._check_words(analyzed, value);
-                b.config_expression := analyzed.canonical_expression;
-                b.config_columns := analyzed.source_columns;
-                b.config_foreign := analyzed.foreign_code;
-            end if;
+            analyzed := pgembed._analyze_expression(b.text_id, b.source, format(E'(\n%s\n)::text', value), p_path);
+            perform pgembed._check_words(analyzed, value);
+            b.config_expression := analyzed.canonical_expression;
+            b.config_columns := analyzed.source_columns;
+            b.config_foreign := analyzed.foreign_code;
         elsif option = 'fields' then
             b := pgembed._bm25_apply_fields(b, p_options -> option);
         elsif option = 'analyzer' then
-            b.analyzer := pgembed._analyzer_options(coalesce(nullif(p_options -> option, 'null'), '{}'));
+            b.analyzer := pgembed._analyzer_options(p_options -> option);
         elsif option in ('k1', 'b') then
             if jsonb_typeof(p_options -> option) <> 'number'
                or option = 'k1' and value::float8 not between 0.01 and 10
                or option = 'b' and value::float8 not between 0 and 1 then
-                raise exception 'BM25 option % is out of range: %', option, coalesce(value, 'NULL')
+                raise exception 'BM25 option % is out of range: %', option, value
                     using errcode = 'PE007', hint = 'k1 is 0.01 to 10 (default 1.2), b is 0 to 1 (default 0.75).';
             end if;
             if option = 'k1' then
@@ -90,9 +130,6 @@ begin
             else
                 b.b := value::float8;
             end if;
-        else
-            raise exception 'unknown BM25 option "%"', option using errcode = 'PE007',
-                hint = 'Options are config, config_expression, analyzer, fields, k1 and b.';
         end if;
     end loop;
     return b;
@@ -258,19 +295,14 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    b.config := pgembed._text_config(current_setting('default_text_search_config'), p_path);
-    b.config_columns := '{}';
-    b.config_foreign := false;
-    b.analyzer := pgembed._analyzer_options('{}');
-    b.k1 := 1.2;
-    b.b := 0.75;
-    return pgembed._bm25_apply_options(b, coalesce(p_options, '{}'), p_path);
+    return pgembed._bm25_apply_options(pgembed._bm25_reset(b, pgembed._bm25_options(), p_path), coalesce(p_options, '{}'), p_path);
 end
 $$;
 comment on function pgembed._bm25_defaults(pgembed.bm25, jsonb, text) is
     'A BM25 index with the default parameters but for the given options.';
 
-create or replace function pgembed._bm25_alter(p_was pgembed.bm25, p_text_id int, p_options jsonb, p_path text) returns void
+create or replace function pgembed._bm25_alter(p_was pgembed.bm25, p_text_id int, p_options jsonb, p_reset text[], p_path text)
+returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -283,7 +315,8 @@ begin
     b := p_was;
     b.text_id := coalesce(p_text_id, b.text_id);
     perform pgembed._require_fit(pgembed._text(b.text_id));
-    b := pgembed._bm25_check(pgembed._bm25_apply_options(b, coalesce(p_options, '{}'), p_path));
+    b := pgembed._bm25_apply_options(pgembed._bm25_reset(b, p_reset, p_path), coalesce(p_options, '{}'), p_path);
+    b := pgembed._bm25_check(b);
     b.config_digest := pgembed._bm25_config_digest(b);
     update pgembed.bm25 as x
     set text_id = b.text_id, config = b.config, config_expression = b.config_expression, config_columns = b.config_columns,
@@ -304,11 +337,11 @@ begin
     end if;
 end
 $$;
-comment on function pgembed._bm25_alter(pgembed.bm25, int, jsonb, text) is
+comment on function pgembed._bm25_alter(pgembed.bm25, int, jsonb, text[], text) is
     'Changes a BM25 index, or repairs it, and builds it again.';
 
 create or replace function pgembed.alter_bm25(
-    name text, text_expression text default null, options jsonb default null
+    name text, text_expression text default null, options jsonb default null, reset text[] default null
 ) returns void
 language plpgsql
 as $$
@@ -325,18 +358,22 @@ begin
             hint = format('SELECT pgembed.alter_embedding(%L, text_expression => ...).', b.name);
     end if;
     perform pgembed._require_source(b.source, b.name);
+    perform pgembed._check_reset(alter_bm25.reset, 'options' || pgembed._bm25_options(),
+                                 array(select 'options' where alter_bm25.options is not null
+                                       union all select pgembed._object_keys(alter_bm25.options)));
     perform pgembed._lock_declarations();
     t := pgembed._text(b.text_id);
     if alter_bm25.text_expression is not null and alter_bm25.text_expression <> t.text_expression then
         t := pgembed._declare_text(b.source, alter_bm25.text_expression, true, path);
     end if;
-    perform pgembed._bm25_alter(b, t.text_id, alter_bm25.options, path);
+    perform pgembed._bm25_alter(b, t.text_id, alter_bm25.options,
+                                case when 'options' = any (alter_bm25.reset) then pgembed._bm25_options() else alter_bm25.reset end, path);
     perform set_config('search_path', path, true);
 end
 $$;
-comment on function pgembed.alter_bm25(text, text, jsonb) is
+comment on function pgembed.alter_bm25(text, text, jsonb, text[]) is
     'Changes the text or the options of a BM25 index, and builds it again before it returns. '
-    'NULL, or an option that is not named, keeps what is. Example: '
+    'NULL, or an option that is not named, keeps what is; reset names options that go back to their defaults. Example: '
     'SELECT pgembed.alter_bm25(''article_bm25'', options => ''{"config": "german"}'');';
 
 create or replace function pgembed.bm25_rebuild(name text) returns void
@@ -351,7 +388,7 @@ begin
     perform pgembed._back_inside();
     perform pgembed._require_source(b.source, b.name);
     perform pgembed._lock_declarations();
-    perform pgembed._bm25_alter(b, null, null, path);
+    perform pgembed._bm25_alter(b, null, null, null, path);
     perform set_config('search_path', path, true);
 end
 $$;

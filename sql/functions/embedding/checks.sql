@@ -14,6 +14,35 @@ end
 $$;
 comment on function pgembed._check_attempts(bigint) is 'max_attempts in its range, or PE007.';
 
+create or replace function pgembed._object_keys(p_object jsonb) returns setof text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select jsonb_object_keys(case when jsonb_typeof(p_object) = 'object' then p_object end)
+$$;
+comment on function pgembed._object_keys(jsonb) is 'Keys of an object; none of what is none.';
+
+create or replace function pgembed._check_reset(p_reset text[], p_options text[], p_given text[]) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    option text;
+begin
+    foreach option in array coalesce(p_reset, '{}') loop
+        if coalesce(option <> all (p_options), true) then
+            raise exception 'there is no option "%" to reset', coalesce(option, 'NULL') using errcode = 'PE007',
+                hint = format('Options: %s.', array_to_string(p_options, ', '));
+        elsif option = any (p_given) then
+            raise exception 'option "%" is given, and to be reset', option using errcode = 'PE007',
+                hint = 'Give its value, or name it in reset, which puts back the default.';
+        end if;
+    end loop;
+end
+$$;
+comment on function pgembed._check_reset(text[], text[], text[]) is
+    'PE007 for names in reset that are no options, or of options that are given as well.';
+
 create or replace function pgembed._require_source(p_source oid, p_name text) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

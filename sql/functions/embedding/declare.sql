@@ -134,8 +134,7 @@ begin
     values (e.name, e.text_id, e.source, e.side_table, e.model_id, e.dimensions, e.distance, e.storage, e.column_name,
         e.vector_type, e.chunking, e.chunk_size, e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts)
     returning * into e;
-    if coalesce(create_embedding.bm25, t.volatility = 'immutable' and not t.foreign_code and t.canonical_expression !~ '\.\*'
-                                       and pgembed._bm25_possible(e.source)) then
+    if coalesce(create_embedding.bm25, pgembed._bm25_by_default(t)) then
         perform pgembed._embedding_bm25(e, create_embedding.bm25_options, path);
     else
         perform pgembed._install_capture(t);
@@ -168,6 +167,16 @@ comment on function pgembed.create_embedding(text, text, text, text, bigint, tex
     'the schema of the table. Example: '
     'SELECT pgembed.create_embedding(''article'', $$ title || E''\n\n'' || body $$);';
 
+create or replace function pgembed._bm25_by_default(t pgembed.captured_text) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select (t).volatility = 'immutable' and not (t).foreign_code and (t).canonical_expression !~ '\.\*'
+           and pgembed._bm25_possible((t).source)
+$$;
+comment on function pgembed._bm25_by_default(pgembed.captured_text) is
+    'Whether an embedding of a text has a BM25 index where nobody said whether.';
+
 create or replace function pgembed._embedding_bm25(e pgembed.embedding, p_options jsonb, p_path text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -190,8 +199,9 @@ $$;
 comment on function pgembed._embedding_bm25(pgembed.embedding, jsonb, text) is
     'Makes the BM25 index of an embedding.';
 
-create or replace function pgembed._alter_embedding_bm25(e pgembed.embedding, p_bm25 boolean, p_options jsonb, p_path text)
-returns void
+create or replace function pgembed._alter_embedding_bm25(
+    e pgembed.embedding, p_bm25 boolean, p_options jsonb, p_reset text[], p_path text
+) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -199,12 +209,14 @@ as $$
 declare
     b pgembed.bm25;
     t pgembed.captured_text;
+    fresh constant text[] := array(select name from unnest(pgembed._bm25_options()) as name
+                                   where 'bm25_options' = any (p_reset) or 'bm25_options.' || name = any (p_reset));
 begin
     select * into b from pgembed.bm25 where embedding_id = e.embedding_id;
     if b.bm25_id is null then
         if p_bm25 then
             perform pgembed._embedding_bm25(e, coalesce(p_options, '{}'), p_path);
-        elsif p_options is not null then
+        elsif p_options is not null or fresh <> '{}' then
             raise exception 'the embedding "%" has no BM25 index', e.name using errcode = 'PE007',
                 hint = 'Give it one with bm25 => true.';
         end if;
@@ -215,13 +227,13 @@ begin
         if b.text_id <> e.text_id and exists (select from pgembed.bm25 where text_id = e.text_id) then
             t := pgembed._declare_text(e.source, t.text_expression, true, p_path);
         end if;
-        if p_options is not null or b.text_id <> t.text_id or b.state = 'broken' then
-            perform pgembed._bm25_alter(b, t.text_id, p_options, p_path);
+        if p_options is not null or fresh <> '{}' or b.text_id <> t.text_id or b.state = 'broken' then
+            perform pgembed._bm25_alter(b, t.text_id, p_options, fresh, p_path);
         end if;
     end if;
 end
 $$;
-comment on function pgembed._alter_embedding_bm25(pgembed.embedding, boolean, jsonb, text) is
+comment on function pgembed._alter_embedding_bm25(pgembed.embedding, boolean, jsonb, text[], text) is
     'Gives an embedding a BM25 index, takes it away or changes it.';
 
 create or replace function pgembed._restart_backfill(p_embedding_id int) returns void
@@ -250,6 +262,23 @@ end
 $$;
 comment on function pgembed._drop_index(pgembed.embedding) is 'Drops the vector index, if there is one.';
 
+create or replace function pgembed._check_embedding_reset(p_reset text[], p_bm25_options jsonb, p_given jsonb) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    of_bm25 constant text[] := array(select 'bm25_options.' || name from unnest(pgembed._bm25_options()) as name);
+begin
+    perform pgembed._check_reset(
+        p_reset, array(select pgembed._object_keys(p_given)) || 'bm25_options'::text || of_bm25,
+        array(select key from jsonb_each_text(p_given) where value is not null
+              union all select 'bm25_options' where p_bm25_options is not null
+              union all select 'bm25_options.' || key from pgembed._object_keys(p_bm25_options) as key));
+end
+$$;
+comment on function pgembed._check_embedding_reset(text[], jsonb, jsonb) is
+    'PE007 for what is to be reset of an embedding and is no option, or is given (p_given: options, null where they are not) as well.';
+
 create or replace function pgembed.alter_embedding(
     name text,
     text_expression text default null,
@@ -265,7 +294,8 @@ create or replace function pgembed.alter_embedding(
     wake text default null,
     max_attempts bigint default null,
     bm25 boolean default null,
-    bm25_options jsonb default null
+    bm25_options jsonb default null,
+    reset text[] default null
 ) returns void
 language plpgsql
 as $$
@@ -278,35 +308,43 @@ declare
     m pgembed.model;
     new_vectors boolean;
     new_chunks boolean;
+    fresh constant text[] := coalesce(alter_embedding.reset, '{}');    -- what is not kept where it is not given
 begin
     perform pgembed._require_owner();
     was := pgembed._embedding(alter_embedding.name);
     perform pgembed._back_inside();
     perform pgembed._require_source(was.source, was.name);
+    perform pgembed._check_embedding_reset(fresh, alter_embedding.bm25_options, jsonb_build_object(
+        'model', model, 'dimensions', dimensions, 'distance', distance, 'chunking', chunking, 'chunk_size', chunk_size,
+        'chunk_overlap', chunk_overlap, 'vector_type', vector_type, 'index', index, 'index_options', index_options,
+        'wake', wake, 'max_attempts', max_attempts, 'bm25', bm25));
     perform pgembed._lock_declarations();
     select * into was from pgembed.embedding where embedding_id = was.embedding_id for no key update;
     e := was;
-    if alter_embedding.model is null then
+    if alter_embedding.model is null and 'model' <> all (fresh) then
         select * into m from pgembed.model where model_id = e.model_id;
     else
-        m := pgembed._model(alter_embedding.model);
+        m := pgembed._model(coalesce(alter_embedding.model, 'all-MiniLM-L6-v2'));
     end if;
     e.model_id := m.model_id;
     e.dimensions := coalesce(pgembed._as_int(alter_embedding.dimensions, 'dimensions'),
-                             case when e.model_id = was.model_id then was.dimensions else m.dimensions end);
+        case when e.model_id = was.model_id and 'dimensions' <> all (fresh) then was.dimensions else m.dimensions end);
     e.distance := coalesce(alter_embedding.distance,
-                           case when e.model_id = was.model_id then was.distance else m.distance end);
-    e.chunking := coalesce(alter_embedding.chunking, was.chunking);
-    e.chunk_size := coalesce(pgembed._as_int(alter_embedding.chunk_size, 'chunk_size'), was.chunk_size);
-    e.chunk_overlap := coalesce(pgembed._as_int(alter_embedding.chunk_overlap, 'chunk_overlap'), was.chunk_overlap);
+        case when e.model_id = was.model_id and 'distance' <> all (fresh) then was.distance else m.distance end);
+    e.chunking := coalesce(alter_embedding.chunking,
+        case when 'chunking' <> all (fresh) then was.chunking
+             when was.storage = 'column' then 'none' else 'sentences' end);
+    e.chunk_size := coalesce(pgembed._as_int(alter_embedding.chunk_size, 'chunk_size'), case when 'chunk_size' <> all (fresh) then was.chunk_size end);
+    e.chunk_overlap := coalesce(pgembed._as_int(alter_embedding.chunk_overlap, 'chunk_overlap'), case when 'chunk_overlap' <> all (fresh) then was.chunk_overlap end);
     e.vector_type := coalesce(alter_embedding.vector_type,
-        case when e.dimensions = was.dimensions then was.vector_type
+        case when e.dimensions = was.dimensions and 'vector_type' <> all (fresh) then was.vector_type
              when e.dimensions <= 2000 then 'vector' else 'halfvec' end);
-    e.index_kind := coalesce(alter_embedding.index, was.index_kind);
+    e.index_kind := coalesce(alter_embedding.index, case when 'index' <> all (fresh) then was.index_kind else 'hnsw' end);
     e.index_options := coalesce(alter_embedding.index_options,
-        case when e.index_kind = was.index_kind then was.index_options else '{}' end);
-    e.wake := coalesce(alter_embedding.wake, was.wake);
-    e.max_attempts := pgembed._check_attempts(coalesce(alter_embedding.max_attempts, was.max_attempts));
+        case when e.index_kind = was.index_kind and 'index_options' <> all (fresh) then was.index_options else '{}' end);
+    e.wake := coalesce(alter_embedding.wake, case when 'wake' <> all (fresh) then was.wake else 'notify' end);
+    e.max_attempts := pgembed._check_attempts(
+        coalesce(alter_embedding.max_attempts, case when 'max_attempts' <> all (fresh) then was.max_attempts else 5 end));
     perform pgembed._check_declaration(e);
 
     perform pgembed._check_source(e.source);
@@ -347,7 +385,9 @@ begin
     if new_vectors then
         perform pgembed._clear_vectors(e);
     end if;
-    perform pgembed._alter_embedding_bm25(e, alter_embedding.bm25, alter_embedding.bm25_options, path);
+    perform pgembed._alter_embedding_bm25(
+        e, case when 'bm25' = any (fresh) then pgembed._bm25_by_default(pgembed._text(e.text_id)) else alter_embedding.bm25 end,
+        alter_embedding.bm25_options, fresh, path);
     perform pgembed._install_capture(pgembed._text(e.text_id));
     if e.text_id <> was.text_id then
         perform pgembed._drop_text_unless_used(was.text_id);
@@ -360,8 +400,9 @@ begin
     perform set_config('search_path', path, true);
 end
 $$;
-comment on function pgembed.alter_embedding(text, text, text, bigint, text, text, bigint, bigint, text, text, jsonb, text, bigint, boolean, jsonb) is
-    'Changes an embedding; NULL keeps a setting. Another model, dimensions or vector type remove '
+comment on function pgembed.alter_embedding(text, text, text, bigint, text, text, bigint, bigint, text, text, jsonb, text, bigint, boolean, jsonb, text[]) is
+    'Changes an embedding; NULL keeps a setting, and reset names those that go back to their defaults (bm25_options.k1: '
+    'one BM25 option). Another model, dimensions or vector type remove '
     'all vectors and make them again; another text or chunk size refreshes them in place. Also '
     'repairs a broken embedding. Example: '
     'SELECT pgembed.alter_embedding(''article_embedding'', chunk_size => 128);';

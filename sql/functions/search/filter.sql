@@ -1,138 +1,455 @@
 -- Filters: conditions as data, safe to build from what a user sent.
---   {"category": "books", "price": {"$lt": 20}, "tag": {"$in": ["a", "b"]}}
--- Column names are looked up in the table, values become literals of the
--- column's own type; nothing of the filter reaches the statement unquoted.
+--   {"category": "books", "price": {"$lt": 20}, "attrs.size": {"$in": ["s", "m"]}}
+-- Names are looked up in the table, values become literals of the column's own type, keys
+-- and values of jsonb literals of jsonb; nothing of the filter reaches the statement unquoted.
+--
+-- A condition is on a value: SQL for it (p_value), its type, and for jsonb the path to what is
+-- meant within it. Missing keys and JSON's null are NULL. NULL is a value as any other to $eq,
+-- $ne, $in and $nin, and no others' match; $not, $ne and $nin find all that the opposite does not.
 
-create or replace function pgembed._filter_literal(
-    p_value jsonb, p_type text, p_column text, p_operator text default 'operator(pg_catalog.=)'
-) returns text
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    literal text := case when jsonb_typeof(p_value) in ('object', 'array') and p_type not in ('json', 'jsonb')
-                         then null else p_value #>> '{}' end;
-begin
-    if p_type in ('json', 'jsonb') then
-        return format('%L::pg_catalog.jsonb', p_value);
-    end if;
-    if literal is null then
-        raise exception 'filter on %: % is not a value of type %', p_column, p_value, p_type
-            using errcode = 'PE008', hint = 'Give a string, number or boolean; for several, {"$in": [...]}.';
-    end if;
-    begin
-        -- The value is read, and compared with itself, as the search will do it.
-        execute format('select %1$L::%2$s %3$s %1$L::%2$s', literal, p_type, p_operator);
-    exception
-        when data_exception or check_violation then
-            raise exception 'filter on %: % is not a value of type %', p_column, p_value, p_type
-                using errcode = 'PE008', detail = sqlerrm, hint = 'Give a value of the column''s type.';
-        when undefined_function then
-            raise exception 'filter on %: values of type % cannot be compared', p_column, p_type
-                using errcode = 'PE008', detail = sqlerrm, hint = 'Use $exists here, or where_sql.';
-    end;
-    return format('%L::%s', literal, p_type);
-end
-$$;
-comment on function pgembed._filter_literal(jsonb, text, text, text) is
-    'A JSON value as a literal of a column''s type that has the operator, or PE008.';
-
-create or replace function pgembed._filter_type(p_type oid) returns text
+create or replace function pgembed._domain_within(p_type oid) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case when t.typcategory = 'A' and t.typelem <> 0 then format_type(pgembed._base_type(t.typelem), -1) || '[]'
-                else format_type(t.oid, -1) end
+    with recursive part(oid) as (
+        select p_type
+        union
+        select x.oid
+        from part
+        join pg_type as t using (oid)
+        left join pg_range as r on part.oid in (r.rngtypid, r.rngmultitypid)
+        cross join lateral (
+            values (t.typelem), (r.rngsubtype)
+            union all select atttypid from pg_attribute where attrelid = t.typrelid and attnum > 0 and not attisdropped) as x(oid)
+        where x.oid > 0)
+    select exists (select from part join pg_type as t using (oid) where t.typtype = 'd')
+$$;
+comment on function pgembed._domain_within(oid) is
+    'Whether a domain is a part of a type: reading a literal of it calls the CHECK, which may be anybody''s.';
+
+create or replace function pgembed._filter_type(p_type oid) returns oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when t.oid = 'json'::regtype then 'jsonb'::regtype::oid
+                when t.typcategory = 'A' and t.typelem <> 0
+                then (select e.typarray from pg_type as e where e.oid = pgembed._base_type(t.typelem))
+                else t.oid end
     from pg_type as t where t.oid = pgembed._base_type(p_type)
 $$;
 comment on function pgembed._filter_type(oid) is 'Type that values of a filter on a column are read as: no domain.';
 
-create or replace function pgembed._filter_condition(
-    p_column text, p_type text, p_operator text, p_operand jsonb
+create or replace function pgembed._filter_type_sql(p_type oid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('%I.%I', n.nspname, t.typname) from pg_type as t join pg_namespace as n on n.oid = t.typnamespace where t.oid = p_type
+$$;
+comment on function pgembed._filter_type_sql(oid) is 'Name of a type that means it under any search_path.';
+
+create or replace function pgembed._filter_path(p_keys text) returns text[]
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when p_keys ~ '^(\.("([^"]|"")*"|[^."][^.]*))+$' then array(
+        select case when left(k[1], 1) = '"' then replace(substr(k[1], 2, length(k[1]) - 2), '""', '"') else k[1] end
+        from regexp_matches(p_keys, '\.("(?:[^"]|"")*"|[^."][^.]*)', 'g') with ordinality as m(k, place)
+        order by place) end
+$$;
+comment on function pgembed._filter_path(text) is
+    'Keys that are written .a."b.c".0; NULL for what is not written so.';
+
+create or replace function pgembed._filter_target(
+    p_source regclass, p_alias text, p_field text, out value text, out type oid, out path text[]
+)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- A column of that very name comes first, then the longest one that the field goes on from.
+    select format('%s.%I', p_alias, a.attname)
+               || case when t.oid <> pgembed._base_type(a.atttypid) then '::' || pgembed._filter_type_sql(t.oid) else '' end, t.oid, p.path
+    from pg_attribute as a
+    cross join lateral (select pgembed._filter_type(a.atttypid)) as t(oid)
+    cross join lateral (
+        select case when a.attname = p_field then '{}'
+                    when t.oid = 'jsonb'::regtype and starts_with(p_field, a.attname || '.')
+                    then pgembed._filter_path(substr(p_field, length(a.attname) + 1)) end) as p(path)
+    where a.attrelid = p_source and a.attnum > 0 and not a.attisdropped and p.path is not null
+      and starts_with(p_field, a.attname)
+    order by length(a.attname) desc
+    limit 1
+$$;
+comment on function pgembed._filter_target(regclass, text, text) is
+    'The column that a field of a filter names, as SQL, the type that it is read as, and the path of a field like attrs.size '
+    'within it; NULL where there is no such column.';
+
+create or replace function pgembed._filter_sql_of(p_value text, p_path text[]) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when p_path = '{}' then p_value
+                else format('(%s operator(pg_catalog.#>) %L::pg_catalog.text[])', p_value, p_path) end
+$$;
+comment on function pgembed._filter_sql_of(text, text[]) is 'A value, or what a path leads to within it.';
+
+create or replace function pgembed._filter_within(p_path text[], p_operand jsonb) returns jsonb
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- A number may be the place in an array, or a key: @> cannot say that.
+    if p_path = '{}' or exists (select from unnest(p_path) as key where key ~ '^\s*[-+]?\d+$') then
+        return null;
+    end if;
+    for place in reverse cardinality(p_path) .. 1 loop
+        p_operand := jsonb_build_object(p_path[place], p_operand);
+    end loop;
+    return p_operand;
+end
+$$;
+comment on function pgembed._filter_within(text[], jsonb) is
+    'What a jsonb value contains that has this at the path; NULL where @> cannot say it.';
+
+create or replace function pgembed._filter_has(p_value text, p_path text[], p_operand jsonb) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Of the column as a whole, where that can be said: an index on it may be used.
+    select case when whole is not null then format('%s operator(pg_catalog.@>) %L::pg_catalog.jsonb', p_value, whole)
+                else format('%s operator(pg_catalog.@>) %L::pg_catalog.jsonb', pgembed._filter_sql_of(p_value, p_path), p_operand) end
+    from pgembed._filter_within(p_path, p_operand) as whole
+$$;
+comment on function pgembed._filter_has(text, text[], jsonb) is
+    'Condition that what is at a path contains an object, an array or, if the path may be written as an object, equals a scalar.';
+
+create or replace function pgembed._filter_text(p_value jsonb, p_type oid) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    type pg_type;
+    items text[];
+begin
+    select * into type from pg_type as t where t.oid = p_type;
+    if jsonb_typeof(p_value) = 'array' then
+        if p_value @? 'strict $[*] ? (@.type() == "array" || @.type() == "object")' and type.typelem <> 'jsonb'::regtype then
+            return null;
+        end if;
+        items := array(select case type.typelem when 'jsonb'::regtype then item::text else item #>> '{}' end
+                       from jsonb_array_elements(p_value) with ordinality as i(item, place) order by place);
+        if type.typcategory = 'A' then
+            return items::text;
+        elsif type.typtype in ('r', 'm') and cardinality(items) = 2 then
+            return format(case type.typtype when 'm' then '{[%s,%s)}' else '[%s,%s)' end,
+                          pgembed._filter_bound(items[1]), pgembed._filter_bound(items[2]));
+        end if;
+        return null;
+    end if;
+    return case when jsonb_typeof(p_value) = 'object' then null
+                when type.typtype = 'm' and p_value #>> '{}' ~ '^\s*[[(]' then '{' || (p_value #>> '{}') || '}'
+                else p_value #>> '{}' end;
+end
+$$;
+comment on function pgembed._filter_text(jsonb, oid) is
+    'A JSON value as PostgreSQL writes one of a type; NULL for what cannot be one. An array is one, or a range [from, to).';
+
+create or replace function pgembed._filter_bound(p_bound text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce('"' || replace(replace(p_bound, chr(92), repeat(chr(92), 2)), '"', '""') || '"', '')
+$$;
+comment on function pgembed._filter_bound(text) is 'Bound of a range as PostgreSQL reads it; NULL: none.';
+
+create or replace function pgembed._filter_check_type(p_type oid, p_label text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_type >= 16384 and pgembed._domain_within(p_type) then
+        raise exception 'filter on %: values of type % cannot be given', p_label, format_type(p_type, -1)
+            using errcode = 'PE008', detail = 'A domain is a part of it.', hint = 'Use $exists here, or where_sql.';
+    end if;
+end
+$$;
+comment on function pgembed._filter_check_type(oid, text) is 'PE008 for a type whose values cannot be read without a CHECK of the owner''s.';
+
+create or replace function pgembed._filter_literal(
+    p_value jsonb, p_type oid, p_label text, p_operator text default 'operator(pg_catalog.=)'
 ) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    label constant text := regexp_replace(p_column, '^s[.]', '');    -- for messages
-    symbol text;
-    condition text;
-    literals text;
-    scalar_type text := case p_type when 'json' then 'jsonb' else p_type end;
-    operand_column text := p_column || case p_type when 'json' then '::pg_catalog.jsonb' else '' end;
+    type constant text := format_type(p_type, -1);
+    literal constant text := pgembed._filter_text(p_value, p_type);
+    type_sql constant text := pgembed._filter_type_sql(p_type);
 begin
-    if p_operator in ('$eq', '$ne') and jsonb_typeof(p_operand) = 'null' then
-        return format('%s is %s null', p_column, case p_operator when '$ne' then 'not' else '' end);
+    if literal is null then
+        raise exception 'filter on %: % is not a value of type %', p_label, p_value, type
+            using errcode = 'PE008', hint = case right(type, 2) when '[]' then 'Give an array of strings, numbers or booleans.'
+                                                 else 'Give a string, number or boolean; for several, {"$in": [...]}.' end;
     end if;
-    symbol := case p_operator when '$eq' then '=' when '$ne' then '<>' when '$lt' then '<'
-        when '$lte' then '<=' when '$gt' then '>' when '$gte' then '>=' end;
-    symbol := format('operator(pg_catalog.%s)', symbol);    -- whatever the caller's path has besides
-    if symbol <> 'operator(pg_catalog.)' then
-        return case p_operator when '$ne' then format('(%1$s is null or %1$s %2$s %3$s)', operand_column, symbol,
-                                                      pgembed._filter_literal(p_operand, scalar_type, label, symbol))
-            else format('%s %s %s', operand_column, symbol,
-                        pgembed._filter_literal(p_operand, scalar_type, label, symbol)) end;
-    end if;
-    if p_operator in ('$in', '$nin') then
-        if jsonb_typeof(p_operand) <> 'array' then
-            raise exception 'filter on %: % takes an array, not %', label, p_operator, p_operand
-                using errcode = 'PE008', hint = 'For example {"tag": {"$in": ["a", "b"]}}.';
-        end if;
-        select case when right(scalar_type, 2) = '[]' then string_agg(format('%s operator(pg_catalog.=) %s', operand_column, literal), ' or ')
-                    else format('%s operator(pg_catalog.=) any (array[%s])', operand_column, string_agg(literal, ', ')) end into literals
-        from (select pgembed._filter_literal(v, scalar_type, label) as literal
-              from jsonb_array_elements(p_operand) as v where jsonb_typeof(v) <> 'null') as l
-        having count(*) > 0;
-        -- NULL is a value here as it is for $eq and $ne, and every condition true or false.
-        condition := format('(%s%s%s)',
-            case when literals is null then 'false'
-                 else format('%s is not null and (%s)', operand_column, literals) end,
-            case when p_operand @> 'null' then ' or ' end,
-            case when p_operand @> 'null' then p_column || ' is null' end);
-        return case p_operator when '$in' then condition else 'not ' || condition end;
-    end if;
-    if p_operator in ('$like', '$ilike') then
-        if jsonb_typeof(p_operand) <> 'string' then
-            raise exception 'filter on %: % takes a string, not %', label, p_operator, p_operand
-                using errcode = 'PE008', hint = 'For example {"title": {"$ilike": "%flight%"}}.';
-        end if;
-        if length(p_operand #>> '{}') % 2 <> length(rtrim(p_operand #>> '{}', chr(92))) % 2 then    -- an odd number
-            raise exception 'filter on %: the pattern % ends with a backslash', label, p_operand
-                using errcode = 'PE008', hint = 'A backslash takes the next character literally; double it.';
-        end if;
-        return format('%s::pg_catalog.text operator(pg_catalog.%s) %L', p_column, case p_operator when '$like' then '~~' else '~~*' end,
-                      p_operand #>> '{}');
-    end if;
-    if p_operator = '$contains' then
-        if p_type not in ('json', 'jsonb') and right(p_type, 2) <> '[]' then
-            raise exception 'filter on %: $contains needs a jsonb or array column, not %', label, p_type
-                using errcode = 'PE008', hint = 'For text use {"$ilike": "%...%"}.';
-        end if;
-        if p_type in ('json', 'jsonb') then
-            return format('%s operator(pg_catalog.@>) %L::pg_catalog.jsonb', operand_column, p_operand);
-        end if;
-        select array_agg(v)::text into literals
-        from jsonb_array_elements_text(case jsonb_typeof(p_operand) when 'array' then p_operand
-                                            else jsonb_build_array(p_operand) end) as v;
-        return format('%s operator(pg_catalog.@>) %s', p_column, pgembed._filter_literal(
-            to_jsonb(coalesce(literals, '{}')), p_type, label, 'operator(pg_catalog.@>)'));
-    end if;
-    if p_operator = '$exists' then
-        if jsonb_typeof(p_operand) <> 'boolean' then
-            raise exception 'filter on %: $exists takes true or false, not %', label, p_operand
-                using errcode = 'PE008', hint = 'For example {"author": {"$exists": true}}.';
-        end if;
-        return format('%s is %s null', p_column, case p_operand when 'true' then 'not' else '' end);
-    end if;
-    raise exception 'filter on %: there is no operator "%"', label, p_operator using errcode = 'PE008',
-        hint = 'Operators: $eq $ne $lt $lte $gt $gte $in $nin $like $ilike $contains $exists, and '
-               '$and $or $not around conditions.';
+    perform pgembed._filter_check_type(p_type, p_label);
+    begin
+        -- The value is read, and compared with itself, as the search will do it.
+        execute format('select %1$L::%2$s %3$s %1$L::%2$s', literal, type_sql, p_operator);
+    exception
+        when data_exception or check_violation then
+            raise exception 'filter on %: % is not a value of type %', p_label, p_value, type
+                using errcode = 'PE008', detail = sqlerrm, hint = 'Give a value of the column''s type.';
+        when undefined_function or ambiguous_function then
+            raise exception 'filter on %: values of type % cannot be compared', p_label, type
+                using errcode = 'PE008', detail = sqlerrm, hint = 'Use $exists here, or where_sql.';
+    end;
+    return format('%L::%s', literal, type_sql);
 end
 $$;
-comment on function pgembed._filter_condition(text, text, text, jsonb) is
-    'One condition of a filter as SQL, or PE008. The column comes quoted.';
+comment on function pgembed._filter_literal(jsonb, oid, text, text) is
+    'A JSON value as a literal of a type that has the operator, or PE008.';
 
-create or replace function pgembed._filter_sql(p_source regclass, p_filter jsonb, p_alias text) returns text
+create or replace function pgembed._filter_null(p_value text, p_type oid, p_path text[], p_null boolean default true) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when p_type = 'jsonb'::regtype
+                then format('coalesce(pg_catalog.jsonb_typeof(%s), ''null'') operator(pg_catalog.%s) ''null''',
+                            pgembed._filter_sql_of(p_value, p_path), case when p_null then '=' else '<>' end)
+                else format('%s is %s null', p_value, case when p_null then '' else 'not' end) end
+$$;
+comment on function pgembed._filter_null(text, oid, text[], boolean) is
+    'Condition that a value is NULL, or JSON''s null, or not there; or the opposite.';
+
+create or replace function pgembed._filter_equals(p_value text, p_type oid, p_path text[], p_operand jsonb, p_label text)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    equals text;
+begin
+    if jsonb_typeof(p_operand) = 'null' then
+        return pgembed._filter_null(p_value, p_type, p_path);
+    elsif p_type <> 'jsonb'::regtype then
+        return format('%s operator(pg_catalog.=) %s', p_value, pgembed._filter_literal(p_operand, p_type, p_label));
+    end if;
+    equals := format('%s operator(pg_catalog.=) %L::pg_catalog.jsonb', pgembed._filter_sql_of(p_value, p_path), p_operand);
+    return case when pgembed._filter_within(p_path, p_operand) is null then equals
+                when jsonb_typeof(p_operand) in ('object', 'array')    -- @> finds those with more in them too
+                then format('(%s and %s)', pgembed._filter_has(p_value, p_path, p_operand), equals)
+                else pgembed._filter_has(p_value, p_path, p_operand) end;
+end
+$$;
+comment on function pgembed._filter_equals(text, oid, text[], jsonb, text) is 'Condition that a value is this one, or NULL.';
+
+create or replace function pgembed._filter_in(
+    p_value text, p_type oid, p_path text[], p_operator text, p_operand jsonb, p_label text
+) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- One index scan for all values, where the type has that.
+    plain constant boolean := p_type <> 'jsonb'::regtype and (select typcategory <> 'A' from pg_type where oid = p_type);
+    present text;
+begin
+    if jsonb_typeof(p_operand) <> 'array' then
+        raise exception 'filter on %: % takes an array, not %', p_label, p_operator, p_operand
+            using errcode = 'PE008', hint = 'For example {"tag": {"$in": ["a", "b"]}}.';
+    end if;
+    select case when plain then format('%s operator(pg_catalog.=) any (array[%s])', p_value,
+                                       string_agg(pgembed._filter_literal(v, p_type, p_label), ', '))
+                else string_agg(pgembed._filter_equals(p_value, p_type, p_path, v, p_label), ' or ') end
+    into present
+    from jsonb_array_elements(p_operand) as v where jsonb_typeof(v) <> 'null'
+    having count(*) > 0;
+    return format('(%s)%s', concat_ws(' or ', coalesce(present, 'false'),
+                                      case when p_operand @> 'null' then pgembed._filter_null(p_value, p_type, p_path) end),
+                  case p_operator when '$nin' then ' is not true' end);
+end
+$$;
+comment on function pgembed._filter_in(text, oid, text[], text, jsonb, text) is
+    'Condition that a value is one of several, of which one may be null, or ($nin) none of them.';
+
+create or replace function pgembed._filter_compares(
+    p_value text, p_type oid, p_path text[], p_operator text, p_operand jsonb, p_label text
+) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- Whatever the caller's path has besides.
+    symbol constant text := format('operator(pg_catalog.%s)',
+        case p_operator when '$lt' then '<' when '$lte' then '<=' when '$gt' then '>' when '$gte' then '>=' end);
+    type constant text := jsonb_typeof(p_operand);
+    place constant text := pgembed._filter_sql_of(p_value, p_path);
+begin
+    if p_type <> 'jsonb'::regtype then
+        return format('%s %s %s', p_value, symbol, pgembed._filter_literal(p_operand, p_type, p_label, symbol));
+    elsif type not in ('number', 'string', 'boolean') then
+        raise exception 'filter on %: % takes a number, string or boolean, not %', p_label, p_operator, p_operand
+            using errcode = 'PE008', hint = 'For example {"attrs.size": {"$gte": 3}}.';
+    end if;
+    return format('(%s %s %L::pg_catalog.jsonb and pg_catalog.jsonb_typeof(%1$s) operator(pg_catalog.=) %4$L)', place, symbol, p_operand, type);
+end
+$$;
+comment on function pgembed._filter_compares(text, oid, text[], text, jsonb, text) is
+    'Condition that a value is less or more than another of its type; of jsonb, what is of another type is neither.';
+
+create or replace function pgembed._filter_like(
+    p_value text, p_type oid, p_path text[], p_operator text, p_operand jsonb, p_label text
+) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    pattern constant text := p_operand #>> '{}';
+    subject text;
+begin
+    if jsonb_typeof(p_operand) <> 'string' then
+        raise exception 'filter on %: % takes a string, not %', p_label, p_operator, p_operand
+            using errcode = 'PE008', hint = 'For example {"title": {"$ilike": "%flight%"}}.';
+    end if;
+    if length(pattern) % 2 <> length(rtrim(pattern, chr(92))) % 2 then    -- an odd number
+        raise exception 'filter on %: the pattern % ends with a backslash', p_label, p_operand
+            using errcode = 'PE008', hint = 'A backslash takes the next character literally; double it.';
+    end if;
+    subject := case when p_type = 'jsonb'::regtype then format(
+                        'case when pg_catalog.jsonb_typeof(%1$s) operator(pg_catalog.=) ''string'' then %1$s operator(pg_catalog.#>>) ''{}'' end',
+                        pgembed._filter_sql_of(p_value, p_path))
+                    -- A cast may be anybody's.
+                    when p_type >= 16384 then format('case when %1$s is not null then pg_catalog.concat(%1$s) end', p_value)
+                    else p_value || '::pg_catalog.text' end;
+    return format('(%s) operator(pg_catalog.%s) %L', subject, case p_operator when '$like' then '~~' else '~~*' end, pattern);
+end
+$$;
+comment on function pgembed._filter_like(text, oid, text[], text, jsonb, text) is
+    'Condition that a value, as text, is like a pattern; of jsonb, only strings are.';
+
+create or replace function pgembed._filter_contains(
+    p_value text, p_type oid, p_path text[], p_operator text, p_operand jsonb, p_label text
+) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    symbol constant text := format('operator(pg_catalog.%s)', case p_operator when '$contains' then '@>' else '&&' end);
+    several constant boolean := jsonb_typeof(p_operand) = 'array';
+    type pg_type;
+    subtype oid;
+begin
+    select * into type from pg_type as t where t.oid = p_type;
+    if type.typtype in ('r', 'm') then
+        perform pgembed._filter_check_type(p_type, p_label);
+        if p_operator = '$contains' and not several and p_operand #>> '{}' !~ '^\s*([[({]|empty\s*$)' then
+            select rngsubtype into subtype from pg_range where p_type in (rngtypid, rngmultitypid);
+            return format('%s %s %s', p_value, symbol, pgembed._filter_literal(p_operand, pgembed._filter_type(subtype), p_label));
+        end if;
+        return format('%s %s %s', p_value, symbol, pgembed._filter_literal(p_operand, p_type, p_label, symbol));
+    elsif p_type <> 'jsonb'::regtype and type.typcategory <> 'A' then
+        raise exception 'filter on %: % needs a jsonb, array or range column, not %', p_label, p_operator, format_type(p_type, -1)
+            using errcode = 'PE008', hint = 'For text use {"$ilike": "%...%"}, for one of several values {"$in": [...]}.';
+    elsif p_operator = '$overlaps' and not several then
+        raise exception 'filter on %: % takes an array, not %', p_label, p_operator, p_operand
+            using errcode = 'PE008', hint = 'For example {"tags": {"$overlaps": ["a", "b"]}}.';
+    elsif p_type = 'jsonb'::regtype and p_operator = '$overlaps' then
+        return format('(%s)', coalesce((select string_agg(pgembed._filter_has(p_value, p_path, jsonb_build_array(v)), ' or ')
+                                        from jsonb_array_elements(p_operand) as v), 'false'));
+    elsif p_type = 'jsonb'::regtype and jsonb_typeof(p_operand) in ('object', 'array') then
+        return pgembed._filter_has(p_value, p_path, p_operand);
+    elsif p_type = 'jsonb'::regtype then    -- in an array, or alone
+        return format('(%s or %s)', pgembed._filter_has(p_value, p_path, jsonb_build_array(p_operand)),
+                      pgembed._filter_has(p_value, p_path, p_operand));
+    elsif p_operand @> 'null' then
+        raise exception 'filter on %: % takes no null', p_label, p_operator
+            using errcode = 'PE008', hint = 'For an array with a NULL in it: {"$any": null}.';
+    end if;
+    return format('%s %s %s', p_value, symbol, pgembed._filter_literal(
+        case when several then p_operand else jsonb_build_array(p_operand) end, p_type, p_label, symbol));
+end
+$$;
+comment on function pgembed._filter_contains(text, oid, text[], text, jsonb, text) is
+    'Condition that an array, a range or jsonb has all of several values in it, or ($overlaps) one of them.';
+
+create or replace function pgembed._filter_elements(
+    p_value text, p_type oid, p_path text[], p_operator text, p_operand jsonb, p_label text
+) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    place constant text := pgembed._filter_sql_of(p_value, p_path);
+    in_jsonb constant boolean := p_type = 'jsonb'::regtype;
+    element oid;
+    is_array text;
+    condition text;
+begin
+    select case when in_jsonb then p_type else t.typelem end into element
+    from pg_type as t where t.oid = p_type and (in_jsonb or t.typcategory = 'A');
+    if not found then
+        raise exception 'filter on %: % needs a jsonb or array column, not %', p_label, p_operator, format_type(p_type, -1)
+            using errcode = 'PE008', hint = 'It is for the elements of an array.';
+    elsif jsonb_typeof(p_operand) = 'array' then
+        raise exception 'filter on %: % takes one value, or conditions, not %', p_label, p_operator, p_operand
+            using errcode = 'PE008', hint = 'All of several values: {"$contains": [...]}; one of them: {"$overlaps": [...]}.';
+    elsif p_operator = '$any' and jsonb_typeof(p_operand) not in ('object', 'null') then    -- for which there are indexes
+        return pgembed._filter_contains(p_value, p_type, p_path, '$overlaps', jsonb_build_array(p_operand), p_label);
+    end if;
+    is_array := case when in_jsonb then format('pg_catalog.jsonb_typeof(%s) operator(pg_catalog.=) ''array''', place)
+                     else format('%s is not null', place) end;
+    condition := pgembed._filter_value('e.v', element, '{}', p_operand, p_label);
+    return format(
+        case p_operator when '$any' then 'exists (select from (select %1$s as v) as e where %2$s)'
+                        else '(%3$s and not exists (select from (select %1$s as v) as e where (%2$s) is not true))' end,
+        case when in_jsonb then format('pg_catalog.jsonb_array_elements(case when %s then %s end)', is_array, place)
+             else format('pg_catalog.unnest(%s)', place) end, condition, is_array);
+end
+$$;
+comment on function pgembed._filter_elements(text, oid, text[], text, jsonb, text) is
+    'Condition that some element of an array, or each, meets conditions.';
+
+create or replace function pgembed._filter_condition(
+    p_value text, p_type oid, p_path text[], p_operator text, p_operand jsonb, p_label text
+) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    case
+        when p_operator = '$eq' then
+            return pgembed._filter_equals(p_value, p_type, p_path, p_operand, p_label);
+        when p_operator = '$ne' and p_operand = 'null' then
+            return pgembed._filter_null(p_value, p_type, p_path, false);
+        when p_operator = '$ne' then
+            return format('(%s) is not true', pgembed._filter_equals(p_value, p_type, p_path, p_operand, p_label));
+        when p_operator in ('$lt', '$lte', '$gt', '$gte') then
+            return pgembed._filter_compares(p_value, p_type, p_path, p_operator, p_operand, p_label);
+        when p_operator in ('$in', '$nin') then
+            return pgembed._filter_in(p_value, p_type, p_path, p_operator, p_operand, p_label);
+        when p_operator in ('$like', '$ilike') then
+            return pgembed._filter_like(p_value, p_type, p_path, p_operator, p_operand, p_label);
+        when p_operator in ('$contains', '$overlaps') then
+            return pgembed._filter_contains(p_value, p_type, p_path, p_operator, p_operand, p_label);
+        when p_operator in ('$any', '$all') then
+            return pgembed._filter_elements(p_value, p_type, p_path, p_operator, p_operand, p_label);
+        when p_operator = '$exists' then
+            if jsonb_typeof(p_operand) <> 'boolean' then
+                raise exception 'filter on %: $exists takes true or false, not %', p_label, p_operand
+                    using errcode = 'PE008', hint = 'For example {"author": {"$exists": true}}.';
+            end if;
+            return pgembed._filter_null(p_value, p_type, p_path, p_operand = 'false');
+        else
+            raise exception 'filter on %: there is no operator "%"', p_label, p_operator using errcode = 'PE008',
+                hint = 'Operators: $eq $ne $lt $lte $gt $gte $in $nin $like $ilike $contains $overlaps $any $all $exists, '
+                       'and $and $or $not around conditions.';
+    end case;
+end
+$$;
+comment on function pgembed._filter_condition(text, oid, text[], text, jsonb, text) is 'One condition on a value as SQL, or PE008.';
+
+create or replace function pgembed._filter_group(
+    p_source regclass, p_value text, p_type oid, p_path text[], p_filter jsonb, p_label text
+) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -140,56 +457,88 @@ declare
     conditions text[] := '{}';
     field text;
     operand jsonb;
-    column_sql text;
-    column_type text;
-    operator text;
-    value jsonb;
-    parts text[];
+    target record;
+    keys text[];
 begin
-    if p_filter is null then
-        return 'true';
-    end if;
     if jsonb_typeof(p_filter) <> 'object' then
         raise exception 'a filter is a JSON object, not %', p_filter using errcode = 'PE008',
             hint = 'For example {"category": "books", "price": {"$lt": 20}}.';
     end if;
     for field, operand in select * from jsonb_each(p_filter) loop
         if field in ('$and', '$or') then
-            if jsonb_typeof(operand) <> 'array' or jsonb_array_length(operand) = 0 then
+            if jsonb_typeof(operand) <> 'array' or operand = '[]' then
                 raise exception 'filter: % takes an array of filters, not %', field, operand
                     using errcode = 'PE008', hint = 'For example {"$or": [{"a": 1}, {"b": 2}]}.';
             end if;
-            select array_agg(pgembed._filter_sql(p_source, f, p_alias)) into parts
-            from jsonb_array_elements(operand) as f;
-            conditions := conditions
-                || ('(' || array_to_string(parts, case field when '$and' then ' and ' else ' or ' end) || ')');
-            continue;
+            conditions := conditions || (
+                select format('(%s)', string_agg(pgembed._filter_group(p_source, p_value, p_type, p_path, f, p_label),
+                                                 case field when '$and' then ' and ' else ' or ' end))
+                from jsonb_array_elements(operand) as f);
         elsif field = '$not' then
-            conditions := conditions || format('(%s) is not true', pgembed._filter_sql(p_source, operand, p_alias));
-            continue;
-        end if;
-        -- Of a domain what it is over: its CHECK may be anybody's code. -1, not NULL: that is character(1).
-        select format('%s.%I', p_alias, attname) || case when type <> format_type(pgembed._base_type(atttypid), -1) then '::' || type else '' end, type
-        into column_sql, column_type
-        from pg_catalog.pg_attribute
-        cross join lateral pgembed._filter_type(atttypid) as t(type)
-        where attrelid = p_source and attname = field and attnum > 0 and not attisdropped;
-        if not found then
-            raise exception 'filter: table % has no column "%"', p_source, field using errcode = 'PE008',
-                hint = 'Columns: ' || (
-                    select string_agg(attname, ', ' order by attnum) from pg_catalog.pg_attribute
-                    where attrelid = p_source and attnum > 0 and not attisdropped) || '.';
-        end if;
-        if jsonb_typeof(operand) = 'object' and operand <> '{}' then
-            for operator, value in select * from jsonb_each(operand) loop
-                conditions := conditions || pgembed._filter_condition(column_sql, column_type, operator, value);
-            end loop;
+            conditions := conditions || format('(%s) is not true',
+                                               pgembed._filter_group(p_source, p_value, p_type, p_path, operand, p_label));
+        elsif p_source is not null then
+            select * into target from pgembed._filter_target(p_source, p_value, field);
+            if target.value is null then
+                raise exception 'filter: table % has no column "%"', p_source, field using errcode = 'PE008',
+                    hint = pgembed._columns_hint(p_source);
+            end if;
+            conditions := conditions || pgembed._filter_value(target.value, target.type, target.path, operand, field);
         else
-            conditions := conditions || pgembed._filter_condition(column_sql, column_type, '$eq', operand);
+            keys := case when p_type = 'jsonb'::regtype and field !~ '^\$' then pgembed._filter_path('.' || field) end;
+            conditions := conditions
+                || case when keys is null then pgembed._filter_condition(p_value, p_type, p_path, field, operand, p_label)
+                        else pgembed._filter_value(p_value, p_type, p_path || keys, operand, p_label || '.' || field) end;
         end if;
     end loop;
     return coalesce('(' || nullif(array_to_string(conditions, ' and '), '') || ')', 'true');
 end
 $$;
+comment on function pgembed._filter_group(regclass, text, oid, text[], jsonb, text) is
+    'Conditions that all hold, as SQL: over the columns of a table (whose alias is p_value), or over one value and the keys in it.';
+
+create or replace function pgembed._filter_value(p_value text, p_type oid, p_path text[], p_operand jsonb, p_label text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when jsonb_typeof(p_operand) = 'object' and p_operand <> '{}'
+                then pgembed._filter_group(null, p_value, p_type, p_path, p_operand, p_label)
+                else pgembed._filter_equals(p_value, p_type, p_path, p_operand, p_label) end
+$$;
+comment on function pgembed._filter_value(text, oid, text[], jsonb, text) is
+    'What a filter says of one value, as SQL: conditions, or what it is equal to.';
+
+create or replace function pgembed._columns_hint(p_source regclass) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('Columns: %s.', string_agg(attname, ', ' order by attnum))
+        || coalesce(format(' Of what is in jsonb: %1$s.key, %1$s.key.key, %1$s."a key.with dots".',
+                           min(attname) filter (where pgembed._filter_type(atttypid) = 'jsonb'::regtype)), '')
+    from pg_attribute where attrelid = p_source and attnum > 0 and not attisdropped
+$$;
+comment on function pgembed._columns_hint(regclass) is 'What can be named in a table, for the hint of an error.';
+
+create or replace function pgembed._filter_sql(p_source regclass, p_filter jsonb, p_alias text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when p_filter is null then 'true' else pgembed._filter_group(p_source, p_alias, null, null, p_filter, null) end
+$$;
 comment on function pgembed._filter_sql(regclass, jsonb, text) is
     'A filter as a SQL condition over the columns of a source, or PE008.';
+
+create or replace function pgembed._filter_without(p_source regclass, p_filter jsonb, p_column text) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when jsonb_typeof(p_filter) = 'object' then (
+        select coalesce(jsonb_object_agg(f.key, f.value), '{}')
+        from jsonb_each(p_filter) as f
+        cross join pgembed._filter_target(p_source, 's', p_column) as own
+        cross join pgembed._filter_target(p_source, 's', f.key) as t
+        where not coalesce(t.value = own.value and t.path[1:cardinality(own.path)] = own.path, false)) else p_filter end
+$$;
+comment on function pgembed._filter_without(regclass, jsonb, text) is
+    'A filter without its conditions on a column, or on what is at a path within it.';

@@ -172,51 +172,54 @@ comment on function pgembed.search_count(anyelement, text, jsonb, text, text, te
     'does not see, none is counted. Example: '
     'SELECT pgembed.search_count(NULL::article, ''cheap flights'');';
 
-create or replace function pgembed._facet_sql(p_source regclass, p_column text, p_place int, p_condition text, p_max_values bigint) returns text
+create or replace function pgembed._facet_sql(p_source regclass, p_column text, p_place int, out read text, out counted text)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    type pg_type;
-    is_array boolean;
+    target record;
+    of_array oid;     -- what it is an array of
     value_type oid;
 begin
-    select t.* into type from pg_attribute as a join pg_type as t on t.oid = pgembed._base_type(a.atttypid)
-    where a.attrelid = p_source and a.attname = p_column and a.attnum > 0 and not a.attisdropped;
-    if not found then
+    select * into target from pgembed._filter_target(p_source, 's', p_column);
+    if target.value is null then
         raise exception 'facets: table % has no column "%"', p_source, coalesce(p_column, 'NULL') using errcode = 'PE007',
-            hint = 'Columns: ' || (
-                select string_agg(attname, ', ' order by attnum) from pg_attribute
-                where attrelid = p_source and attnum > 0 and not attisdropped) || '.';
+            hint = pgembed._columns_hint(p_source);
     end if;
-    is_array := type.typcategory = 'A' and type.typelem <> 0;
-    value_type := case when is_array then pgembed._base_type(type.typelem) else type.oid end;
+    select typelem into of_array from pg_type where oid = target.type and typcategory = 'A';
+    value_type := coalesce(of_array, target.type);
+    read := pgembed._filter_sql_of(target.value, target.path);
     begin
         if (select typtype from pg_type where oid = value_type) in ('c', 'p') then
             raise undefined_function using message = 'a row is no value';
         end if;
         -- As it will be grouped.
-        execute format(case when is_array then 'select from %s as s, unnest(s.%I) as v group by v order by v limit 0'
-                            else 'select from %s as s group by s.%2$I order by s.%2$I limit 0' end, pgembed._table_sql(p_source), p_column);
+        execute format('select from %s as s, lateral (select %s as v) as u group by v order by v limit 0', pgembed._table_sql(p_source),
+                       case when of_array is not null then format('unnest(%s)', read) else read end);
     exception when undefined_function then
-        raise exception 'facets: values of column "%", of type %, cannot be compared', p_column, format_type(type.oid, null)
+        raise exception 'facets: values of column "%", of type %, cannot be compared', p_column, format_type(target.type, null)
             using errcode = 'PE007', detail = sqlerrm,
             hint = 'Make a column of the part that is of interest, for example brand text GENERATED ALWAYS AS (attrs ->> ''brand'') STORED.';
     end;
     -- A row counts once for each value of an array. A cast to json may be anybody's.
-    return format(
+    counted := format(
         'select %1$s as place, pg_catalog.row_number() over (order by g.count desc, g.v) as nth, %2$s as value, g.count '
-        'from (select %3$s as v, pg_catalog.count(*) as count from pgembed_hit as h %4$s where %5$s group by %3$s order by count desc, v limit %6$s) as g',
-        p_place, case when value_type < 16384 then 'pg_catalog.to_jsonb(g.v)'
-                      else 'case when g.v is not null then pg_catalog.to_jsonb(pg_catalog.concat(g.v)) end' end,
-        case when is_array then 'u.v' else format('h.f%s', p_place) end,
-        case when is_array then format('cross join lateral (select distinct x.v from pg_catalog.unnest(h.f%s) as x(v)) as u', p_place) else '' end,
-        p_condition, p_max_values);
+        'from (select u.v, pg_catalog.count(*) as count from pgembed_hit as h cross join lateral (%3$s) as u '
+        'where h.m%1$s group by u.v order by count desc, u.v limit %%s) as g',
+        p_place,
+        case when value_type = 'jsonb'::regtype then 'case when pg_catalog.jsonb_typeof(g.v) operator(pg_catalog.<>) ''null'' then g.v end'
+             when value_type < 16384 then 'pg_catalog.to_jsonb(g.v)'
+             else 'case when g.v is not null then pg_catalog.to_jsonb(pg_catalog.concat(g.v)) end' end,
+        format(case when of_array is not null then 'select distinct x.v from pg_catalog.unnest(h.f%s) as x(v)'
+                    when target.type = 'jsonb'::regtype
+                    then 'select distinct x.v from pg_catalog.jsonb_array_elements(case when pg_catalog.jsonb_typeof(h.f%1$s) '
+                         'operator(pg_catalog.=) ''array'' then h.f%1$s else pg_catalog.jsonb_build_array(h.f%1$s) end) as x(v)'
+                    else 'select h.f%s as v' end, p_place));
 end
 $$;
-comment on function pgembed._facet_sql(regclass, text, int, text, bigint) is
-    'Query for the values of a column, and how many of the matching rows (pgembed_hit, where the column is f1, f2 ...) have them; '
-    'PE007 for a column that has no such values.';
+comment on function pgembed._facet_sql(regclass, text, int) is
+    'What is read of a row (alias s) for a facet, and the query for its values (%s at most), and how many of the matching rows '
+    '(pgembed_hit, where it is f1, f2 ..., and m1, m2 ... whether the row is to be counted) have them; PE007 for a column that has no such values.';
 
 create or replace function pgembed.search_facets(
     source anyelement,
@@ -257,13 +260,15 @@ begin
         words := pgembed._bm25_read_as(b, words);
     end if;
     condition := pgembed._search_condition(b.source, filter, where_sql, path);
-    conditions := array(select case when exclude_own_filter and filter ? name then pgembed._search_condition(b.source, filter - name, where_sql, path)
+    conditions := array(select case when exclude_own_filter
+                                    then pgembed._search_condition(b.source, pgembed._filter_without(b.source, filter, name), where_sql, path)
                                     else condition end
                         from unnest(columns) with ordinality as c(name, place) order by place);
-    select string_agg(format('s.%I as f%s, (%s) as m%s', name, place, conditions[place], place), ', ' order by place),
-           string_agg(format('(%s)', pgembed._facet_sql(b.source, name, place::int, format('h.m%s', place), max_values)), ' union all ')
+    select string_agg(format('%s as f%s, (%s) as m%s', f.read, place, conditions[place], place), ', ' order by place),
+           string_agg(format('(%s)', format(f.counted, max_values)), ' union all ')
     into columns_sql, facets_sql
-    from unnest(columns) with ordinality as c(name, place);
+    from unnest(columns) with ordinality as c(name, place)
+    cross join lateral pgembed._facet_sql(b.source, name, place::int) as f;
     restricted := pgembed._bm25_ranking(b) <> 'top';
     if not restricted then
         handles := (pgembed._bm25_matching_handles(b, words, false)).handles;

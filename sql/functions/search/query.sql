@@ -116,6 +116,17 @@ comment on procedure pgembed.encode(text, text, float8) is
     'Has a service encode a query and waits for it, timeout in seconds; from then on the query can '
     'be searched for in plain SQL. Cannot run inside a transaction block. Example: CALL pgembed.encode(''cheap flights'');';
 
+create or replace procedure pgembed._encode_and_read(query text, model text, inout embedding text default null)
+language plpgsql
+as $$
+begin
+    call pgembed.encode(query, model);
+    embedding := (pgembed._cached_query(query, (pgembed._model(model)).model_id)).embedding::pg_catalog.text;
+end
+$$;
+comment on procedure pgembed._encode_and_read(text, text, text) is
+    'Has a service encode a query and gives the vector: all that embed() wants of its second session, in one round trip.';
+
 create or replace function pgembed.embed(query text, model text default 'all-MiniLM-L6-v2')
 returns vector
 language plpgsql stable
@@ -138,11 +149,10 @@ begin
     where x.extname = 'dblink'
       and exists (select from pg_catalog.pg_foreign_server where srvname = 'pgembed_loopback');
     if dblink_schema is not null then
-        -- A second session asks and waits; this one's snapshot would not see the answer.
-        execute format('select %s.dblink_exec(%L, %L)', dblink_schema, 'pgembed_loopback',
-                       format('call pgembed.encode(%L, %L)', query, m.name));
+        -- A second session asks and waits; this one's snapshot would not see the answer. It is not
+        -- kept: whatever runs in a session can use its connections, whoever opened them.
         execute format('select v from %s.dblink(%L, %L) as t(v text)', dblink_schema, 'pgembed_loopback',
-                       format('select pgembed.embed(%L, %L)', query, m.name)) into encoded;
+                       format('call pgembed._encode_and_read(%L, %L)', query, m.name)) into encoded;
         return encoded;
     end if;
     raise exception 'the vector of this query is not at hand'

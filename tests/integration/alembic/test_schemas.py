@@ -243,7 +243,7 @@ def upgrade() -> None:
         op.create_embedding("note", "body", schema="shop", if_not_exists=True)
     op.pause_embedding("shop.note_embedding", capture=False)
     op.resume_embedding("shop.note_embedding")
-    op.alter_embedding("shop.note_embedding", max_attempts=2, chunk_size=None)
+    op.alter_embedding("shop.note_embedding", max_attempts=2, reset=["chunk_size"])
     op.alter_embedding("note_embedding", schema="shop", wake="poll")
     op.alter_embedding("public.note_embedding", max_attempts=4)
 

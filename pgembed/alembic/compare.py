@@ -17,8 +17,11 @@ from sqlalchemy.exc import DBAPIError
 from pgembed import schema
 from pgembed.alembic import differences
 from pgembed.alembic.operations import (
+    AlterBM25Op,
     AlterEmbeddingOp,
+    CreateBM25Op,
     CreateEmbeddingOp,
+    DropBM25Op,
     DropEmbeddingOp,
     InstallOp,
     KeepSchemaOp,
@@ -41,6 +44,19 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Table
 
     from pgembed.sqlalchemy.options import Declaration
+
+_CREATE: dict[str, type[PgembedOp]] = {
+    "embedding": CreateEmbeddingOp,
+    "bm25": CreateBM25Op,
+}
+_ALTER: dict[str, type[PgembedOp]] = {
+    "embedding": AlterEmbeddingOp,
+    "bm25": AlterBM25Op,
+}
+_DROP: dict[str, type[PgembedOp]] = {
+    "embedding": DropEmbeddingOp,
+    "bm25": DropBM25Op,
+}
 
 #: Of a table, or of an embedding: schema (None: the default) and name.
 Name: TypeAlias = tuple[str | None, str]
@@ -144,12 +160,12 @@ def _wanted(
 
 
 def _included(autogen_context: AutogenContext, existing: Existing) -> bool:
-    """Ask the application's filters, whose type is `embedding`.
+    """Ask the application's filters, whose type is `embedding` or `bm25`.
 
     `include_name` has the table and its schema as for a column; the object of
     `include_object` is the declaration.
     """
-    kind: Any = "embedding"
+    kind: Any = existing.declaration.kind
     item: Any = existing.declaration
     parents: Any = {"schema_name": existing.schema, "table_name": existing.table}
     of_schema: Any = {"schema_name": existing.schema}
@@ -182,8 +198,9 @@ def _create(_: Name, table: Table, declaration: Declaration, *notes: str) -> Pge
     arguments = declaration.arguments()
     expression = arguments.pop("text_expression")
     schema = _schema(table)
-    op = CreateEmbeddingOp(table.name, expression, notes=notes, **schema, **arguments)
-    return op.undone_by(DropEmbeddingOp(declaration.name, **schema))
+    create, drop = _CREATE[declaration.kind], _DROP[declaration.kind]
+    op = create(table.name, expression, notes=notes, **schema, **arguments)
+    return op.undone_by(drop(declaration.name, **schema))
 
 
 def _schema(of: Table | Existing) -> dict[str, Any]:
@@ -205,14 +222,17 @@ class _Plan:
         expression = arguments.pop("text_expression")
         schema = _schema(existing)
         table = existing.table or "?"
-        undo = CreateEmbeddingOp(table, expression, **schema, **arguments)
-        self.first.append(DropEmbeddingOp(existing.name, **schema).undone_by(undo))
+        kind = existing.declaration.kind
+        undo = _CREATE[kind](table, expression, **schema, **arguments)
+        self.first.append(_DROP[kind](existing.name, **schema).undone_by(undo))
 
     def create(self, name: Name, table: Table, declaration: Declaration) -> None:
         """After all tables are as they should be."""
-        notes = ["The encoder service encodes all rows of the table, in its own time."]
-        if name in self.created:
-            notes = []
+        notes = []
+        if name not in self.created and declaration.kind == "embedding":
+            notes = [
+                "The encoder service encodes all rows of the table, in its own time."
+            ]
         self.last.append(_create(name, table, declaration, *notes))
 
     def keep(self, existing: Existing, changes: dict[str, Any]) -> None:
@@ -294,5 +314,6 @@ def _altering(
     undoing = differences.undoing(changes, existing)
     name, schema = existing.name, _schema(existing)
     going_back = differences.costs(undoing)
-    undo = AlterEmbeddingOp(name, notes=going_back, **schema, **undoing)
-    return AlterEmbeddingOp(name, notes=notes, **schema, **changes).undone_by(undo)
+    alter = _ALTER[existing.declaration.kind]
+    undo = alter(name, notes=going_back, **schema, **undoing)
+    return alter(name, notes=notes, **schema, **changes).undone_by(undo)

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from pgembed.alembic.reflect import Existing
-    from pgembed.sqlalchemy.options import Declaration
+    from pgembed.sqlalchemy.options import Declaration, Kind
 
 #: Changes of these make another embedding.
 _IDENTITY = ("storage", "column_name")
+_OF_EMBEDDING = ("bm25_options", "bm25_options.")
 
 _COSTS = {
     "model": "Another model: all vectors are removed and made again; until then "
@@ -50,6 +51,13 @@ _SAME_COST = {
 def normalized(wanted: Declaration, existing: Existing) -> dict[str, Any]:
     """Write a declaration's options as those of `Existing.declaration` are written."""
     options = wanted.options
+    options["bm25_options"] = {
+        name: value
+        for name, value in options["bm25_options"].items()
+        if value != {"k1": 1.2, "b": 0.75}.get(name)
+    }
+    if wanted.kind == "bm25":
+        return options
     was = existing.declaration.options["model"]
     if options["model"] != was:
         options["model"] = options["model"].removeprefix("sentence-transformers/")
@@ -63,11 +71,6 @@ def normalized(wanted: Declaration, existing: Existing) -> dict[str, Any]:
         options["vector_type"], "vector" if dimensions <= 2000 else "halfvec"
     )
     options["bm25"] = unless(options["bm25"], existing.bm25_possible)
-    options["bm25_options"] = {
-        name: value
-        for name, value in options["bm25_options"].items()
-        if value != {"k1": 1.2, "b": 0.75}.get(name)
-    }
     return options
 
 
@@ -77,6 +80,8 @@ def _default_chunking(options: Mapping[str, Any]) -> str:
 
 def is_another(wanted: Declaration, existing: Existing) -> bool:
     """Whether the declared embedding takes the place of the existing one."""
+    if wanted.kind != existing.declaration.kind:
+        return True
     options = normalized(wanted, existing)
     return any(
         options[name] != existing.declaration.options[name] for name in _IDENTITY
@@ -105,24 +110,30 @@ def changes(
     found["bm25_options"] = _bm25_changes(connection, options, found, existing)
     if _text_differs(connection, wanted, existing):
         found = {"text_expression": wanted.text_expression, **found}
-    return _arguments(found)
+    return _arguments(found, wanted.kind)
 
 
-def _arguments(found: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(found: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     """Write options as `op.alter_embedding` takes them: None is to be reset."""
+    # Those of a BM25 index of its own are all there is.
+    name_of, prefix = ("options", "") if kind == "bm25" else _OF_EMBEDDING
     given = {name: value for name, value in found.items() if value is not None}
     reset = [name for name, value in found.items() if value is None]
     bm25 = given.pop("bm25_options", {})
-    reset += [f"bm25_options.{name}" for name, value in bm25.items() if value is None]
+    reset += [f"{prefix}{name}" for name, value in bm25.items() if value is None]
     bm25 = {name: value for name, value in bm25.items() if value is not None}
-    given |= {"bm25_options": bm25} if bm25 else {}
+    given |= {name_of: bm25} if bm25 else {}
     return given | ({"reset": reset} if reset else {})
 
 
 def _options(changed: Mapping[str, Any]) -> dict[str, None]:
     """Name the options that arguments of `op.alter_embedding` change."""
+    of_index = [one.name for one in fields(BM25)]
     reset = [name.partition(".")[0] for name in changed.get("reset", ())]
-    return dict.fromkeys([*(name for name in changed if name != "reset"), *reset])
+    names = [*(name for name in changed if name != "reset"), *reset]
+    return dict.fromkeys(
+        "bm25_options" if name in ("options", *of_index) else name for name in names
+    )
 
 
 def _bm25_changes(
@@ -187,7 +198,7 @@ def undoing(changed: Mapping[str, Any], existing: Existing) -> dict[str, Any]:
             found[name] = existing.effective[name]
     if found.get("bm25") and "bm25_options" not in found:
         found["bm25_options"] = dict(existing.declaration.options["bm25_options"])
-    return _arguments(found)
+    return _arguments(found, existing.declaration.kind)
 
 
 def _bm25_undoing(existing: Existing) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from alembic.operations import MigrateOperation, Operations
 
 from pgembed._client.arguments import check_names
-from pgembed.options import EmbeddingOptions, NewEmbeddingOptions
+from pgembed.options import EmbeddingOptions, ModelOptions, NewEmbeddingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,12 +19,14 @@ class PgembedOp(MigrateOperation):
 
     Attributes:
         function: Name of the operation as migrations call it.
+        parameters: Names of its arguments by position, in SQL.
         positional: Its arguments by position.
         named: Its arguments by name, without those that are defaults.
         notes: What a reader of the migration should know, a line each.
     """
 
     function: ClassVar[str]
+    parameters: ClassVar[tuple[str, ...]] = ("name",)
 
     def __init__(
         self, *positional: Any, notes: Sequence[str] = (), **named: Any
@@ -240,6 +242,191 @@ class ResumeEmbeddingOp(PgembedOp):
         operations.invoke(cls(name, **_given({"schema": schema})))
 
 
+@Operations.register_operation("create_bm25")
+class CreateBM25Op(PgembedOp):
+    """Declare a BM25 index of its own."""
+
+    function = "create_bm25"
+
+    @classmethod
+    def create_bm25(
+        cls,
+        operations: Operations,
+        source: str,
+        text_expression: str | None = None,
+        *,
+        schema: str | None = None,
+        name: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        if_not_exists: bool = False,
+    ) -> None:
+        """Declare that the rows of a table are found by the words of a text.
+
+        Args:
+            operations: Alembic's.
+            source: The table.
+            text_expression: SQL over its row; None: the fields, one after the other.
+            schema: The table's schema.
+            name: The index's; `<table>_bm25`. It is unique in the schema.
+            options: As in `pgembed.create_bm25()`.
+            if_not_exists: Do nothing where there is one of this name.
+        """
+        named = {
+            "schema": schema,
+            "name": name,
+            "options": options,
+            "if_not_exists": if_not_exists or None,
+        }
+        operations.invoke(cls(source, text_expression, **_given(named)))
+
+
+@Operations.register_operation("alter_bm25")
+class AlterBM25Op(PgembedOp):
+    """Change a BM25 index of its own."""
+
+    function = "alter_bm25"
+
+    @classmethod
+    def alter_bm25(
+        cls,
+        operations: Operations,
+        name: str,
+        *,
+        schema: str | None = None,
+        text_expression: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        reset: Sequence[str] | None = None,
+    ) -> None:
+        """Change a BM25 index; what is not given stays. It is built anew.
+
+        Args:
+            operations: Alembic's.
+            name: The index; `schema.name` is understood too.
+            schema: Its table's schema; None: by the search_path.
+            text_expression: SQL over the table's row.
+            options: Those of `op.create_bm25()` that change.
+            reset: Names of options that go back to their defaults.
+        """
+        named = {
+            "schema": schema,
+            "text_expression": text_expression,
+            "options": options,
+            "reset": reset,
+        }
+        operations.invoke(cls(name, **_given(named)))
+
+
+@Operations.register_operation("drop_bm25")
+class DropBM25Op(PgembedOp):
+    """Drop a BM25 index of its own."""
+
+    function = "drop_bm25"
+
+    @classmethod
+    def drop_bm25(
+        cls,
+        operations: Operations,
+        name: str,
+        *,
+        schema: str | None = None,
+        if_exists: bool = False,
+    ) -> None:
+        """Remove a BM25 index; the table stays.
+
+        Args:
+            operations: Alembic's.
+            name: The index; `schema.name` is understood too.
+            schema: Its table's schema; None: by the search_path.
+            if_exists: Do nothing where there is none.
+        """
+        options = {"schema": schema, "if_exists": if_exists or None}
+        operations.invoke(cls(name, **_given(options)))
+
+
+@Operations.register_operation("register_model")
+class RegisterModelOp(PgembedOp):
+    """Make a model known."""
+
+    function = "register_model"
+    parameters = ("name", "dimensions")
+
+    @classmethod
+    def register_model(
+        cls,
+        operations: Operations,
+        name: str,
+        dimensions: int,
+        **options: Unpack[ModelOptions],
+    ) -> None:
+        """Make a model known to the database. Nothing is loaded.
+
+        Args:
+            operations: Alembic's.
+            name: Hub name, path, or (provider `hashing`) a name of your own.
+            dimensions: Length of its vectors.
+            options: As in `pgembed.register_model()`.
+        """
+        check_names("register_model", options, ModelOptions)
+        operations.invoke(cls(name, dimensions, **_given(options)))
+
+
+@Operations.register_operation("accept_weights")
+class AcceptWeightsOp(PgembedOp):
+    """Say that a model's weights changed on purpose."""
+
+    function = "accept_weights"
+    parameters = ("name", "fingerprint")
+
+    @classmethod
+    def accept_weights(
+        cls, operations: Operations, name: str, fingerprint: str
+    ) -> None:
+        """Say that a model's weights changed on purpose: its vectors are made again.
+
+        Args:
+            operations: Alembic's.
+            name: The model.
+            fingerprint: Of the new weights, as the service's message has it.
+        """
+        operations.invoke(cls(name, fingerprint))
+
+
+@Operations.register_operation("grant_usage")
+class GrantUsageOp(PgembedOp):
+    """Let a role search."""
+
+    function = "grant_usage"
+    parameters = ("role",)
+
+    @classmethod
+    def grant_usage(cls, operations: Operations, role: str) -> None:
+        """Let a role search; it still needs SELECT on the tables.
+
+        Args:
+            operations: Alembic's.
+            role: As in SQL's GRANT, without quotes.
+        """
+        operations.invoke(cls(role))
+
+
+@Operations.register_operation("revoke_usage")
+class RevokeUsageOp(PgembedOp):
+    """Take that away again."""
+
+    function = "revoke_usage"
+    parameters = ("role",)
+
+    @classmethod
+    def revoke_usage(cls, operations: Operations, role: str) -> None:
+        """Take from a role what `op.grant_usage()` gave it.
+
+        Args:
+            operations: Alembic's.
+            role: As in `op.grant_usage()`.
+        """
+        operations.invoke(cls(role))
+
+
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
@@ -255,8 +442,18 @@ def _implementation(kind: type[PgembedOp], name: str) -> None:
 
 _implementation(InstallOp, "install")
 _implementation(UninstallOp, "uninstall")
-_implementation(CreateEmbeddingOp, "create_embedding")
-_implementation(AlterEmbeddingOp, "alter_embedding")
-_implementation(DropEmbeddingOp, "drop_embedding")
-_implementation(PauseEmbeddingOp, "pause_embedding")
-_implementation(ResumeEmbeddingOp, "resume_embedding")
+_implementation(CreateEmbeddingOp, "create")
+_implementation(CreateBM25Op, "create")
+for _kind in (
+    AlterEmbeddingOp,
+    DropEmbeddingOp,
+    PauseEmbeddingOp,
+    ResumeEmbeddingOp,
+    AlterBM25Op,
+    DropBM25Op,
+    RegisterModelOp,
+    AcceptWeightsOp,
+    GrantUsageOp,
+    RevokeUsageOp,
+):
+    _implementation(_kind, "change")

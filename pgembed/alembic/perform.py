@@ -94,49 +94,25 @@ def uninstall(operations: Operations, operation: PgembedOp) -> None:
     _run(operations, sqlfiles.load("uninstall.sql").text)
 
 
-def create_embedding(operations: Operations, operation: PgembedOp) -> None:
-    """Declare an embedding."""
+def create(operations: Operations, operation: PgembedOp) -> None:
+    """Declare an embedding or a BM25 index."""
     source, expression = operation.positional
     arguments = dict(operation.named)
     table = sqltext.qualified(source, arguments.pop("schema", None))
+    written = {"source": table, "text_expression": expression, **arguments}
     _check(operations)
-    _run(
-        operations,
-        sqltext.create_embedding(table, {"text_expression": expression, **arguments}),
-    )
+    _run(operations, sqltext.call(operation.function, written))
 
 
-def alter_embedding(operations: Operations, operation: PgembedOp) -> None:
-    """Change an embedding."""
-    _check(operations)
-    _call(operations, "alter_embedding", operation)
-
-
-def drop_embedding(operations: Operations, operation: PgembedOp) -> None:
-    """Drop an embedding."""
-    _call(operations, "drop_embedding", operation)
-
-
-def pause_embedding(operations: Operations, operation: PgembedOp) -> None:
-    """Stop encoding."""
-    _call(operations, "pause_embedding", operation)
-
-
-def resume_embedding(operations: Operations, operation: PgembedOp) -> None:
-    """Continue encoding."""
-    _call(operations, "resume_embedding", operation)
-
-
-def _named(operation: PgembedOp) -> tuple[str, dict[str, Any]]:
-    """Give the embedding's name, with its schema, and the other arguments."""
-    (name,) = operation.positional
+def change(operations: Operations, operation: PgembedOp) -> None:
+    """Call the function of pgembed's that is called like the operation."""
     arguments = dict(operation.named)
-    return sqltext.named(name, arguments.pop("schema", None)), arguments
-
-
-def _call(operations: Operations, function: str, operation: PgembedOp) -> None:
-    name, arguments = _named(operation)
-    _run(operations, sqltext.call(function, {"name": name, **arguments}))
+    schema = arguments.pop("schema", None)
+    own = dict(zip(operation.parameters, operation.positional, strict=True))
+    if "name" in own:
+        own["name"] = sqltext.named(own["name"], schema)
+    _check(operations)
+    _run(operations, sqltext.call(operation.function, {**own, **arguments}))
 
 
 def _check(operations: Operations) -> None:

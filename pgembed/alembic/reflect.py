@@ -46,12 +46,33 @@ _BM25 = """(
         where c.oid = get_current_ts_config()), 'fields', pgembed._bm25_fields(i))
     from pgembed.bm25 as i where i.embedding_id = e.embedding_id)"""
 
+_INDEXES = """
+select i.name, sn.nspname as schema, s.relname as "table", i.source::oid as source,
+       t.text_expression, t.canonical_expression, t.source_columns,
+       to_jsonb(i) || jsonb_build_object('default_config', (
+           select format('%I.%I', n.nspname, c.cfgname)
+           from pg_catalog.pg_ts_config as c
+           join pg_catalog.pg_namespace as n on n.oid = c.cfgnamespace
+           where c.oid = get_current_ts_config()), 'fields', pgembed._bm25_fields(i)
+       ) as bm25,
+       array(select a.attname::text from pg_catalog.pg_index as k
+             join pg_catalog.pg_attribute as a
+                 on a.attrelid = k.indrelid and a.attnum = any (k.indkey::int2[])
+             where k.indrelid = i.source and k.indisprimary) as key_columns
+from pgembed.bm25 as i
+join pgembed.captured_text as t using (text_id)
+left join pg_catalog.pg_class as s on s.oid = i.source
+left join pg_catalog.pg_namespace as sn on sn.oid = s.relnamespace
+where i.embedding_id is null
+order by i.name, sn.nspname
+"""
+
 _BM25_DEFAULTS = {"k1": 1.2, "b": 0.75}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Existing:
-    """An embedding in the database.
+    """An embedding, or a BM25 index of its own, in the database.
 
     Attributes:
         name: Unique in the schema.
@@ -70,17 +91,17 @@ class Existing:
     schema: str | None
     table: str | None
     source: int
-    side_schema: str | None
-    side_table: str | None
     declaration: Declaration
     canonical: str
     effective: Mapping[str, Any]
-    model_dimensions: int
-    model_distance: str
     columns: frozenset[str]
     bm25_possible: bool
     default_config: str | None
-    index_name: str
+    side_schema: str | None = None
+    side_table: str | None = None
+    model_dimensions: int = 0
+    model_distance: str = ""
+    index_name: str = ""
 
 
 def existing_embeddings(connection: Connection) -> list[Existing]:
@@ -90,10 +111,32 @@ def existing_embeddings(connection: Connection) -> list[Existing]:
     ).scalar_one()
     statement = _EMBEDDINGS.format(bm25=_BM25 if has_bm25 else "null::jsonb")
     default_schema = connection.dialect.default_schema_name
-    return [
-        _existing(dict(row._mapping), default_schema, has_bm25=has_bm25)  # noqa: SLF001 - public, in spite of its name
-        for row in connection.execute(text(statement))
+    found = [
+        _existing(dict(row), default_schema, has_bm25=has_bm25)
+        for row in connection.execute(text(statement)).mappings()
     ]
+    if has_bm25:
+        indexes = connection.execute(text(_INDEXES)).mappings()
+        found += [_existing_index(dict(row), default_schema) for row in indexes]
+    return found
+
+
+def _existing_index(row: dict[str, Any], default_schema: str | None) -> Existing:
+    bm25: dict[str, Any] = row["bm25"]
+    return Existing(
+        name=row["name"],
+        schema=unless(row["schema"], default_schema),
+        table=row["table"],
+        source=row["source"],
+        declaration=Declaration(
+            row["name"], row["text_expression"], _bm25_options(bm25), kind="bm25"
+        ),
+        canonical=row["canonical_expression"],
+        effective={"bm25": True},
+        columns=frozenset(row["source_columns"]) | frozenset(row["key_columns"]),
+        bm25_possible=True,
+        default_config=bm25["default_config"],
+    )
 
 
 def _existing(

@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING
 
 from alembic.autogenerate.render import renderers
 
-from pgembed.alembic.operations import (
-    AlterEmbeddingOp,
-    CreateEmbeddingOp,
-    DropEmbeddingOp,
-    InstallOp,
-    KeepSchemaOp,
-    PauseEmbeddingOp,
-    PgembedOp,
-    ResumeEmbeddingOp,
-    UninstallOp,
-)
+from pgembed.alembic.operations import KeepSchemaOp, PgembedOp
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
@@ -25,13 +15,7 @@ if TYPE_CHECKING:
 _WIDTH = 80  # characters of a line, without its indentation
 
 
-@renderers.dispatch_for(InstallOp)
-@renderers.dispatch_for(UninstallOp)
-@renderers.dispatch_for(CreateEmbeddingOp)
-@renderers.dispatch_for(AlterEmbeddingOp)
-@renderers.dispatch_for(DropEmbeddingOp)
-@renderers.dispatch_for(PauseEmbeddingOp)
-@renderers.dispatch_for(ResumeEmbeddingOp)
+@renderers.dispatch_for(PgembedOp)
 def _render(autogen_context: AutogenContext, operation: PgembedOp) -> list[str]:
     prefix = autogen_context.opts.get("alembic_module_prefix") or ""
     arguments = [repr(value) for value in operation.positional]

@@ -22,17 +22,19 @@ from __future__ import annotations
 
 from pgembed.options import BM25, HNSW, IVFFlat
 from pgembed.sqlalchemy.chunks import EmbeddingChunk
-from pgembed.sqlalchemy.declare import Embedding, RowEmbedding, attach
+from pgembed.sqlalchemy.declare import BM25Index, Embedding, RowEmbedding, attach
 from pgembed.sqlalchemy.execution import encode_query
 from pgembed.sqlalchemy.hits import BM25Hit, HybridHit, VectorHit
 from pgembed.sqlalchemy.search import Search
-from pgembed.sqlalchemy.searches import EmbeddingOf
+from pgembed.sqlalchemy.searches import BM25Of, EmbeddingOf
 from pgembed.sqlalchemy.waiting import await_embedded
 
 __all__ = [
     "BM25",
     "HNSW",
     "BM25Hit",
+    "BM25Index",
+    "BM25Of",
     "Embedding",
     "EmbeddingChunk",
     "EmbeddingOf",

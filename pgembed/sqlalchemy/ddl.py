@@ -24,8 +24,7 @@ _INSTALLED = text("select to_regclass('pgembed.embedding') is not null")
 
 
 def follow(table: Table, declaration: Declaration) -> None:
-    """Have an embedding made after its table, and dropped before it."""
-    name = declaration.name
+    """Have what is declared made after its table, and dropped before it."""
 
     def create(target: Table, connection: Connection, **_: Any) -> None:
         schema = schema_of(connection, target)
@@ -35,7 +34,7 @@ def follow(table: Table, declaration: Declaration) -> None:
         if connection.dialect.name == "postgresql" and connection.scalar(_INSTALLED):
             # That of this very table: another schema may have one of the same name.
             table = sqltext.qualified(target.name, schema_of(connection, target))
-            _execute(connection, sqltext.drop_declared(name, table))
+            _execute(connection, sqltext.drop_declared(declaration, table))
 
     event.listen(table, "after_create", create)
     event.listen(table, "before_drop", drop)

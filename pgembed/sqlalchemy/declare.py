@@ -1,9 +1,9 @@
-"""`Embedding`: the attribute of a mapped class that declares one."""
+"""`Embedding` and `BM25Index`: attributes of a mapped class that declare them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Table, event, inspect
@@ -23,8 +23,8 @@ from pgembed.options import (
 from pgembed.sqlalchemy.chunks import EmbeddingChunk, map_chunks
 from pgembed.sqlalchemy.ddl import follow
 from pgembed.sqlalchemy.expression import Expression, expression_text
-from pgembed.sqlalchemy.options import Declaration
-from pgembed.sqlalchemy.searches import EmbeddingOf
+from pgembed.sqlalchemy.options import Declaration, Kind
+from pgembed.sqlalchemy.searches import BM25Of, EmbeddingOf
 from pgembed.sqlalchemy.status import map_status
 
 if TYPE_CHECKING:
@@ -47,13 +47,13 @@ class _Declarations(dict[str, Declaration]):
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """An embedding on its table, and its mapped chunks."""
+    """What is declared over its table, and the mapped chunks of an embedding."""
 
     declaration: Declaration
     source: Table
     mapper: Mapper[Any]
     attribute: str
-    chunks: type[EmbeddingChunk]
+    chunks: type[EmbeddingChunk] | None
 
 
 class RowEmbedding:
@@ -89,7 +89,98 @@ class RowEmbedding:
         return found
 
 
-class Embedding:
+class Declared:
+    """What an attribute of a mapped class declares over the text of its rows."""
+
+    kind: ClassVar[Kind]
+
+    def __init__(
+        self, expression: Expression, name: str | None, options: dict[str, Any]
+    ) -> None:
+        self._expression = expression
+        self._name = name
+        self._options = options
+        self._attribute: str | None = None
+        self._bound: WeakKeyDictionary[Mapper[Any], Bound] = WeakKeyDictionary()
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._attribute = name
+
+    def declare(self, table: Table, mapped_class: type | None = None) -> Declaration:
+        """Register what is declared over a table, mapped or not.
+
+        Raises:
+            InvalidSource: The table has no primary key.
+            InvalidExpression: The text expression does not fit it.
+            EmbeddingExists: The metadata has one of this name in the table's schema
+                already.
+        """
+        if not table.primary_key.columns:
+            raise InvalidSource(
+                f"table {table.name!r} has no primary key, so its rows cannot have "
+                "an embedding, or BM25",
+                hint="Vectors and words are tied to their rows by the primary key: "
+                "add one.",
+            )
+        declaration = Declaration(
+            name=self._name or f"{table.name}_{self._attribute or self.kind}",
+            text_expression=expression_text(self._expression, table, mapped_class),
+            given=self._options,
+            kind=self.kind,
+        )
+        length = len(declaration.name.encode())
+        if not 0 < length <= 63:
+            raise InvalidParameter(
+                f"the name of an embedding has 1 to 63 bytes, not {length}: "
+                f"{declaration.name!r}",
+                hint="Give a shorter one: name='...'.",
+            )
+        for other, declarations in _declarations(table.metadata):
+            if declaration.name in declarations and other.schema == table.schema:
+                raise EmbeddingExists(
+                    f"there are two embeddings {declaration.name!r}, on tables "
+                    f"{other.fullname!r} and {table.fullname!r}",
+                    hint="Give one of them another name: name='...'.",
+                )
+        declared = table.info.setdefault(INFO_KEY, _Declarations())
+        declared[declaration.name] = declaration
+        follow(table, declaration)
+        return declaration
+
+    def bind(self, mapper: Mapper[Any]) -> Bound:
+        """Put what is declared on the class that declares it, once."""
+        mapper = self._declaring(mapper)
+        bound = self._bound.get(mapper)
+        if bound is None:
+            table = mapper.local_table
+            name = mapper.class_.__name__
+            if not isinstance(table, Table):
+                raise InvalidSource(
+                    f"{name} is not mapped to a table, so its rows cannot have an "
+                    "embedding",
+                    hint="Declare it on the class of the table itself.",
+                )
+            attribute = self._attribute or self.kind
+            declaration = self.declare(table, mapper.class_)
+            chunks = None
+            if self.kind == "embedding":
+                chunks = map_chunks(declaration, table, mapper, attribute)
+                map_status(declaration, table, mapper, attribute)
+            bound = Bound(declaration, table, mapper, attribute, chunks)
+            self._bound[mapper] = bound
+        return bound
+
+    def _declaring(self, mapper: Mapper[Any]) -> Mapper[Any]:
+        """Find the class whose table it is: subclasses share what they inherit."""
+        found = mapper
+        while found.inherits is not None and not found.concrete:
+            if self not in _attributes(found.inherits.class_).values():
+                break
+            found = found.inherits
+        return found
+
+
+class Embedding(Declared):
     """Declares on a mapped class that its rows have an embedding.
 
         class Article(Base):
@@ -119,6 +210,8 @@ class Embedding:
         InvalidParameter: An option is not possible.
     """
 
+    kind = "embedding"
+
     def __init__(
         self,
         expression: Expression,
@@ -136,20 +229,14 @@ class Embedding:
                 "column_name goes with storage='column' only", hint="Leave it out."
             )
         kind, index_options = index_arguments(index)
-        self._expression = expression
-        self._name = name
-        self._options: dict[str, Any] = {
-            **{name: value for name, value in options.items() if value is not None},
+        given = {
+            **{option: value for option, value in options.items() if value is not None},
             "index": kind,
             "index_options": index_options,
             "bm25": True if isinstance(bm25, BM25) else bm25,
             "bm25_options": set_fields(bm25) if isinstance(bm25, BM25) else {},
         }
-        self._attribute: str | None = None
-        self._bound: WeakKeyDictionary[Mapper[Any], Bound] = WeakKeyDictionary()
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._attribute = name
+        super().__init__(expression, name, given)
 
     @overload
     def __get__(self, row: None, owner: type[T]) -> EmbeddingOf[T]: ...
@@ -163,78 +250,55 @@ class Embedding:
         bound = self.bind(mapper)
         return EmbeddingOf(bound, owner) if row is None else RowEmbedding(row, bound)
 
-    def declare(self, table: Table, mapped_class: type | None = None) -> Declaration:
-        """Register the embedding of a table, mapped or not.
 
-        Raises:
-            InvalidSource: The table has no primary key.
-            InvalidExpression: The text expression does not fit it.
-            EmbeddingExists: The metadata has an embedding of this name in the table's
-                schema already.
-        """
-        if not table.primary_key.columns:
-            raise InvalidSource(
-                f"table {table.name!r} has no primary key, so its rows cannot have "
-                "an embedding",
-                hint="Vectors are tied to their rows by the primary key: add one.",
-            )
-        declaration = Declaration(
-            name=self._name or f"{table.name}_{self._attribute or 'embedding'}",
-            text_expression=expression_text(self._expression, table, mapped_class),
-            given=self._options,
-        )
-        length = len(declaration.name.encode())
-        if not 0 < length <= 63:
+class BM25Index(Declared):
+    """Declares on a mapped class that its rows are found by words, without vectors.
+
+        class Article(Base):
+            __tablename__ = "article"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            title: Mapped[str]
+            body: Mapped[str]
+            words = BM25Index("title || ' ' || body", BM25(config="english"))
+
+    `Article.words.bm25_search("cheap flights")` then finds them. An `Embedding` has
+    such an index by itself.
+
+    Args:
+        expression: The text of a row, as in `Embedding`.
+        options: How its words are read and weighed.
+        name: Of the index; `<table>_<attribute>`. It is unique in the schema of the
+            table.
+
+    Raises:
+        InvalidParameter: The options are none.
+    """
+
+    kind = "bm25"
+
+    def __init__(
+        self,
+        expression: Expression,
+        options: BM25 = BM25(),  # noqa: B008 - frozen
+        *,
+        name: str | None = None,
+    ) -> None:
+        if not isinstance(options, BM25):
             raise InvalidParameter(
-                f"the name of an embedding has 1 to 63 bytes, not {length}: "
-                f"{declaration.name!r}",
-                hint="Give a shorter one: name='...'.",
+                f"options is {options!r}", hint="Give BM25(config='english')."
             )
-        for other, declarations in _declarations(table.metadata):
-            if declaration.name in declarations and other.schema == table.schema:
-                raise EmbeddingExists(
-                    f"there are two embeddings {declaration.name!r}, on tables "
-                    f"{other.fullname!r} and {table.fullname!r}",
-                    hint="Give one of them another name: name='...'.",
-                )
-        declared = table.info.setdefault(INFO_KEY, _Declarations())
-        declared[declaration.name] = declaration
-        follow(table, declaration)
-        return declaration
+        super().__init__(expression, name, set_fields(options))
 
-    def bind(self, mapper: Mapper[Any]) -> Bound:
-        """Put the embedding on the class that declares it, once."""
-        mapper = self._declaring(mapper)
-        bound = self._bound.get(mapper)
-        if bound is None:
-            table = mapper.local_table
-            name = mapper.class_.__name__
-            if not isinstance(table, Table):
-                raise InvalidSource(
-                    f"{name} is not mapped to a table, so its rows cannot have an "
-                    "embedding",
-                    hint="Declare it on the class of the table itself.",
-                )
-            attribute = self._attribute or "embedding"
-            declaration = self.declare(table, mapper.class_)
-            chunks = map_chunks(declaration, table, mapper, attribute)
-            map_status(declaration, table, mapper, attribute)
-            bound = Bound(declaration, table, mapper, attribute, chunks)
-            self._bound[mapper] = bound
-        return bound
-
-    def _declaring(self, mapper: Mapper[Any]) -> Mapper[Any]:
-        """Find the class whose table it is: subclasses share what they inherit."""
-        found = mapper
-        while found.inherits is not None and not found.concrete:
-            if self not in _attributes(found.inherits.class_).values():
-                break
-            found = found.inherits
-        return found
+    def __get__(self, row: object, owner: type[T]) -> BM25Of[T]:
+        """Give the searches of the class."""
+        mapper = inspect(owner, raiseerr=False)
+        if not isinstance(mapper, Mapper):
+            return self  # type: ignore[return-value]  # a mixin or an abstract base
+        return BM25Of(self.bind(mapper), owner)
 
 
-def attach(mapped_class: type[T], attribute: str, embedding: Embedding) -> None:
-    """Give a class that is mapped already an embedding.
+def attach(mapped_class: type[T], attribute: str, embedding: Declared) -> None:
+    """Give a class that is mapped already an embedding, or a BM25 index.
 
     Args:
         mapped_class: For instance one that was mapped imperatively.
@@ -264,12 +328,12 @@ def _declarations(metadata: MetaData) -> list[tuple[Table, dict[str, Declaration
     ]
 
 
-def _attributes(mapped_class: type) -> dict[str, Embedding]:
-    """Find the embeddings of a class, inherited ones too, by attribute."""
+def _attributes(mapped_class: type) -> dict[str, Declared]:
+    """Find what a class declares, inherited ones too, by attribute."""
     found: dict[str, Any] = {}
     for base in reversed(mapped_class.__mro__):
         found.update(vars(base))
-    return {name: v for name, v in found.items() if isinstance(v, Embedding)}
+    return {name: v for name, v in found.items() if isinstance(v, Declared)}
 
 
 _BOUNDS: WeakKeyDictionary[Mapper[Any], list[Bound]] = WeakKeyDictionary()
@@ -279,7 +343,11 @@ def bounds_of(mapper: Mapper[Any]) -> list[Bound]:
     """List the embeddings of a mapped class, inherited ones too."""
     found = _BOUNDS.get(mapper)
     if found is None:
-        embeddings = _attributes(mapper.class_).values()
+        embeddings = [
+            one
+            for one in _attributes(mapper.class_).values()
+            if isinstance(one, Embedding)
+        ]
         found = _BOUNDS[mapper] = [one.bind(mapper) for one in embeddings]
     return found
 

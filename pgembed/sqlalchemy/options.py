@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pgembed.options import DEFAULTS
 
@@ -14,32 +14,40 @@ SIDE_COLUMNS = frozenset(
     {"chunk", "content", "embedding", "text_hash", "model_id", "embedded_at"}
 )
 
+Kind: TypeAlias = Literal["embedding", "bm25"]
+
 
 @dataclass(frozen=True)
 class Declaration:
-    """An embedding as `pgembed.create_embedding` takes it.
+    """An embedding, or a BM25 index of its own, as the function takes it that makes it.
 
     Attributes:
-        name: Of the embedding, and of its side table.
+        name: Of the embedding, and of its side table; of the index.
         text_expression: SQL over the row.
         given: Options that are not left to the default; see
-            `pgembed.options.NewEmbeddingOptions`.
+            `pgembed.options.NewEmbeddingOptions`, and `BM25` for an index.
+        kind: `embedding` or `bm25`.
     """
 
     name: str
     text_expression: str
     given: Mapping[str, Any]
+    kind: Kind = "embedding"
 
     @property
     def options(self) -> dict[str, Any]:
-        """All options, each as it was given or its default."""
+        """All options as an embedding has them, each as it was given or its default."""
+        if self.kind == "bm25":
+            return {**DEFAULTS, "bm25": True, "bm25_options": self.given}
         return {**DEFAULTS, **self.given}
 
     def arguments(self) -> dict[str, Any]:
-        """Give the arguments of `create_embedding` that are not its defaults."""
+        """Give the arguments of the function that are not its defaults."""
+        found = {"text_expression": self.text_expression, "name": self.name}
+        if self.kind == "bm25":
+            return {**found, "options": dict(self.given)} if self.given else found
         return {
-            "text_expression": self.text_expression,
-            "name": self.name,
+            **found,
             **{
                 name: dict(value) if isinstance(value, Mapping) else value
                 for name, value in self.options.items()

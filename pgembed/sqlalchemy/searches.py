@@ -43,8 +43,8 @@ T = TypeVar("T")
 _OF_THE_CALL = ("query_embedding", "query_model")
 
 
-class EmbeddingOf(Generic[T]):
-    """An embedding as seen from a mapped class.
+class BM25Of(Generic[T]):
+    """A BM25 index as seen from a mapped class.
 
     Attributes:
         declaration: What it is declared with.
@@ -58,16 +58,85 @@ class EmbeddingOf(Generic[T]):
         self.table: Table = bound.source
 
     def __repr__(self) -> str:
-        return f"<embedding {self.name!r} of {self._entity.__name__}>"
+        return f"<{self.declaration.kind} {self.name!r} of {self._entity.__name__}>"
 
     @property
     def name(self) -> str:
-        """Name of the embedding, and of its side table."""
+        """Name of the index; of the embedding, and of its side table."""
         return self.declaration.name
+
+    @takes(WordOptions)
+    def bm25_search(
+        self,
+        query: str,
+        k: int | None = None,
+        *,
+        name: str = "pgembed_hit",
+        **options: Unpack[WordOptions],
+    ) -> Search[T, BM25Hit]:
+        """Search for the rows that have the words of a query.
+
+        Args:
+            query: Words.
+            k: As in `vector_search`.
+            name: Of the search inside the statement.
+
+        Raises:
+            InvalidQuery: The words are empty.
+            InvalidParameter: An option is out of its range.
+        """
+        check_names("bm25_search", options, WordOptions)
+        return self._search(
+            BM25Hit, "bm25_search", k, options, name=name, query=check_query(query)
+        )
+
+    def _search(
+        self,
+        hit: type[Any],
+        function: str,
+        k: int | None,
+        options: Mapping[str, Any],
+        **call: Any,
+    ) -> Search[T, Any]:
+        arguments: dict[str, ColumnElement[Any]] = {}
+        given = checked({n: v for n, v in options.items() if n not in _OF_THE_CALL})
+        for name, value in given.items():
+            # What is the default anyway is left out: one statement for more searches.
+            if value is False or (name == "offset" and value == 0):
+                continue
+            arguments[name] = _written(value)
+        mapper: Mapper[Any] = inspect(self._entity)
+        criterion = class_criterion(mapper, self.table)
+        return Search._of(
+            Call(
+                function=function,
+                embedding=self.name,
+                source=self.table,
+                entity=self._entity,
+                hit=hit,
+                k=None if k is None else check_int(k, "k"),
+                options=arguments,
+                criteria=() if criterion is None else (criterion,),
+                query_model=options.get("query_model"),
+                encoder=options.get("encoder"),
+                timeout=timeout_of(options),
+                **call,
+            )
+        )
+
+
+class EmbeddingOf(BM25Of[T]):
+    """An embedding as seen from a mapped class.
+
+    Attributes:
+        declaration: What it is declared with.
+        table: The table that it is on.
+    """
 
     @property
     def chunks(self) -> type[EmbeddingChunk]:
         """The mapped side table: `select(Article.embedding.chunks)`."""
+        assert self._bound.chunks is not None
         return self._bound.chunks
 
     # Any: mypy takes an attribute of SQLAlchemy's for a descriptor here too, so that
@@ -111,31 +180,6 @@ class EmbeddingOf(Generic[T]):
         check_names("vector_search", options, ORMVectorSearchOptions)
         return self._search(
             VectorHit, "vector_search", k, options, name=name, **self._query(query)
-        )
-
-    @takes(WordOptions)
-    def bm25_search(
-        self,
-        query: str,
-        k: int | None = None,
-        *,
-        name: str = "pgembed_hit",
-        **options: Unpack[WordOptions],
-    ) -> Search[T, BM25Hit]:
-        """Search for the rows that have the words of a query.
-
-        Args:
-            query: Words.
-            k: As in `vector_search`.
-            name: Of the search inside the statement.
-
-        Raises:
-            InvalidQuery: The words are empty.
-            InvalidParameter: An option is out of its range.
-        """
-        check_names("bm25_search", options, WordOptions)
-        return self._search(
-            BM25Hit, "bm25_search", k, options, name=name, query=check_query(query)
         )
 
     @takes(ORMHybridSearchOptions)
@@ -197,40 +241,6 @@ class EmbeddingOf(Generic[T]):
         call = search._call
         arguments = {"key": key_option(self.table, self._key(row)), **call.options}
         return search._changed(options=arguments)
-
-    def _search(
-        self,
-        hit: type[Any],
-        function: str,
-        k: int | None,
-        options: Mapping[str, Any],
-        **call: Any,
-    ) -> Search[T, Any]:
-        arguments: dict[str, ColumnElement[Any]] = {}
-        given = checked({n: v for n, v in options.items() if n not in _OF_THE_CALL})
-        for name, value in given.items():
-            # What is the default anyway is left out: one statement for more searches.
-            if value is False or (name == "offset" and value == 0):
-                continue
-            arguments[name] = _written(value)
-        mapper: Mapper[Any] = inspect(self._entity)
-        criterion = class_criterion(mapper, self.table)
-        return Search._of(
-            Call(
-                function=function,
-                embedding=self.name,
-                source=self.table,
-                entity=self._entity,
-                hit=hit,
-                k=None if k is None else check_int(k, "k"),
-                options=arguments,
-                criteria=() if criterion is None else (criterion,),
-                query_model=options.get("query_model"),
-                encoder=options.get("encoder"),
-                timeout=timeout_of(options),
-                **call,
-            )
-        )
 
     def _query(self, query: str | Vector) -> dict[str, str]:
         if isinstance(query, str):

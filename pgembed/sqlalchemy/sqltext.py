@@ -67,32 +67,23 @@ def call(function: str, arguments: Mapping[str, Any]) -> str:
     return f"SELECT pgembed.{function}({', '.join(named)})"
 
 
-def create_embedding(source: str, arguments: Mapping[str, Any]) -> str:
-    """Write the call that makes an embedding.
-
-    Args:
-        source: The table, quoted.
-        arguments: The others by name.
-    """
-    return call("create_embedding", {"source": source, **arguments})
-
-
 def declare(declaration: Declaration, table: str, schema: str | None) -> str:
-    """Write the call that makes a declared embedding."""
-    return create_embedding(qualified(table, schema), declaration.arguments())
+    """Write the call that makes what is declared."""
+    arguments = {"source": qualified(table, schema), **declaration.arguments()}
+    return call(f"create_{declaration.kind}", arguments)
 
 
-def drop_declared(name: str, table: str) -> str:
-    """Write the call that drops the embedding of a table, where there is one.
+def drop_declared(declaration: Declaration, table: str) -> str:
+    """Write the call that drops what is declared over a table, where it is there.
 
     Args:
-        name: Of the embedding, without a schema.
+        declaration: An embedding or a BM25 index.
         table: Quoted.
     """
-    name_sql = "pgembed._qualified_name(e.source, e.name)"
-    its_own = f"e.source = to_regclass({literal(table)}) AND e.name = {literal(name)}"
-    drop = f"SELECT pgembed.drop_embedding({name_sql}) FROM pgembed.embedding AS e"  # noqa: S608
-    return f"{drop} WHERE {its_own}"
+    kind, name = declaration.kind, literal(declaration.name)
+    its_own = f"e.source = to_regclass({literal(table)}) AND e.name = {name}"
+    drop = f"SELECT pgembed.drop_{kind}(pgembed._qualified_name(e.source, e.name))"
+    return f"{drop} FROM pgembed.{kind} AS e WHERE {its_own}"
 
 
 def named(name: str, schema: str | None) -> str:

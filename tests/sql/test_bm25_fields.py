@@ -104,9 +104,7 @@ def test_weights_change_and_go(doc: Fielded) -> None:
         )
         doc.weights = weights
         doc.check()
-    doc.conn.execute(
-        "select pgembed.alter_bm25('doc_bm25', reset => '{fields}')"
-    )
+    doc.conn.execute("select pgembed.alter_bm25('doc_bm25', reset => '{fields}')")
     Indexed(doc.conn, expression="coalesce(title, '') || ' ' || body").check()
 
 

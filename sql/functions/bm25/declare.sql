@@ -358,7 +358,7 @@ begin
             hint = format('SELECT pgembed.alter_embedding(%L, text_expression => ...).', b.name);
     end if;
     perform pgembed._require_source(b.source, b.name);
-    perform pgembed._check_reset(alter_bm25.reset, 'options' || pgembed._bm25_options(),
+    perform pgembed._check_reset(alter_bm25.reset, 'options'::text || pgembed._bm25_options(),
                                  array(select 'options' where alter_bm25.options is not null
                                        union all select pgembed._object_keys(alter_bm25.options)));
     perform pgembed._lock_declarations();

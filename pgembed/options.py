@@ -41,8 +41,17 @@ class FloatArray(Protocol):
         """Give Python's own numbers."""
 
 
-#: A query's vector: a sequence of numbers or a one-dimensional array.
-Vector: TypeAlias = Iterable[float] | FloatArray
+@runtime_checkable
+class FloatList(Protocol):
+    """A `Vector` or `HalfVector` of pgvector's."""
+
+    def to_list(self) -> Any:
+        """Give the numbers."""
+
+
+#: A query's vector: a sequence of numbers, a one-dimensional array, or an object of
+#: pgvector's.
+Vector: TypeAlias = Iterable[float] | FloatArray | FloatList
 
 #: A filter on columns of the source: `{"category": "books", "price": {"$lt": 20}}`.
 Filter: TypeAlias = Mapping[str, Any]

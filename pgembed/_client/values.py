@@ -17,7 +17,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from pgembed.errors import InvalidFilter, InvalidParameter, InvalidQuery, PgembedError
-from pgembed.options import Filter, FloatArray, Vector
+from pgembed.options import Filter, FloatArray, FloatList, Vector
 
 
 @runtime_checkable
@@ -149,8 +149,7 @@ def vector_text(vector: Vector) -> str:
         )
     hint = "Give a flat sequence of finite numbers, one a dimension."
     try:
-        values = vector.tolist() if isinstance(vector, FloatArray) else list(vector)
-        numbers = [float(value) for value in values]
+        numbers = [float(value) for value in _numbers(vector)]
     except (TypeError, ValueError) as exc:
         raise InvalidQuery(
             f"query_embedding is not a vector of numbers: {exc}", hint=hint
@@ -163,6 +162,12 @@ def vector_text(vector: Vector) -> str:
                 f"query_embedding has {number} at position {position}", hint=hint
             )
     return f"[{','.join(map(repr, numbers))}]"
+
+
+def _numbers(vector: Vector) -> Any:
+    if isinstance(vector, FloatArray):
+        return vector.tolist()
+    return vector.to_list() if isinstance(vector, FloatList) else list(vector)
 
 
 def parse_vector(text: str) -> list[float]:

@@ -108,6 +108,8 @@ def map_chunks(
         {
             "__doc__": f"A chunk of embedding {declaration.name!r}.",
             "__module__": mapper.class_.__module__,
+            # Where it can be found: rows with their chunks can be pickled.
+            "__qualname__": f"{mapper.class_.__qualname__}.{attribute}.chunks",
         },
     )
     mapper.registry.map_imperatively(chunk_class, table)

@@ -1,45 +1,31 @@
 """Conditions of SQLAlchemy's on their way into a search, before the ranking.
 
 pgembed's search functions take a condition as SQL over the row, called `s`. Here one
-is written from criteria, without a single value in it: the values are parameters of
-`format()`, and the server quotes them. So criteria are as safe as in any statement,
-keep their types, and the statement's text is the same for all values. The tables of
-subqueries are such parameters too: the server names those that the statement means
-under the connection's search_path and schema_translate_map.
+is written from criteria, without a single value in it: the server writes each value
+as a literal (see `literals`), and puts the text together. So criteria are as safe as
+in any statement and keep their types, and the statement's text is the same for all
+values. The tables of subqueries, and types that have a schema, are written by the
+server too: it names those that the statement means under the connection's search_path
+and schema_translate_map.
 """
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import (
-    ARRAY,
-    JSON,
-    Integer,
-    Numeric,
-    String,
-    Table,
-    Text,
-    all_,
-    and_,
-    any_,
-    bindparam,
-    cast,
-    func,
-    literal,
-    literal_column,
-    or_,
-    select,
-)
+from sqlalchemy import Table, Text, and_, func, literal, literal_column, select
+from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.dialects.postgresql.base import (
     PGCompiler,
     PGDialect,
     PGIdentifierPreparer,
+    PGTypeCompiler,
 )
 from sqlalchemy.exc import CompileError
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import (
-    BinaryExpression,
     BindParameter,
     BooleanClauseList,
     Grouping,
@@ -47,37 +33,69 @@ from sqlalchemy.sql.elements import (
 )
 from sqlalchemy.sql.selectable import Exists, ScalarSelect, SelectBase
 from sqlalchemy.sql.util import ClauseAdapter
-from sqlalchemy.types import NullType, TypeEngine
 
 from pgembed.errors import InvalidFilter
+from pgembed.sqlalchemy.literals import item_of, list_of, literal_of, type_text
 from pgembed.sqlalchemy.source import source_oid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import Dialect, Select
     from sqlalchemy.sql.elements import ColumnElement
     from sqlalchemy.sql.selectable import FromClause
+    from sqlalchemy.types import TypeEngine
 
 _ALIAS = "s"
-# Private use characters: what is around them is doubled for format(), they are not.
+# Private use characters: the number between them is that of what the server writes.
 _OPEN, _CLOSE = "\ue0fe", "\ue0ff"
-_TABLE = "t"  # in the mark of one
+_MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 
 
 class _TemplateCompiler(PGCompiler):
-    """Writes a mark for each parameter, and remembers which it was."""
+    """Writes a mark for all that the server writes, and remembers which it was."""
+
+    def mark(self, key: Any, written: Callable[[], ColumnElement[str]]) -> str:
+        """Write a mark, the same for the same thing."""
+        parts = self.__dict__.setdefault("written", {})
+        if key not in parts:
+            parts[key] = written()
+        return f"{_OPEN}{list(parts).index(key)}{_CLOSE}"
+
+    def visit_binary(self, binary: Any, **options: Any) -> str:  # type: ignore[override]
+        if isinstance(binary.left, Tuple) and isinstance(binary.right, BindParameter):
+            types = [column.type for column in binary.left.clauses]
+            self.__dict__.setdefault("columns_of", {})[binary.right] = types
+        written: str = super().visit_binary(binary, **options)  # type: ignore[no-untyped-call]
+        return written
 
     def visit_bindparam(  # type: ignore[override]  # all options are one here
         self, bindparam: BindParameter[Any], **_: Any
     ) -> str:
-        if bindparam.expanding:
-            raise CompileError(
-                f"an IN of this form cannot go into a search: {bindparam.key}"
-            )
-        marked: dict[str, BindParameter[Any]] = self.__dict__.setdefault("marked", {})
-        marked.setdefault(bindparam.key, bindparam)
-        return f"{_OPEN}{list(marked).index(bindparam.key)}{_CLOSE}"
+        if not bindparam.expanding:
+            return self.mark(bindparam.key, partial(literal_of, bindparam))
+        if bindparam in self.__dict__.get("columns_of", {}):
+            return f"({self._tuples(bindparam, self.__dict__['columns_of'][bindparam])})"
+        none = self._nothing(bindparam, [bindparam.type])
+        listed = partial(list_of, bindparam, none)
+        return f"({self.mark(bindparam.key, listed)})"
+
+    def _tuples(self, bind: BindParameter[Any], types: Sequence[TypeEngine[Any]]) -> str:
+        if bind.value is None or bind.callable is not None or not bind.unique:
+            raise CompileError("a list of tuples comes with the execution")
+        rows = [
+            self.mark((bind.key, n, i), partial(item_of, value, of))
+            for n, row in enumerate(bind.value)
+            for i, (value, of) in enumerate(zip(row, types, strict=True))
+        ]
+        size = len(types)
+        return ", ".join(
+            f"({', '.join(rows[n : n + size])})" for n in range(0, len(rows), size)
+        ) or self._nothing(bind, types)
+
+    def _nothing(self, bind: BindParameter[Any], types: Sequence[Any]) -> str:
+        written: str = self.visit_empty_set_op_expr(types, bind.expand_op)
+        return written
 
     def visit_table(  # type: ignore[override]  # all options are one here
         self, table: Any, asfrom: bool = False, enclosing_alias: Any = None, **_: Any
@@ -86,14 +104,28 @@ class _TemplateCompiler(PGCompiler):
             return ""
         if not isinstance(table, Table):
             return str(self.preparer.format_table(table))
-        named: list[Table] = self.__dict__.setdefault("named", [])
-        if table not in named:
-            named.append(table)
-        mark = f"{_OPEN}{_TABLE}{named.index(table)}{_CLOSE}"
+        mark = self.mark(table, partial(func.pgembed._table_sql, source_oid(table)))
         if enclosing_alias is not None and enclosing_alias.element is table:
             return mark
         # Columns are written with the table's bare name.
         return f"{mark} AS {self.preparer.quote(table.name)}"
+
+    def visit_typeclause(self, typeclause: Any, **options: Any) -> str:
+        options["mark"] = self.mark
+        written: str = super().visit_typeclause(typeclause, **options)  # type: ignore[no-untyped-call]
+        return written
+
+
+class _TemplateTypes(PGTypeCompiler):
+    """Leaves the names of types that are in a schema to the server."""
+
+    def visit_ENUM(self, type_: Any, mark: Any = None, **_: Any) -> str:  # type: ignore[override]
+        if mark is None:
+            raise CompileError(f"an empty array of type {type_.name}")
+        written: str = mark(type_, partial(type_text, type_))
+        return written
+
+    visit_DOMAIN = visit_ENUM  # type: ignore[assignment]  # noqa: N815
 
 
 def _schema_unless_table(item: Any) -> Any:
@@ -108,6 +140,7 @@ class _BareNames(PGIdentifierPreparer):
 
 class _TemplateDialect(PGDialect):
     statement_compiler = _TemplateCompiler
+    type_compiler_cls = _TemplateTypes
     preparer = _BareNames
     supports_statement_cache = True
 
@@ -180,7 +213,7 @@ def where_sql(
         return None
     row = table.alias(_ALIAS)
     adapter = ClauseAdapter(row)
-    adapted = [adapter.traverse(_without_expanding(one)) for one in criteria]
+    adapted = [adapter.traverse(one) for one in criteria]
     # A whole statement, so that subqueries are correlated with the row.
     everything: Select[Any] = select(literal_column("1")).select_from(row)
     try:
@@ -199,101 +232,16 @@ def where_sql(
             f"a condition of the search brings tables of its own: {text}",
             hint="Write it as a subquery: exists(), any(), has().",
         )
-    marked: dict[str, BindParameter[Any]] = getattr(compiled, "marked", {})
-    named: list[Table] = getattr(compiled, "named", [])
-    return _formatted(text.removeprefix(start), list(marked.values()), named)
-
-
-def _formatted(
-    text: str, binds: Sequence[BindParameter[Any]], tables: Sequence[Table]
-) -> ColumnElement[str]:
-    found = [
-        (mark, one)
-        for number, one in enumerate(tables)
-        if (mark := f"{_OPEN}{_TABLE}{number}{_CLOSE}") in text
+    parts = list(getattr(compiled, "written", {}).values())
+    # Every other one is the number of a mark.
+    texts = _MARK.split(text.removeprefix(start))
+    if len(texts) == 1:
+        return literal(texts[0], Text())
+    written = [
+        parts[int(one)] if n % 2 else literal(one, Text())
+        for n, one in enumerate(texts)
     ]
-    if not binds and not found:
-        return literal(text, Text())
-    template = text.replace("%", "%%")
-    values: list[ColumnElement[Any]] = []
-    for number, bind in enumerate(binds):
-        type_ = _cast_type(bind.type)
-        name = _dialect.type_compiler_instance.process(type_)
-        template = template.replace(
-            f"{_OPEN}{number}{_CLOSE}", f"CAST(%{number + 1}$L AS {name})"
-        )
-        values.append(cast(bind, type_))
-    for mark, one in found:
-        values.append(func.pgembed._table_sql(source_oid(one)))
-        template = template.replace(mark, f"%{len(values)}$s")
-    written: ColumnElement[str] = func.pg_catalog.format(
-        literal(template, Text()), *values, type_=Text()
+    whole: ColumnElement[str] = func.pg_catalog.array_to_string(
+        array(written, type_=Text()), "", type_=Text()
     )
-    return written
-
-
-# They have no name in SQL.
-_JSON_TYPES: dict[type[TypeEngine[Any]], TypeEngine[Any]] = {
-    JSON.JSONIntIndexType: Integer(),
-    JSON.JSONStrIndexType: Text(),
-    JSON.JSONPathType: ARRAY(Text()),
-}
-
-
-def _cast_type(type_: TypeEngine[Any]) -> TypeEngine[Any]:
-    """Give the type to cast to: without a length or a precision, which would cut."""
-    for kind, cast_to in _JSON_TYPES.items():
-        if isinstance(type_, kind):
-            return cast_to
-    if isinstance(type_, NullType):
-        return Text()
-    impl = type_.dialect_impl(_dialect)
-    if isinstance(impl, String) and impl.__visit_name__ in ("string", "VARCHAR"):
-        return Text() if type(type_) is String else type_
-    if isinstance(type_, Numeric) and type_.__visit_name__ in ("numeric", "NUMERIC"):
-        return Numeric() if type_.asdecimal else Numeric(asdecimal=False)
-    return type_
-
-
-def _without_expanding(criterion: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Turn `IN (?, ?, ...)` into `= ANY (array)`, which has one parameter."""
-
-    def replace(element: Any, **_: Any) -> Any:
-        if not isinstance(element, BinaryExpression):
-            return None
-        bind = element.right
-        if (
-            element.operator not in (operators.in_op, operators.not_in_op)
-            or not isinstance(bind, BindParameter)
-            or not bind.expanding
-        ):
-            return None
-        negated = element.operator is operators.not_in_op
-        if isinstance(element.left, Tuple):
-            return _tuples(element.left, bind, negated=negated)
-        left = _without_expanding(element.left)
-        array_type: ARRAY[Any] = ARRAY(bind.type)
-        values: BindParameter[Any] = (
-            bindparam(bind.key, type_=array_type, callable_=bind.callable)
-            if bind.required or bind.callable is not None
-            else bindparam(None, list(bind.value or ()), type_=array_type, unique=True)
-        )
-        return left != all_(values) if negated else left == any_(values)
-
-    replaced: ColumnElement[bool] = visitors.replacement_traverse(
-        criterion, {}, replace
-    )
-    return replaced
-
-
-def _tuples(left: Tuple, bind: BindParameter[Any], *, negated: bool) -> Any:
-    rows: Iterable[Sequence[Any]] = bind.value or ()
-    columns = list(left.clauses)
-    found = or_(
-        literal_column("false"),
-        *(
-            and_(*(c == value for c, value in zip(columns, row, strict=True)))
-            for row in rows
-        ),
-    )
-    return ~found.self_group() if negated else found.self_group()
+    return whole

@@ -22,6 +22,7 @@ from pgembed.options import (
 )
 from pgembed.sqlalchemy.chunks import EmbeddingChunk, map_chunks
 from pgembed.sqlalchemy.ddl import follow
+from pgembed.sqlalchemy.execution import DECLARING
 from pgembed.sqlalchemy.expression import Expression, expression_text
 from pgembed.sqlalchemy.options import Declaration, Kind
 from pgembed.sqlalchemy.searches import BM25Of, EmbeddingOf
@@ -166,6 +167,7 @@ class Declared:
             if self.kind == "embedding":
                 chunks = map_chunks(declaration, table, mapper, attribute)
                 map_status(declaration, table, mapper, attribute)
+                DECLARING.add(mapper)
             bound = Bound(declaration, table, mapper, attribute, chunks)
             self._bound[mapper] = bound
         return bound

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import (
     Connection,
@@ -23,7 +24,7 @@ from sqlalchemy import (
     table,
     text,
 )
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_only
@@ -33,6 +34,7 @@ from pgembed._client import encoders
 from pgembed._client.search import model_identity
 from pgembed._client.values import check_query, vector_text
 from pgembed.errors import (
+    InvalidParameter,
     NoEncoderService,
     PgembedError,
     UnsupportedEnvironment,
@@ -44,11 +46,11 @@ from pgembed.sqlalchemy.source import source_oid
 from pgembed.sqlalchemy.version import explain_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sqlalchemy import Select
     from sqlalchemy.engine import Result
-    from sqlalchemy.orm import ORMExecuteState
+    from sqlalchemy.orm import Mapper, ORMExecuteState
     from sqlalchemy.pool import Pool
 
     from pgembed.encoders.base import Encoder
@@ -67,6 +69,8 @@ _embedding = table(
 )
 _model = table("model", column("name"), column("model_id"), schema="pgembed")
 
+#: The mappers of all classes that declare an embedding.
+DECLARING: WeakSet[Mapper[Any]] = WeakSet()
 _BESIDE: WeakKeyDictionary[Pool, Engine] = WeakKeyDictionary()
 
 
@@ -154,7 +158,12 @@ def _in_thread(call: Callable[[], Any]) -> Any:
 
 
 def encode_query(
-    session: Session, query: str, model: str = DEFAULT_MODEL, *, timeout: float = 10.0
+    session: Session,
+    query: str,
+    model: str = DEFAULT_MODEL,
+    *,
+    timeout: float = 10.0,
+    bind_arguments: Mapping[str, Any] | None = None,
 ) -> None:
     """Have the encoder service encode a query, so that searches find it cached.
 
@@ -167,20 +176,47 @@ def encode_query(
         query: Words.
         model: A registered model.
         timeout: Longest wait, in seconds.
+        bind_arguments: Which of its databases, where a session has several:
+            `{"mapper": Article}`.
 
     Raises:
+        InvalidParameter: It has several that have embeddings.
         NoEncoderService: No service answered in time.
         UnknownModel: No such model is registered.
         InvalidQuery: The query is empty.
     """
     words = check_query(query)
     try:
-        encode_beside(session.get_bind().engine, words, model, timeout)
+        engine = _engine_of(session, bind_arguments)
+        encode_beside(engine, words, model, timeout)
     except DBAPIError as exc:
         meaning = meaning_of(exc)
         if meaning is None:
             raise
         raise meaning from exc
+
+
+def _engine_of(session: Session, bind_arguments: Mapping[str, Any] | None) -> Engine:
+    try:
+        return session.get_bind(**(bind_arguments or {})).engine
+    except UnboundExecutionError:
+        if bind_arguments:
+            raise
+    # A session that has databases for some classes only.
+    found = {session.get_bind(one).engine for one in _bound_mappers(session)}
+    if len(found) != 1:
+        raise InvalidParameter(
+            f"the session has {len(found)} databases with embeddings",
+            hint="Say which one: encode_query(..., bind_arguments={'mapper': Article}).",
+        )
+    return found.pop()
+
+
+def _bound_mappers(session: Session) -> Iterator[Mapper[Any]]:
+    for mapper in list(DECLARING):
+        with suppress(UnboundExecutionError):
+            session.get_bind(mapper)
+            yield mapper
 
 
 def encode_beside(engine: Engine, query: str, model: str, timeout: float) -> None:

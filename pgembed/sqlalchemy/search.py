@@ -29,7 +29,6 @@ from sqlalchemy.orm import join as orm_join
 from sqlalchemy.sql import coercions, roles
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.util import ClauseAdapter
-from sqlalchemy.types import UserDefinedType
 
 from pgembed.errors import InvalidParameter
 from pgembed.sqlalchemy.condition import reads, split, tables_of, where_sql
@@ -40,7 +39,6 @@ from pgembed.sqlalchemy.sqltext import identifier
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy import Dialect
     from sqlalchemy.orm import Mapper
     from sqlalchemy.sql.base import ReadOnlyColumnCollection
     from sqlalchemy.sql.elements import KeyedColumnElement
@@ -65,20 +63,6 @@ else:
         # SQLAlchemy 2.0 has one parameter here and 2.1 any number.
         def __class_getitem__(cls, _parameters):
             return cls
-
-
-class _VectorText(UserDefinedType[str]):
-    """A vector's text, without a cast: the server knows the type and its schema."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: Any) -> str:
-        """Name pgvector's type."""
-        return "VECTOR"
-
-    def literal_processor(self, dialect: Dialect) -> Any:
-        """Write it into a statement that is printed."""
-        return Text().literal_processor(dialect)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,7 +334,10 @@ def _arguments(call: Call) -> dict[str, ColumnElement[Any]]:
     if call.query is not None:
         arguments["query"] = literal(call.query, Text())
     if call.vector is not None:
-        arguments["query_embedding"] = literal(call.vector, _VectorText())
+        # As text: a driver may have been told to take pgvector's own objects.
+        arguments["query_embedding"] = func.pgembed._vector(
+            literal(call.vector, Text())
+        )
     if call.query_model is not None:
         arguments["query_model"] = literal(call.query_model, Text())
     condition = where_sql(call.source, call.criteria)

@@ -5,11 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Collection, Generator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, overload
 from typing import cast as cast_type
 
-from sqlalchemy import ARRAY, Text, cast, event, func, inspect, literal, select, text
+from sqlalchemy import (
+    ARRAY,
+    Connection,
+    Text,
+    cast,
+    event,
+    func,
+    inspect,
+    literal,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -28,13 +39,14 @@ from pgembed.sqlalchemy.source import schema_of
 from pgembed.sqlalchemy.sqltext import named, qualified
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Mapper, ORMExecuteState, UOWTransaction
     from sqlalchemy.sql.elements import ColumnElement
 
 _WRITTEN = "pgembed.written"  # in Session.info: not committed yet
 _COMMITTED = "pgembed.committed"
+_HELD = "pgembed.held"  # committed by the session, inside a transaction that goes on
 _LAST_SEQ = "pgembed.committed.last"
 
 _FIRST_PAUSE_S = 0.01
@@ -45,6 +57,8 @@ _MOST_KEYS = 10_000  # beyond, all that is queued by then is waited for
 _Where = tuple[Bound, str | None]
 #: Keys of rows by embedding; None: rows that are not known one by one.
 _Rows = dict[_Where, set[tuple[Any, ...]] | None]
+#: The last job that was queued, of embeddings whose rows are not known one by one.
+_Marks = dict[_Where, int]
 
 _SOURCE = text("select cast(to_regclass(:table) as oid)")
 _EMBEDDING = text(
@@ -118,10 +132,14 @@ def _pauses(session: Session, timeout_s: float) -> Generator[float]:
     rows: _Rows = session.info.get(_COMMITTED, {})
     if not rows:
         return
-    marks: dict[int, int] = session.info.setdefault(_LAST_SEQ, {})
-    with beside(session.get_bind().engine).connect() as connection:
-        sources = _sources(connection, session, rows)
-        while waiting := _look(connection, sources, rows, marks):
+    marks: _Marks = session.info.setdefault(_LAST_SEQ, {})
+    with ExitStack() as stack:
+        databases = [
+            (connection, _sources(connection, session, its_rows), its_rows)
+            for engine, its_rows in _by_engine(session, rows).items()
+            for connection in [stack.enter_context(beside(engine).connect())]
+        ]
+        while waiting := [one for all_ in databases for one in _look(*all_, marks)]:
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
                 raise NotEmbeddedInTime(
@@ -133,6 +151,15 @@ def _pauses(session: Session, timeout_s: float) -> Generator[float]:
             yield min(pause_s, remaining_s)
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
     session.info.pop(_COMMITTED, None)
+
+
+def _by_engine(session: Session, rows: _Rows) -> dict[Engine, _Rows]:
+    """Tell rows apart by their database: a session may have several."""
+    found: dict[Engine, _Rows] = {}
+    for where, keys in rows.items():
+        engine = session.get_bind(where[0].mapper).engine
+        found.setdefault(engine, {})[where] = keys
+    return found
 
 
 def _sources(
@@ -166,13 +193,21 @@ def _check_committed(session: Session) -> None:
             "the session has changes that are not committed",
             hint="Commit first: the encoder service sees committed rows only.",
         )
+    if session.info.get(_HELD):
+        raise InvalidParameter(
+            "what the session has committed is inside a transaction of its connection "
+            "that is not committed",
+            detail="The session was given a connection that is in a transaction.",
+            hint="Commit that transaction: the encoder service sees committed rows "
+            "only. Tests that roll everything back cannot wait for it.",
+        )
 
 
 def _look(
     connection: Connection,
     sources: Mapping[_Where, int | None],
     rows: _Rows,
-    marks: dict[int, int],
+    marks: _Marks,
 ) -> list[str]:
     try:
         return [
@@ -192,7 +227,7 @@ def _is_waiting(
     where: _Where,
     source: int | None,
     keys: set[tuple[Any, ...]] | None,
-    marks: dict[int, int],
+    marks: _Marks,
 ) -> bool:
     bound, schema = where
     values: dict[str, Any] = {"name": bound.declaration.name, "source": source}
@@ -213,9 +248,9 @@ def _is_waiting(
     if known:
         values["keys"] = _key_texts(connection, bound, keys or set())
     else:
-        if embedding_id not in marks:
-            marks[embedding_id] = connection.execute(_LAST, values).scalar_one()
-        values["last"] = marks[embedding_id]
+        if where not in marks:
+            marks[where] = connection.execute(_LAST, values).scalar_one()
+        values["last"] = marks[where]
     waiting: bool = connection.execute(_WAITING, values).scalar_one()
     if waiting and state == "paused":
         raise InvalidParameter(
@@ -289,16 +324,44 @@ def _remember_statement(state: ORMExecuteState) -> None:
 
 @event.listens_for(Session, "after_commit")
 def _commit(session: Session) -> None:
+    if session.in_nested_transaction():
+        return  # of a savepoint: the transaction goes on
     written: _Rows = session.info.pop(_WRITTEN, {})
-    if not written:
-        return
-    committed: _Rows = session.info.setdefault(_COMMITTED, {})
-    session.info.pop(_LAST_SEQ, None)
     for where, keys in written.items():
-        before = committed.get(where, set())
-        committed[where] = None if keys is None or before is None else before | keys
+        bind = session.get_bind(where[0].mapper)
+        if isinstance(bind, Connection) and bind.in_transaction():
+            _add(_held(session, bind), where, keys)
+        else:
+            _add(session.info.setdefault(_COMMITTED, {}), where, keys)
+            session.info.pop(_LAST_SEQ, None)
 
 
 @event.listens_for(Session, "after_rollback")
 def _roll_back(session: Session) -> None:
-    session.info.pop(_WRITTEN, None)
+    # After the rollback of a savepoint, what was written before it is still there.
+    if not session.in_nested_transaction():
+        session.info.pop(_WRITTEN, None)
+
+
+def _add(rows: _Rows, where: _Where, keys: set[tuple[Any, ...]] | None) -> None:
+    before = rows.get(where, set())
+    rows[where] = None if keys is None or before is None else before | keys
+
+
+def _held(session: Session, connection: Connection) -> _Rows:
+    """Give the rows that are committed when a connection's transaction is."""
+    held: dict[Connection, _Rows] = session.info.setdefault(_HELD, {})
+    if connection not in held:
+        held[connection] = {}
+
+        @event.listens_for(connection, "commit", once=True)
+        def committed(_: Connection) -> None:
+            for where, keys in held.pop(connection, {}).items():
+                _add(session.info.setdefault(_COMMITTED, {}), where, keys)
+                session.info.pop(_LAST_SEQ, None)
+
+        @event.listens_for(connection, "rollback", once=True)
+        def rolled_back(_: Connection) -> None:
+            held.pop(connection, None)
+
+    return held[connection]

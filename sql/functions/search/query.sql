@@ -23,6 +23,16 @@ end
 $$;
 comment on function pgembed._check_query(text) is 'The query; PE009 for one without words, or too long.';
 
+create or replace function pgembed._vector(p_text text) returns vector
+language plpgsql immutable strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return p_text;
+end
+$$;
+comment on function pgembed._vector(text) is 'A vector by its text: for drivers that do not know the type, or only objects of it.';
+
 create or replace function pgembed._cached_query(p_query text, p_model_id int, out embedding vector, out error text)
 language sql stable
 set search_path = pg_catalog, pg_temp

@@ -177,6 +177,20 @@ $$;
 comment on function pgembed._setting(text, text) is
     'Sets a configuration parameter for the transaction and returns what it was.';
 
+-- Written by PostgreSQL itself: text that a setting changes would not be read as the same value. By a value's output function,
+-- which its type's input function reads; casts to text are users' own. A type is named without a length or a precision.
+create or replace function pgembed._literal(p_value anyelement) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set extra_float_digits = 1
+as $$
+begin
+    return format('%L::%s', p_value, format_type(pg_typeof(p_value), -1));
+end
+$$;
+comment on function pgembed._literal(anyelement) is
+    'A value as SQL for where_sql: it is read as the same value of the same type.';
+
 create or replace function pgembed._search_condition(p_source regclass, p_filter jsonb, p_where_sql text, p_path text)
 returns text
 language plpgsql stable

@@ -74,7 +74,9 @@ async def _execute(conn: psycopg.AsyncConnection[Any], statement: Statement) -> 
     # A plain cursor: the connection's own may have other placeholders or rows.
     async with psycopg.AsyncCursor(conn, row_factory=tuple_row) as cursor:
         try:
-            await cursor.execute(statement.query, statement.parameters)
+            await cursor.execute(
+                statement.query, statement.parameters, prepare=statement.prepare
+            )
             if not statement.returns_rows:
                 return Rows([], [])
             # In pipeline mode the columns are known after the rows.

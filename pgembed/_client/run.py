@@ -75,7 +75,9 @@ def _execute(conn: psycopg.Connection[Any], statement: Statement) -> Rows:
     # A plain cursor: the connection's own may have other placeholders or rows.
     with psycopg.Cursor(conn, row_factory=tuple_row) as cursor:
         try:
-            cursor.execute(statement.query, statement.parameters)
+            cursor.execute(
+                statement.query, statement.parameters, prepare=statement.prepare
+            )
             if not statement.returns_rows:
                 return Rows([], [])
             # In pipeline mode the columns are known after the rows.

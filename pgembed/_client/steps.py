@@ -44,6 +44,15 @@ class Statement:
     returns_rows: bool = True
     table: object = None
 
+    @property
+    def prepare(self) -> bool | None:
+        """Whether psycopg prepares it; None: when it has seen it a few times.
+
+        Not where rows of a user's table come back: a prepared statement goes on giving
+        the columns that the table had, and fails when one's type has changed.
+        """
+        return None if self.table is None else False
+
 
 @dataclass(frozen=True, slots=True)
 class Beside:

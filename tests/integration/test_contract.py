@@ -111,8 +111,6 @@ def test_functions_without_options_have_the_arguments_of_sql(
             if parameter not in ("conn", "timeout")
         ]
         theirs = [n for n in _arguments(functions[name]) if n != "timeout"]
-        if name.startswith("alter_"):
-            theirs.remove("reset")
         assert own == theirs, name
 
 

@@ -68,7 +68,7 @@ BY_ITSELF = {"query_model"}
 def functions(conn: psycopg.Connection) -> dict[str, Any]:
     """What is meant for people in schema pgembed, by name."""
     with conn.cursor(row_factory=namedtuple_row) as cursor:
-        found = cursor.execute(
+        found: list[Any] = cursor.execute(
             "select p.proname as name, p.pronargs as count,"
             " p.proargnames as names, obj_description(p.oid) as comment,"
             " array(select pg_get_function_arg_default(p.oid, i)"
@@ -117,9 +117,7 @@ def test_functions_without_options_have_the_arguments_of_sql(
 def test_defaults_are_those_of_sql(functions: dict[str, Any]) -> None:
     theirs = _arguments(functions["create_embedding"])
     for name, value in options.DEFAULTS.items():
-        written = {None: "NULL", True: "true", False: "false"}.get(
-            value if isinstance(value, (bool, type(None))) else "", str(value)
-        )
+        written = "NULL" if value is None else str(value)
         default = re.sub(r"^'(.*)'::\w+$", r"\1", theirs[name] or "")
         default = "NULL" if default.startswith("NULL") else default
         assert default == written, name

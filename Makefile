@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and nothing else; `make PYTHON=…` names one.
 export PYTHON
 
-.PHONY: help demo test faults lint format up down containers clean
+.PHONY: help demo test faults mutants lint format up down containers clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -18,6 +18,10 @@ test: ## Run every check and all tests. ARGS go to pytest.
 faults: ## Disturb services and servers under load. ARGS="--rounds 50"
 	@scripts/setup encoder,embedded,dev
 	@.venv/bin/python -m pytest -n 2 tests/faults $(ARGS)
+
+mutants: ## Break each invariant on purpose: its tests must fail. ARGS choose some
+	@scripts/setup encoder,embedded,dev
+	@.venv/bin/python scripts/mutants.py $(ARGS)
 
 lint: ## Format check, lint, types, imports.
 	@scripts/setup encoder,embedded,dev

@@ -3,7 +3,7 @@
 import pytest
 
 pytest.register_assert_rewrite("tests.faults.world")
-pytest_plugins = ["tests.fixtures.postgres"]
+pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.skips"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.fixtures.postgres import prepared_by
 from tests.sql.steps import create, declare, register_toy, service_for, value
 
 SNAPSHOT = """
@@ -35,12 +36,14 @@ SNAPSHOT = """
     ) as lines
 """
 
+# What is refused leaves nothing, which `refused` looks for.
+pytestmark = pytest.mark.rolled_back
+
 Refusal = Callable[[str, str, str], psycopg.Error]
 
 
-@pytest.fixture
-def article(conn: psycopg.Connection) -> psycopg.Connection:
-    """Make tables to declare embeddings on, and one embedding, `taken`."""
+def make_article(conn: psycopg.Connection) -> None:
+    """Make tables to declare embeddings on, and two embeddings, `taken` and `other`."""
     conn.execute(
         """
         create table article (id int primary key, title text, body text, views int);
@@ -58,6 +61,13 @@ def article(conn: psycopg.Connection) -> psycopg.Connection:
         """
     )
     declare(conn, name="taken")
+    create(conn, name="other", model="all-MiniLM-L6-v2")
+
+
+@pytest.fixture
+@prepared_by(make_article)
+def article(conn: psycopg.Connection) -> psycopg.Connection:
+    """Give tables to declare embeddings on, and two embeddings, `taken` and `other`."""
     return conn
 
 
@@ -218,7 +228,6 @@ def test_option(
     call = f"select pgembed.create_embedding('article', 'body', {options})"
     expect(refused(article, call), sqlstate, *words)
     if "storage" not in options:
-        create(article, name="other", model="all-MiniLM-L6-v2")
         call = f"select pgembed.alter_embedding('other', {options})"
         expect(refused(article, call), sqlstate, *words)
 

@@ -14,6 +14,7 @@ import pytest
 from psycopg.pq import TransactionStatus
 
 from tests.fixtures.bm25_reference import assert_same_scores
+from tests.fixtures.postgres import prepared_by
 from tests.sql.bm25_steps import Indexed, make_doc, make_texts
 from tests.sql.steps import value
 
@@ -22,10 +23,16 @@ KEYS = 250
 HURRIED = "-c statement_timeout=4s -c lock_timeout=200ms"
 
 
+def prepare(conn: psycopg.Connection) -> None:
+    """Make a packed table with texts of common words."""
+    make_doc(conn, make_texts(KEYS, seed=1, length=8))
+
+
 @pytest.fixture
+@prepared_by(prepare)
 def doc(conn: psycopg.Connection) -> Indexed:
     """Give a packed table with texts of common words."""
-    return make_doc(conn, make_texts(KEYS, seed=1, length=8))
+    return Indexed(conn)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.fixtures.postgres import prepared_by
 from tests.fixtures.roles import acting_as, new_roles
 from tests.sql.bm25_steps import Indexed, make_texts
 from tests.sql.steps import declare, value
@@ -18,9 +19,8 @@ from tests.sql.steps import declare, value
 APP = f'pgembed_test_{os.getpid()} "explain"'
 
 
-@pytest.fixture
-def doc(conn: psycopg.Connection) -> Indexed:
-    """A packed index, with documents written and deleted since."""
+def prepare(conn: psycopg.Connection) -> None:
+    """Make a packed index, with documents written and deleted since."""
     conn.execute("create table doc (id int primary key, body text, views int)")
     doc = Indexed(conn)
     doc.put(make_texts(1500, seed=3))
@@ -28,7 +28,13 @@ def doc(conn: psycopg.Connection) -> Indexed:
     doc.create()
     conn.execute("insert into doc values (9000, 'w0 w0 w700', 3)")
     conn.execute("delete from doc where id % 90 = 1")
-    return doc
+
+
+@pytest.fixture
+@prepared_by(prepare)
+def doc(conn: psycopg.Connection) -> Indexed:
+    """A packed index, with documents written and deleted since."""
+    return Indexed(conn)
 
 
 def explained(

@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgembed import schema
 from tests.fixtures.bm25_reference import fetch_lexemes
+from tests.fixtures.postgres import prepared_by
 from tests.fixtures.roles import acting_as, new_roles
 from tests.sql.bm25_steps import Indexed, make_doc
 from tests.sql.steps import value
@@ -112,15 +113,20 @@ CASTLES = [
 ]
 
 
-@pytest.fixture
-def castles(conn: psycopg.Connection) -> Indexed:
-    """Give a few texts in English, packed."""
+def make_castles(conn: psycopg.Connection) -> None:
+    """Make a few texts in English, packed."""
     conn.execute("create table doc (id int primary key, body text, n int default 0)")
     doc = Indexed(conn, config="english")
     doc.put(CASTLES)
     doc.create()
     doc.settle()
-    return doc
+
+
+@pytest.fixture
+@prepared_by(make_castles)
+def castles(conn: psycopg.Connection) -> Indexed:
+    """Give a few texts in English, packed."""
+    return Indexed(conn, config="english")
 
 
 def test_a_word_that_no_document_has_is_read_as_another(castles: Indexed) -> None:

@@ -7,14 +7,21 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from tests.fixtures.postgres import prepared_by
 from tests.sql.bm25_steps import Indexed, make_doc, make_texts
 from tests.sql.steps import value
 
 
+def prepare(conn: psycopg.Connection) -> None:
+    """Make a small packed table."""
+    make_doc(conn, make_texts(300, seed=1))
+
+
 @pytest.fixture
+@prepared_by(prepare)
 def doc(conn: psycopg.Connection) -> Indexed:
     """Give a small packed table."""
-    return make_doc(conn, make_texts(300, seed=1))
+    return Indexed(conn)
 
 
 def unchanged(doc: Indexed, step: Callable[[], object]) -> object:

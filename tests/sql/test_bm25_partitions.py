@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.fixtures.postgres import prepared_by
 from tests.sql.bm25_steps import Indexed, make_texts
 
 Connection = psycopg.Connection[Any]
@@ -16,9 +17,8 @@ LEAVES = ["p0", "p1", "p2a", "p2b"]
 RANGES = {"p0": (0, 1000), "p1": (1000, 2000), "p2a": (2000, 2500), "p2b": (2500, 3000)}
 
 
-@pytest.fixture
-def indexed(conn: Connection) -> Indexed:
-    """Give a table with four partitions, two of them below a third, and its index."""
+def prepare(conn: Connection) -> None:
+    """Make a table with four partitions, two of them below a third, and its index."""
     conn.execute(
         "create table doc (id int primary key, body text) partition by range (id);"
         "create table p0 partition of doc for values from (0) to (1000);"
@@ -28,7 +28,14 @@ def indexed(conn: Connection) -> Indexed:
         "create table p2a partition of p2 for values from (2000) to (2500);"
         "create table p2b partition of p2 for values from (2500) to (3000)"
     )
-    return Indexed(conn).create()
+    Indexed(conn).create()
+
+
+@pytest.fixture
+@prepared_by(prepare)
+def indexed(conn: Connection) -> Indexed:
+    """Give a table with four partitions, two of them below a third, and its index."""
+    return Indexed(conn)
 
 
 def fill(indexed: Indexed, per_leaf: int, seed: int) -> None:

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from tests.fixtures.bm25_reference import assert_same_scores, fetch_query_lexemes
+from tests.fixtures.postgres import prepared_by
 from tests.sql.bm25_steps import Indexed, make_doc, make_texts
 from tests.sql.steps import value
 
@@ -57,10 +58,16 @@ WRITES = {
 }
 
 
+def prepare(conn: psycopg.Connection) -> None:
+    """Make a table of 600 packed texts."""
+    make_doc(conn, make_texts(600, seed=1))
+
+
 @pytest.fixture
+@prepared_by(prepare)
 def doc(conn: psycopg.Connection) -> Indexed:
     """Give a table of 600 packed texts."""
-    return make_doc(conn, make_texts(600, seed=1))
+    return Indexed(conn)
 
 
 def test_after_every_kind_of_write(doc: Indexed) -> None:

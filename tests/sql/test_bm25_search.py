@@ -12,20 +12,26 @@ from psycopg.conninfo import make_conninfo
 
 from pgembed import schema
 from tests.fixtures.bm25_reference import fetch_query_lexemes, reference_scores
+from tests.fixtures.postgres import prepared_by
 from tests.sql.bm25_steps import Indexed, make_doc, make_texts
 from tests.sql.steps import value
 
 ROWS = 700
 
 
-@pytest.fixture
-def doc(conn: psycopg.Connection) -> Indexed:
-    """Give a table part of which is packed, part new and part deleted."""
-    doc = make_doc(conn, make_texts(ROWS, seed=1))
+def prepare(conn: psycopg.Connection) -> None:
+    """Make a table part of which is packed, part new and part deleted."""
+    make_doc(conn, make_texts(ROWS, seed=1))
     conn.execute("update doc set n = id; analyze doc")
     conn.execute("update doc set body = body || ' w1 w900' where id % 97 = 0")
     conn.execute("delete from doc where id % 89 = 0")
-    return doc
+
+
+@pytest.fixture
+@prepared_by(prepare)
+def doc(conn: psycopg.Connection) -> Indexed:
+    """Give a table part of which is packed, part new and part deleted."""
+    return Indexed(conn)
 
 
 def expect(doc: Indexed, query: str, k: int, where: str, hits: object) -> None:

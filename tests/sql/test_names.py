@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.fixtures.postgres import prepared_by
 from tests.sql.steps import Service, register_toy, value
 
 Connection = psycopg.Connection[Any]
@@ -44,10 +45,18 @@ def make_schema(conn: Connection, name: str) -> Service:
     return made
 
 
+def make_two(conn: Connection) -> None:
+    """Make the same article with the same embedding in two schemas."""
+    for name in SCHEMAS:
+        make_schema(conn, name)
+
+
 @pytest.fixture
+@prepared_by(make_two)
 def two(conn: Connection) -> list[Service]:
     """Give the same article with the same embedding in two schemas."""
-    return [make_schema(conn, name) for name in SCHEMAS]
+    numbers = conn.execute("select embedding_id from pgembed.embedding order by 1")
+    return [Service(conn, number, EMBEDDING) for (number,) in numbers]
 
 
 def qualified(schema: str, name: str = EMBEDDING) -> str:

@@ -407,6 +407,7 @@ def test_embed_names_the_ways_out(conn: Connection) -> None:
     assert "encode('x');" in fails(conn, "PE010", "select pgembed.embed('x')")
 
 
+@pytest.mark.majors(18, 17, 16)  # not all servers have dblink
 def test_with_dblink_a_query_is_encoded_inside_a_transaction(
     dsn: str, conn: Connection
 ) -> None:

@@ -8,15 +8,32 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from tests.fixtures.postgres import Server
-from tests.sql.steps import ARTICLE, Job, Service, create, declare, value, vector
+from tests.fixtures.postgres import Server, prepared_by
+from tests.sql.steps import (
+    ARTICLE,
+    Job,
+    Service,
+    create,
+    declare,
+    service_for,
+    value,
+    vector,
+)
+
+NAME = "article_embedding"
+
+
+def make_empty(conn: psycopg.Connection) -> None:
+    """Declare an embedding on an empty table."""
+    conn.execute(ARTICLE)
+    declare(conn)
 
 
 @pytest.fixture
+@prepared_by(make_empty)
 def service(conn: psycopg.Connection) -> Service:
-    """Declare an embedding on an empty table."""
-    conn.execute(ARTICLE)
-    return declare(conn)
+    """Give an embedding on an empty table."""
+    return service_for(conn, NAME)
 
 
 @pytest.fixture
@@ -601,15 +618,21 @@ def test_rows_embedded_again_keep_their_vectors_until_then(service: Service) -> 
 # Backfill
 
 
-@pytest.fixture
-def backlog(conn: psycopg.Connection) -> Service:
+def make_backlog(conn: psycopg.Connection) -> None:
     """Declare an embedding on a table with ten rows."""
     conn.execute(ARTICLE)
     conn.execute(
         "insert into article (id, body) "
         "select i, 'x' || i from generate_series(1, 10) as i"
     )
-    return declare(conn)
+    declare(conn)
+
+
+@pytest.fixture
+@prepared_by(make_backlog)
+def backlog(conn: psycopg.Connection) -> Service:
+    """Give an embedding on a table with ten rows."""
+    return service_for(conn, NAME)
 
 
 def test_backfill_walks_the_key_in_pages(backlog: Service) -> None:
@@ -766,11 +789,17 @@ def test_a_service_never_waits_for_a_writer(
 # Column storage
 
 
-@pytest.fixture
-def column(conn: psycopg.Connection) -> Service:
+def make_column(conn: psycopg.Connection) -> None:
     """Declare an embedding whose vectors are in the table itself."""
     conn.execute(ARTICLE)
-    return declare(conn, storage="column", column_name="vec tor")
+    declare(conn, storage="column", column_name="vec tor")
+
+
+@pytest.fixture
+@prepared_by(make_column)
+def column(conn: psycopg.Connection) -> Service:
+    """Give an embedding whose vectors are in the table itself."""
+    return service_for(conn, NAME)
 
 
 def column_vectors(service: Service) -> dict[int, str | None]:

@@ -468,6 +468,18 @@ def test_the_ranking_function_is_closed(tenants: Tenants) -> None:
     assert seen <= visible
 
 
+def test_the_stage_that_counts_is_closed(tenants: Tenants) -> None:
+    """It looks at no document by itself: nobody calls it who is under a policy."""
+    for prefix in (None, MARK):
+        for counted in (True, False):
+            with pytest.raises(psycopg.Error) as refused:
+                tenants.ann.execute(
+                    "select pgembed._bm25_1_matches(%s, %s, %s)",
+                    [["red"], prefix, counted],
+                )
+            assert refused.value.sqlstate == "PE013"
+
+
 def test_handles_of_hidden_documents_have_no_key(tenants: Tenants) -> None:
     tenants.bob.execute("update doc set body = body || ' more' where n % 2 = 0")
     try:

@@ -14,6 +14,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from tests.fixtures.answering import beat
+from tests.fixtures.postgres import prepared_by
 from tests.fixtures.vectors import build_indexes, declare, put_chunks
 
 Connection = psycopg.Connection[Any]
@@ -37,12 +38,17 @@ def value(conn: Connection, statement: str, *args: Any) -> Any:
     return row[0]
 
 
-@pytest.fixture
-def doc(conn: Connection) -> Connection:
-    """Give a table `doc` of ten rows whose embedding is to be filled."""
+def prepare(conn: Connection) -> None:
+    """Make a table `doc` of ten rows whose embedding is to be filled."""
     conn.execute("create table doc (id int primary key, body text)")
     conn.execute("insert into doc select i, 'b' || i from generate_series(1, 10) as i")
     declare(conn, "doc", "body", dimensions=2)
+
+
+@pytest.fixture
+@prepared_by(prepare)
+def doc(conn: Connection) -> Connection:
+    """Give a table `doc` of ten rows whose embedding is to be filled."""
     return conn
 
 

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 import pgembed
 from pgembed.encoders.hashing import HashingEncoder
 from pgembed.service import EncoderService
 from pgembed.testing import process_all
+from tests.fixtures.postgres import prepared_by
 
 MODEL = "hashing"
 DIMENSIONS = 64
@@ -32,9 +34,8 @@ def encoder() -> HashingEncoder:
     return HashingEncoder(MODEL, DIMENSIONS)
 
 
-@pytest.fixture
-def shop(conn: psycopg.Connection, dsn: str) -> psycopg.Connection:
-    """Embedded articles; no service is running."""
+def make_shop(conn: psycopg.Connection) -> None:
+    """Make articles, and embed them."""
     pgembed.register_model(conn, MODEL, DIMENSIONS, provider="hashing")
     conn.execute(
         "create table article"
@@ -43,7 +44,13 @@ def shop(conn: psycopg.Connection, dsn: str) -> psycopg.Connection:
     with conn.cursor() as cursor:
         cursor.executemany("insert into article values (%s, %s, %s, %s)", ARTICLES)
     pgembed.create_embedding(conn, "article", "title", model=MODEL)
-    process_all(dsn)
+    process_all(make_conninfo(conn.info.dsn, password=conn.info.password))
+
+
+@pytest.fixture
+@prepared_by(make_shop)
+def shop(conn: psycopg.Connection) -> psycopg.Connection:
+    """Embedded articles; no service is running."""
     return conn
 
 

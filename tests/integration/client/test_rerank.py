@@ -8,7 +8,6 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import DictRow
-from sentence_transformers import CrossEncoder
 
 import pgembed
 from pgembed import aclient, errors
@@ -68,6 +67,8 @@ def test_fewer_are_read_than_are_returned(
 def test_a_loaded_cross_encoder_is_taken(
     shop: psycopg.Connection, encoder: HashingEncoder, model: str
 ) -> None:
+    from sentence_transformers import CrossEncoder
+
     by_object = pgembed.vector_search(
         shop, "article", QUERY, encoder=encoder, rerank=4, reranker=CrossEncoder(model)
     )

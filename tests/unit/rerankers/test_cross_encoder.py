@@ -5,21 +5,24 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from sentence_transformers import CrossEncoder
 
 from pgembed.errors import InvalidParameter, ModelNotFound, RerankError, TextError
 from pgembed.rerankers import as_reranker, load_reranker
-from pgembed.rerankers.cross_encoder import CrossEncoderReranker
 from tests.fixtures.cross_encoders import ENCODER_FOLDER, save_cross_encoder
+
+if TYPE_CHECKING:
+    from pgembed.rerankers.cross_encoder import CrossEncoderReranker
 
 
 def test_scores_equal_the_library_in_the_callers_order(
     reranker: CrossEncoderReranker, cross_encoder_folder: Path
 ) -> None:
+    from sentence_transformers import CrossEncoder
+
     rng = random.Random(3)
     words = ["open", "file", "socket", "parse", "config", "thread"]
     texts = [" ".join(rng.choices(words, k=rng.randint(1, 90))) for _ in range(50)]
@@ -55,6 +58,8 @@ def test_lone_surrogate_is_a_text_error(reranker: CrossEncoderReranker) -> None:
 def test_out_of_memory_halves_the_batches(
     cross_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from pgembed.rerankers.cross_encoder import CrossEncoderReranker
+
     reranker = CrossEncoderReranker(str(cross_encoder_folder))
     expected = reranker.score("query", ["a", "b", "c"])
     predict = reranker._model.predict
@@ -86,6 +91,8 @@ def test_a_classifier_is_no_reranker(tmp_path: Path) -> None:
 def test_a_saved_cross_encoder_is_accepted(
     cross_encoder_folder: Path, tmp_path: Path
 ) -> None:
+    from sentence_transformers import CrossEncoder
+
     CrossEncoder(str(cross_encoder_folder)).save_pretrained(str(tmp_path))
     assert len(load_reranker(str(tmp_path)).score("q", ["a"])) == 1
 
@@ -105,6 +112,8 @@ def test_damaged_model_says_which(cross_encoder_folder: Path, tmp_path: Path) ->
 
 
 def test_a_cross_encoder_object_is_taken(cross_encoder_folder: Path) -> None:
+    from sentence_transformers import CrossEncoder
+
     model = CrossEncoder(str(cross_encoder_folder))
     reranker = as_reranker(model)
     assert reranker.name == "CrossEncoder"
@@ -140,10 +149,12 @@ def test_what_an_own_reranker_raises_is_told() -> None:
         as_reranker(Own()).score("query", ["a"])
 
 
-@pytest.mark.parametrize("given", [None, 3, CrossEncoder, object()])
-def test_other_objects_are_refused(given: object) -> None:
-    with pytest.raises(InvalidParameter, match="reranker must be"):
-        as_reranker(given)
+def test_other_objects_are_refused() -> None:
+    from sentence_transformers import CrossEncoder
+
+    for given in (None, 3, CrossEncoder, object()):
+        with pytest.raises(InvalidParameter, match="reranker must be"):
+            as_reranker(given)
 
 
 def test_importing_rerankers_loads_no_heavy_library() -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import psycopg
 import typer
-from rich.table import Table
 
 from pgembed.cli.common import Dsn, console
 from pgembed.cli.options import takes_options
@@ -76,14 +75,14 @@ def list_models(
             json.dumps([dict(zip(columns, row, strict=True)) for row in rows])
         )
         return
-    table = Table()
-    for column in columns:
-        # A name is there to be typed again: it is never cut.
-        whole = column in ("name", "revision")
-        table.add_column(column.replace("_", " "), no_wrap=whole, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
-    console.print(table, markup=False)
+    for name, provider, revision, dimensions, distance, max_tokens, used_by in rows:
+        # A name is there to be typed again: it has a line of its own, and is not cut.
+        console.print(name, style="bold", markup=False, highlight=False, soft_wrap=True)
+        about = [provider, f"{dimensions} dimensions", distance]
+        about += [] if max_tokens is None else [f"{max_tokens} tokens"]
+        about += [] if revision is None else [f"revision {revision}"]
+        about += [f"used by {used_by}"] if used_by else []
+        console.print(f"  {', '.join(about)}", markup=False, soft_wrap=True)
 
 
 def accept(

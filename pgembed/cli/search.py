@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
-from rich.padding import Padding
 from rich.text import Text
 
 from pgembed.cli.common import Dsn, console
@@ -201,7 +200,7 @@ def _indented(text: Text, most: int | None) -> None:
         line.rstrip()
         if cut and number == most:
             line.append("…")
-        console.print(Padding(line, (0, 0, 0, 2)))
+        console.print(Text("  ").append(line), soft_wrap=True)
 
 
 def _scores(hit: Any) -> str:
@@ -239,6 +238,8 @@ def highlighted(snippet: str | None) -> Text:
 
 
 def _short(value: object, most: int | None) -> str:
+    if isinstance(value, (dict, list)):
+        value = json.dumps(value, default=str, ensure_ascii=False)
     text = " ".join(str("" if value is None else value).split())
     if most is None or len(text) <= most:
         return text

@@ -29,6 +29,9 @@ _MINUTE_S = 60
 _COLORS = {"active": "green", "paused": "yellow", "broken": "bold red"}
 
 
+_IN_FULL = 4  # embeddings whose screen is 24 lines high at most
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(rich_help_panel="Running")(status)
@@ -84,13 +87,39 @@ def _lines(conn: psycopg.Connection[Any]) -> Iterator[Text]:
 
     statuses = client.status(conn)
     alone = _bm25_alone(conn)
-    for one in statuses:
-        yield from _embedding(one)
-        yield Text()
+    few = len(statuses) <= _IN_FULL
+    for one in sorted(statuses, key=lambda one: _in_order(one) and not few):
+        if few or not _in_order(one):
+            yield from _embedding(one)
+            yield Text()
+        else:
+            yield _short(one)
     yield from alone
     if not statuses and not alone:
         yield Text("No embedding is declared: see `pgembed create --help`.")
     yield from _services(conn)
+
+
+def _in_order(one: EmbeddingStatus) -> bool:
+    """Whether there is nothing to tell but that all is done."""
+    told = (one.failed, one.unseen, one.state_reason, one.model_reason, one.index_error)
+    return (
+        one.state == "active"
+        and one.up_to_date
+        and not any(told)
+        and one.index_state in ("valid", "none")
+        and one.bm25_state in ("ready", None)
+    )
+
+
+def _short(one: EmbeddingStatus) -> Text:
+    """Show in a line an embedding of many that is in order."""
+    return Text.assemble(
+        (one.name, "bold"),
+        ": ",
+        (one.state, _COLORS[one.state]),
+        f", {_number(one.embedded)} rows with a vector, {_bm25(one)}, {one.source}",
+    )
 
 
 def _embedding(one: EmbeddingStatus) -> Iterator[Text]:

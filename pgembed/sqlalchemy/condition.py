@@ -75,12 +75,16 @@ class _TemplateCompiler(PGCompiler):
         if not bindparam.expanding:
             return self.mark(bindparam.key, partial(literal_of, bindparam))
         if bindparam in self.__dict__.get("columns_of", {}):
-            return f"({self._tuples(bindparam, self.__dict__['columns_of'][bindparam])})"
+            return (
+                f"({self._tuples(bindparam, self.__dict__['columns_of'][bindparam])})"
+            )
         none = self._nothing(bindparam, [bindparam.type])
         listed = partial(list_of, bindparam, none)
         return f"({self.mark(bindparam.key, listed)})"
 
-    def _tuples(self, bind: BindParameter[Any], types: Sequence[TypeEngine[Any]]) -> str:
+    def _tuples(
+        self, bind: BindParameter[Any], types: Sequence[TypeEngine[Any]]
+    ) -> str:
         if bind.value is None or bind.callable is not None or not bind.unique:
             raise CompileError("a list of tuples comes with the execution")
         rows = [

@@ -107,6 +107,42 @@ def test_search_shows_both_ranks_where_there_are_both(
     assert (fox["bm25_rank"], fox["bm25"]) == (None, None)
 
 
+def test_what_is_printed_fits_and_is_whole(words: psycopg.Connection, dsn: str) -> None:
+    name = "an-organisation/a-model-whose-name-is-long-" + "x" * 40
+    words.execute("select pgembed.register_model(%s, 3, 'hashing')", [name])
+    words.execute(
+        'alter table article add more jsonb default \'{"a": "%s"}\'' % ("y" * 90)
+    )
+    listed = run("model", "list", dsn=dsn, columns=80).output
+    assert f"\n{name}\n  hashing, 3 dimensions, cosine\n" in listed
+    ask = ("search", "article", "tea", "--mode", "bm25")
+    lines = run(*ask, dsn=dsn, columns=80).output.splitlines()
+    assert lines[0] == "1. BM25 0.69"
+    assert all(len(line) <= 80 and line == line.rstrip() for line in lines)
+    assert 'more: {"a":' in " ".join(lines)
+    one = run(*ask, "--columns", "title, id", "--no-snippets", dsn=dsn).output
+    assert one.splitlines()[1] == "  title: green tea  id: 2"
+    wrong = run(*ask, "--columns", "nosuch", dsn=dsn)
+    assert "there is no column 'nosuch'" in wrong.output
+    assert (
+        "--min-similarity does not go with"
+        in run(*ask, "--min-similarity", "0.5", dsn=dsn).output
+    )
+
+
+def test_an_option_goes_back_to_its_default(
+    words: psycopg.Connection, dsn: str
+) -> None:
+    name = "article_embedding"
+    assert run("alter", name, "--max-attempts", "2", dsn=dsn).exit_code == 0
+    assert run("alter", name, "--reset", "max_attempts", dsn=dsn).exit_code == 0
+    attempts = words.execute("select max_attempts from pgembed.embedding").fetchone()
+    assert attempts == (5,)
+    done = run("alter", name, "--reset", "nosuch", dsn=dsn)
+    assert done.exit_code == 1
+    assert "nosuch" in done.output
+
+
 def test_search_modes(words: psycopg.Connection, dsn: str) -> None:
     done = run("search", "article", "teas", "--mode", "bm25", dsn=dsn)
     assert "BM25" in done.output
@@ -152,7 +188,8 @@ def test_search_reranked(
     model = str(save_cross_encoder(tmp_path_factory.mktemp("cross-encoder")))
     ask = ("search", "article", "green tea or red fox", "--rerank", "2")
     for mode in ("bm25", "vector", "hybrid"):
-        options = ("--mode", mode, "--reranker", model, "--encoder", "hashing")
+        options = ["--mode", mode, "--reranker", model]
+        options += [] if mode == "bm25" else ["--encoder", "hashing"]
         done = run(*ask, *options, dsn=dsn)
         assert done.exit_code == 0, done.output
         assert "re-ranked" in done.output

@@ -78,3 +78,26 @@ def test_three_embeddings_fit(busy: psycopg.Connection[Any]) -> None:
 
 def test_nothing_is_cut_without_watch(busy: psycopg.Connection[Any]) -> None:
     assert any(LONG.replace("\n", " ") in line.plain for line in _lines(busy))
+
+
+def test_twelve_embeddings_fit_when_all_is_well(
+    conn: psycopg.Connection[Any],
+) -> None:
+    conn.execute("select pgembed.register_model('tiny', 3, 'hashing')")
+    for number in range(12):
+        conn.execute(f"create table t{number} (id int primary key, a text)".encode())
+        conn.execute(
+            "select pgembed.create_embedding(%s, 'a', model => 'tiny',"
+            " index => 'none')",
+            [f"t{number}"],
+        )
+    conn.execute("update pgembed.embedding set backfill_state = 'done'")
+    conn.execute("select pgembed.bm25_maintain()")
+    conn.execute(
+        "update pgembed.embedding set state = 'paused' where name = 't7_embedding'"
+    )
+    lines = [line.plain for line in _lines(conn)]
+    assert len(lines) <= 24 - 1
+    # What needs a look comes first, and in full.
+    assert lines[0].startswith("t7_embedding: paused, model")
+    assert "t11_embedding: active, 0 rows with a vector, BM25 ready, t11" in lines

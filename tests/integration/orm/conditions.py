@@ -102,9 +102,7 @@ class Conditions:
         found: Condition = getattr(column, way)(parameter)
         return found
 
-    def _in_tuples(
-        self, entity: Any, draw: Draw, kind: Kind, column: Any
-    ) -> Condition:
+    def _in_tuples(self, entity: Any, draw: Draw, kind: Kind, column: Any) -> Condition:
         others = [n for n, k in self.kinds.items() if k.equal]
         second = draw(st.sampled_from(others))
         row = st.tuples(kind.value(), self.kinds[second].value())
@@ -126,9 +124,11 @@ class Conditions:
             lambda: outer.in_(select(inner).where(condition)),
             lambda: entity.id.not_in(select(other.id).where(condition)),
             lambda: (
-                select(func.count(other.id)).where(inner == outer, condition)
-            ).scalar_subquery()
-            > draw(st.integers(0, 3)),
+                (
+                    select(func.count(other.id)).where(inner == outer, condition)
+                ).scalar_subquery()
+                > draw(st.integers(0, 3))
+            ),
             lambda: entity.parts.any(self._leaf(draw, part)),
         ]
         return draw(st.sampled_from(ways))()
@@ -298,7 +298,7 @@ class _Groups:
     def jsonb(draw: Draw, kind: Kind, column: Any) -> Condition:
         value = draw(kind.value())
         key: Any = draw(st.sampled_from(["a", "b", "it's"]))
-        path = draw(st.sampled_from(["$.a", "$.t[*] ? (@ == \"y\")", "$.d.k", "$[1]"]))
+        path = draw(st.sampled_from(["$.a", '$.t[*] ? (@ == "y")', "$.d.k", "$[1]"]))
         ways: list[Any] = [
             lambda: _Groups.json(draw, kind, column),
             lambda: column[key].astext == draw(texts),

@@ -39,7 +39,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.orm import mapped_column
 
-SCHEMA = 'Types "1\''
+SCHEMA = "Types \"1'"
 UTC = dt.UTC
 EAST = dt.timezone(dt.timedelta(hours=5, minutes=30))
 
@@ -163,9 +163,7 @@ def range_kind(type_: Any, low: st.SearchStrategy[Any], ends: list[Any]) -> Kind
 
 def array_kind(item: Callable[[], Any], stored: list[Any], one: Any) -> Kind:
     """A column of arrays."""
-    return Kind(
-        lambda: pg.ARRAY(item()), stored, st.lists(one, max_size=3), "array"
-    )
+    return Kind(lambda: pg.ARRAY(item()), stored, st.lists(one, max_size=3), "array")
 
 
 def with_zone(moment: dt.datetime) -> dt.datetime:
@@ -236,18 +234,14 @@ KINDS: dict[str, Kind] = {
         [dt.timedelta(days=1, seconds=5), dt.timedelta(hours=-3)],
         spans,
     ),
-    "span_day": Kind(
-        lambda: pg.INTERVAL(fields="DAY"), [dt.timedelta(days=1)], spans
-    ),
+    "span_day": Kind(lambda: pg.INTERVAL(fields="DAY"), [dt.timedelta(days=1)], spans),
     "bytes": Kind(LargeBinary, [b"\x00\xff%", b"", b"a'b\\"], blobs),
     "pickled": Kind(PickleType, [1, "a"], st.integers(0, 2)),
     "uuid": Kind(Uuid, [uuid.UUID(int=n) for n in range(3)], st.uuids()),
     "uuid_text": Kind(
         lambda: pg.UUID(as_uuid=False), [str(uuid.UUID(int=1))], st.uuids().map(str)
     ),
-    "uuid_char": Kind(
-        lambda: Uuid(native_uuid=False), [uuid.UUID(int=1)], st.uuids()
-    ),
+    "uuid_char": Kind(lambda: Uuid(native_uuid=False), [uuid.UUID(int=1)], st.uuids()),
     "inet": Kind(
         pg.INET,
         ["10.0.0.1", "10.0.0.0/8", "::1"],
@@ -279,7 +273,7 @@ KINDS: dict[str, Kind] = {
     "tsvector": Kind(pg.TSVECTOR, ["'a':1 'b':2", "'b':1"], group="tsvector"),
     "tsquery": Kind(pg.TSQUERY, ["'a' & 'b'", "'b'"]),
     "integers": array_kind(Integer, [[1, 2], [2], [], [1, None]], st.integers(0, 3)),
-    "shorts": array_kind(lambda: String(3), [["a", "abc"], [], ["a,\"{b"]], text),
+    "shorts": array_kind(lambda: String(3), [["a", "abc"], [], ['a,"{b']], text),
     "texts": array_kind(Text, [["a", "it's"], [""], ["NULL", None]], text),
     "fractions": array_kind(lambda: Numeric(6, 2), [fractions, []], numbers),
     "colors": array_kind(

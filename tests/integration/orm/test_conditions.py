@@ -44,8 +44,9 @@ from tests.integration.orm.kinds import (
 )
 
 # Of types and operators that SQLAlchemy thinks little of.
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning",
-    "ignore::sqlalchemy.exc.SADeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sqlalchemy.exc.SAWarning", "ignore::sqlalchemy.exc.SADeprecationWarning"
+)
 
 TRIES = os.environ.get("PGEMBED_TEST_CONDITIONS")
 VECTOR = load_encoder(
@@ -118,7 +119,7 @@ class Things:
         def ids(session: Session) -> Any:
             try:
                 return sorted(session.scalars(statement, lists))
-            except Exception as exc:  # noqa: BLE001 - any is compared
+            except Exception as exc:
                 return exc
             finally:
                 session.rollback()
@@ -186,7 +187,9 @@ def with_settings(dsn: str) -> Iterator[Run]:
 
 
 @pytest.mark.parametrize("way", [by_psycopg, by_asyncpg, with_settings])
-def test_any_condition_finds_what_a_plain_select_finds(things: Things, way: Any) -> None:
+def test_any_condition_finds_what_a_plain_select_finds(
+    things: Things, way: Any
+) -> None:
     conditions = Conditions(things.thing, things.kinds)
     counts: Counter[bool] = Counter()
 

@@ -140,6 +140,21 @@ def test_the_first_fill_is_waited_for(dsn: str, conn: Connection) -> None:
     assert conn.execute(filling.encode()).fetchone() == (False, True)
 
 
+def test_what_a_fill_queues_is_waited_for(dsn: str, conn: Connection) -> None:
+    """Its jobs come after the wait began."""
+    conn.execute("create table article (id int primary key, body text)")
+    conn.execute("insert into article values (1, 'red'), (2, 'blue')")
+    service = declare(conn)
+    with waiting(dsn, "call pgembed.wait('article', 30)") as thread:
+        thread.join(0.3)
+        while service.backfill(batch=2) is not None:
+            pass
+        thread.join(0.5)
+        assert thread.is_alive()
+        service.drain()
+    assert len(service.embedded()) == 2
+
+
 def test_words_alone_are_waited_for(dsn: str, conn: Connection) -> None:
     conn.execute("create table article (id int primary key, body text)")
     conn.execute("insert into article values (1, 'red')")
@@ -353,7 +368,7 @@ def test_who_may_not_read_a_table_may_not_ask(
         "select pgembed.is_fresh('article')",
         "select * from pgembed.search_status",
         "select * from pgembed._searchable",
-        "select pgembed._bm25_unread(1)",
+        "select pgembed._words_unread(1)",
     ):
         with pytest.raises(errors.InsufficientPrivilege):
             reader.execute(call.encode())

@@ -78,19 +78,19 @@ $$;
 comment on function pgembed._waited_table(text, text) is
     'The table that is to be looked at, which the caller may read; NULL: all. PE001, PE003.';
 
-create or replace function pgembed._waiting(p_source oid, p_last bigint) returns text
+create or replace function pgembed._waiting(p_source oid, p_last bigint, out waiting text, out filling boolean, out last_job bigint)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     part record;
-    waiting text[] := '{}';
+    names text[] := '{}';
 begin
-    for part in select * from pgembed._searchable as x
-                where (p_source is null or x.source = p_source)
-                  and (x.filling or not x.captured or x.state = 'broken' or x.first_seq <= p_last)
-                order by x.label
-    loop
+    filling := false;
+    for part in select * from pgembed._searchable as x where p_source is null or x.source = p_source order by x.label loop
+        last_job := part.last_seq;
+        continue when part.captured and part.state <> 'broken' and not part.filling
+            and (part.first_seq is null or part.first_seq > coalesce(p_last, part.last_seq));
         if part.state = 'broken' then
             raise exception '"%" is broken, so what was written will not be searchable', part.label using errcode = 'PE016',
                 detail = coalesce(part.state_reason, ''), hint = format('Mend the table or the text, then: SELECT pgembed.repair(%L).', part.label);
@@ -98,16 +98,17 @@ begin
             raise exception '"%" is paused, so what was written will not be searchable', part.label using errcode = 'PE007',
                 hint = format('Resume it first: SELECT pgembed.resume_embedding(%L).', part.label);
         end if;
-        if part.label <> all (waiting) then    -- an embedding and its BM25 index have one name
-            waiting := waiting || part.label;
+        filling := filling or part.filling;
+        if part.label <> all (names) then    -- an embedding and its BM25 index have one name
+            names := names || part.label;
         end if;
     end loop;
-    return nullif(array_to_string(waiting, ', '), '');
+    waiting := nullif(array_to_string(names, ', '), '');
 end
 $$;
 comment on function pgembed._waiting(oid, bigint) is
-    'What of a table (NULL: of all that the caller may read) is not searchable yet of the changes up to a job; NULL: nothing. '
-    'PE007, PE016 where it will not be.';
+    'What of a table (NULL: of all that the caller may read) is not searchable yet of the changes up to a job (NULL: of all), NULL: nothing; '
+    'whether a table is read as a whole; the last job that there is. PE007, PE016 where it will not be searchable.';
 
 create or replace procedure pgembed.wait(source text default null, timeout float8 default 10)
 language plpgsql
@@ -117,19 +118,20 @@ declare
     has_written constant boolean := pg_catalog.pg_current_xact_id_if_assigned() is not null;
     deadline constant timestamptz := pg_catalog.clock_timestamp() operator(pg_catalog.+) pgembed._check_timeout(timeout);
     waited constant oid := pgembed._waited_table(source, pg_catalog.current_setting('search_path'));
-    last_job bigint;
-    waiting text;
+    until bigint;    -- the last job that is waited for; NULL: that is not known yet
+    look record;
     pause float8 := 0.001;    -- seconds
 begin
     call pgembed._check_may_commit('pgembed.wait()', has_written,
         'Commit first, and call it outside of a transaction (in autocommit mode): what is not committed cannot become searchable.');
-    select pg_catalog.max(x.last_seq) into last_job from pgembed._searchable as x;
     loop
-        waiting := pgembed._waiting(waited, last_job);
-        exit when waiting is null;
+        select * into look from pgembed._waiting(waited, until);
+        exit when look.waiting is null;
+        -- What a fill will queue still is waited for too.
+        until := case when not look.filling then coalesce(until, look.last_job) end;
         if pg_catalog.clock_timestamp() operator(pg_catalog.>) deadline then
             raise exception 'not everything that was written is searchable after % seconds', timeout using errcode = 'PE019',
-                detail = pg_catalog.concat('Waiting: ', waiting, '. ', case when pgembed._service_alive_public() then 'An encoder service is running.'
+                detail = pg_catalog.concat('Waiting: ', look.waiting, '. ', case when pgembed._service_alive_public() then 'An encoder service is running.'
                                                                        else 'No encoder service is running: start one with pgembed serve.' end),
                 hint = 'Wait for longer (timeout => 60), or look at pgembed.search_status and, as pgembed''s owner, pgembed.doctor().';
         end if;

@@ -7,14 +7,14 @@ set search_path = pg_catalog, pg_temp
 as $$
     with object as (
         select p.proname::text as name, d.description,
-               format('%s pgembed.%I(%s)', case when p.prokind = 'p' then 'CALL' when p.proretset then 'SELECT * FROM' else 'SELECT' end, p.proname, (
+               format('%s pgembed.%I(%s);', case when p.prokind = 'p' then 'CALL' when p.proretset then 'SELECT * FROM' else 'SELECT' end, p.proname, (
                    select string_agg(case a.name when 'name' then case when p.proname ~ 'bm25' then '''article_bm25''' else '''article_embedding''' end
                                                  when 'role' then '''app''' else a.name end, ', ' order by a.place)
                    from unnest(p.proargnames[1:p.pronargs - p.pronargdefaults]) with ordinality as a(name, place))) as call
         from pg_proc as p left join pg_description as d on d.classoid = 'pg_proc'::regclass and d.objoid = p.oid
         where p.pronamespace = 'pgembed'::regnamespace and p.proname !~ '^_'
         union all
-        select c.relname, d.description, format('SELECT * FROM pgembed.%I', c.relname)
+        select c.relname, d.description, format('SELECT * FROM pgembed.%I;', c.relname)
         from pg_class as c left join pg_description as d on d.classoid = 'pg_class'::regclass and d.objoid = c.oid and d.objsubid = 0
         where c.relnamespace = 'pgembed'::regnamespace and c.relkind = 'v' and c.relname !~ '^_'),
     described as (
@@ -28,7 +28,7 @@ as $$
                coalesce(substring(o.description from 'Example: (.*)$'), o.call) as example
         from object as o)
     select d.topic, d.name,
-           case when help.about is null then substring(d.comment from '^.*?(?=[.:;](?:\s|$)|$)') else d.comment end,
+           case when help.about is null then substring(regexp_replace(d.comment, '\s\([^)]*\)', '', 'g') from '^.*?(?=[.:;](?:\s|$)|$)') else d.comment end,
            d.example
     from described as d
     where help.about is null or lower(help.about) in (d.topic, d.name)

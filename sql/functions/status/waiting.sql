@@ -3,7 +3,7 @@
 -- A view keeps the operators that the path finds.
 select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
-create or replace function pgembed._bm25_unread(p_bm25_id int) returns boolean
+create or replace function pgembed._words_unread(p_bm25_id int) returns boolean
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -16,13 +16,13 @@ begin
     return unread;
 end
 $$;
-comment on function pgembed._bm25_unread(int) is
+comment on function pgembed._words_unread(int) is
     'Whether a BM25 index must read its table again, as rows may be missing, for callers who may not read its parts.';
 
 create or replace view pgembed._searchable with (security_barrier) as
 select x.kind, x.id, x.name, x.source, x.label, x.state, x.state_reason,
        t.capture as captured,
-       t.unseen or case x.kind when 'embedding' then e.backfill_state = 'pending' else x.state = 'pending' or pgembed._bm25_unread(x.id) end as filling,
+       t.unseen or case x.kind when 'embedding' then e.backfill_state = 'pending' else x.state = 'pending' or pgembed._words_unread(x.id) end as filling,
        case x.kind when 'embedding' then (select min(q.seq) from pgembed.queue as q where q.embedding_id = x.id) end as first_seq,
        (select max(q.seq) from pgembed.queue as q) as last_seq
 from pgembed._standing as x
@@ -42,5 +42,6 @@ select pgembed._schema_of(x.source) as schema, x.source, x.kind, x.name, m.name 
 from pgembed._searchable as x
 left join (pgembed.embedding as e join pgembed.model as m using (model_id)) on x.kind = 'embedding' and e.embedding_id = x.id;
 comment on view pgembed.search_status is
-    'For those who search, of the tables that they may read: each embedding and BM25 index, its model and state; filling: its table is '
-    'read as a whole; waiting: rows in the queue (of 10,000 jobs at most), NULL for whom row security restricts; fresh: everything written can be found.';
+    'Whether what a role may search is fresh: each embedding and BM25 index of the tables that it may read, its model and state. filling: '
+    'its table is read as a whole; waiting: rows in the queue (of 10,000 jobs at most), NULL for whom row security restricts; fresh: '
+    'everything written can be found.';

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -312,6 +313,26 @@ def test_another_table_is_not_waited_for(conn: Connection, article: Service) -> 
     conn.execute("call pgembed.wait('article')")
     said = fails(conn, "PE019", "call pgembed.wait(timeout => 0.1)")
     assert "Waiting: other_embedding." in said
+
+
+def test_what_waits_for_others_is_not_read(conn: Connection, article: Service) -> None:
+    """A look at one table goes by the index, whatever the queue is full of."""
+    conn.execute(
+        "insert into pgembed.queue (embedding_id, key, op)"
+        " select 9999, i::text, 'U' from generate_series(1, 50000) as i"
+    )
+    add(conn, 1, 2)
+    conn.execute("analyze pgembed.queue")
+    plan = "\n".join(
+        line
+        for (line,) in conn.execute(
+            "explain (analyze, costs off) select waits, first_seq"
+            " from pgembed._searchable"
+        )
+    )
+    assert "queue_ready_idx" in plan
+    assert "Seq Scan on queue" not in plan
+    assert not re.search(r"Rows Removed by Filter: \d{3}", plan), plan
 
 
 # -- who may ask

@@ -120,11 +120,13 @@ declare
     waited constant oid := pgembed._waited_table(source, pg_catalog.current_setting('search_path'));
     until bigint;    -- the last job that is waited for; NULL: that is not known yet
     look record;
+    looked timestamptz;
     pause float8 := 0.001;    -- seconds
 begin
     call pgembed._check_may_commit('pgembed.wait()', has_written,
         'Commit first, and call it outside of a transaction (in autocommit mode): what is not committed cannot become searchable.');
     loop
+        looked := pg_catalog.clock_timestamp();
         select * into look from pgembed._waiting(waited, until);
         exit when look.waiting is null;
         -- What a fill will queue still is waited for too.
@@ -136,7 +138,9 @@ begin
                 hint = 'Wait for longer (timeout => 60), or look at pgembed.search_status and, as pgembed''s owner, pgembed.doctor().';
         end if;
         commit;    -- each look has a new snapshot
-        perform pg_catalog.pg_sleep(pause);
+        -- Where very many jobs wait, a look takes its time.
+        perform pg_catalog.pg_sleep(greatest(pause, 2::float8 operator(pg_catalog.*)
+            pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() operator(pg_catalog.-) looked)));
         pause := least(pause operator(pg_catalog.*) 1.5::float8, 0.1::float8);
     end loop;
 end

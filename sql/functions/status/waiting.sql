@@ -23,7 +23,12 @@ create or replace view pgembed._searchable with (security_barrier) as
 select x.kind, x.id, x.name, x.source, x.label, x.state, x.state_reason,
        t.capture as captured,
        t.unseen or case x.kind when 'embedding' then e.backfill_state = 'pending' else x.state = 'pending' or pgembed._words_unread(x.id) end as filling,
-       case x.kind when 'embedding' then (select min(q.seq) from pgembed.queue as q where q.embedding_id = x.id) end as first_seq,
+       -- In the order of its index on embedding_id: other ways lead through what waits for others.
+       x.kind = 'embedding' and (select true from pgembed.queue as q where q.embedding_id = x.id
+                                 order by q.priority, q.not_before limit 1) is true as waits,
+       case x.kind when 'embedding' then (
+           select min(q.seq) from (select q.seq from pgembed.queue as q where q.embedding_id = x.id
+                                   order by q.priority, q.not_before offset 0) as q) end as first_seq,
        (select max(q.seq) from pgembed.queue as q) as last_seq
 from pgembed._standing as x
 left join pgembed.embedding as e on x.kind = 'embedding' and e.embedding_id = x.id
@@ -31,14 +36,15 @@ left join pgembed.bm25 as b on x.kind = 'bm25' and b.bm25_id = x.id
 join pgembed.captured_text as t on t.text_id = coalesce(e.text_id, b.text_id)
 where has_any_column_privilege(x.source::oid, 'select');
 comment on view pgembed._searchable is
-    'Each embedding and BM25 index of the tables that the caller may read: whether its table is read as a whole, and the first job '
-    'that waits; and the last job of all.';
+    'Each embedding and BM25 index of the tables that the caller may read: whether its table is read as a whole, whether '
+    'jobs wait, and the first; and the last job of all.';
 
 create or replace view pgembed.search_status with (security_barrier) as
 select pgembed._schema_of(x.source) as schema, x.source, x.kind, x.name, m.name as model, x.state, x.state_reason, x.filling,
        case when row_security_active(x.source) or x.kind <> 'embedding' then null
-            else (select count(distinct w.key) from (select q.key from pgembed.queue as q where q.embedding_id = x.id limit 10000) as w) end as waiting,
-       x.captured and not x.filling and x.first_seq is null and x.state <> 'broken' as fresh
+            else (select count(distinct w.key) from (select q.key from pgembed.queue as q where q.embedding_id = x.id
+                                                      order by q.priority, q.not_before limit 10000) as w) end as waiting,
+       x.captured and not x.filling and not x.waits and x.state <> 'broken' as fresh
 from pgembed._searchable as x
 left join (pgembed.embedding as e join pgembed.model as m using (model_id)) on x.kind = 'embedding' and e.embedding_id = x.id;
 comment on view pgembed.search_status is

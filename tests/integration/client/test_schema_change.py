@@ -12,7 +12,7 @@ from pgembed import aclient, client
 from pgembed.testing import HASHING_DIMENSIONS, HASHING_MODEL, process_all
 
 CALLS: dict[str, Callable[[Any, Any], Any]] = {
-    "vector_search": lambda c, on: c.search(
+    "vector_search": lambda c, on: c.vector_search(
         on, "article", "apple pie", k=3, encoder=HASHING_MODEL
     ),
     "bm25_search": lambda c, on: c.bm25_search(on, "article", "apple pie", k=3),

@@ -61,22 +61,14 @@ class Conditions:
         self.kinds = kinds
         # Lists that come when the statement is executed, by their names.
         self.lists: dict[str, Any] = {}
-
-    def any(self) -> st.SearchStrategy[Condition]:
-        """Give conditions, and those that are made of some."""
-        one = self.leaf(self.entity)
-        return st.recursive(one | self.subquery(), _composed, max_leaves=4)
-
-    def leaf(self, entity: Any) -> st.SearchStrategy[Condition]:
-        """Give conditions on one column of an entity."""
-        return _drawn(lambda draw: self._leaf(draw, entity))
-
-    def subquery(self) -> st.SearchStrategy[Condition]:
-        """Give conditions with a SELECT inside."""
-        return _drawn(self._subquery)
+        self._names = st.sampled_from(list(kinds))
+        self._equal = st.sampled_from([n for n, k in kinds.items() if k.equal])
+        one = _drawn(lambda draw: self._leaf(draw, entity))
+        #: Conditions, and those that are made of some.
+        self.any = st.recursive(one | _drawn(self._subquery), _composed, max_leaves=4)
 
     def _leaf(self, draw: Draw, entity: Any) -> Condition:
-        name = draw(st.sampled_from(list(self.kinds)))
+        name = draw(self._names)
         kind = self.kinds[name]
         column = getattr(entity, name)
         ways: list[Any] = [_is_null, _as_text]
@@ -84,7 +76,7 @@ class Conditions:
             ways += [_compared, _in, self._in_parameter, _coalesced, _case]
             ways += [partial(self._in_tuples, entity)] * 2
             ways += [_in] * 3 + [_compared] * 2
-            ways += [] if isinstance(kind.type(), ARRAY) else [_any_of]
+            ways += [] if isinstance(kind.an_instance, ARRAY) else [_any_of]
         if kind.equal and kind.sorted:
             ways.append(_between)
         ways += [getattr(_Groups, kind.group)] * 4 if kind.group else []
@@ -92,7 +84,7 @@ class Conditions:
 
     def _in_parameter(self, draw: Draw, kind: Kind, column: Any) -> Condition:
         name = f"list_{len(self.lists)}"
-        values = draw(st.lists(kind.value() | st.none(), max_size=3))
+        values = draw(kind.some)
         way = draw(st.sampled_from(["in_", "not_in"]))
         if draw(st.booleans()):
             parameter = bindparam(name, values, expanding=True)
@@ -103,9 +95,8 @@ class Conditions:
         return found
 
     def _in_tuples(self, entity: Any, draw: Draw, kind: Kind, column: Any) -> Condition:
-        others = [n for n, k in self.kinds.items() if k.equal]
-        second = draw(st.sampled_from(others))
-        row = st.tuples(kind.value(), self.kinds[second].value())
+        second = draw(self._equal)
+        row = st.tuples(kind.value, self.kinds[second].value)
         rows = draw(st.lists(row, max_size=3))
         pair = tuple_(column, getattr(entity, second))
         found: Condition = draw(st.sampled_from([pair.in_, pair.not_in]))(rows)
@@ -114,8 +105,7 @@ class Conditions:
     def _subquery(self, draw: Draw) -> Condition:
         entity = self.entity
         other, part = aliased(entity), entity.parts.property.mapper.class_
-        equal = [n for n, k in self.kinds.items() if k.equal]
-        name = draw(st.sampled_from(equal))
+        name = draw(self._equal)
         inner, outer = getattr(other, name), getattr(entity, name)
         condition = self._leaf(draw, other)
         ways: list[Callable[[], Condition]] = [
@@ -162,7 +152,7 @@ def _as_text(draw: Draw, kind: Kind, column: Any) -> Condition:
 
 
 def _compared(draw: Draw, kind: Kind, column: Any) -> Condition:
-    value = draw(kind.value())
+    value = draw(kind.value)
     ways: list[Any] = [*EQUALITIES, *_DISTINCT]
     ways += ORDERS if kind.sorted else ()
     way = draw(st.sampled_from(ways))
@@ -170,13 +160,14 @@ def _compared(draw: Draw, kind: Kind, column: Any) -> Condition:
         st.sampled_from(
             [
                 lambda: value,
-                lambda: literal(value, kind.type()),
+                lambda: literal(value, kind.an_instance),
                 lambda: bindparam(None, value, unique=True),
                 # Else SQLAlchemy takes it for the same as one with a value.
                 lambda: func.nullif(
-                    bindparam(None, callable_=lambda: value, type_=kind.type()), None
+                    bindparam(None, callable_=lambda: value, type_=kind.an_instance),
+                    None,
                 ),
-                lambda: cast(literal(value, kind.type()), kind.type()),
+                lambda: cast(literal(value, kind.an_instance), kind.an_instance),
             ]
         )
     )()
@@ -187,18 +178,18 @@ def _compared(draw: Draw, kind: Kind, column: Any) -> Condition:
 
 
 def _between(draw: Draw, kind: Kind, column: Any) -> Condition:
-    return between(column, draw(kind.value()), draw(kind.value()))
+    return between(column, draw(kind.value), draw(kind.value))
 
 
 def _in(draw: Draw, kind: Kind, column: Any) -> Condition:
-    values = draw(st.lists(kind.value() | st.none(), max_size=4))
+    values = draw(kind.some)
     found: Condition = draw(st.sampled_from([column.in_, column.not_in]))(values)
     return found
 
 
 def _any_of(draw: Draw, kind: Kind, column: Any) -> Condition:
-    values = draw(st.lists(kind.value(), max_size=3))
-    listed = literal(values, pg.ARRAY(kind.type()))
+    values = draw(st.lists(kind.value, max_size=3))
+    listed = literal(values, pg.ARRAY(kind.an_instance))
     if draw(st.booleans()):
         return column == any_(listed)
     found: Condition = column != all_(listed)
@@ -206,15 +197,17 @@ def _any_of(draw: Draw, kind: Kind, column: Any) -> Condition:
 
 
 def _coalesced(draw: Draw, kind: Kind, column: Any) -> Condition:
-    value = draw(kind.value())
+    value = draw(kind.value)
     # asyncpg takes the type of a value that SQLAlchemy knows none of from the context.
-    written = value if kind.group in ("text", "number") else literal(value, kind.type())
+    written = (
+        value if kind.group in ("text", "number") else literal(value, kind.an_instance)
+    )
     found: Condition = func.coalesce(column, written) == value
     return found
 
 
 def _case(draw: Draw, kind: Kind, column: Any) -> Condition:
-    value = draw(kind.value())
+    value = draw(kind.value)
     chosen = case((column == value, draw(texts)), else_=draw(texts))
     return chosen < draw(texts)
 
@@ -228,15 +221,15 @@ class _Groups:
         ways = [
             lambda: column % value == 1,
             lambda: column / value > draw(st.integers(-2, 2)),
-            lambda: -column + value < draw(kind.value()),
-            lambda: func.abs(column) == draw(kind.value()),
-            lambda: func.greatest(column, draw(kind.value())) == draw(kind.value()),
+            lambda: -column + value < draw(kind.value),
+            lambda: func.abs(column) == draw(kind.value),
+            lambda: func.greatest(column, draw(kind.value)) == draw(kind.value),
         ]
         return draw(st.sampled_from(ways))()
 
     @staticmethod
     def text(draw: Draw, kind: Kind, column: Any) -> Condition:
-        value = draw(kind.value())
+        value = draw(kind.value)
         ways: list[Any] = [
             lambda: column.like(value),
             lambda: column.ilike(value + "%"),
@@ -262,7 +255,7 @@ class _Groups:
 
     @staticmethod
     def moment(draw: Draw, kind: Kind, column: Any) -> Condition:
-        value = draw(kind.value())
+        value = draw(kind.value)
         ways = [
             lambda: column + (value - M) > M,
             lambda: column - value < (value - M),
@@ -275,7 +268,7 @@ class _Groups:
     @staticmethod
     def inet(draw: Draw, kind: Kind, column: Any) -> Condition:
         symbol = draw(st.sampled_from(["<<=", ">>", "&&"]))
-        found: Condition = column.op(symbol, is_comparison=True)(draw(kind.value()))
+        found: Condition = column.op(symbol, is_comparison=True)(draw(kind.value))
         return found
 
     inet_object = inet
@@ -296,7 +289,7 @@ class _Groups:
 
     @staticmethod
     def jsonb(draw: Draw, kind: Kind, column: Any) -> Condition:
-        value = draw(kind.value())
+        value = draw(kind.value)
         key: Any = draw(st.sampled_from(["a", "b", "it's"]))
         path = draw(st.sampled_from(["$.a", '$.t[*] ? (@ == "y")', "$.d.k", "$[1]"]))
         ways: list[Any] = [
@@ -323,7 +316,7 @@ class _Groups:
 
     @staticmethod
     def array(draw: Draw, kind: Kind, column: Any) -> Condition:
-        value = draw(kind.value())
+        value = draw(kind.value)
         item = value[0] if value else kind.stored[0][0]
         ways: list[Any] = [
             lambda: column.contains(value),
@@ -331,7 +324,7 @@ class _Groups:
             lambda: column.overlap(value),
             lambda: column.any(item),
             lambda: column.all(item, operator=operator.le),
-            lambda: literal(item, kind.type().item_type) == any_(column),
+            lambda: literal(item, kind.an_instance.item_type) == any_(column),
             lambda: column[1] == item,
             lambda: column[1].in_(value),
             lambda: column[1:2] == value,
@@ -343,7 +336,7 @@ class _Groups:
 
     @staticmethod
     def range(draw: Draw, kind: Kind, column: Any) -> Condition:
-        value = draw(kind.value())
+        value = draw(kind.value)
         bound = value.lower if value.lower is not None else kind.stored[0].lower
         ways: list[Any] = [
             lambda: column.contains(bound),
@@ -369,14 +362,14 @@ class _Groups:
 
     @staticmethod
     def vector(draw: Draw, kind: Kind, column: Any) -> Condition:
-        value = draw(kind.value())
+        value = draw(kind.value)
         way = draw(st.sampled_from(["l2_distance", "max_inner_product", "l1_distance"]))
         found: Condition = getattr(column, way)(value) < draw(st.floats(-3, 3))
         return found
 
     @staticmethod
     def hstore(draw: Draw, kind: Kind, column: Any) -> Condition:
-        value = draw(kind.value())
+        value = draw(kind.value)
         ways: list[Any] = [
             lambda: column.has_key("a"),
             lambda: column.contains(value),

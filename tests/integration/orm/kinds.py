@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -96,7 +97,7 @@ class Hashed(TypeDecorator[str]):
         return func.sha256(bindvalue)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """A column.
 
@@ -116,9 +117,20 @@ class Kind:
     sorted: bool = True
     equal: bool = True
 
+    @cached_property
     def value(self) -> st.SearchStrategy[Any]:
         """A value to compare with: often one that is there."""
         return st.sampled_from(self.stored) | self.values
+
+    @cached_property
+    def some(self) -> st.SearchStrategy[Any]:
+        """Values for a list, and NULL now and then."""
+        return st.lists(self.value | st.none(), max_size=4)
+
+    @cached_property
+    def an_instance(self) -> Any:
+        """The type, for values outside the table."""
+        return self.type()
 
 
 CHARACTERS = "aAbB 1%_\\'\"/:é{},$"

@@ -205,7 +205,7 @@ def test_any_condition_finds_what_a_plain_select_finds(
         @given(st.data())
         def holds(data: st.DataObject) -> None:
             conditions.lists.clear()
-            condition = data.draw(conditions.any())
+            condition = data.draw(conditions.any)
             search = data.draw(st.sampled_from(things.searches))
             plain = select(things.thing.id).where(condition)
             lists = conditions.lists

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    mapped_column,
+    selectinload,
+)
 from sqlalchemy.pool import QueuePool
 
 from pgembed.encoders import load_encoder
@@ -21,9 +27,11 @@ from pgembed.errors import (
 from pgembed.sqlalchemy import await_embedded, encode_query
 from pgembed.testing import HASHING_DIMENSIONS, HASHING_MODEL, process_all
 from tests.fixtures.answering import answering
+from tests.fixtures.postgres import Server
 from tests.fixtures.vectors import as_text
 from tests.integration.orm import models
 from tests.integration.orm.models import Article
+from tests.integration.orm.test_tenants import Note
 
 E = Article.embedding
 ENCODER = load_encoder("hashing", "hashing", dimensions=HASHING_DIMENSIONS)
@@ -255,4 +263,117 @@ async def test_waiting_asynchronously(own: Engine, new_dsn: str, driver: str) ->
         await session.refresh(row, ["embedding_status", "embedding_chunks"])
         assert row.embedding.status == "embedded"
         assert row.embedding.chunks[0].content == "title 1\n\nbody"
+    await engine.dispose()
+
+
+def test_savepoints_are_not_committed(own: Engine, new_dsn: str) -> None:
+    with Session(own) as session:
+        session.add(Article(**article(1)))
+        with session.begin_nested():
+            session.add(Article(**article(2)))
+        with pytest.raises(InvalidParameter, match="not committed"):
+            await_embedded(session, 1)
+        with pytest.raises(ZeroDivisionError), session.begin_nested():
+            session.add(Article(**article(3)))
+            session.flush()
+            raise ZeroDivisionError
+        session.commit()
+        # The first two are waited for, whatever became of the third.
+        with pytest.raises(NotEmbeddedInTime):
+            await_embedded(session, 0.1)
+        process_all(new_dsn)
+        await_embedded(session, 1)
+
+
+@pytest.mark.parametrize("mode", ["create_savepoint", "rollback_only"])
+def test_a_session_inside_a_transaction_of_its_connection(
+    own: Engine, new_dsn: str, mode: Any
+) -> None:
+    """As in tests that roll everything back."""
+    with own.connect() as connection:
+        outer = connection.begin()
+        with Session(connection, join_transaction_mode=mode) as session:
+            session.add(Article(**article(1)))
+            session.commit()
+            for _ in range(2):
+                with pytest.raises(InvalidParameter, match="not committed") as caught:
+                    await_embedded(session, 1)
+            assert "transaction" in str(caught.value.hint)
+            outer.rollback()
+            await_embedded(session, 1)  # there is nothing to wait for
+    with own.connect() as connection:
+        with connection.begin(), Session(connection) as session:
+            session.add(Article(**article(2)))
+            session.commit()
+        with pytest.raises(NotEmbeddedInTime):
+            await_embedded(session, 0.1)
+        process_all(new_dsn)
+        await_embedded(session, 1)
+
+
+@pytest.fixture
+def elsewhere(server: Server) -> Iterator[Engine]:
+    """A database without pgembed."""
+    name = server.create_database()
+    engine = models.engine(server.dsn(name))
+    yield engine
+    engine.dispose()
+    server.drop_database(name)
+
+
+class OtherBase(DeclarativeBase):
+    pass
+
+
+class Log(OtherBase):
+    __tablename__ = "log"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+def test_a_session_with_a_database_for_some_classes(
+    own: Engine, new_dsn: str, elsewhere: Engine
+) -> None:
+    OtherBase.metadata.create_all(elsewhere)
+    with Session(binds={models.Base: own, OtherBase: elsewhere}) as session:
+        session.add_all([Article(**article(1)), Log()])
+        session.commit()
+        with pytest.raises(NotEmbeddedInTime):
+            await_embedded(session, 0.1)
+        process_all(new_dsn)
+        await_embedded(session, 1)
+        session.execute(update(Article).values(body="new"))
+        session.commit()
+        with pytest.raises(NotEmbeddedInTime):
+            await_embedded(session, 0.1)
+        process_all(new_dsn)
+        await_embedded(session, 1)
+        with answering(new_dsn, answer) as queries:
+            encode_query(session, "words", HASHING_MODEL)
+            of = {"mapper": Article}
+            encode_query(session, "others", HASHING_MODEL, bind_arguments=of)
+            for search in (E.vector_search("title", 1), E.bm25_search("title", 1)):
+                assert [row.id for row in session.scalars(search)] == [1]
+        assert queries == ["words", "others", "title"]
+        assert session.get_one(Article, 1).embedding.status == "embedded"
+    # Two databases that have embeddings: one must be said, and is.
+    with Session(binds={models.Base: own, Note: elsewhere}) as session:
+        with pytest.raises(InvalidParameter, match="2 databases"):
+            encode_query(session, "words", HASHING_MODEL)
+    with Session() as session, pytest.raises(InvalidParameter, match="0 databases"):
+        encode_query(session, "words", HASHING_MODEL)
+
+
+async def test_an_asynchronous_session_with_a_database_for_some_classes(
+    own: Engine, new_dsn: str
+) -> None:
+    engine = models.async_engine(new_dsn, "asyncpg")
+    async with AsyncSession(binds={models.Base: engine}) as session:
+        session.add(Article(**article(1)))
+        await session.commit()
+        with pytest.raises(NotEmbeddedInTime):
+            await await_embedded(session, 0.1)
+        process_all(new_dsn)
+        await await_embedded(session, 1)
+        with answering(new_dsn, answer):
+            assert len((await session.scalars(E.vector_search("title", 1))).all()) == 1
     await engine.dispose()

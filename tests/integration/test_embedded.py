@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgembed.embedded import THROWAWAY_SETTINGS, EmbeddedServer
 from pgembed.errors import MissingExtra, UnsupportedEnvironment
@@ -107,6 +109,45 @@ def test_server_may_outlive_its_process(folder: Path) -> None:
     assert one(done.stdout.strip(), "select 1") == 1
     with EmbeddedServer(folder / "data", delete=True) as server:
         assert server.dsn() == done.stdout.strip()
+
+
+def test_listens_on_a_port_with_a_password(folder: Path) -> None:
+    with EmbeddedServer(
+        folder / "data", listen=0, settings={"max_connections": "37"}
+    ) as server:
+        dsn = server.create_database("a b")
+        parts = conninfo_to_dict(dsn)
+        assert parts["host"] == "127.0.0.1"
+        assert one(dsn, "select inet_server_port()") == int(str(parts["port"]))
+        assert one(dsn, "show max_connections") == "37"
+        assert server._password_file.stat().st_mode & 0o777 == 0o600
+        for password in ("", "wrong"):
+            with pytest.raises(psycopg.OperationalError, match="password"):
+                psycopg.connect(dsn, password=password)
+    with EmbeddedServer(folder / "data", listen=0, delete=True) as again:
+        port = conninfo_to_dict(again.dsn())["port"]
+        assert one(make_conninfo(dsn, port=port), "select 1") == 1
+
+
+def test_a_running_server_begins_to_listen(folder: Path) -> None:
+    first = EmbeddedServer(folder / "data")
+    first.start()
+    with EmbeddedServer(folder / "data", listen=0, delete=True) as second:
+        port = int(str(conninfo_to_dict(second.dsn())["port"]))
+        third = EmbeddedServer(folder / "data", listen=port)
+        third.start()
+        assert third.dsn() == second.dsn()
+        # Others come by the socket, as before.
+        first.start()
+        assert one(first.dsn(), "select inet_server_port()") is None
+
+
+def test_a_port_that_is_taken_is_a_clear_error(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = EmbeddedServer(folder / "data", listen=taken.getsockname()[1])
+        with pytest.raises(UnsupportedEnvironment, match="does not start") as refused:
+            server.start()
+    assert "Address already in use" in str(refused.value.detail)
 
 
 def test_dsn_does_not_depend_on_the_environment(

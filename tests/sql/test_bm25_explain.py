@@ -16,6 +16,9 @@ from tests.fixtures.roles import acting_as, new_roles
 from tests.sql.bm25_steps import Indexed, make_texts
 from tests.sql.steps import declare, value
 
+# Most tests only read.
+pytestmark = pytest.mark.rolled_back
+
 APP = f'pgembed_test_{os.getpid()} "explain"'
 
 

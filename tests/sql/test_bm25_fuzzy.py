@@ -20,6 +20,9 @@ from tests.fixtures.roles import acting_as, new_roles
 from tests.sql.bm25_steps import Indexed, make_doc
 from tests.sql.steps import value
 
+# Most tests only read.
+pytestmark = pytest.mark.rolled_back
+
 Found = list[tuple[int, float, dict[str, str] | None]]
 
 

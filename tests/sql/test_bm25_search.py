@@ -16,6 +16,9 @@ from tests.fixtures.postgres import prepared_by
 from tests.sql.bm25_steps import Indexed, make_doc, make_texts
 from tests.sql.steps import value
 
+# Most tests only read.
+pytestmark = pytest.mark.rolled_back
+
 ROWS = 700
 
 

@@ -118,11 +118,14 @@ def test_update_queues_only_another_text(filled: Service, assignment: str) -> No
     assert filled.jobs() == changed
 
 
+@pytest.mark.parametrize("bm25", [True, False])
 def test_update_to_the_same_composed_text_queues_nothing(
-    conn: psycopg.Connection,
+    conn: psycopg.Connection, bm25: bool
 ) -> None:
     conn.execute(ARTICLE)
-    service = declare(conn, "article", "coalesce(title, '') || coalesce(body, '')")
+    service = declare(
+        conn, "article", "coalesce(title, '') || coalesce(body, '')", bm25=bm25
+    )
     conn.execute("insert into article (id, title, body) values (1, 'ab', 'c')")
     service.drain()
     conn.execute("update article set title = 'a', body = 'bc'")
@@ -350,6 +353,7 @@ def test_a_partition_as_source_is_captured_through_its_parent(
     assert service.embedded() == {}
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("columns", "first", "second", "key"),
     [
@@ -413,6 +417,7 @@ def test_composite_key(conn: psycopg.Connection) -> None:
     assert service.embedded() == {'{5,t,"2024-01-01 13:00:00+00"}': "a"}
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize("kind", ["timestamptz", "timestamptz[]", "daterange"])
 def test_key_of_a_session_with_other_formats(
     conn: psycopg.Connection, dsn: str, kind: str
@@ -441,6 +446,7 @@ def test_key_of_a_session_with_other_formats(
 NAMES = ["My Table", 'quo"te', "UPPER", "k", "new", "old", "r", "s", "changed_rows"]
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize("table", NAMES)
 def test_names_that_need_quoting(conn: psycopg.Connection, table: str) -> None:
     schema, column, key = "Sch ema", 'bo"dy %s %I', "the 'Key'"
@@ -484,6 +490,7 @@ COLUMNS += [
 ]
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize("table", ["k", "new"])
 @pytest.mark.parametrize(
     "key",
@@ -645,6 +652,7 @@ def create_folded_type(conn: psycopg.Connection) -> None:
     conn.execute("create domain folded as text collate folded")
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("kind", "first", "second"),
     [
@@ -688,6 +696,7 @@ def test_column_of_any_type(
     ]
 
 
+@pytest.mark.rolled_back
 @pytest.mark.parametrize("kind", ["varchar(20)", "char(20)", "name", "folded"])
 def test_text_of_any_string_type(conn: psycopg.Connection, kind: str) -> None:
     if kind == "folded":

@@ -19,6 +19,9 @@ from tests.sql.steps import (
 )
 from tests.sql.test_bad_input import SNAPSHOT, expect, refused
 
+# One session declares, and looks at what that made.
+pytestmark = pytest.mark.rolled_back
+
 NAME = "article_embedding"
 
 

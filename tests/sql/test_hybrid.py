@@ -21,6 +21,9 @@ from tests.fixtures.vectors import (
 )
 from tests.sql.bm25_steps import make_texts
 
+# Most tests only read.
+pytestmark = pytest.mark.rolled_back
+
 ROWS = 200
 VECTORS = make_vectors(ROWS, 8, seed=2)
 QUERY = make_vectors(1, 8, seed=3)[0]

@@ -12,6 +12,9 @@ from psycopg import sql
 from tests.fixtures.postgres import prepared_by
 from tests.sql.steps import Service, register_toy, value
 
+# One session declares, and looks at what that made.
+pytestmark = pytest.mark.rolled_back
+
 Connection = psycopg.Connection[Any]
 SCHEMAS = ("first", 'Second "x"')
 EMBEDDING = "article_embedding"

@@ -10,6 +10,7 @@ import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from tests.fixtures.postgres import prepared_by
 from tests.fixtures.vectors import (
     Vectors,
     as_text,
@@ -399,6 +400,20 @@ def test_an_empty_table_has_no_hits(conn: Connection) -> None:
         assert rows == []
 
 
+def make_few(conn: Connection) -> None:
+    """Make three documents, and the weights of their model known."""
+    make_documents(conn, dimensions=2, rows=3)
+    conn.execute("update pgembed.model set fingerprint = 'a0' where name = 'test-2'")
+
+
+@pytest.fixture
+@prepared_by(make_few)
+def few(conn: Connection) -> Connection:
+    """Give three documents."""
+    return conn
+
+
+@pytest.mark.rolled_back
 @pytest.mark.parametrize(
     ("sqlstate", "arguments", "says"),
     [
@@ -419,10 +434,9 @@ def test_an_empty_table_has_no_hits(conn: Connection) -> None:
     ],
 )
 def test_what_is_refused(
-    conn: Connection, sqlstate: str, arguments: str, says: str
+    few: Connection, sqlstate: str, arguments: str, says: str
 ) -> None:
-    make_documents(conn, dimensions=2, rows=3)
-    conn.execute("update pgembed.model set fingerprint = 'a0' where name = 'test-2'")
+    conn = few
     call = f"select * from pgembed.vector_search(null::doc, {arguments})"
     assert says in refused(conn, sqlstate, call)
 

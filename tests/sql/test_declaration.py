@@ -329,6 +329,7 @@ def test_declaration_is_part_of_its_transaction(article: psycopg.Connection) -> 
     assert value(article, SNAPSHOT) == before
 
 
+@pytest.mark.rolled_back(False)  # names its parts by number
 def test_readers_of_the_source_read_the_vectors(article: psycopg.Connection) -> None:
     role = f"{article.info.dbname}_reader"
     article.execute(f"create role {role}")
@@ -443,6 +444,7 @@ def build_index(service: Service) -> list[str]:
     return statements
 
 
+@pytest.mark.rolled_back(False)  # builds concurrently
 @pytest.mark.parametrize(
     ("options", "rows", "index"),
     [
@@ -591,6 +593,7 @@ def test_alter_of_a_text_follows_its_columns(filled: Service) -> None:
     assert filled.jobs() == [("U", "2")]
 
 
+@pytest.mark.rolled_back(False)  # builds concurrently
 def test_alter_that_fails_changes_nothing(filled: Service) -> None:
     build_index(filled)
     error = refused(
@@ -669,6 +672,7 @@ def test_repair_encodes_nothing_for_nothing(filled: Service) -> None:
 # The index after the first fill
 
 
+@pytest.mark.rolled_back(False)  # builds concurrently
 def test_index_is_built_after_the_first_fill(article: psycopg.Connection) -> None:
     article.execute("insert into article (id, body) values (1, 'a')")
     service = service_for(article, create(article, index_options='{"m": 4}'))
@@ -686,6 +690,7 @@ def test_index_is_built_after_the_first_fill(article: psycopg.Connection) -> Non
     assert "m='4'" in definition
 
 
+@pytest.mark.rolled_back(False)  # builds concurrently
 def test_invalid_index_is_replaced(filled: Service) -> None:
     build_index(filled)
     filled.conn.execute(
@@ -726,6 +731,7 @@ def test_one_service_builds_an_index(filled: Service, dsn: str) -> None:
     assert value(conn, ask) == filled.embedding_id
 
 
+@pytest.mark.rolled_back(False)  # builds concurrently
 @pytest.mark.parametrize(("rows", "lists"), [(3, 1), (2500, 3)])
 def test_ivfflat_learns_its_lists_from_the_rows(
     article: psycopg.Connection, rows: int, lists: int

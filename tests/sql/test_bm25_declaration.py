@@ -238,7 +238,7 @@ def settings(conn: psycopg.Connection) -> Any:
         conn,
         "select jsonb_build_object('config', config, 'config_expression',"
         " config_expression, 'columns', config_columns, 'analyzer', analyzer,"
-        " 'fields', pgembed._bm25_fields(b), 'k1', k1, 'b', b) from pgembed.bm25 as b",
+        " 'fields', pgembed._bm25_fields(x), 'k1', k1, 'b', b) from pgembed.bm25 as x",
     )
 
 
@@ -269,13 +269,13 @@ def test_options_go_back_to_their_defaults(
     changed = settings(plain)
     assert all(fresh[name] != changed[name] for name in fresh)
     reset = f"select pgembed.{alter}, reset => %s)"
-    for name in GIVEN:
+    for name, given in GIVEN.items():
         plain.execute(reset.encode(), [[prefix + name]])
         now = settings(plain)
         assert now[name] == fresh[name]
         others = set(fresh) - {name, *(["columns"] if "expr" in name else [])}
         assert {n: now[n] for n in others} == {n: changed[n] for n in others}
-        plain.execute(change.encode(), [json.dumps({name: GIVEN[name]})])
+        plain.execute(change.encode(), [json.dumps({name: given})])
         assert settings(plain) == changed
     both = f"select pgembed.{alter}, {options} => '{{\"k1\": 3}}', reset => %s)"
     plain.execute(both.encode(), [[prefix + "b", prefix + "fields"]])

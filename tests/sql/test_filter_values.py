@@ -266,9 +266,9 @@ def test_nothing_gets_through(thing: Connection, attack: str, conforming: str) -
     thing.execute("set escape_string_warning = off")
     thing.execute(
         "insert into thing (id, attrs, tags) values (9, %s, %s)",
-        [Jsonb({attack: {"k": attack, "l": [attack]}}), [attack]],
+        [Jsonb({attack + "k": {"k": attack, "l": [attack]}}), [attack]],
     )
-    key = 'attrs."' + attack.replace('"', '""') + '"'
+    key = 'attrs."' + attack.replace('"', '""') + 'k"'
     for condition in (
         {key: {"$exists": True}},
         {f"{key}.k": attack},
@@ -335,75 +335,105 @@ def as_json(given: object) -> str:
 Pair = tuple[dict[str, Any], str]
 
 
-def jsonb_pair(draw: random.Random, x: str, depth: int) -> Pair:
-    """Draw conditions on a jsonb value, and write them by hand; x: SQL of the value."""
-    missing = f"({x} is null or {x} = 'null'::jsonb)"
-    operators = ["$eq", "$ne", "$lt", "$lte", "$gt", "$gte", "$in", "$nin", "$like"]
-    operators += ["$contains", "$overlaps", "$exists"]
-    operators += ["$any", "$all", "$any", "$all", "$not"] if depth else []
-    operator = draw.choice(operators)
-    operand: Any = draw_json(draw)
-    by_hand: str
-    if operator in ("$eq", "$ne"):
-        by_hand = missing if operand is None else f"{x} = {as_json(operand)}"
-        if operator == "$ne":
-            by_hand = f"not coalesce({by_hand}, false)"
-    elif operator in ("$lt", "$lte", "$gt", "$gte"):
-        operand = draw.choice(SCALARS)
-        kind = {bool: "boolean", str: "string"}.get(type(operand), "number")
-        cast = {"boolean": "boolean", "string": "text", "number": "numeric"}[kind]
-        symbol = {"$lt": "<", "$lte": "<=", "$gt": ">", "$gte": ">="}[operator]
-        by_hand = (
-            f"case when jsonb_typeof({x}) = '{kind}'"
-            f" then ({x} #>> '{{}}')::{cast} {symbol} {quoted(operand)}::{cast} end"
-        )
-    elif operator in ("$in", "$nin"):
-        operand = [draw_json(draw) for _ in range(draw.randint(0, 3))]
-        each = [missing if o is None else f"{x} = {as_json(o)}" for o in operand]
-        by_hand = " or ".join(f"coalesce({e}, false)" for e in each) or "false"
-        if operator == "$nin":
-            by_hand = f"not ({by_hand})"
-    elif operator == "$like":
-        operand = draw.choice(["%", "a%", "_", "1"])
-        by_hand = (
-            f"case when jsonb_typeof({x}) = 'string'"
-            f" then {x} #>> '{{}}' like {quoted(operand)} end"
-        )
-    elif operator == "$contains":
-        by_hand = f"{x} @> {as_json(operand)}"
-    elif operator == "$overlaps":
+def missing(x: str) -> str:
+    """Write that a jsonb value is not there."""
+    return f"({x} is null or {x} = 'null'::jsonb)"
+
+
+def equal(x: str, operand: Any) -> str:
+    """Write that a jsonb value is this one."""
+    return missing(x) if operand is None else f"{x} = {as_json(operand)}"
+
+
+def elements(x: str) -> str:
+    """Write the elements of a jsonb value: none where it is no array."""
+    return f"jsonb_array_elements(case jsonb_typeof({x}) when 'array' then {x} end)"
+
+
+def compared(draw: random.Random, x: str, operator: str) -> Pair:
+    """Draw less and more, and write them by hand, with casts."""
+    operand = draw.choice(SCALARS)
+    kind, cast = {bool: ("boolean", "boolean"), str: ("string", "text")}.get(
+        type(operand), ("number", "numeric")
+    )
+    by_hand = (
+        f"case when jsonb_typeof({x}) = '{kind}' then ({x} #>> '{{}}')::{cast}"
+        f" {COMPARES[operator]} {quoted(operand)}::{cast} end"
+    )
+    return {operator: operand}, by_hand
+
+
+COMPARES = {"$lt": "<", "$lte": "<=", "$gt": ">", "$gte": ">="}
+
+
+def listed(draw: random.Random, x: str, operator: str) -> Pair:
+    """Draw conditions with several values, and write them by hand."""
+    if operator == "$overlaps":
         operand = [draw.choice(SCALARS + OBJECTS) for _ in range(draw.randint(0, 3))]
         each = [f"jsonb_build_array(e) @> {as_json([o])}" for o in operand]
+        found = " or ".join(each) or "false"
+        return {
+            operator: operand
+        }, f"exists (select from {elements(x)} as e where {found})"
+    operand = [draw_json(draw) for _ in range(draw.randint(0, 3))]
+    each = [f"coalesce({equal(x, o)}, false)" for o in operand]
+    found = " or ".join(each) or "false"
+    return {operator: operand}, f"not ({found})" if operator == "$nin" else found
+
+
+def of_elements(draw: random.Random, x: str, operator: str, depth: int) -> Pair:
+    """Draw conditions on elements, and write them by hand."""
+    e = f"e{depth}"
+    operand: Any
+    if draw.random() < 0.3:
+        operand = draw.choice([*SCALARS, None])
+        inner = equal(e, operand)
+    elif draw.random() < 0.4:
+        key = draw.choice(["k", "l"])
+        inside, inner = jsonb_pair(draw, f"({e} -> '{key}')", 0)
+        operand = {key: inside}
+    else:
+        operand, inner = jsonb_pair(draw, e, depth - 1)
+    if operator == "$any":
+        by_hand = f"exists (select from {elements(x)} as {e} where {inner})"
+    else:
         by_hand = (
-            f"exists (select from jsonb_array_elements(case jsonb_typeof({x}) when"
-            f" 'array' then {x} end) as e where {' or '.join(each) or 'false'})"
+            f"(jsonb_typeof({x}) = 'array' and coalesce((select"
+            f" bool_and(coalesce({inner}, false)) from {elements(x)} as {e}), true))"
         )
+    return {operator: operand}, by_hand
+
+
+def jsonb_pair(draw: random.Random, x: str, depth: int) -> Pair:
+    """Draw conditions on a jsonb value, and write them by hand; x: SQL of the value."""
+    operator = draw.choice(
+        ["$eq", "$ne", *COMPARES, "$in", "$nin", "$like", "$contains", "$overlaps"]
+        + ["$exists"]
+        + (["$any", "$all"] * 2 + ["$not"] if depth else [])
+    )
+    operand: Any = draw_json(draw)
+    if operator == "$eq":
+        by_hand = equal(x, operand)
+    elif operator == "$ne":
+        by_hand = f"not coalesce({equal(x, operand)}, false)"
+    elif operator in COMPARES:
+        return compared(draw, x, operator)
+    elif operator in ("$in", "$nin", "$overlaps"):
+        return listed(draw, x, operator)
+    elif operator == "$like":
+        operand = draw.choice(["%", "a%", "_", "1"])
+        text = f"case jsonb_typeof({x}) when 'string' then {x} #>> '{{}}' end"
+        by_hand = f"{text} like {quoted(operand)}"
+    elif operator == "$contains":
+        by_hand = f"{x} @> {as_json(operand)}"
     elif operator == "$exists":
         operand = draw.choice([True, False])
-        by_hand = f"not {missing}" if operand else missing
+        by_hand = f"not {missing(x)}" if operand else missing(x)
     elif operator == "$not":
         operand, inner = jsonb_pair(draw, x, depth - 1)
         by_hand = f"not coalesce({inner}, false)"
     else:
-        element = f"e{depth}"
-        if draw.random() < 0.3:
-            operand = draw.choice([*SCALARS, None])
-            inner = f"{element} = {as_json(operand)}"
-        elif draw.random() < 0.4:
-            key = draw.choice(["k", "l"])
-            inside, inner = jsonb_pair(draw, f"({element} -> '{key}')", 0)
-            operand = {key: inside}
-        else:
-            operand, inner = jsonb_pair(draw, element, depth - 1)
-        elements = (
-            f"jsonb_array_elements(case jsonb_typeof({x}) when 'array' then {x} end)"
-        )
-        by_hand = (
-            f"exists (select from {elements} as {element} where {inner})"
-            if operator == "$any"
-            else f"(jsonb_typeof({x}) = 'array' and coalesce((select bool_and("
-            f"coalesce({inner}, false)) from {elements} as {element}), true))"
-        )
+        return of_elements(draw, x, operator, depth)
     return {operator: operand}, f"coalesce(({by_hand}), false)"
 
 
@@ -412,25 +442,25 @@ def array_pair(draw: random.Random, column: str) -> Pair:
     values: list[Any] = ["", "a", "b", "it's"] if column == "tags" else [-1, 0, 1, 2]
     kind = "text" if column == "tags" else "int"
 
-    def listed(items: list[Any]) -> str:
+    def array(items: list[Any]) -> str:
         return f"array[{', '.join(quoted(i) for i in items)}]::{kind}[]"
 
     operator = draw.choice(["$contains", "$overlaps", "$any", "$all", "$eq", "$ne"])
     some: Any = [draw.choice(values) for _ in range(draw.randint(0, 3))]
     if operator == "$contains":
         by_hand = (
-            f"{column} is not null and not exists (select unnest({listed(some)})"
+            f"{column} is not null and not exists (select unnest({array(some)})"
             f" except select unnest({column}))"
         )
         return {operator: some}, by_hand
     if operator == "$overlaps":
         by_hand = (
-            f"exists (select unnest({listed(some)}) intersect select unnest({column}))"
+            f"exists (select unnest({array(some)}) intersect select unnest({column}))"
         )
         return {operator: some}, by_hand
     if operator in ("$eq", "$ne"):
         negated = "not " if operator == "$ne" else ""
-        return {operator: some}, f"{negated}coalesce({column} = {listed(some)}, false)"
+        return {operator: some}, f"{negated}coalesce({column} = {array(some)}, false)"
     one = draw.choice([*values, None])
     test = draw.choice(["$eq", "$ne", "$gt", "$in"])
     if test == "$gt":
@@ -439,7 +469,7 @@ def array_pair(draw: random.Random, column: str) -> Pair:
         "$eq": f"e is not distinct from {quoted(one)}::{kind}",
         "$ne": f"e is distinct from {quoted(one)}::{kind}",
         "$gt": f"e > {quoted(one)}::{kind}",
-        "$in": f"e is not null and e = any ({listed(some)})",
+        "$in": f"e is not null and e = any ({array(some)})",
     }[test]
     operand = {test: some if test == "$in" else one}
     if test == "$eq" and draw.random() < 0.5:

@@ -171,7 +171,7 @@ create or replace function pgembed._bm25_by_default(t pgembed.captured_text) ret
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select (t).volatility = 'immutable' and not (t).foreign_code and (t).canonical_expression !~ '\.\*'
+    select (t).volatility = 'immutable' and not (t).foreign_code and (t).canonical_expression !~ '[.][*]'
            and pgembed._bm25_possible((t).source)
 $$;
 comment on function pgembed._bm25_by_default(pgembed.captured_text) is
@@ -262,7 +262,7 @@ end
 $$;
 comment on function pgembed._drop_index(pgembed.embedding) is 'Drops the vector index, if there is one.';
 
-create or replace function pgembed._check_embedding_reset(p_reset text[], p_bm25_options jsonb, p_given jsonb) returns void
+create or replace function pgembed._check_embedding_reset(p_reset text[], p_bm25_options jsonb, p_given json) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -270,13 +270,13 @@ declare
     of_bm25 constant text[] := array(select 'bm25_options.' || name from unnest(pgembed._bm25_options()) as name);
 begin
     perform pgembed._check_reset(
-        p_reset, array(select pgembed._object_keys(p_given)) || 'bm25_options'::text || of_bm25,
-        array(select key from jsonb_each_text(p_given) where value is not null
+        p_reset, array(select json_object_keys(p_given)) || 'bm25_options'::text || of_bm25,
+        array(select key from json_each_text(p_given) where value is not null
               union all select 'bm25_options' where p_bm25_options is not null
               union all select 'bm25_options.' || key from pgembed._object_keys(p_bm25_options) as key));
 end
 $$;
-comment on function pgembed._check_embedding_reset(text[], jsonb, jsonb) is
+comment on function pgembed._check_embedding_reset(text[], jsonb, json) is
     'PE007 for what is to be reset of an embedding and is no option, or is given (p_given: options, null where they are not) as well.';
 
 create or replace function pgembed.alter_embedding(
@@ -314,7 +314,7 @@ begin
     was := pgembed._embedding(alter_embedding.name);
     perform pgembed._back_inside();
     perform pgembed._require_source(was.source, was.name);
-    perform pgembed._check_embedding_reset(fresh, alter_embedding.bm25_options, jsonb_build_object(
+    perform pgembed._check_embedding_reset(fresh, alter_embedding.bm25_options, json_build_object(
         'model', model, 'dimensions', dimensions, 'distance', distance, 'chunking', chunking, 'chunk_size', chunk_size,
         'chunk_overlap', chunk_overlap, 'vector_type', vector_type, 'index', index, 'index_options', index_options,
         'wake', wake, 'max_attempts', max_attempts, 'bm25', bm25));

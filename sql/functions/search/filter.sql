@@ -51,9 +51,9 @@ create or replace function pgembed._filter_path(p_keys text) returns text[]
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case when p_keys ~ '^(\.("([^"]|"")*"|[^."][^.]*))+$' then array(
+    select case when p_keys ~ '^([.]("([^"]|"")*"|[^."][^.]*))+$' then array(
         select case when left(k[1], 1) = '"' then replace(substr(k[1], 2, length(k[1]) - 2), '""', '"') else k[1] end
-        from regexp_matches(p_keys, '\.("(?:[^"]|"")*"|[^."][^.]*)', 'g') with ordinality as m(k, place)
+        from regexp_matches(p_keys, '[.]("(?:[^"]|"")*"|[^."][^.]*)', 'g') with ordinality as m(k, place)
         order by place) end
 $$;
 comment on function pgembed._filter_path(text) is
@@ -98,7 +98,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- A number may be the place in an array, or a key: @> cannot say that.
-    if p_path = '{}' or exists (select from unnest(p_path) as key where key ~ '^\s*[-+]?\d+$') then
+    if p_path = '{}' or exists (select from unnest(p_path) as key where key ~ '^[[:space:]]*[-+]?[0-9]+$') then
         return null;
     end if;
     for place in reverse cardinality(p_path) .. 1 loop
@@ -146,7 +146,7 @@ begin
         return null;
     end if;
     return case when jsonb_typeof(p_value) = 'object' then null
-                when type.typtype = 'm' and p_value #>> '{}' ~ '^\s*[[(]' then '{' || (p_value #>> '{}') || '}'
+                when type.typtype = 'm' and p_value #>> '{}' ~ '^[[:space:]]*[[(]' then '{' || (p_value #>> '{}') || '}'
                 else p_value #>> '{}' end;
 end
 $$;
@@ -341,7 +341,7 @@ begin
     select * into type from pg_type as t where t.oid = p_type;
     if type.typtype in ('r', 'm') then
         perform pgembed._filter_check_type(p_type, p_label);
-        if p_operator = '$contains' and not several and p_operand #>> '{}' !~ '^\s*([[({]|empty\s*$)' then
+        if p_operator = '$contains' and not several and p_operand #>> '{}' !~ '^[[:space:]]*([[({]|empty[[:space:]]*$)' then
             select rngsubtype into subtype from pg_range where p_type in (rngtypid, rngmultitypid);
             return format('%s %s %s', p_value, symbol, pgembed._filter_literal(p_operand, pgembed._filter_type(subtype), p_label));
         end if;
@@ -485,7 +485,7 @@ begin
             end if;
             conditions := conditions || pgembed._filter_value(target.value, target.type, target.path, operand, field);
         else
-            keys := case when p_type = 'jsonb'::regtype and field !~ '^\$' then pgembed._filter_path('.' || field) end;
+            keys := case when p_type = 'jsonb'::regtype and not starts_with(field, '$') then pgembed._filter_path('.' || field) end;
             conditions := conditions
                 || case when keys is null then pgembed._filter_condition(p_value, p_type, p_path, field, operand, p_label)
                         else pgembed._filter_value(p_value, p_type, p_path || keys, operand, p_label || '.' || field) end;

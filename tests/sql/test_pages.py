@@ -10,6 +10,7 @@ import numpy as np
 import psycopg
 import pytest
 
+from tests.fixtures.postgres import prepared_by
 from tests.fixtures.vectors import (
     as_text,
     build_indexes,
@@ -84,6 +85,13 @@ def copy_in(conn: psycopg.Connection, rows: Sequence[tuple[int, str]]) -> None:
             copy.write_row((number, text, number % 2, number % 10))
 
 
+@pytest.fixture
+@prepared_by(fill)
+def filled(conn: psycopg.Connection) -> psycopg.Connection:
+    """Give `doc`: packed documents, recent ones, changed and deleted ones."""
+    return conn
+
+
 Search = Callable[[int, int], list[Row]]
 
 
@@ -142,12 +150,11 @@ def check_pages(conn: psycopg.Connection, seed: int) -> None:
     assert not wrong
 
 
-def test_pages_are_slices_of_one_ranking(conn: psycopg.Connection) -> None:
-    fill(conn)
-    check_pages(conn, seed=1)
-    conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
-    conn.execute("select pgembed.bm25_rebuild('doc_embedding')")
-    check_pages(conn, seed=2)
+def test_pages_are_slices_of_one_ranking(filled: psycopg.Connection) -> None:
+    check_pages(filled, seed=1)
+    filled.execute("select pgembed.bm25_maintain(min_rows => 1)")
+    filled.execute("select pgembed.bm25_rebuild('doc_embedding')")
+    check_pages(filled, seed=2)
 
 
 def test_pages_of_a_partitioned_table(conn: psycopg.Connection) -> None:
@@ -155,12 +162,11 @@ def test_pages_of_a_partitioned_table(conn: psycopg.Connection) -> None:
     check_pages(conn, seed=3)
 
 
-def test_what_maintenance_does_is_not_seen(conn: psycopg.Connection) -> None:
+def test_what_maintenance_does_is_not_seen(filled: psycopg.Connection) -> None:
     """Documents of one score stay in their order when they are packed."""
-    fill(conn)
-    before = [search(DEPTH, 0) for search in searches(conn).values()]
-    conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
-    after = [search(DEPTH, 0) for search in searches(conn).values()]
+    before = [search(DEPTH, 0) for search in searches(filled).values()]
+    filled.execute("select pgembed.bm25_maintain(min_rows => 1)")
+    after = [search(DEPTH, 0) for search in searches(filled).values()]
     assert [[row[0] for row in hits] for hits in after] == [
         [row[0] for row in hits] for hits in before
     ]
@@ -168,15 +174,14 @@ def test_what_maintenance_does_is_not_seen(conn: psycopg.Connection) -> None:
 
 @pytest.mark.parametrize("first", [180, 195, 990])
 def test_pages_beyond_the_first_candidates(
-    conn: psycopg.Connection, first: int
+    filled: psycopg.Connection, first: int
 ) -> None:
     """Those of a fused ranking go on where more candidates are looked at."""
-    fill(conn)
     call = f"pgembed.hybrid_search(null::doc, 'w0', query_embedding => '{QUERY}'"
     whole, before, page = (
         [
             row[0]
-            for row in conn.execute(
+            for row in filled.execute(
                 f'select (h.doc).id from {call}, k => {k}, "offset" => {offset}) as h'
             )
         ]
@@ -219,41 +224,39 @@ def test_pages_where_the_index_gives_few(conn: psycopg.Connection, kind: str) ->
         assert pages == ranking
 
 
-def test_thresholds_cut_the_ranking(conn: psycopg.Connection) -> None:
-    fill(conn)
-    for name, search in searches(conn).items():
+def test_thresholds_cut_the_ranking(filled: psycopg.Connection) -> None:
+    for name, search in searches(filled).items():
         ranking = search(60, 0)
         if len(ranking) < 25:
             continue
         least = (ranking[19][2] + ranking[20][2]) / 2
         call = name.split("(")[0]
         argument = "min_score" if call in SCORED else "min_similarity"
-        cut = searches_with(conn, f"{name}, {argument} => {least!r}")
+        cut = searches_with(filled, f"{name}, {argument} => {least!r}")
         expected = [row[0] for row in ranking if row[2] >= least]
         assert [row[0] for row in cut(60, 0)] == expected, name
         assert [row[0] for row in cut(10, 15)] == expected[15:25], name
         assert cut(10, 300) == [], name
 
 
-def test_what_cannot_qualify_is_not_looked_for(conn: psycopg.Connection) -> None:
-    fill(conn)
-    conn.execute("select pgembed.bm25_rebuild('doc_embedding')")
+def test_what_cannot_qualify_is_not_looked_for(filled: psycopg.Connection) -> None:
+    filled.execute("select pgembed.bm25_rebuild('doc_embedding')")
     with_filter = "where_sql => 'not (s.id % 200 > 3)'"
-    near = conn.execute(
+    near = filled.execute(
         "select min(similarity), count(*) from pgembed.vector_search(null::doc,"
         f" query_embedding => '{QUERY}', k => 20, {with_filter})"
     ).fetchone()
     assert near is not None
     assert near[1] == 20
     scans = "select pg_stat_get_xact_numscans('doc_embedding_pkey'::regclass)"
-    with conn.transaction():
-        before = conn.execute(scans).fetchone()
-        found = conn.execute(
+    with filled.transaction():
+        before = filled.execute(scans).fetchone()
+        found = filled.execute(
             "select from pgembed.vector_search(null::doc, k => 1000,"
             f" query_embedding => '{QUERY}', min_similarity => 0.999, {with_filter})"
         ).fetchall()
         assert len(found) < 1000
-        assert conn.execute(scans).fetchone() == before  # no exact scan after all
+        assert filled.execute(scans).fetchone() == before  # no exact scan after all
 
 
 BAD = [

@@ -436,9 +436,8 @@ def few(conn: Connection) -> Connection:
 def test_what_is_refused(
     few: Connection, sqlstate: str, arguments: str, says: str
 ) -> None:
-    conn = few
     call = f"select * from pgembed.vector_search(null::doc, {arguments})"
-    assert says in refused(conn, sqlstate, call)
+    assert says in refused(few, sqlstate, call)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def psql(server: Server, dsn: str, script: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_install_reports_the_version(empty_dsn: str) -> None:
     assert schema.version(empty_dsn) is None
     installed = schema.install(empty_dsn)
@@ -79,6 +80,7 @@ def test_install_twice_changes_nothing(dsn: str) -> None:
     assert rows() == before
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_upgrade_of_a_current_schema_leaves_the_catalog_equal(dsn: str) -> None:
     before = catalog_of(dsn)
     assert schema.upgrade(dsn).is_current
@@ -102,6 +104,7 @@ def test_upgrade_keeps_embeddings(dsn: str) -> None:
         ]
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_script_makes_the_same_catalog_as_install(
     server: Server, empty_dsn: str, dsn: str
 ) -> None:
@@ -301,6 +304,7 @@ def test_an_unreachable_server_is_a_clear_error() -> None:
     assert "PGEMBED_DSN" in str(caught.value)
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_uninstall_removes_everything(dsn: str) -> None:
     assert schema.uninstall(dsn) == []
     assert schema.version(dsn) is None
@@ -376,6 +380,7 @@ def test_install_without_the_right_to_create_says_which_grant(
     assert "GRANT CREATE ON DATABASE" in str(caught.value)
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_install_by_a_role_that_is_no_superuser(empty_dsn: str, limited: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as conn:
         database = conn.info.dbname

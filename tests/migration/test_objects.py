@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psycopg
+import pytest
 
 from pgembed import schema, sqlfiles
 
@@ -52,6 +53,7 @@ def test_security_definer_functions_pin_their_search_path(
     )
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_security_definer_functions_are_closed_to_public(
     conn: psycopg.Connection,
 ) -> None:
@@ -119,6 +121,7 @@ _DECLARATIONS = (
 )
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_every_functions_body_is_valid(conn: psycopg.Connection) -> None:
     """The files are run without this check: functions may call what comes later."""
     for statement in _DECLARATIONS:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import psycopg
+import pytest
 
 from tests.fixtures.postgres import Server
 from tests.sql.bm25_steps import Indexed, make_doc, make_texts
 from tests.sql.steps import value
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_dump_and_restore(conn: psycopg.Connection, server: Server, dsn: str) -> None:
     doc = make_doc(conn, make_texts(200, seed=1))
     conn.execute("alter table doc enable row level security")

@@ -70,6 +70,7 @@ def doc(conn: psycopg.Connection) -> Indexed:
     return Indexed(conn)
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_after_every_kind_of_write(doc: Indexed) -> None:
     assert doc.column("packed_rows") == 600
     doc.check(ks=(10, 1000))
@@ -316,6 +317,7 @@ def test_every_row_in_its_language(conn: psycopg.Connection) -> None:
     )
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_scores_do_not_depend_on_the_plan(doc: Indexed) -> None:
     doc.conn.execute("update doc set body = body || ' w9' where id % 4 = 0")
     expected = doc.snapshot()

@@ -51,6 +51,7 @@ def expect(doc: Indexed, query: str, k: int, where: str, hits: object) -> None:
 SHARES = ["n % 2 = 0", "n % 10 = 1", "n % 100 = 7", "n % 1000 = 97", "n = 97", "false"]
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_filtered_search_is_the_search_restricted(doc: Indexed) -> None:
     for packed in (False, True):
         if packed:

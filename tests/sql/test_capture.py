@@ -84,6 +84,7 @@ def test_upsert_that_does_nothing_queues_nothing(filled: Service) -> None:
     assert filled.jobs() == []
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_merge_queues_each_action(filled: Service) -> None:
     filled.conn.execute(
         "merge into article as a using (values (1), (2), (4)) as n(id) on a.id = n.id "
@@ -272,6 +273,7 @@ def test_partitions_are_captured_when_written_directly(partitioned: Service) -> 
     assert partitioned.embedded() == {}
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_moves_between_partitions_are_captured(partitioned: Service) -> None:
     conn = partitioned.conn
     conn.execute("insert into article values (1, 'eu', 'a')")
@@ -284,6 +286,7 @@ def test_moves_between_partitions_are_captured(partitioned: Service) -> None:
     assert partitioned.embedded() == {"{500,eu}": "z"}
 
 
+@pytest.mark.majors(18, 17, 16)
 @pytest.mark.parametrize("role", ["origin", "replica"])
 @pytest.mark.parametrize("table", ["article_us", "article_eu", "article_eu_low"])
 def test_truncate_of_one_partition_is_captured(
@@ -603,6 +606,7 @@ def test_before_trigger_that_changes_the_text(conn: psycopg.Connection) -> None:
     assert service.embedded() == {"1": "seen 2"}
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_stored_generated_column(conn: psycopg.Connection) -> None:
     conn.execute(
         "create table article (id int primary key, a text, n int, "
@@ -771,6 +775,7 @@ STATEMENTS = [
 ]
 
 
+@pytest.mark.majors(18, 17, 16)
 @pytest.mark.parametrize("statement", STATEMENTS)
 def test_a_sleeping_service_is_woken_once(
     filled: Service, sleeper: psycopg.Connection, statement: str

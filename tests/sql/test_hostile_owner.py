@@ -294,6 +294,22 @@ CASES = [
 def test_nobody_else_runs_the_owners_code(
     hostile_stage: Stage, kind: Kind, moment: str
 ) -> None:
+    play_through(hostile_stage, kind, moment)
+
+
+# Before 18, what is deferred ran with the rights of who commits.
+@pytest.mark.majors(17, 16)
+@pytest.mark.parametrize(
+    ("kind", "moment"), [case for case in CASES if "deferred" in case.values[0].name]
+)
+def test_nobody_else_runs_what_the_owner_deferred(
+    hostile_stage: Stage, kind: Kind, moment: str
+) -> None:
+    play_through(hostile_stage, kind, moment)
+
+
+def play_through(hostile_stage: Stage, kind: Kind, moment: str) -> None:
+    """Make tables, hook spies in, do all that may be done, and look who ran them."""
     if hostile_stage.server.major < kind.since:
         pytest.skip(f"PostgreSQL {kind.since} brought it")
     with hostile_stage.play() as play:

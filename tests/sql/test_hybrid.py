@@ -157,6 +157,7 @@ def check(
         assert hit["bm25"] == (pytest.approx(words[key]) if key in words else None)
 
 
+@pytest.mark.majors(18, 17, 16)
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_fusion(doc: psycopg.Connection, fusion: str) -> None:
     vector, words = arms(doc, 40)

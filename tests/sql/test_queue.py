@@ -142,6 +142,7 @@ def test_claims_at_the_same_time_are_disjoint(
     assert keys(second) == [str(n) for n in range(9, 17)]
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_eight_services_share_the_queue(service: Service, dsn: str) -> None:
     service.conn.execute(
         "insert into article (id, body) select i, 'x' from generate_series(1, 400) as i"
@@ -736,6 +737,7 @@ WRITES = [
 ]
 
 
+@pytest.mark.majors(18, 17, 16)
 @pytest.mark.parametrize("step", ["claim", "write", "backfill", "control", "other"])
 def test_a_writer_never_waits_for_a_service(
     conn: psycopg.Connection, other: psycopg.Connection, step: str
@@ -875,6 +877,7 @@ def test_column_storage_does_not_wait_for_a_writer(
 # Dump and restore
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_dump_and_restore(conn: psycopg.Connection, server: Server, dsn: str) -> None:
     conn.execute('create schema "My Schema"')
     conn.execute('create table "My Schema"."T" (id int primary key, body text)')

@@ -140,6 +140,7 @@ def test_recall_is_high_without_a_filter(
     assert found >= 0.9 * 10 * len(queries)
 
 
+@pytest.mark.majors(18, 17, 16)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_index_is_used(corpus_dsn: str, kind: str) -> None:
     with psycopg.connect(corpus_dsn) as conn:
@@ -192,6 +193,7 @@ def test_a_filter_for_few_rows_is_answered_exactly(
     assert search(corpus, kind, filter='{"hundredth": true}') == exact(ids % 100 == 0)
 
 
+@pytest.mark.majors(18, 17, 16)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_filter_that_the_planner_misjudges_still_gives_k_rows(
     corpus: psycopg.Connection[Any], kind: str
@@ -203,6 +205,7 @@ def test_a_filter_that_the_planner_misjudges_still_gives_k_rows(
         assert all(i % divisor == 0 for i in got)
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_a_short_index_scan_is_made_up_for(corpus: psycopg.Connection[Any]) -> None:
     corpus.execute(
         "load 'vector'; set local hnsw.max_scan_tuples = 50;"

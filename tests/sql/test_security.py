@@ -67,6 +67,7 @@ def make_tenants(conn: Connection, storage: str = "table") -> None:
     conn.execute("select pgembed.grant_usage(%s)", [APP])
 
 
+@pytest.mark.majors(18, 17, 16)
 @pytest.mark.parametrize("storage", ["table", "column"])
 def test_a_tenant_finds_k_rows_of_its_own(
     roles: str, conn: Connection, storage: str
@@ -239,6 +240,7 @@ def test_a_role_that_searches_may_do_nothing_else(roles: str, conn: Connection) 
             assert caught.value.diag.message_hint
 
 
+@pytest.mark.majors(18, 17, 16)
 def test_public_has_nothing(conn: Connection) -> None:
     conn.execute("create table doc (id int primary key, body text)")
     declare(conn, "doc", "body", dimensions=2)

@@ -23,6 +23,7 @@ from tests.integration.service.support import (
 Conn = psycopg.Connection[Any]
 
 
+@pytest.mark.majors(18, 17, 16)
 async def test_changes_are_embedded_and_followed(
     dsn: str, article: Conn, encoder: FaultyEncoder
 ) -> None:
@@ -88,6 +89,7 @@ async def test_truncate_empties_the_side_table(
     assert contents(article) == ["after"]
 
 
+@pytest.mark.majors(18, 17, 16)
 async def test_existing_rows_are_filled_and_indexed(
     dsn: str, conn: Conn, encoder: FaultyEncoder
 ) -> None:

@@ -52,6 +52,7 @@ async def asleep(conn: Conn) -> None:
     await until(lambda: value(conn, SLEEPS))
 
 
+@pytest.mark.majors(18, 17, 16)
 async def test_sleeping_service_is_woken_by_a_change(
     dsn: str, article: Conn, encoder: FaultyEncoder, settings: ServiceSettings
 ) -> None:

@@ -5,25 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import psycopg
 import pytest
 from testcontainers.core.network import Network
 
 from tests.containers.support import Cluster, Conn, Database, Encoder
-
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the suite where nobody has built the images."""
-    if "PGEMBED_TEST_ENCODER_IMAGE" in os.environ:
-        return
-    reason = "the container suite has a command of its own: scripts/containers"
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -146,6 +146,7 @@ def test_what_a_fill_queues_is_waited_for(dsn: str, conn: Connection) -> None:
     conn.execute("create table article (id int primary key, body text)")
     conn.execute("insert into article values (1, 'red'), (2, 'blue')")
     service = declare(conn)
+    conn.execute("insert into pgembed.queue (embedding_id, op) values (9999, 'U')")
     with waiting(dsn, "call pgembed.wait('article', 30)") as thread:
         thread.join(0.3)
         while service.backfill(batch=2) is not None:
@@ -428,7 +429,8 @@ def test_a_condition_of_the_callers_sees_no_other_tables(
     )
     notices: list[str] = []
     reader.add_notice_handler(lambda diag: notices.append(str(diag.message_primary)))
-    reader.execute("select from pgembed.search_status where seen(name)")
+    for view in ("search_status", "_searchable"):
+        reader.execute(f"select from pgembed.{view} where seen(name)".encode())
     assert set(notices) == {"article_embedding"}
     reader.execute("drop function seen(text)")
 

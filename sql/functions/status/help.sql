@@ -28,7 +28,7 @@ as $$
                coalesce(substring(o.description from 'Example: (.*)$'), o.call) as example
         from object as o)
     select d.topic, d.name,
-           case when help.about is null then substring(regexp_replace(d.comment, '\s\([^)]*\)', '', 'g') from '^.*?(?=[.:;](?:\s|$)|$)') else d.comment end,
+           case when help.about is null or lower(help.about) in (select x.topic from described as x) then substring(regexp_replace(d.comment, '\s\([^)]*\)', '', 'g') from '^.*?(?=[.:;](?:\s|$)|$)') else d.comment end,
            d.example
     from described as d
     where help.about is null or lower(help.about) in (d.topic, d.name)
@@ -36,5 +36,5 @@ as $$
     order by array_position('{search,declare,watch,keep,models,rights}', d.topic), d.name
 $$;
 comment on function pgembed.help(text) is
-    'What pgembed has for people: functions and views, what each does, an example. About a topic (search, declare, watch, keep, models, '
-    'rights) or a name: in full. Example: SELECT * FROM pgembed.help(''search'');';
+    'What pgembed has for people: functions and views, what each does, an example. About a topic: search, declare, watch, keep, models, '
+    'rights. About a name, or a part of one: in full. Example: SELECT * FROM pgembed.help(''search'');';

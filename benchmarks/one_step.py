@@ -2,9 +2,11 @@
 
 Two steps: CALL pgembed.encode(query), then the search. One: the search alone. Each query
 is new, the ways take turns, one session for all. The servers that come as Python packages
-have no dblink but the 17 of the tests (scripts/postgres17.py); give one that has it.
+have no dblink but the 17 of the tests (scripts/postgres17.py); give one that has it. The
+loopback may lead through a pooler.
 
     python benchmarks/one_step.py --dsn postgresql://postgres@/postgres?host=/tmp
+                                  [--loopback "host=/run/pgbouncer port=6432"]
                                   [--model all-MiniLM-L6-v2] [--rows 500] [--queries 200]
 """
 
@@ -87,6 +89,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--dsn", required=True)
+    parser.add_argument("--loopback", default="")
     parser.add_argument("--model", default="all-MiniLM-L6-v2")
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--queries", type=int, default=200)
@@ -97,7 +100,7 @@ def main() -> None:
     dsn = make_conninfo(given.dsn, dbname=NAME)
     pgembed.schema.install(dsn)
     with psycopg.connect(dsn, autocommit=True) as conn, service(dsn):
-        loopback(conn, dsn)
+        loopback(conn, make_conninfo(dsn, **conninfo_to_dict(given.loopback)))
         if given.model == "hashing":
             conn.execute("select pgembed.register_model('hashing', 384, 'hashing')")
         conn.execute("create table doc (id int primary key, text text)")

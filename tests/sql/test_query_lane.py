@@ -442,8 +442,11 @@ def test_with_dblink_a_query_is_encoded_inside_a_transaction(
         row = conn.execute("select pgembed.embed('a flight', 'toy')::text").fetchone()
     assert row == (VECTOR,)
     assert asked == ["a flight"]
+    # Whatever ran in the session later could use it.
+    assert conn.execute("select dblink_get_connections()").fetchone() == (None,)
     conn.execute("update pgembed.worker set heartbeat_at = '2000-01-01'")
     fails(conn, "PE010", "select pgembed.embed('another', 'toy')")
+    assert conn.execute("select dblink_get_connections()").fetchone() == (None,)
 
 
 def test_without_dblink_a_loopback_server_changes_nothing(conn: Connection) -> None:

@@ -28,33 +28,49 @@ comment on function pgembed._domain_within(oid) is
     'Whether a domain is a part of a type: reading a literal of it calls the CHECK, which may be anybody''s.';
 
 create or replace function pgembed._filter_type(p_type oid) returns oid
-language sql stable
+language plpgsql stable    -- whose plans are kept, where a SQL function's are made at every call
 set search_path = pg_catalog, pg_temp
 as $$
-    select case when t.oid = 'json'::regtype then 'jsonb'::regtype::oid
-                when t.typcategory = 'A' and t.typelem <> 0
-                then (select e.typarray from pg_type as e where e.oid = pgembed._base_type(t.typelem))
-                else t.oid end
-    from pg_type as t where t.oid = pgembed._base_type(p_type)
+declare
+    type pg_type;
+begin
+    select * into type from pg_type as t where t.oid = p_type;
+    if type.typtype = 'd' then
+        return pgembed._filter_type(type.typbasetype);
+    elsif type.oid = 'json'::regtype then
+        return 'jsonb'::regtype;
+    elsif type.typcategory = 'A' and type.typelem <> 0 then
+        return (select e.typarray from pg_type as e where e.oid = pgembed._base_type(type.typelem));
+    end if;
+    return type.oid;
+end
 $$;
 comment on function pgembed._filter_type(oid) is 'Type that values of a filter on a column are read as: no domain.';
 
 create or replace function pgembed._filter_type_sql(p_type oid) returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select format('%I.%I', n.nspname, t.typname) from pg_type as t join pg_namespace as n on n.oid = t.typnamespace where t.oid = p_type
+begin
+    return (select format('%I.%I', n.nspname, t.typname)
+            from pg_type as t join pg_namespace as n on n.oid = t.typnamespace where t.oid = p_type);
+end
 $$;
 comment on function pgembed._filter_type_sql(oid) is 'Name of a type that means it under any search_path.';
 
 create or replace function pgembed._filter_path(p_keys text) returns text[]
-language sql immutable
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case when p_keys ~ '^([.]("([^"]|"")*"|[^."][^.]*))+$' then array(
+begin
+    if p_keys !~ '^([.]("([^"]|"")*"|[^."][^.]*))+$' then
+        return null;
+    end if;
+    return array(
         select case when left(k[1], 1) = '"' then replace(substr(k[1], 2, length(k[1]) - 2), '""', '"') else k[1] end
         from regexp_matches(p_keys, '[.]("(?:[^"]|"")*"|[^."][^.]*)', 'g') with ordinality as m(k, place)
-        order by place) end
+        order by place);
+end
 $$;
 comment on function pgembed._filter_path(text) is
     'Keys that are written .a."b.c".0; NULL for what is not written so.';
@@ -62,33 +78,44 @@ comment on function pgembed._filter_path(text) is
 create or replace function pgembed._filter_target(
     p_source regclass, p_alias text, p_field text, out value text, out type oid, out path text[]
 )
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    own record;
+begin
     -- A column of that very name comes first, then the longest one that the field goes on from.
-    select format('%s.%I', p_alias, a.attname)
-               || case when t.oid <> pgembed._base_type(a.atttypid) then '::' || pgembed._filter_type_sql(t.oid) else '' end, t.oid, p.path
-    from pg_attribute as a
-    cross join lateral (select pgembed._filter_type(a.atttypid)) as t(oid)
-    cross join lateral (
-        select case when a.attname = p_field then '{}'
-                    when t.oid = 'jsonb'::regtype and starts_with(p_field, a.attname || '.')
-                    then pgembed._filter_path(substr(p_field, length(a.attname) + 1)) end) as p(path)
-    where a.attrelid = p_source and a.attnum > 0 and not a.attisdropped and p.path is not null
-      and starts_with(p_field, a.attname)
-    order by length(a.attname) desc
-    limit 1
+    for own in
+        select attname, atttypid from pg_attribute
+        where attrelid = p_source and attnum > 0 and not attisdropped
+          and (attname = p_field or starts_with(p_field, attname || '.'))
+        order by length(attname) desc
+    loop
+        type := pgembed._filter_type(own.atttypid);
+        path := case when own.attname = p_field then '{}'
+                     when type = 'jsonb'::regtype then pgembed._filter_path(substr(p_field, length(own.attname) + 1)) end;
+        if path is not null then
+            value := format('%s.%I', p_alias, own.attname);
+            if type <> own.atttypid and type <> pgembed._base_type(own.atttypid) then
+                value := value || '::' || pgembed._filter_type_sql(type);
+            end if;
+            return;
+        end if;
+    end loop;
+end
 $$;
 comment on function pgembed._filter_target(regclass, text, text) is
     'The column that a field of a filter names, as SQL, the type that it is read as, and the path of a field like attrs.size '
     'within it; NULL where there is no such column.';
 
 create or replace function pgembed._filter_sql_of(p_value text, p_path text[]) returns text
-language sql immutable
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case when p_path = '{}' then p_value
-                else format('(%s operator(pg_catalog.#>) %L::pg_catalog.text[])', p_value, p_path) end
+begin
+    return case when p_path = '{}' then p_value
+                else format('(%s operator(pg_catalog.#>) %L::pg_catalog.text[])', p_value, p_path) end;
+end
 $$;
 comment on function pgembed._filter_sql_of(text, text[]) is 'A value, or what a path leads to within it.';
 
@@ -111,13 +138,17 @@ comment on function pgembed._filter_within(text[], jsonb) is
     'What a jsonb value contains that has this at the path; NULL where @> cannot say it.';
 
 create or replace function pgembed._filter_has(p_value text, p_path text[], p_operand jsonb) returns text
-language sql immutable
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
     -- Of the column as a whole, where that can be said: an index on it may be used.
-    select case when whole is not null then format('%s operator(pg_catalog.@>) %L::pg_catalog.jsonb', p_value, whole)
-                else format('%s operator(pg_catalog.@>) %L::pg_catalog.jsonb', pgembed._filter_sql_of(p_value, p_path), p_operand) end
-    from pgembed._filter_within(p_path, p_operand) as whole
+    whole constant jsonb := pgembed._filter_within(p_path, p_operand);
+begin
+    return format('%s operator(pg_catalog.@>) %L::pg_catalog.jsonb',
+                  case when whole is not null then p_value else pgembed._filter_sql_of(p_value, p_path) end,
+                  coalesce(whole, p_operand));
+end
 $$;
 comment on function pgembed._filter_has(text, text[], jsonb) is
     'Condition that what is at a path contains an object, an array or, if the path may be written as an object, equals a scalar.';
@@ -209,13 +240,15 @@ comment on function pgembed._filter_literal(jsonb, oid, text, text) is
     'A JSON value as a literal of a type that has the operator, or PE008.';
 
 create or replace function pgembed._filter_null(p_value text, p_type oid, p_path text[], p_null boolean default true) returns text
-language sql immutable
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case when p_type = 'jsonb'::regtype
+begin
+    return case when p_type = 'jsonb'::regtype
                 then format('coalesce(pg_catalog.jsonb_typeof(%s), ''null'') operator(pg_catalog.%s) ''null''',
                             pgembed._filter_sql_of(p_value, p_path), case when p_null then '=' else '<>' end)
-                else format('%s is %s null', p_value, case when p_null then '' else 'not' end) end
+                else format('%s is %s null', p_value, case when p_null then '' else 'not' end) end;
+end
 $$;
 comment on function pgembed._filter_null(text, oid, text[], boolean) is
     'Condition that a value is NULL, or JSON''s null, or not there; or the opposite.';
@@ -226,18 +259,20 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    equals text;
+    indexed boolean;
 begin
     if jsonb_typeof(p_operand) = 'null' then
         return pgembed._filter_null(p_value, p_type, p_path);
     elsif p_type <> 'jsonb'::regtype then
         return format('%s operator(pg_catalog.=) %s', p_value, pgembed._filter_literal(p_operand, p_type, p_label));
     end if;
-    equals := format('%s operator(pg_catalog.=) %L::pg_catalog.jsonb', pgembed._filter_sql_of(p_value, p_path), p_operand);
-    return case when pgembed._filter_within(p_path, p_operand) is null then equals
-                when jsonb_typeof(p_operand) in ('object', 'array')    -- @> finds those with more in them too
-                then format('(%s and %s)', pgembed._filter_has(p_value, p_path, p_operand), equals)
-                else pgembed._filter_has(p_value, p_path, p_operand) end;
+    indexed := pgembed._filter_within(p_path, p_operand) is not null;
+    if indexed and jsonb_typeof(p_operand) not in ('object', 'array') then
+        return pgembed._filter_has(p_value, p_path, p_operand);
+    end if;
+    return format('(%s%s operator(pg_catalog.=) %L::pg_catalog.jsonb)',
+                  case when indexed then pgembed._filter_has(p_value, p_path, p_operand) || ' and ' end,    -- that finds more
+                  pgembed._filter_sql_of(p_value, p_path), p_operand);
 end
 $$;
 comment on function pgembed._filter_equals(text, oid, text[], jsonb, text) is 'Condition that a value is this one, or NULL.';
@@ -499,12 +534,14 @@ comment on function pgembed._filter_group(regclass, text, oid, text[], jsonb, te
 
 create or replace function pgembed._filter_value(p_value text, p_type oid, p_path text[], p_operand jsonb, p_label text)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case when jsonb_typeof(p_operand) = 'object' and p_operand <> '{}'
+begin
+    return case when jsonb_typeof(p_operand) = 'object' and p_operand <> '{}'
                 then pgembed._filter_group(null, p_value, p_type, p_path, p_operand, p_label)
-                else pgembed._filter_equals(p_value, p_type, p_path, p_operand, p_label) end
+                else pgembed._filter_equals(p_value, p_type, p_path, p_operand, p_label) end;
+end
 $$;
 comment on function pgembed._filter_value(text, oid, text[], jsonb, text) is
     'What a filter says of one value, as SQL: conditions, or what it is equal to.';

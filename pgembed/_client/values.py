@@ -12,7 +12,7 @@ from datetime import date
 from datetime import time as dt_time
 from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from psycopg.types.json import Jsonb
 
@@ -176,7 +176,7 @@ def parse_vector(text: str) -> list[float]:
 
 
 def filter_json(filter: Filter | None) -> Jsonb | None:
-    """Convert a filter, with dates, decimals and UUIDs as text.
+    """Convert a filter, with dates and UUIDs as text, decimals as the same numbers.
 
     Raises:
         InvalidFilter: It is not a mapping, or JSON cannot hold a value in it.
@@ -188,10 +188,21 @@ def filter_json(filter: Filter | None) -> Jsonb | None:
             f"filter must be a mapping of columns to conditions, not {filter!r}",
             hint='For example filter={"category": "books", "price": {"$lt": 20}}.',
         )
+    decimals: dict[str, Decimal] = {}  # json writes no number that is not a float
+
+    def scalar(value: object) -> object:
+        if not isinstance(value, Decimal) or not value.is_finite():
+            return _scalar(value)
+        mark = uuid4().hex
+        decimals[mark] = value
+        return mark
+
     try:
-        text = json.dumps(filter, allow_nan=False, default=_scalar)
+        text = json.dumps(filter, allow_nan=False, default=scalar)
     except (TypeError, ValueError) as exc:
         raise InvalidFilter(f"filter cannot be written as JSON: {exc}") from exc
+    for mark, value in decimals.items():
+        text = text.replace(f'"{mark}"', f"{value:f}")
     if "\\u0000" in text.replace("\\\\", ""):
         raise InvalidFilter(
             "filter contains a NUL byte",
@@ -201,18 +212,8 @@ def filter_json(filter: Filter | None) -> Jsonb | None:
 
 
 def _scalar(value: object) -> object:
-    if isinstance(value, Decimal):
-        return _number(value)
-    if isinstance(value, (date, dt_time, UUID)):
+    if isinstance(value, (date, dt_time, Decimal, UUID)):
         return str(value)
     if isinstance(value, SupportsItem):  # a number of NumPy's
         return value.item()
     raise TypeError(f"{value!r} has no JSON form")
-
-
-def _number(value: Decimal) -> int | float | str:
-    """Convert a decimal to the same JSON number, else to text, which columns take."""
-    number = float(value)
-    if not value.is_finite() or Decimal(number) not in (value, Decimal(repr(number))):
-        return str(value)
-    return int(value) if value == value.to_integral_value() else number

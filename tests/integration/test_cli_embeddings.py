@@ -75,6 +75,16 @@ def test_search_and_similar(embedded: psycopg.Connection, dsn: str) -> None:
     )
     (line,) = done.output.splitlines()
     assert json.loads(line)["doc"] == {"id": 1, "title": "red fox", "price": 3}
+    embedded.execute("alter table article add attrs jsonb")
+    embedded.execute("update article set attrs = jsonb_build_object('size', id)")
+    done = run(
+        *("search", "article", "tea", "--encoder", "hashing", "--json"),
+        *("--filter", '{"attrs.size": {"$in": [1]}}'),
+        dsn=dsn,
+    )
+    (line,) = done.output.splitlines()
+    assert json.loads(line)["doc"]["id"] == 1
+    embedded.execute("alter table article drop attrs")
     done = run("similar", "article", "1", "--json", dsn=dsn)
     assert json.loads(done.output)["doc"]["id"] == 2
 

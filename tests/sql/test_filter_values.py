@@ -13,6 +13,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from tests.fixtures.postgres import Server
+from tests.fixtures.vectors import build_indexes, declare, put_chunks
 from tests.sql.steps import value
 
 Connection = psycopg.Connection[Any]
@@ -582,3 +583,65 @@ def test_an_index_is_used(thing: Connection, index: str, condition: object) -> N
     query = f"explain select from thing as s where {where(thing, 'thing', condition)}"
     plan = "\n".join(row[0] for row in thing.execute(query.encode()))
     assert "wanted" in plan or ("thing_pkey" in plan and "(id)" in index), plan
+
+
+# In every search.
+
+HOMES = """
+create table home (id int primary key, body text, attrs jsonb, tags text[],
+                   free daterange);
+insert into home select i, 'a house by the sea ' || i, jsonb_build_object(
+        'rooms', i % 5, 'in', jsonb_build_object('of', to_jsonb(array['x' || i % 3]))),
+    array['t' || i % 2, 'u' || i % 3],
+    daterange(date '2026-01-01' + i, date '2026-02-01')
+from generate_series(1, 30) as i;
+"""
+HOME_FILTERS = [
+    ({"attrs.rooms": {"$gte": 3}}, "(attrs ->> 'rooms')::int >= 3"),
+    ({"attrs.in.of": {"$any": {"$gte": "x1"}}}, "attrs #>> '{in,of,0}' >= 'x1'"),
+    ({"tags": {"$all": {"$like": "%1"}}}, "id % 2 = 1 and id % 3 = 1"),
+    ({"tags": {"$overlaps": ["t1", "u2"]}}, "id % 2 = 1 or id % 3 = 2"),
+    ({"free": {"$contains": "2026-01-11"}}, "id <= 10"),
+    (
+        {"$not": {"attrs.rooms": {"$in": [0, 1, None]}}, "tags": {"$contains": "t0"}},
+        "id % 5 > 1 and id % 2 = 0",
+    ),
+]
+EVERY_SEARCH = {
+    "vector_search": "(null::home, query_embedding => '[1,2,3]', k => 100",
+    "exact": "(null::home, query_embedding => '[1,2,3]', k => 100, exact => true",
+    "bm25_search": "(null::home, 'house sea', k => 100",
+    "hybrid_search": "(null::home, 'house', query_embedding => '[1,2,3]', k => 100",
+    "similar": "(null::home, 30, k => 100",
+    "search": "('home', 'house', query_embedding => '[1,2,3]', k => 100",
+}
+
+
+def test_all_searches_take_them(conn: Connection) -> None:
+    conn.execute(HOMES.encode())
+    declare(conn, "home", "body", dimensions=3)
+    put_chunks(
+        conn,
+        "home_embedding",
+        (((i,), 0, f"chunk {i}", [i, 1, 30 - i]) for i in range(1, 31)),
+    )
+    build_indexes(conn)
+    conn.execute("select pgembed.bm25_maintain(min_rows => 1)")
+    for condition, by_hand in HOME_FILTERS:
+        rows = conn.execute(f"select id from home where {by_hand}".encode()).fetchall()
+        expected = {row[0] for row in rows}
+        assert 0 < len(expected) < 30
+        for name, call in EVERY_SEARCH.items():
+            function = "vector_search" if name == "exact" else name
+            key = "key::int" if name == "search" else "(doc).id"
+            query = f"select {key} from pgembed.{function}{call}, filter => %s)"
+            found = {row[0] for row in conn.execute(query.encode(), [Jsonb(condition)])}
+            wanted = expected - {30} if name == "similar" else expected
+            assert found == wanted, (name, condition)
+        for count in (
+            "search_count(null::home, 'house', filter => %s)",
+            "search_count(null::home, query_embedding => '[1,2,3]',"
+            " min_similarity => -1, filter => %s)",
+        ):
+            number = value(conn, f"select pgembed.{count}", Jsonb(condition))
+            assert number == len(expected), condition

@@ -176,3 +176,34 @@ def test_filter_takes_dates_decimals_and_numpys_numbers(
         },
     )
     assert _ids(hits) == [3]
+
+
+@pytest.mark.parametrize(
+    ("number", "ids"),
+    [
+        (Decimal(5), [3]),
+        (Decimal("5.1"), []),
+        (Decimal("5.00"), [3]),
+        (Decimal("2.5"), [1, 2, 3, 4]),
+        (Decimal("2.999999999999999999999"), [1, 2, 3, 4]),
+        (Decimal("1e400"), []),
+    ],
+)
+def test_decimals_are_numbers_in_jsonb_too(
+    shop: psycopg.Connection, encoder: HashingEncoder, number: Decimal, ids: list[int]
+) -> None:
+    shop.execute("alter table article add attrs jsonb, add exact numeric")
+    shop.execute(
+        "update article set exact = price, attrs = jsonb_build_object("
+        "'in', jsonb_build_object('price', price), 'tags', array['a', category])"
+    )
+    operator = "$gt" if number < 3 else "$eq"
+    for column in ("exact", "attrs.in.price"):
+        hits = pgembed.vector_search(
+            shop,
+            "article",
+            "fox tea",
+            encoder=encoder,
+            filter={column: {operator: number}, "attrs.tags": {"$any": "a"}},
+        )
+        assert sorted(_ids(hits)) == ids, column

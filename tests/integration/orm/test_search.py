@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -227,6 +228,15 @@ def test_order_may_be_another(session: Session) -> None:
 def test_filter_as_data(session: Session) -> None:
     search = both(40, filter={"category": "travel", "price": {"$lt": 9}})
     assert sorted(ids(session, search.where(Article.price > 3))) == [5, 7, 9]
+
+
+def test_filter_into_json_and_arrays(session: Session) -> None:
+    search = both(
+        40, filter={"meta.stars": {"$gte": Decimal(3)}, "tags": {"$any": "new"}}
+    )
+    everything = session.scalars(select(Article)).all()
+    expected = [a.id for a in everything if a.meta["stars"] >= 3 and "new" in a.tags]
+    assert sorted(ids(session, search)) == sorted(expected)
 
 
 def test_similar(session: Session) -> None:

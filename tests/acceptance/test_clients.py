@@ -85,3 +85,51 @@ def test_a_page_prints_what_it_says(client: str, shop: Shop, tmp_path: Path) -> 
             )
         assert (asked, written, fresh) == (1, 1, True)
     assert outputs
+
+
+TRAPS = PROGRAMS / "traps"
+# The keys that are found, or the SQLSTATE. The service has not encoded these queries.
+FOUND = {
+    "k-number": "1",
+    "k-big": "1",
+    "k-string": "1",
+    "k-too-big": "PE007",
+    "filter-object": "1",
+    "filter-string": "1",
+    "filter-null": "1 3",
+    "filter-json-null": "1 3",
+    "filter-empty": "1 3",
+    "filter-no-object": "PE008",
+    "filter-keys": "1",
+    "quotes": "1",
+    "hostile": "PE008",
+    "query-null": "PE009",
+    "unicode": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("client", "file"),
+    [
+        ("asyncpg", "with_asyncpg.py"),
+        ("drizzle", "drizzle.mjs"),
+        ("go", "traps.go"),
+        ("java", "Traps.java"),
+        ("node", "pg.mjs"),
+        ("node", "postgres.mjs"),
+        ("php", "traps.php"),
+        ("psycopg2", "with_psycopg2.py"),
+        ("ruby", "traps.rb"),
+    ],
+)
+def test_arguments_as_one_writes_them(
+    client: str, file: str, shop: Shop, tmp_path: Path
+) -> None:
+    need(client)
+    prepare(tmp_path, client)
+    shop.begin()
+    (tmp_path / file).write_text(shop.here((TRAPS / file).read_text()))
+    lines = shop.run(tmp_path, file).splitlines()
+    found = dict(line.partition(" ")[::2] for line in lines)
+    assert len(found) >= 13
+    assert found == {name: FOUND[name] for name in found}

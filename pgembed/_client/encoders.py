@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pgembed._client.locks import ForkSafeLock
 
 if TYPE_CHECKING:
     from pgembed.encoders.base import Encoder
@@ -25,7 +26,7 @@ class ModelRow:
 
 # An encoder is used by one thread at a time, and two would only compete for the
 # same cores.
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _loaded: dict[ModelRow, Encoder] = {}
 
 

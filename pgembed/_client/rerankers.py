@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from pgembed._client.locks import ForkSafeLock
 from pgembed._client.results import BM25Hit, HybridHit, VectorHit
 from pgembed._client.steps import Flow, Work
 from pgembed._client.values import check_int, check_text
@@ -29,7 +29,7 @@ _MOST = 10_000  # as many as a search may return
 
 # A model is used by one thread at a time, and two would only compete for the same
 # cores.
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _loaded: dict[str, Reranker] = {}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from pgembed.encoders.base import check_texts, truncate_vectors, unit_length
 from pgembed.encoders.batching import pack
+from pgembed.encoders.forks import torch_is_used
 from pgembed.encoders.lookup import find_model
 from pgembed.encoders.trust import check_folder, library_arguments
 from pgembed.encoders.weights import fingerprint
@@ -116,6 +117,7 @@ class SentenceTransformersEncoder:
                     "exists.",
                 ) from exc
         self._model.eval()
+        torch_is_used()
         self._set_precision(settings.half_precision if settings else True)
         self.device = str(self._model.device)
         self._batch_tokens = (

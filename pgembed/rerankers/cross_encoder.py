@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pgembed.encoders.base import check_texts
+from pgembed.encoders.forks import torch_is_used
 from pgembed.encoders.lookup import find_model
 from pgembed.encoders.trust import check_folder, library_arguments, read_json
 from pgembed.encoders.weights import fingerprint
@@ -96,6 +97,7 @@ class CrossEncoderReranker:
                 "pairs (as for entailment) does not say how well a text answers.",
             )
         self._model.eval()
+        torch_is_used()
         self.device = str(self._model.device)
         kind = self._model.device.type
         if kind == "cuda" and (settings is None or settings.half_precision):

@@ -7,7 +7,21 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 import pytest
-from sqlalchemy import Engine, ForeignKey, Table, event, select, text, update
+from sqlalchemy import (
+    ARRAY,
+    Engine,
+    Enum,
+    ForeignKey,
+    Table,
+    any_,
+    cast,
+    event,
+    literal,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -306,3 +320,55 @@ def test_one_application_with_two_schemas(new: Engine, new_dsn: str) -> None:
     assert declared(new) == [("alpha", "page_embedding"), ("public", "page_embedding")]
     pages["alpha"].__table__.drop(new)
     assert declared(new) == [("public", "page_embedding")]
+
+
+class Painted(DeclarativeBase):
+    pass
+
+
+class Paint(Painted):
+    __tablename__ = "paint"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    body: Mapped[str]
+    color = mapped_column(Enum("red", "green", name="paint_color"))
+    embedding = Embedding("body", model=HASHING_MODEL)
+
+
+RED = Paint.color == "red"
+COLORS: dict[str, tuple[Any, list[int]]] = {
+    "equal": (RED, [1]),
+    "in": (Paint.color.in_(["red", "green"]), [1, 2]),
+    "in nothing": (Paint.color.in_([]), []),
+    "not in nothing": (Paint.color.not_in([]), [1, 2, 3]),
+    "cast": (cast("red", Paint.color.type) == Paint.color, [1]),
+    "tuple": (tuple_(Paint.id, Paint.color).in_([(2, "green"), (3, "red")]), [2]),
+    "array": (Paint.color == any_(literal(["red"], ARRAY(Paint.color.type))), [1]),
+}
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+async def test_types_that_each_tenant_has(
+    new: Engine, new_dsn: str, driver: str
+) -> None:
+    """A type in a condition is the tenant's, as its tables are."""
+    for tenant in TENANTS:
+        make_schema(new, tenant)
+        with by_map(new_dsn, tenant) as engine:
+            Painted.metadata.create_all(engine)
+            with Session(engine) as session:
+                colors = {1: "red", 2: "green", 3: None}
+                session.add_all(
+                    [Paint(id=n, body="wet", color=c) for n, c in colors.items()]
+                )
+                session.commit()
+    asynchronous = models.async_engine(new_dsn, driver)
+    for tenant in TENANTS:
+        engine_of = asynchronous.execution_options(schema_translate_map={None: tenant})
+        async with AsyncSession(engine_of) as session_of:
+            for name, (condition, expected) in COLORS.items():
+                plain = await session_of.scalars(select(Paint.id).where(condition))
+                assert sorted(plain) == expected, name
+                search = Paint.embedding.bm25_search("wet").where(condition)
+                found = await session_of.scalars(search.with_only_columns(Paint.id))
+                assert sorted(found) == expected, name
+    await asynchronous.dispose()

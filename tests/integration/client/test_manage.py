@@ -107,7 +107,7 @@ def test_pause_resume_reembed_repair_and_retry(
         ("reembed", ("nosuch",), errors.UnknownEmbedding),
         ("repair", ("nosuch",), errors.UnknownEmbedding),
         ("retry", ("nosuch",), errors.UnknownEmbedding),
-        ("await_embedded", ("nosuch",), errors.UnknownEmbedding),
+        ("await_embedded", ("nosuch",), errors.InvalidSource),
         ("register_model", ("m", 0), errors.InvalidParameter),
         ("register_model", ("m", 2**40), errors.InvalidParameter),
         ("register_model", ("hashing", 32), errors.DimensionMismatch),

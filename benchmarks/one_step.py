@@ -109,7 +109,7 @@ def main() -> None:
         conn.execute(
             "select pgembed.create_embedding('doc', 'text', model => %s)", [given.model]
         )
-        pgembed.await_embedded(conn, "doc_embedding", timeout=600)
+        pgembed.await_embedded(conn, "doc", timeout=600)
         times = measure(conn, given.model, given.queries)
         base = statistics.median(times["two steps"])
         show(

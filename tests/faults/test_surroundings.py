@@ -22,6 +22,7 @@ from pgembed.embedded import THROWAWAY_SETTINGS, EmbeddedServer, Major
 from pgembed.service import ServiceSettings
 from tests.faults.cluster import OS_USER
 from tests.faults.tables import Conn, declare, write, wrong
+from tests.fixtures.answering import answering, loopback
 from tests.fixtures.postgres import Server, _memory
 from tests.integration.service.support import FaultyEncoder, running, until, value
 
@@ -117,6 +118,22 @@ async def test_service_works_through_a_pooler(
             )
             assert seconds < 5
             assert service._links["fast"].pooled == (mode == "transaction")
+
+
+@pytest.mark.majors(18, 17, 16)  # not all servers have dblink
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_a_query_is_encoded_through_a_pooler(dsn: str, conn: Conn, mode: str) -> None:
+    """Which keeps the sessions that dblink cannot keep safely."""
+    conn.execute("select pgembed.register_model('toy', 3, 'hashing')")
+    embed = "select pgembed.embed(%s, 'toy')::text"
+    with pooled(dsn, mode) as through, answering(dsn, lambda _: ("[1,2,3]", None)):
+        loopback(conn, through)
+        for number in range(5):
+            with conn.transaction():
+                found = conn.execute(embed, [f"query {number}"]).fetchone()
+            assert found == ("[1,2,3]",)
+    with pytest.raises(psycopg.OperationalError, match="could not establish"):
+        conn.execute(embed, ["the pooler is gone"])
 
 
 async def test_full_queue_of_notifications(

@@ -12,9 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import errors, sql
-from psycopg.conninfo import conninfo_to_dict
 
-from tests.fixtures.answering import answering, beat
+from tests.fixtures.answering import answering, beat, loopback
 
 Connection = psycopg.Connection[Any]
 VECTOR = "[1,2,3]"
@@ -412,32 +411,7 @@ def test_with_dblink_a_query_is_encoded_inside_a_transaction(
     dsn: str, conn: Connection
 ) -> None:
     """`embed` asks and waits by itself, through a second session."""
-    available = conn.execute(
-        "select from pg_available_extensions where name = 'dblink'"
-    ).fetchone()
-    if available is None:
-        pytest.skip("dblink is not installed on this server")
-    options = {
-        option: value
-        for option, value in conninfo_to_dict(dsn).items()
-        if option in ("host", "port", "dbname")
-    }
-    conn.execute("create extension dblink")
-    conn.execute(
-        sql.SQL(
-            "create server pgembed_loopback foreign data wrapper dblink_fdw"
-            " options ({})"
-        ).format(
-            sql.SQL(", ").join(
-                sql.SQL("{} {}").format(sql.Identifier(o), sql.Literal(str(v)))
-                for o, v in options.items()
-            )
-        )
-    )
-    conn.execute(
-        "create user mapping for current_user server pgembed_loopback"
-        " options (user 'postgres')"
-    )
+    loopback(conn, dsn)
     with answering(dsn, lambda _: (VECTOR, None)) as asked, conn.transaction():
         row = conn.execute("select pgembed.embed('a flight', 'toy')::text").fetchone()
     assert row == (VECTOR,)

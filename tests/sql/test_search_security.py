@@ -254,6 +254,78 @@ def test_types_of_a_filter_are_postgresqls(roles: str, conn: Connection) -> None
     assert value(conn, "select count(*) from app.calls") == 0
 
 
+SHADOWED = (
+    *("text", "jsonb", "json", "float8", "timestamptz", "oid", "regclass", "name"),
+    *("int4", "int8", "bool", "bytea", "uuid", "interval"),
+)
+EVERY_CALL = (
+    "select pgembed.create_embedding('app.doc', 'body', 'e', 'toy', index => 'none')",
+    "select pgembed.alter_embedding('e', max_attempts => 3, reset => '{wake}')",
+    "select pgembed.create_bm25('app.doc', 'body', 'w')",
+    "select pgembed.alter_bm25('w', options => '{\"k1\": 2}', reset => '{b}')",
+    "select pgembed.bm25_rebuild('w')",
+    "select * from pgembed.bm25_maintain(min_rows => 1)",
+    "select pgembed.pause_embedding('e')",
+    "select pgembed.resume_embedding('e')",
+    "select pgembed.reembed('e')",
+    "select pgembed.repair('e')",
+    "select pgembed.retry('e')",
+    "select pgembed.erase('e')",
+    "select pgembed.analyze('TCP/IP')",
+    "select pgembed.help()",
+    "select pgembed.is_fresh('app.doc')",
+    "call pgembed.wait('app.doc', timeout => 0.01)",
+    "call pgembed.encode('word', 'toy', timeout => 0.01)",
+    "select pgembed.embed('word', 'toy')",
+    "select * from pgembed.bm25_search(null::app.doc, 'word', embedding => 'w', {f})",
+    "select * from pgembed.search_facets(null::app.doc, 'word', '{{attrs}}', {f},"
+    " embedding => 'w')",
+    "select pgembed.search_count(null::app.doc, 'word', embedding => 'w', {f})",
+    "select * from pgembed.vector_search(null::app.doc, 'word', embedding => 'e', {f},"
+    " query_embedding => '[1,2,3]')",
+    "select * from pgembed.hybrid_search(null::app.doc, 'word', embedding => 'e', {f},"
+    " query_embedding => '[1,2,3]', snippets => true, explain => true)",
+    "select * from pgembed.search('app.doc', 'word', embedding => 'e', filter => '{}',"
+    " query_embedding => '[1,2,3]')",
+    "select * from pgembed.similar(null::app.doc, 1, embedding => 'e', {f})",
+    "select pgembed.drop_bm25('w')",
+    "select pgembed.drop_embedding('e')",
+)
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_types_on_the_callers_path_are_not_taken(
+    roles: str, conn: Connection, *, pinned: bool
+) -> None:
+    """Nor where a schema of others comes before PostgreSQL's own, for any function."""
+    conn.execute(NOTES)
+    conn.execute("select pgembed.register_model('toy', 3, 'hashing')")
+    conn.execute(
+        "create table app.doc (id int primary key, body text, attrs jsonb);"
+        "insert into app.doc values (1, 'word', '{}');"
+        "create function plugin.noted(anyelement) returns boolean language plpgsql"
+        " as $$ begin perform app.note(); return true; end $$"
+    )
+    for name in SHADOWED:
+        conn.execute(
+            f"create domain plugin.{name} as pg_catalog.{name}"
+            " check (plugin.noted(value))"
+        )
+    if not pinned:
+        conn.execute("set search_path = plugin, pg_catalog, public")
+    refused = []
+    given = 'filter => \'{"id": {"$lt": 9}, "attrs.a": null}\', where_sql => \'true\''
+    for call in EVERY_CALL:
+        try:
+            conn.execute(call.replace("{f}", given).replace("{{attrs}}", "{attrs}"))
+        except psycopg.Error as error:
+            refused.append(error.sqlstate)
+        count = "select pg_catalog.count(*) from app.calls"
+        assert value(conn, count) == 0, call
+    # There is no service: nothing is fresh, no query and no row has a vector.
+    assert refused == ["PE019", "PE010", "PE010", "PE009"]
+
+
 def test_nobody_takes_the_name_of_a_language(roles: str, conn: Connection) -> None:
     conn.execute(
         "create table app.doc (id int primary key, body text, lang text);"

@@ -70,7 +70,7 @@ language plpgsql immutable parallel safe
 as $$
 declare
     letter int;
-    plain text;
+    plain pg_catalog.text;
 begin
     -- In Cyrillic only io is the same as ie; short i is another letter than i.
     p_text := pg_catalog.normalize(pg_catalog.replace(pg_catalog.replace(p_text, pg_catalog.chr(1105), pg_catalog.chr(1077)),
@@ -93,7 +93,7 @@ create or replace function pgembed._pairs(p_text text, p_between text) returns t
 language plpgsql immutable parallel safe
 as $$
 declare
-    c constant text := pgembed._cjk();
+    c constant pg_catalog.text := pgembed._cjk();
 begin
     -- A run is a word by itself, beside letters of other scripts: no phrase with these, as
     -- a single character may be a part of a longer run in the text.
@@ -150,7 +150,7 @@ create or replace function pgembed._joined_words(p_text text) returns text
 language plpgsql immutable parallel safe
 as $$
 declare
-    words text;
+    words pg_catalog.text;
 begin
     -- A letter, a joiner, a letter, and what follows, a joiner at the end too: it goes.
     words := (select pg_catalog.string_agg(m[1], ' ')
@@ -173,7 +173,7 @@ declare
     parts constant boolean := not p_options operator(pg_catalog.@>) '{"parts": false}';
     fold constant boolean := not p_options operator(pg_catalog.@>) '{"fold": false}';
     cjk constant boolean := not p_options operator(pg_catalog.@>) '{"cjk": false}';
-    further text;
+    further pg_catalog.text;
 begin
     if parts and (pg_catalog.strpos(p_text, '<') operator(pg_catalog.>) 0 or pg_catalog.strpos(p_text, '&') operator(pg_catalog.>) 0) then
         p_text := pgembed._without_markup(p_text);

@@ -260,7 +260,7 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     b pgembed.bm25;
 begin
     perform pgembed._back_inside();
@@ -346,7 +346,7 @@ create or replace function pgembed.alter_bm25(
 language plpgsql
 as $$
 declare
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     b pgembed.bm25;
     t pgembed.captured_text;
 begin
@@ -380,7 +380,7 @@ create or replace function pgembed.bm25_rebuild(name text) returns void
 language plpgsql
 as $$
 declare
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     b pgembed.bm25;
 begin
     perform pgembed._require_owner();
@@ -418,7 +418,7 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     b pgembed.bm25;
 begin
     perform pgembed._require_owner();

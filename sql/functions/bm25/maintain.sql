@@ -111,7 +111,7 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     b pgembed.bm25;
     wanted int;
 begin

@@ -375,14 +375,14 @@ language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
-    path constant text := pg_catalog.current_setting('search_path');
-    where_path constant text := case when where_sql is not null then path end;
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
+    where_path constant pg_catalog.text := case when where_sql is not null then path end;
     b constant pgembed.bm25 := pgembed._bm25_target(source, embedding);
     words pgembed._bm25_words;
-    hits record;
-    condition text := 'true';
-    excerpts text[];
-    explanations jsonb[];
+    hits pg_catalog.record;
+    condition pg_catalog.text := 'true';
+    excerpts pg_catalog.text[];
+    explanations pg_catalog.jsonb[];
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_page(k, "offset"), pgembed._check_min_score(min_score);

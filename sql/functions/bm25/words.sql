@@ -103,8 +103,8 @@ create or replace function pgembed._stop_words_left_out(p_config regconfig, p_te
 language plpgsql stable
 as $$
 declare
-    letters constant text := E'A-Za-z\\u00c0-\\u024f\\u0370-\\u03ff';
-    stop_words text;
+    letters constant pg_catalog.text := E'A-Za-z\\u00c0-\\u024f\\u0370-\\u03ff';
+    stop_words pg_catalog.text;
 begin
     -- A stop word is one as it is written: without its accents German "fuer", with u umlaut,
     -- would be fur, which is none.

@@ -177,8 +177,8 @@ language plpgsql stable
 as $$
 declare
     ids int[];
-    sources oid[];
-    names text[];
+    sources pg_catalog.oid[];
+    names pg_catalog.text[];
     place int;
     best int;
     chosen int;

@@ -75,7 +75,7 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     e pgembed.embedding;
     t pgembed.captured_text;
     m pgembed.model;
@@ -301,14 +301,14 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     was pgembed.embedding;
     e pgembed.embedding;
     t pgembed.captured_text;
     m pgembed.model;
     new_vectors boolean;
     new_chunks boolean;
-    fresh constant text[] := coalesce(alter_embedding.reset, '{}');    -- what is not kept where it is not given
+    fresh constant pg_catalog.text[] := coalesce(alter_embedding.reset, '{}');    -- what is not kept where it is not given
 begin
     perform pgembed._require_owner();
     was := pgembed._embedding(alter_embedding.name);
@@ -413,7 +413,7 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     e pgembed.embedding;
     texts int[];
 begin
@@ -449,7 +449,7 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     wanted int;
     texts int[];
 begin
@@ -520,10 +520,10 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     wanted int;
     b pgembed.bm25;
-    old_level text;
+    old_level pg_catalog.text;
 begin
     perform pgembed._require_owner();
     wanted := pgembed._named('embedding', repair.name);
@@ -576,7 +576,7 @@ declare
     wanted int;
     b pgembed.bm25;
     queued bigint;
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
 begin
     perform pgembed._require_owner();
     wanted := pgembed._named('embedding', retry.name);

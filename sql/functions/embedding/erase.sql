@@ -60,10 +60,10 @@ create or replace function pgembed.erase(name text default null) returns void
 language plpgsql
 as $$
 declare
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     wanted int;
     own int;
-    one record;
+    one pg_catalog.record;
 begin
     perform pgembed._require_owner();
     wanted := pgembed._named('embedding', erase.name);

@@ -155,25 +155,25 @@ language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
-    path constant text := pg_catalog.current_setting('search_path');
-    where_path constant text := case when where_sql is not null then path end;
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
+    where_path constant pg_catalog.text := case when where_sql is not null then path end;
     e constant pgembed.embedding := pgembed._search_target(source, embedding);
     b pgembed.bm25;
     q query_embedding%type;
     words pgembed._bm25_words;
-    condition text;
+    condition pg_catalog.text;
     wanted int;
     depths int[];    -- how many rows of each arm are fused
-    vector_hits record;
-    vector_keys text[];
-    similarities float8[];
-    bm25_hits record;
-    bm25_keys text[];
-    scores float8[];
+    vector_hits pg_catalog.record;
+    vector_keys pg_catalog.text[];
+    similarities pg_catalog.float8[];
+    bm25_hits pg_catalog.record;
+    bm25_keys pg_catalog.text[];
+    scores pg_catalog.float8[];
     weights pgembed._bm25_weights;
-    vector_boosts float8[];
-    bm25_boosts float8[];
-    best record;
+    vector_boosts pg_catalog.float8[];
+    bm25_boosts pg_catalog.float8[];
+    best pg_catalog.record;
     at_vector int;
     at_bm25 int;
 begin

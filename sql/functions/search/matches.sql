@@ -132,8 +132,8 @@ language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
-    path constant text := pg_catalog.current_setting('search_path');
-    where_path constant text := case when where_sql is not null then path end;
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
+    where_path constant pg_catalog.text := case when where_sql is not null then path end;
     e pgembed.embedding;
     b pgembed.bm25;
     q pgembed.query_embedding.embedding%type;
@@ -240,17 +240,17 @@ language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     b constant pgembed.bm25 := pgembed._bm25_target(source, embedding);
-    where_path constant text := case when where_sql is not null then path end;
+    where_path constant pg_catalog.text := case when where_sql is not null then path end;
     restricted boolean;
     words pgembed._bm25_words;
-    condition text;      -- of the filter as a whole
-    conditions text[];   -- of each column: without its own part
-    columns_sql text;
-    facets_sql text;
+    condition pg_catalog.text;      -- of the filter as a whole
+    conditions pg_catalog.text[];   -- of each column: without its own part
+    columns_sql pg_catalog.text;
+    facets_sql pg_catalog.text;
     handles bigint[];
-    statement text;
+    statement pg_catalog.text;
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_facets(columns, max_values);

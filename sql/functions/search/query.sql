@@ -89,9 +89,9 @@ as $$
 declare
     wanted_model int;
     has_written constant boolean := pg_catalog.pg_current_xact_id_if_assigned() is not null;
-    deadline constant timestamptz := pg_catalog.clock_timestamp() operator(pg_catalog.+) pgembed._check_timeout(timeout);
-    answer record;
-    pause float8 := 0.001;    -- seconds
+    deadline constant pg_catalog.timestamptz := pg_catalog.clock_timestamp() operator(pg_catalog.+) pgembed._check_timeout(timeout);
+    answer pg_catalog.record;
+    pause pg_catalog.float8 := 0.001;    -- seconds
 begin
     -- It commits, so it can have no search_path of its own: every name is qualified.
     wanted_model := pgembed._request_query(query, model, timeout);
@@ -118,7 +118,7 @@ begin
                        'loading the model.';
         end if;
         perform pg_catalog.pg_sleep(pause);
-        pause := least(pause operator(pg_catalog.*) 1.5::float8, 0.02::float8);
+        pause := least(pause operator(pg_catalog.*) 1.5::pg_catalog.float8, 0.02::pg_catalog.float8);
     end loop;
 end
 $$;

@@ -132,11 +132,11 @@ language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
-    path constant text := pg_catalog.current_setting('search_path');
-    searched constant regclass := pgembed._table_named(source, path);
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
+    searched constant pg_catalog.regclass := pgembed._table_named(source, path);
     q pgembed.query_embedding.embedding%type;
-    call text;
-    statement text;
+    call pg_catalog.text;
+    statement pg_catalog.text;
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_page(k, "offset"), pgembed._check_min_score(min_score);

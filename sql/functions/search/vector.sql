@@ -121,7 +121,7 @@ create or replace function pgembed._estimated_rows(p_query text) returns float8
 language plpgsql volatile    -- EXPLAIN is not allowed in a STABLE function
 as $$
 declare
-    plan json;
+    plan pg_catalog.json;
 begin
     execute pg_catalog.concat('explain (format json) ', p_query) into plan;
     return plan operator(pg_catalog.->) 0 operator(pg_catalog.->) 'Plan' operator(pg_catalog.->>) 'Plan Rows';
@@ -516,7 +516,7 @@ language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     e pgembed.embedding := pgembed._search_target(source, embedding);
     q query_embedding%type;
 begin
@@ -553,9 +553,9 @@ language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
-    path constant text := pg_catalog.current_setting('search_path');
+    path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     e pgembed.embedding := pgembed._search_target(source, embedding);
-    key_text text;
+    key_text pg_catalog.text;
     seen boolean;
     q pgembed.query_embedding.embedding%type;
 begin

@@ -116,12 +116,12 @@ as $$
 declare
     -- It commits, so it can have no search_path of its own: every name is qualified.
     has_written constant boolean := pg_catalog.pg_current_xact_id_if_assigned() is not null;
-    deadline constant timestamptz := pg_catalog.clock_timestamp() operator(pg_catalog.+) pgembed._check_timeout(timeout);
-    waited constant oid := pgembed._waited_table(source, pg_catalog.current_setting('search_path'));
+    deadline constant pg_catalog.timestamptz := pg_catalog.clock_timestamp() operator(pg_catalog.+) pgembed._check_timeout(timeout);
+    waited constant pg_catalog.oid := pgembed._waited_table(source, pg_catalog.current_setting('search_path'));
     until bigint;    -- the last job that is waited for; NULL: that is not known yet
-    look record;
-    looked timestamptz;
-    pause float8 := 0.001;    -- seconds
+    look pg_catalog.record;
+    looked pg_catalog.timestamptz;
+    pause pg_catalog.float8 := 0.001;    -- seconds
 begin
     call pgembed._check_may_commit('pgembed.wait()', has_written,
         'Commit first, and call it outside of a transaction (in autocommit mode): what is not committed cannot become searchable.');
@@ -139,9 +139,9 @@ begin
         end if;
         commit;    -- each look has a new snapshot
         -- Where very many jobs wait, a look takes its time.
-        perform pg_catalog.pg_sleep(greatest(pause, 2::float8 operator(pg_catalog.*)
+        perform pg_catalog.pg_sleep(greatest(pause, 2::pg_catalog.float8 operator(pg_catalog.*)
             pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() operator(pg_catalog.-) looked)));
-        pause := least(pause operator(pg_catalog.*) 1.5::float8, 0.1::float8);
+        pause := least(pause operator(pg_catalog.*) 1.5::pg_catalog.float8, 0.1::pg_catalog.float8);
     end loop;
 end
 $$;
@@ -154,7 +154,7 @@ create or replace function pgembed.is_fresh(source text default null) returns bo
 language plpgsql stable
 as $$
 declare
-    waited constant oid := pgembed._waited_table(source, pg_catalog.current_setting('search_path'));
+    waited constant pg_catalog.oid := pgembed._waited_table(source, pg_catalog.current_setting('search_path'));
 begin
     return not exists (select from pgembed.search_status as x
                        where not x.fresh and (waited is null or x.source operator(pg_catalog.=) waited));

@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import psycopg
@@ -39,7 +39,7 @@ def loopback(conn: psycopg.Connection, dsn: str) -> None:
     options = conninfo_to_dict(dsn)
     user = {name: options.pop(name) for name in ("user", "password") if name in options}
 
-    def written(given: dict[str, object]) -> sql.Composed:
+    def written(given: Mapping[str, object]) -> sql.Composed:
         return sql.SQL(", ").join(
             sql.SQL("{} {}").format(sql.Identifier(name), sql.Literal(str(value)))
             for name, value in given.items()

@@ -269,7 +269,7 @@ class EmbeddedServer(Server):
         if self._port is None:
             server.stop()
         else:
-            options = f"-h {HOST} -p {self._port or _free_port()}"
+            options = f"-h {HOST} -p {self._port or free_port()}"
             if folder := server.get_postmaster_info().socket_dir:
                 options += f" -k {folder}"
             pgexec(
@@ -308,7 +308,8 @@ class EmbeddedServer(Server):
         return "\n".join(log.read_text(errors="replace").splitlines()[-5:])
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port of 127.0.0.1 that nobody listens on."""
     with socket.create_server((HOST, 0)) as taken:
         return int(taken.getsockname()[1])
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.fixtures.clients import (
     BLOCK,
+    DEFAULT_PORT,
     PAGES,
     ROOT,
     Shop,
@@ -18,6 +21,7 @@ from tests.fixtures.clients import (
     prepare,
     running_shop,
 )
+from tests.fixtures.pooler import pooled
 
 CLIENTS = (
     "asyncpg",
@@ -108,20 +112,20 @@ FOUND = {
 }
 
 
-@pytest.mark.parametrize(
-    ("client", "file"),
-    [
-        ("asyncpg", "with_asyncpg.py"),
-        ("drizzle", "drizzle.mjs"),
-        ("go", "traps.go"),
-        ("java", "Traps.java"),
-        ("node", "pg.mjs"),
-        ("node", "postgres.mjs"),
-        ("php", "traps.php"),
-        ("psycopg2", "with_psycopg2.py"),
-        ("ruby", "traps.rb"),
-    ],
-)
+TRAPPED = [
+    ("asyncpg", "with_asyncpg.py"),
+    ("drizzle", "drizzle.mjs"),
+    ("go", "traps.go"),
+    ("java", "Traps.java"),
+    ("node", "pg.mjs"),
+    ("node", "postgres.mjs"),
+    ("php", "traps.php"),
+    ("psycopg2", "with_psycopg2.py"),
+    ("ruby", "traps.rb"),
+]
+
+
+@pytest.mark.parametrize(("client", "file"), TRAPPED)
 def test_arguments_as_one_writes_them(
     client: str, file: str, shop: Shop, tmp_path: Path
 ) -> None:
@@ -133,3 +137,69 @@ def test_arguments_as_one_writes_them(
     found = dict(line.partition(" ")[::2] for line in lines)
     assert len(found) >= 13
     assert found == {name: FOUND[name] for name in found}
+
+
+# What docs/clients/pgbouncer.md says must be set, and how the programs change.
+SET = {
+    "asyncpg": ("statement_cache_size=0", {'/shop"': '/shop", statement_cache_size=0'}),
+    "go": (
+        "binary_parameters=yes",
+        {"?sslmode": "?binary_parameters=yes&sslmode", "[]byte(cheap)": "cheap"},
+    ),
+    "java": ("?prepareThreshold=0", {'/shop"': '/shop?prepareThreshold=0"'}),
+    "php": (
+        "PDO::ATTR_EMULATE_PREPARES => true",
+        {'"secret")': '"secret", [PDO::ATTR_EMULATE_PREPARES => true])'},
+    ),
+    "postgres": ("{ prepare: false }", {'/shop"': '/shop", { prepare: false }'}),
+}
+
+
+@pytest.fixture(scope="module")
+def pooler(shop: Shop) -> Iterator[str]:
+    """Give the port of a PgBouncer that changes the session with each transaction."""
+    with pooled(shop.by_socket("app"), "transaction") as through:
+        sessions = [psycopg.connect(through) for _ in range(4)]
+        for session in sessions:
+            session.execute("select 1")
+        for session in sessions:
+            session.close()
+        yield str(conninfo_to_dict(through)["port"])
+
+
+@pytest.mark.parametrize(("client", "file"), TRAPPED)
+def test_arguments_through_a_pooler(
+    client: str, file: str, shop: Shop, pooler: str, tmp_path: Path
+) -> None:
+    need(client)
+    prepare(tmp_path, client)
+    shop.begin()
+    code = (TRAPS / file).read_text().replace(DEFAULT_PORT, pooler)
+    which = "postgres" if file == "postgres.mjs" else client
+    if which in SET:
+        told, changes = SET[which]
+        assert told in (PAGES / "pgbouncer.md").read_text()
+        for before, after in changes.items():
+            assert code.count(before) == 1
+            code = code.replace(before, after)
+    (tmp_path / file).write_text(code)
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(shop.run, tmp_path, file) for _ in range(3)]
+    for run in runs:
+        found = dict(line.partition(" ")[::2] for line in run.result().splitlines())
+        assert found == {name: FOUND[name] for name in found}
+        assert len(found) >= 13
+
+
+def test_calls_through_a_pooler(shop: Shop, pooler: str) -> None:
+    through = make_conninfo(shop.dsn, user="app", port=pooler)
+    shop.begin()
+    with psycopg.connect(through, autocommit=True, prepare_threshold=None) as conn:
+        conn.execute("insert into article (title, body) values ('a', 'b')")
+        conn.execute("call pgembed.wait('article', timeout => %s)", (60,))
+        conn.execute("call pgembed.encode(%s)", ("cheap flights",))
+        for _ in range(8):
+            found = conn.execute(
+                "select key from pgembed.search('article', %s)", ("cheap flights",)
+            ).fetchall()
+            assert len(found) == 4

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgembed import schema
 from pgembed.embedded import THROWAWAY_SETTINGS, EmbeddedServer, Major
 from pgembed.service import ServiceSettings
-from tests.faults.cluster import OS_USER
 from tests.faults.tables import Conn, declare, write, wrong
 from tests.fixtures.answering import answering, loopback
+from tests.fixtures.pooler import pooled
 from tests.fixtures.postgres import Server, _memory
 from tests.integration.service.support import FaultyEncoder, running, until, value
 
@@ -35,56 +29,6 @@ def settings() -> ServiceSettings:
 @pytest.fixture
 def encoder() -> FaultyEncoder:
     return FaultyEncoder()
-
-
-@contextmanager
-def pooled(dsn: str, mode: str) -> Iterator[str]:
-    """Start PgBouncer before a server; gives the way through it."""
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        pytest.skip("pgbouncer is not installed")
-    parts = conninfo_to_dict(dsn)
-    user = OS_USER if os.geteuid() == 0 else None
-    with tempfile.TemporaryDirectory(prefix="pgembed-", dir="/tmp") as name:
-        folder = Path(name)
-        if user:
-            shutil.chown(folder, user)
-        (folder / "pgbouncer.ini").write_text(
-            f"[databases]\n* = host={parts['host']} port={parts['port']}"
-            f" user={parts.get('user', 'postgres')}\n"
-            f"[pgbouncer]\npool_mode = {mode}\nauth_type = any\n"
-            f"listen_port = 6432\nlisten_addr =\nunix_socket_dir = {folder}\n"
-            # More sessions than one, so that statements meet different ones.
-            "default_pool_size = 20\nserver_round_robin = 1\n"
-            "ignore_startup_parameters = extra_float_digits\n"
-        )
-        with subprocess.Popen(
-            [program, str(folder / "pgbouncer.ini")],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            user=user,
-            cwd="/",
-        ) as bouncer:
-            try:
-                through = make_conninfo(
-                    dsn, host=name, port="6432", user=parts.get("user", "postgres")
-                )
-                _wait_for(through)
-                yield through
-            finally:
-                bouncer.terminate()
-
-
-def _wait_for(dsn: str) -> None:
-    for _ in range(100):
-        try:
-            psycopg.connect(dsn).close()
-        except psycopg.OperationalError:
-            time.sleep(0.05)
-        else:
-            return
-    pytest.fail("pgbouncer does not answer")
 
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -203,3 +204,94 @@ def test_calls_through_a_pooler(shop: Shop, pooler: str) -> None:
                 "select key from pgembed.search('article', %s)", ("cheap flights",)
             ).fetchall()
             assert len(found) == 4
+
+
+@pytest.fixture
+def note(shop: Shop) -> Iterator[None]:
+    """Make a table whose vectors are in a column."""
+    with psycopg.connect(shop.dsn, autocommit=True) as conn:
+        conn.execute("create table note (id bigint primary key, body text not null)")
+        conn.execute(
+            "select pgembed.create_embedding('note', 'body', storage => 'column')"
+        )
+        conn.execute("call pgembed.wait(timeout => 60)")
+        yield
+        conn.execute("select pgembed.drop_embedding('note_embedding')")
+        conn.execute("drop table note")
+
+
+def titled(page: str, file: str) -> str:
+    return next(
+        block["code"]
+        for block in BLOCK.finditer((PAGES / f"{page}.md").read_text())
+        if block["file"] == file
+    )
+
+
+def test_drizzle_leaves_the_tables_alone(shop: Shop, tmp_path: Path) -> None:
+    need("drizzle")
+    prepare(tmp_path, "drizzle")
+    program = titled("drizzle", "search.mjs")
+    (model,) = re.findall(
+        r"^const article = .*?^}\);\n", program, re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "schema.js").write_text(
+        'import { bigint, numeric, pgTable, text } from "drizzle-orm/pg-core";\n'
+        f"export {model}"
+    )
+    config = titled("schema-tools", "drizzle.config.js").replace(
+        "postgresql://app:secret@localhost:5432/shop", shop.dsn
+    )
+    file = tmp_path / "drizzle.config.js"
+    file.write_text(config)
+    push = ("npx", "drizzle-kit", "push", "--strict", "--verbose")
+    assert "No changes detected" in shop.shell(tmp_path, *push)
+    file.write_text(re.sub("tablesFilter: .*", "", config))
+    # It asks before, and nobody answers.
+    assert 'DROP TABLE "article_embedding"' in shop.shell(tmp_path, *push)
+
+
+def test_typeorm_leaves_the_column_alone(
+    shop: Shop, note: None, tmp_path: Path
+) -> None:
+    need("node")
+    prepare(tmp_path, "node")
+    (tmp_path / "note.mjs").write_text(titled("schema-tools", "note.mjs"))
+    (tmp_path / "sync.mjs").write_text(
+        'import { DataSource, EntitySchema } from "typeorm";\n'
+        'import { Note } from "./note.mjs";\n'
+        "const { embedding, ...columns } = Note.options.columns;\n"
+        'const Bare = new EntitySchema({ name: "note", columns });\n'
+        "for (const entity of [Note, Bare]) {\n"
+        f'  const db = new DataSource({{ type: "postgres", url: "{shop.dsn}",'
+        " entities: [entity] });\n"
+        "  await db.initialize();\n"
+        "  const { upQueries } = await db.driver.createSchemaBuilder().log();\n"
+        "  console.log(upQueries.map(({ query }) => query).join());\n"
+        "  await db.destroy();\n"
+        "}\n"
+    )
+    declared, *bare = shop.run(tmp_path, "sync.mjs").splitlines()
+    assert declared == ""
+    assert 'DROP COLUMN "embedding"' in bare[0]
+    assert "article" not in bare[0]
+
+
+def test_django_does_not_manage_the_tables(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "settings.py").write_text(shop.here(titled("django", "settings.py")))
+    (tmp_path / "articles").mkdir()
+    (tmp_path / "articles/models.py").write_text(titled("django", "articles/models.py"))
+    admin = (sys.executable, "-m", "django")
+    made = shop.shell(
+        *(tmp_path, *admin, "makemigrations", "--dry-run", "--verbosity", "3"),
+        *("articles", "--settings", "settings", "--pythonpath", "."),
+    )
+    assert "name='Article'" in made
+    assert "article_embedding" not in made
+    found = shop.shell(
+        tmp_path, *admin, "inspectdb", "--settings", "settings", "--pythonpath", "."
+    )
+    models = dict(
+        re.findall(r"^class (\w+)(.*?)(?=^class |\Z)", found, re.MULTILINE | re.DOTALL)
+    )
+    assert "managed = False" in models["ArticleEmbedding"]

@@ -23,15 +23,31 @@ _NOT_LOADED = re.compile(r'<link[^>]*rel="(?:canonical|edit|next|prev)"[^>]*>')
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [ROOT / "scripts" / "docs", "--site-dir", folder],
+    done = _build("--site-dir", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def _build(*options: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [ROOT / "scripts" / "docs", *options],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+
+
+def test_a_broken_link_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("# Page\n\n[nowhere](nowhere.md)\n")
+    config = tmp_path / "mkdocs.yml"
+    config.write_text(
+        f"INHERIT: {ROOT / 'mkdocs.yml'}\nsite_dir: site\nnav: null\nplugins: []\n"
+    )
+    done = _build("--config-file", config)
+    assert done.returncode != 0
+    assert "nowhere.md" in done.stderr
 
 
 def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:

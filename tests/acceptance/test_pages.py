@@ -40,8 +40,10 @@ def test_every_block_is_executed_or_says_why_not(page: str) -> None:
         if block.why is None:
             known = block.language in {*EXECUTED, "text"} or block.title is not None
             assert known, f"{page}:{block.line}: {block.language or 'no language'}"
-        elif block.why.startswith("run by "):
-            assert (ROOT / block.why.removeprefix("run by ")).exists()
+        else:
+            tests = re.findall(r"tests/[\w/.]*\w", block.why)
+            assert tests or not block.why.startswith("run by ")
+            assert [test for test in tests if not (ROOT / test).exists()] == []
 
 
 @pytest.mark.slow

@@ -98,7 +98,8 @@ class _TemplateCompiler(PGCompiler):
         ) or self._nothing(bind, types)
 
     def _nothing(self, bind: BindParameter[Any], types: Sequence[Any]) -> str:
-        written: str = self.visit_empty_set_op_expr(types, bind.expand_op)
+        compiler: Any = self
+        written: str = compiler.visit_empty_set_op_expr(types, bind.expand_op)
         return written
 
     def visit_table(  # type: ignore[override]  # all options are one here
@@ -123,7 +124,9 @@ class _TemplateCompiler(PGCompiler):
 class _TemplateTypes(PGTypeCompiler):
     """Leaves the names of types that are in a schema to the server."""
 
-    def visit_ENUM(self, type_: Any, mark: Any = None, **_: Any) -> str:  # type: ignore[override]
+    def visit_ENUM(  # type: ignore[override]  # noqa: N802 - SQLAlchemy's
+        self, type_: Any, mark: Any = None, **_: Any
+    ) -> str:
         if mark is None:
             raise CompileError(f"an empty array of type {type_.name}")
         written: str = mark(type_, partial(type_text, type_))
@@ -246,6 +249,8 @@ def where_sql(
         for n, one in enumerate(texts)
     ]
     whole: ColumnElement[str] = func.pg_catalog.array_to_string(
-        array(written, type_=Text()), "", type_=Text()
+        array(written, type_=Text()),  # type: ignore[misc]
+        "",
+        type_=Text(),
     )
     return whole

@@ -207,7 +207,8 @@ def _engine_of(session: Session, bind_arguments: Mapping[str, Any] | None) -> En
     if len(found) != 1:
         raise InvalidParameter(
             f"the session has {len(found)} databases with embeddings",
-            hint="Say which one: encode_query(..., bind_arguments={'mapper': Article}).",
+            hint="Say which one: "
+            "encode_query(..., bind_arguments={'mapper': Article}).",
         )
     return found.pop()
 

@@ -31,7 +31,8 @@ _COLLATION = re.compile(r' COLLATE "[^"]*"')
 def literal_of(bind: BindParameter[Any]) -> ColumnElement[str]:
     """Write a parameter as the text of a literal."""
     path = isinstance(bind.type, JSON.JSONPathType) and isinstance(bind.value, str)
-    return _with_type(bind, JSONPATH() if path else bind.type)
+    found: ColumnElement[str] = _with_type(bind, JSONPATH() if path else bind.type)
+    return found
 
 
 def list_of(bind: BindParameter[Any], none: str) -> ColumnElement[str]:
@@ -50,7 +51,7 @@ def list_of(bind: BindParameter[Any], none: str) -> ColumnElement[str]:
     given = literal(bool(bind.value), Boolean()) if known else _IsGiven(items)
     text = func.pg_catalog.array_to_string(_Array(items), ", ", type_=Text())
     # The list comes first in the statement: in it the parameters have their types.
-    both = array([text, literal(none, Text())], type_=Text())
+    both: Any = array([text, literal(none, Text())], type_=Text())
     found: ColumnElement[str] = both[case((given, 1), else_=2)]
     return found
 

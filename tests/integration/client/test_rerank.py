@@ -148,7 +148,7 @@ def test_scores_of_an_own_reranker_are_checked(
     class Own:
         name = "own"
 
-        def score(self, query: str, texts: Any) -> Any:  # noqa: ARG002
+        def score(self, query: str, texts: Any) -> Any:
             return answer
 
     with pytest.raises(errors.RerankError, match=words):

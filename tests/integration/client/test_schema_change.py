@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -36,7 +36,7 @@ OFTEN = 8
 
 
 @pytest.fixture
-def articles(dsn: str) -> Iterator[str]:
+def articles(dsn: str) -> str:
     with psycopg.connect(dsn, autocommit=True) as conn:
         client.register_model(
             conn, HASHING_MODEL, HASHING_DIMENSIONS, provider="hashing"
@@ -51,7 +51,7 @@ def articles(dsn: str) -> Iterator[str]:
             " select n, 'apple pie number ' || n from generate_series(1, 5) as n"
         )
     process_all(dsn)
-    yield dsn
+    return dsn
 
 
 def migrate(dsn: str, change: str) -> None:

@@ -206,4 +206,4 @@ def test_decimals_are_numbers_in_jsonb_too(
             encoder=encoder,
             filter={column: {operator: number}, "attrs.tags": {"$any": "a"}},
         )
-        assert sorted(_ids(hits)) == ids, column
+        assert sorted(hit.doc["id"] for hit in hits) == ids, column

@@ -5,14 +5,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from hypothesis import reject
 from hypothesis import strategies as st
 from sqlalchemy import (
     ARRAY,
     JSON,
-    ColumnElement,
     String,
     Text,
     all_,
@@ -42,7 +41,7 @@ from sqlalchemy.orm import aliased
 from tests.integration.orm.kinds import Kind, M
 from tests.integration.orm.kinds import text as texts
 
-Condition = ColumnElement[bool]
+Condition: TypeAlias = Any  # a ColumnElement[bool], of whatever type
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 EQUALITIES = (operator.eq, operator.ne)
@@ -89,7 +88,7 @@ class Conditions:
         values = draw(kind.some)
         way = draw(st.sampled_from(["in_", "not_in"]))
         if draw(st.booleans()):
-            parameter = bindparam(name, values, expanding=True)
+            parameter: Any = bindparam(name, values, expanding=True)
         else:
             parameter = bindparam(name, expanding=True)
             self.lists[name] = values

@@ -136,11 +136,11 @@ class Kind:
 CHARACTERS = "aAbB 1%_\\'\"/:é{},$"
 text = st.text(CHARACTERS, max_size=6)
 numbers = st.decimals(-5, 5, places=4) | st.sampled_from([Decimal("NaN"), Decimal(123)])
-moments = st.datetimes(dt.datetime(2024, 3, 1), dt.datetime(2024, 3, 5))
+moments = st.datetimes(dt.datetime(2024, 3, 1), dt.datetime(2024, 3, 5))  # noqa: DTZ001
 days = st.dates(dt.date(2024, 3, 1), dt.date(2024, 3, 5))
 spans = st.timedeltas(dt.timedelta(days=-2), dt.timedelta(days=2))
 blobs = st.binary(max_size=4)
-M = dt.datetime(2024, 3, 2, 12, 30, 15)
+M = dt.datetime(2024, 3, 2, 12, 30, 15)  # noqa: DTZ001
 MICRO = dt.timedelta(microseconds=400_000)
 words = ["a", "ab", "abc", "a%", "", "B", "b_"]
 fractions = [Decimal("1.10"), Decimal("2.25"), Decimal("-3.50"), Decimal(0)]
@@ -314,10 +314,10 @@ KINDS: dict[str, Kind] = {
     "domain": Kind(
         lambda: pg.DOMAIN("Word", String(4), schema=SCHEMA), ["a", "ab"], text
     ),
-    "lower": Kind(lambda: Lower(), ["a", "AB"], text, "text"),
-    "rounded": Kind(lambda: Rounded(), fractions, numbers),
-    "cents": Kind(lambda: Cents(), [110, 225, 0], st.integers(-500, 500)),
-    "hashed": Kind(lambda: Hashed(), ["a", "abcde"], text),
+    "lower": Kind(Lower, ["a", "AB"], text, "text"),
+    "rounded": Kind(Rounded, fractions, numbers),
+    "cents": Kind(Cents, [110, 225, 0], st.integers(-500, 500)),
+    "hashed": Kind(Hashed, ["a", "abcde"], text),
     "vector": Kind(
         lambda: VECTOR(2),
         [[1.0, 2.0], [0.1, 0.2]],

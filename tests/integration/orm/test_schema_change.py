@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ CHANGES = {
     "drop": "alter table article drop column old",
     "retype": "alter table article alter column number type bigint",
 }
-SEARCHES = {
+SEARCHES: dict[str, Any] = {
     "vector_search": E.vector_search("cheap", 3, encoder=HASHING_MODEL),
     "bm25_search": E.bm25_search("cheap", 3),
     "hybrid_search": E.hybrid_search("cheap", 3, encoder=HASHING_MODEL),
@@ -30,7 +29,7 @@ SEARCHES = {
 
 
 @pytest.fixture
-def own_dsn(new: Engine, new_dsn: str) -> Iterator[str]:
+def own_dsn(new: Engine, new_dsn: str) -> str:
     models.Base.metadata.create_all(new)
     with Session(new) as session:
         session.add_all(models.articles()[:6])
@@ -39,7 +38,7 @@ def own_dsn(new: Engine, new_dsn: str) -> Iterator[str]:
         )
         session.commit()
     process_all(new_dsn)
-    yield new_dsn
+    return new_dsn
 
 
 def search_often(session: Session) -> list[list[int]]:

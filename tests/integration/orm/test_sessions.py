@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -273,7 +274,7 @@ def test_savepoints_are_not_committed(own: Engine, new_dsn: str) -> None:
             session.add(Article(**article(2)))
         with pytest.raises(InvalidParameter, match="not committed"):
             await_embedded(session, 1)
-        with pytest.raises(ZeroDivisionError), session.begin_nested():
+        with suppress(ZeroDivisionError), session.begin_nested():
             session.add(Article(**article(3)))
             session.flush()
             raise ZeroDivisionError
@@ -356,9 +357,11 @@ def test_a_session_with_a_database_for_some_classes(
         assert queries == ["words", "others", "title"]
         assert session.get_one(Article, 1).embedding.status == "embedded"
     # Two databases that have embeddings: one must be said, and is.
-    with Session(binds={models.Base: own, Note: elsewhere}) as session:
-        with pytest.raises(InvalidParameter, match="2 databases"):
-            encode_query(session, "words", HASHING_MODEL)
+    with (
+        Session(binds={models.Base: own, Note: elsewhere}) as session,
+        pytest.raises(InvalidParameter, match="2 databases"),
+    ):
+        encode_query(session, "words", HASHING_MODEL)
     with Session() as session, pytest.raises(InvalidParameter, match="0 databases"):
         encode_query(session, "words", HASHING_MODEL)
 

@@ -14,8 +14,9 @@ from psycopg.types.json import Jsonb
 from psycopg.types.numeric import Int8
 
 from tests.fixtures.answering import answering
+from tests.fixtures.postgres import prepared_by
 from tests.fixtures.roles import Connection, acting_as, new_roles
-from tests.sql.steps import Service, declare, run, value, vector
+from tests.sql.steps import Service, declare, run, service_for, value, vector
 
 READER = f"pgembed_test_{os.getpid()}_reader"
 OWNER = f"pgembed_test_{os.getpid()}_owner"
@@ -24,16 +25,20 @@ COLUMNS = "key, doc, score, vector_rank, bm25_rank, content, snippet"
 TEXTS = {1: "red fox", 2: "red dog", 3: "blue fox", 4: "green bird"}
 
 
-@pytest.fixture
-def article(conn: Connection) -> Service:
+def make_article(conn: Connection) -> None:
     """Make a table with both arms: four rows, all encoded."""
     conn.execute("create table article (id int primary key, body text, price numeric)")
     for key, text in TEXTS.items():
         conn.execute("insert into article values (%s, %s, %s)", [key, text, key * 100])
-    service = declare(conn, "article", "body")
-    service.drain()
+    declare(conn, "article", "body").drain()
     conn.execute("select pgembed.bm25_maintain()")
-    return service
+
+
+@pytest.fixture
+@prepared_by(make_article)
+def article(conn: Connection) -> Service:
+    """Give a table with both arms: four rows, all encoded."""
+    return service_for(conn, "article_embedding")
 
 
 def hits(conn: Connection, arguments: str, *values: object) -> list[tuple[Any, ...]]:

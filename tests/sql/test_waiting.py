@@ -15,20 +15,26 @@ import pytest
 from psycopg import errors
 
 from tests.fixtures.answering import beat
+from tests.fixtures.postgres import prepared_by
 from tests.fixtures.roles import Connection, acting_as, new_roles
-from tests.sql.steps import Service, declare, run, value
+from tests.sql.steps import Service, declare, run, service_for, value
 
 READER = f"pgembed_test_{os.getpid()}_reader"
 PATIENCE_S = 30
 
 
-@pytest.fixture
-def article(conn: Connection) -> Service:
+def make_article(conn: Connection) -> None:
     """Make an empty table with both arms."""
     conn.execute("create table article (id int primary key, body text, who text)")
-    service = declare(conn, "article", "body")
+    declare(conn, "article", "body")
     conn.execute("select pgembed.bm25_maintain()")
-    return service
+
+
+@pytest.fixture
+@prepared_by(make_article)
+def article(conn: Connection) -> Service:
+    """Give an empty table with both arms."""
+    return service_for(conn, "article_embedding")
 
 
 def add(conn: Connection, *keys: int) -> None:

@@ -330,6 +330,11 @@ create operator trap.|| (function = trap.concat, leftarg = text, rightarg = text
 create function trap.differs(text, text) returns boolean language plpgsql
     as $$ begin insert into trap.calls values (current_user); return true; end $$;
 create operator trap.<> (function = trap.differs, leftarg = text, rightarg = text);
+create function trap.is_a_text(pg_catalog.text) returns boolean language plpgsql
+    as $$ begin insert into trap.calls values (current_user); return true; end $$;
+create domain trap.text as pg_catalog.text check (trap.is_a_text(value));
+create domain trap.name as pg_catalog.name
+    check (trap.is_a_text(value::pg_catalog.text));
 create table trap.queue (embedding_id int, key text, op "char", priority smallint);
 create table trap.changed_rows (id int);
 create temp table queue (embedding_id int, key text, op "char", priority smallint);

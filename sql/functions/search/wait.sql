@@ -11,7 +11,7 @@ begin
     begin
         commit;
     exception when invalid_transaction_termination then
-        get stacked diagnostics refusal = message_text;
+        get stacked diagnostics refusal := message_text;
     end;
     return refusal;
 end
@@ -30,7 +30,7 @@ begin
     begin
         commit;
     exception when invalid_transaction_termination then
-        get stacked diagnostics refusal = message_text;
+        get stacked diagnostics refusal := message_text;
     end;
     -- What the caller's procedure has written is not ours to commit.
     if p_has_written or refusal operator(pg_catalog.=) pgembed._transaction_refusal() then

@@ -98,8 +98,7 @@ class _TemplateCompiler(PGCompiler):
         ) or self._nothing(bind, types)
 
     def _nothing(self, bind: BindParameter[Any], types: Sequence[Any]) -> str:
-        compiler: Any = self
-        written: str = compiler.visit_empty_set_op_expr(types, bind.expand_op)
+        written: str = self.visit_empty_set_op_expr(types, bind.expand_op)  # type: ignore[no-untyped-call]
         return written
 
     def visit_table(  # type: ignore[override]  # all options are one here
@@ -124,9 +123,7 @@ class _TemplateCompiler(PGCompiler):
 class _TemplateTypes(PGTypeCompiler):
     """Leaves the names of types that are in a schema to the server."""
 
-    def visit_ENUM(  # type: ignore[override]  # noqa: N802 - SQLAlchemy's
-        self, type_: Any, mark: Any = None, **_: Any
-    ) -> str:
+    def visit_ENUM(self, type_: Any, mark: Any = None, **_: Any) -> str:  # type: ignore[override]  # noqa: N802
         if mark is None:
             raise CompileError(f"an empty array of type {type_.name}")
         written: str = mark(type_, partial(type_text, type_))

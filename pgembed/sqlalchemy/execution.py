@@ -207,8 +207,7 @@ def _engine_of(session: Session, bind_arguments: Mapping[str, Any] | None) -> En
     if len(found) != 1:
         raise InvalidParameter(
             f"the session has {len(found)} databases with embeddings",
-            hint="Say which one: "
-            "encode_query(..., bind_arguments={'mapper': Article}).",
+            hint="Say which: encode_query(…, bind_arguments={'mapper': Article}).",
         )
     return found.pop()
 

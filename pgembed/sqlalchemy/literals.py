@@ -51,7 +51,7 @@ def list_of(bind: BindParameter[Any], none: str) -> ColumnElement[str]:
     given = literal(bool(bind.value), Boolean()) if known else _IsGiven(items)
     text = func.pg_catalog.array_to_string(_Array(items), ", ", type_=Text())
     # The list comes first in the statement: in it the parameters have their types.
-    both: Any = array([text, literal(none, Text())], type_=Text())
+    both = array([text, literal(none, Text())], type_=Text())  # type: ignore[misc]
     found: ColumnElement[str] = both[case((given, 1), else_=2)]
     return found
 

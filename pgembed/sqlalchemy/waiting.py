@@ -278,7 +278,13 @@ def _key_texts(
     ]
     names = [f"k{n}" for n in range(len(columns))]
     rows = func.unnest(*arrays).table_valued(*names).render_derived(name="pgembed_keys")
-    parts: list[ColumnElement[Any]] = [cast(rows.c[name], Text) for name in names]
+    parts: list[ColumnElement[Any]] = []
+    for column, name in zip(columns, names, strict=True):
+        # What the type has the server do with values that are written.
+        key: Any = rows.c[name]
+        written = column.type.bind_expression(key)
+        value = key if written is None else written
+        parts.append(cast(cast(value, column.type), Text))
     key = parts[0] if len(parts) == 1 else cast(array(parts), Text)
     return [str(one) for one in connection.execute(select(key)).scalars()]
 

@@ -1,11 +1,13 @@
 """Conditions of any kind over columns of any type, by chance."""
 
+# ruff: noqa: ARG001, ARG004 - ways to write a condition are called alike
+
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from hypothesis import reject
 from hypothesis import strategies as st
@@ -41,7 +43,7 @@ from sqlalchemy.orm import aliased
 from tests.integration.orm.kinds import Kind, M
 from tests.integration.orm.kinds import text as texts
 
-Condition: TypeAlias = Any  # a ColumnElement[bool], of whatever type
+Condition = Any  # ColumnElement[bool], as SQLAlchemy says of few of them
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 EQUALITIES = (operator.eq, operator.ne)
@@ -88,7 +90,7 @@ class Conditions:
         values = draw(kind.some)
         way = draw(st.sampled_from(["in_", "not_in"]))
         if draw(st.booleans()):
-            parameter: Any = bindparam(name, values, expanding=True)
+            parameter = bindparam(name, values, expanding=True)
         else:
             parameter = bindparam(name, expanding=True)
             self.lists[name] = values

@@ -71,7 +71,7 @@ class Things:
                 connection.execute(text(f"create extension {name}"))
                 self.kinds |= EXTENSIONS[name]
         base: Any = type("Base", (DeclarativeBase,), {})
-        thing: Any = type(
+        self.thing: Any = type(
             "Thing",
             (base,),
             {
@@ -84,7 +84,6 @@ class Things:
                 **columns(self.kinds),
             },
         )
-        self.thing = thing
         part = type(
             "Part",
             (base,),
@@ -100,7 +99,7 @@ class Things:
         with Session(engine) as session:
             for row in range(ROWS):
                 values = values_of_row(self.kinds, row)
-                session.add(thing(id=row, body="apple", **values))
+                session.add(self.thing(id=row, body="apple", **values))
             session.flush()
             for row in range(ROWS // 2):
                 values = values_of_row(self.kinds, row + 3)
@@ -108,7 +107,7 @@ class Things:
             session.commit()
         engine.dispose()
         process_all(dsn)
-        embedding = thing.embedding
+        embedding = self.thing.embedding
         self.searches = [
             embedding.bm25_search("apple", ROWS),
             embedding.vector_search(VECTOR, ROWS, exact=True),
@@ -218,7 +217,7 @@ def test_any_condition_finds_what_a_plain_select_finds(
             searched = search.where(condition).with_only_columns(things.thing.id)
             found = things.found(run, searched, lists)
             if isinstance(found, Exception):
-                pytest.fail(f"{type(found)}: {found}")
+                raise AssertionError(f"{type(found)}: {found}") from found
             assert found == expected
 
         holds()

@@ -130,6 +130,13 @@ def test_parameters_may_be_given_at_execution(session: Session) -> None:
         assert sorted(row[0].id for row in found) == [i for i in wanted if i < 10]
 
 
+def test_parameters_may_be_given_with_the_statement(session: Session) -> None:
+    search = vectors(40).where(Article.id.in_(bindparam("ids", expanding=True)))
+    for wanted in ([1, 3], [], [5]):
+        found = session.execute(search.params(ids=wanted).limit(9))
+        assert sorted(row[0].id for row in found) == wanted
+
+
 def test_conditions_on_what_the_embedding_maps(session: Session) -> None:
     """The status and the chunks are subqueries: they go into the search."""
     search = vectors(3)

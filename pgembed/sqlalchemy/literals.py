@@ -90,8 +90,9 @@ class LiteralOf(UserDefinedType[str]):
         key = self.inner._static_cache_key
         return key if key is NO_CACHE else (LiteralOf, key, self.as_it_is, self.called)
 
+    # Arguments by name only are lost when SQLAlchemy copies a type.
     def __init__(
-        self, inner: TypeEngine[Any], *, as_it_is: bool = False, called: bool = False
+        self, inner: TypeEngine[Any], as_it_is: bool = False, called: bool = False
     ) -> None:
         self.inner = inner
         self.as_it_is = as_it_is
@@ -182,6 +183,9 @@ def _compile_written(element: _Written, compiler: Any, **options: Any) -> str:
     else:
         sent = _typed(_parameter(element.bind, compiler, options), inner, compiler)
     written = f"pgembed._literal({sent})"
+    if _is_unknown(inner, compiler):
+        # PostgreSQL takes the type of a string from its place, as in a plain SELECT.
+        return f"pg_catalog.regexp_replace({written}, '::text$', '')"
     # Of a type with a collation and without a length: comparisons go by it.
     collated = _COLLATION.search(sent)
     if collated is None:
@@ -227,6 +231,10 @@ def _is_cast(type_: TypeEngine[Any], compiler: Any) -> bool:
     return bool(compiler.dialect._bind_typing_render_casts and impl.render_bind_cast)
 
 
+def _is_unknown(type_: TypeEngine[Any], compiler: Any) -> bool:
+    return isinstance(type_._unwrapped_dialect_impl(compiler.dialect), NullType)
+
+
 def _cast(parameter: str, type_: TypeEngine[Any], compiler: Any) -> str:
     impl = type_._unwrapped_dialect_impl(compiler.dialect)
     cast: str = compiler.render_bind_cast(type_, impl, parameter)
@@ -239,7 +247,7 @@ def _typed(parameter: str, type_: TypeEngine[Any], compiler: Any) -> str:
     It has one already where the driver sends one; a NULL's type decides otherwise, and
     its length and precision do not.
     """
-    if isinstance(type_._unwrapped_dialect_impl(compiler.dialect), NullType):
+    if _is_unknown(type_, compiler):
         return f"(SELECT {parameter})"
     null = f"CAST(NULL AS {_type_name_in(type_, compiler)})"
     return f"COALESCE({parameter}, {null})"
@@ -257,7 +265,7 @@ def _type_name(type_: TypeEngine[Any], compiler: Any, **options: Any) -> str:
     # What SQLAlchemy calls a path of JSON is an array of keys, unless it says JSONPATH.
     if isinstance(type_, JSON.JSONPathType) and not isinstance(type_, JSONPATH):
         return "TEXT[]"
-    if isinstance(type_._unwrapped_dialect_impl(compiler.dialect), NullType):
+    if _is_unknown(type_, compiler):
         return "TEXT"
     name: str = compiler.process(type_, **options)
     # SQLAlchemy splits lists at ", ".

@@ -1,6 +1,6 @@
 """Conditions of any kind over columns of any type, by chance."""
 
-# ruff: noqa: ARG001, ARG004 - ways to write a condition are called alike
+# ruff: noqa: ARG004 - ways to write a condition are called alike
 
 from __future__ import annotations
 

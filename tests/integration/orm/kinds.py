@@ -1,5 +1,7 @@
 """Columns of all types of PostgreSQL, with values to store and to compare with."""
 
+# ruff: noqa: ARG002, DTZ001, PLW0108 - columns without a time zone; new types
+
 from __future__ import annotations
 
 import datetime as dt

@@ -306,7 +306,7 @@ def test_waiting_for_keys_that_the_server_writes_otherwise(
     new: Engine, new_dsn: str
 ) -> None:
     Keyed.metadata.create_all(new)
-    at = dt.datetime(2024, 3, 1, 12, 0, 0, 700_000)
+    at = dt.datetime(2024, 3, 1, 12, 0, 0, 700_000)  # noqa: DTZ001
     with Session(new, expire_on_commit=False) as session:
         session.add(Page(path="AB", size=Decimal("1.5"), at=at, code="a", body="x"))
         session.commit()
@@ -323,10 +323,10 @@ def test_savepoints_are_not_committed(own: Engine, new_dsn: str) -> None:
             session.add(Article(**article(2)))
         with pytest.raises(InvalidParameter, match="not committed"):
             await_embedded(session, 1)
-        with pytest.raises(ZeroDivisionError), session.begin_nested():
-            session.add(Article(**article(3)))
-            session.flush()
-            raise ZeroDivisionError
+        savepoint = session.begin_nested()
+        session.add(Article(**article(3)))
+        session.flush()
+        savepoint.rollback()
         session.commit()
         # The first two are waited for, whatever became of the third.
         with pytest.raises(NotEmbeddedInTime):
@@ -406,9 +406,9 @@ def test_a_session_with_a_database_for_some_classes(
         assert queries == ["words", "others", "title"]
         assert session.get_one(Article, 1).embedding.status == "embedded"
     # Two databases that have embeddings: one must be said, and is.
-    with Session(binds={models.Base: own, Note: elsewhere}) as session:
-        with pytest.raises(InvalidParameter, match="2 databases"):
-            encode_query(session, "words", HASHING_MODEL)
+    both = {models.Base: own, Note: elsewhere}
+    with Session(binds=both) as session, pytest.raises(InvalidParameter, match="2 dat"):
+        encode_query(session, "words", HASHING_MODEL)
     with Session() as session, pytest.raises(InvalidParameter, match="0 databases"):
         encode_query(session, "words", HASHING_MODEL)
 

@@ -120,7 +120,7 @@ select pgembed._follow_v1(%(embedding_id)s)
 
 -- broken --
 -- Takes an embedding out of service.
-select pgembed._broken_v1(%(embedding_id)s, %(reason)s)
+select pgembed._broken_v1(%(embedding_id)s, %(revision)s, %(reason)s)
 
 -- model_seen --
 -- Tells what has been loaded.

@@ -553,6 +553,7 @@ class Pipeline:
                 # Found by a rescan, or only once the model was loaded (chunk size).
                 await window.store.broken(
                     embedding.embedding_id,
+                    embedding.revision,
                     f"The encoder service cannot work with it: {error}",
                 )
                 log.error(

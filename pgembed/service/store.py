@@ -318,9 +318,12 @@ class Store:
         """Look at the table of an embedding; whether it can be read at all."""
         return bool(await self._value("follow", {"embedding_id": embedding_id}))
 
-    async def broken(self, embedding_id: int, reason: str) -> None:
-        """Take an embedding out of service."""
-        await self._execute("broken", {"embedding_id": embedding_id, "reason": reason})
+    async def broken(self, embedding_id: int, revision: int, reason: str) -> None:
+        """Take an embedding out of service, unless it has changed since the revision."""
+        await self._execute(
+            "broken",
+            {"embedding_id": embedding_id, "revision": revision, "reason": reason},
+        )
 
     async def model_seen(
         self,

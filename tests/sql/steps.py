@@ -73,6 +73,13 @@ class Service:
             self.embedding_id,
         )
 
+    def broken(self, reason: str, revision: int) -> None:
+        """Take it out of service, as it was at that revision."""
+        self.conn.execute(
+            "select pgembed._broken_v1(%s, %s, %s)",
+            [self.embedding_id, revision, reason],
+        )
+
     def jobs(self) -> list[tuple[str, str | None]]:
         """List operation and key of what is queued, in the order of the queue."""
         return self.conn.execute(

@@ -981,7 +981,7 @@ def test_dropped_extension_function_of_the_text(conn: psycopg.Connection) -> Non
 
 def test_broken_embedding_is_left_alone_by_services(filled: Service) -> None:
     conn = filled.conn
-    conn.execute("select pgembed._broken_v1(%s, 'why')", [filled.embedding_id])
+    filled.broken("why", filled.column("revision"))
     assert conn.execute("select * from pgembed._embeddings_v1()").fetchall() == []
     assert conn.execute(
         "select state, state_reason from pgembed.status"
@@ -990,3 +990,11 @@ def test_broken_embedding_is_left_alone_by_services(filled: Service) -> None:
     conn.execute("select pgembed.repair(%s)", [NAME])
     filled.drain()
     assert filled.embedded()["1"] == "b"
+
+
+def test_a_repair_is_not_undone_by_what_a_service_saw_before(filled: Service) -> None:
+    """A service that met a dropped table may say so only after the repair."""
+    seen = filled.column("revision")
+    filled.conn.execute("select pgembed.repair(%s)", [NAME])
+    filled.broken("its side table has been dropped", seen)
+    assert filled.column("state") == "active"

@@ -764,7 +764,7 @@ def test_a_writer_never_waits_for_a_service(
             fail(service, jobs[0])
             extend(service, jobs)
             conn.execute("select pgembed._reconcile_v1()")
-            conn.execute("select pgembed._broken_v1(%s, 'x')", [service.embedding_id])
+            service.broken("x", service.column("revision"))
         other.execute("set lock_timeout = '100ms'")
         for statement in WRITES:
             other.execute(statement)

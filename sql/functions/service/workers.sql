@@ -103,21 +103,22 @@ $$;
 comment on function pgembed._follow_v1(int) is
     'Follows the table of an embedding; whether its text can be read at all. One that cannot is broken, and heals with its table.';
 
-create or replace function pgembed._broken_v1(p_embedding_id int, p_reason text) returns void
+create or replace function pgembed._broken_v1(p_embedding_id int, p_revision int, p_reason text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- Where the table is to blame, its text is broken, and the embedding itself is not.
     if pgembed._follow_v1(p_embedding_id) then
+        -- What was repaired or changed meanwhile is not what the service has seen.
         update pgembed.embedding
         set state = 'broken', state_reason = p_reason, revision = revision + 1
-        where embedding_id = p_embedding_id and state = 'active';
+        where embedding_id = p_embedding_id and state = 'active' and revision = p_revision;
     end if;
 end
 $$;
-comment on function pgembed._broken_v1(int, text) is
-    'Takes an embedding out of service, with the reason; the application''s writes go on.';
+comment on function pgembed._broken_v1(int, int, text) is
+    'Takes an embedding, as of its revision, out of service, with the reason; the application''s writes go on.';
 
 create or replace function pgembed._reconcile_text_v1(p_text_id int) returns void
 language plpgsql

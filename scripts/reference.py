@@ -10,6 +10,8 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +32,6 @@ FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 _NOTE = (
     "<!-- Written by scripts/reference.py: change what it is made of instead. -->\n\n"
 )
-
-# In the order of a reader's days; what is nowhere here comes last.
-_GROUPS = {
-    "Search": (
-        "search hybrid_search vector_search bm25_search similar search_count"
-        " search_facets encode embed wait is_fresh help"
-    ),
-    "Declaration": "create_embedding alter_embedding drop_embedding",
-    "BM25 without vectors": (
-        "create_bm25 alter_bm25 drop_bm25 bm25_maintain bm25_rebuild analyze"
-    ),
-    "Care": "pause_embedding resume_embedding reembed repair retry erase doctor",
-    "Models": "register_model accept_weights",
-    "Rights": "grant_usage revoke_usage",
-    "Others": "",
-}
 
 _QUERIES = parse_queries(Path(__file__).with_suffix(".sql").read_text())
 _VOLATILITY = {"i": "IMMUTABLE", "s": "STABLE", "v": "VOLATILE"}
@@ -75,8 +61,8 @@ def sql_page(conn: psycopg.Connection[Any]) -> str:
         " options mean for you: [SQL, explained](../sql.md). Arguments with a default"
         " are best given by name: `k => 5`.\n",
     ]
-    for title, members in _grouped(functions):
-        parts.append(f"\n## {title}\n")
+    for topic, members in groupby(functions, itemgetter("topic")):
+        parts.append(f"\n## Topic: {topic}\n")
         parts += map(_function, members)
     parts.append(
         "\n## Views\n\nBut for `search_status`, they are for pgembed's owner.\n"
@@ -87,25 +73,12 @@ def sql_page(conn: psycopg.Connection[Any]) -> str:
     return "".join(parts)
 
 
-def _grouped(functions: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
-    left = list(functions)
-    for title, names in _GROUPS.items():
-        order = names.split()
-        members = [f for f in left if f["name"] in order or title == "Others"]
-        members.sort(key=lambda f: order.index(f["name"]) if order else 0)
-        left = [f for f in left if f not in members]
-        if members:
-            yield title, members
-
-
 def _function(function: Row) -> str:
     arguments = function["arguments"] or []
     taken = [a for a in arguments if a["mode"] in "ib"]
     given = [a for a in arguments if a["mode"] in "to"]
-    verb = "CALL " if function["is_procedure"] else ""
     lines = [f"\n### {function['name']}\n", _text(function["comment"])]
-    names = ", ".join(a["name"] for a in taken)
-    lines.append(f"`{verb}pgembed.{function['name']}({names})`")
+    lines.append(f"```sql\n{function['example']}\n```")
     if taken:
         rows = [(a["name"], a["type"], _value(a["default"])) for a in taken]
         lines.append(_table(("Argument", "Type", "Default"), rows))

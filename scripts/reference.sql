@@ -2,15 +2,16 @@
 
 -- functions --
 -- Functions and procedures that are meant for people, with their arguments and result columns.
-select p.proname as name, pg_catalog.obj_description(p.oid, 'pg_proc') as comment, p.prokind = 'p' as is_procedure,
+select h.topic, p.proname as name, regexp_replace(obj_description(p.oid, 'pg_proc'), '\s*Example: .*$', '') as comment,
+       h.example, p.prokind = 'p' as is_procedure,
        p.provolatile as volatility, pg_catalog.pg_get_function_result(p.oid) as result,
        (select jsonb_agg(jsonb_build_object('name', a.name, 'type', format_type(a.type, null), 'mode', coalesce(a.mode, 'i'),
                                             'default', pg_get_function_arg_default(p.oid, a.place::int)) order by a.place)
         from rows from (unnest(p.proargnames), unnest(coalesce(p.proallargtypes, p.proargtypes::oid[])), unnest(p.proargmodes))
              with ordinality as a(name, type, mode, place)) as arguments
-from pg_catalog.pg_proc as p
-where p.pronamespace = 'pgembed'::regnamespace and p.proname !~ '^(_|bm25_\d)'
-order by p.proname, p.oid
+from pgembed.help() with ordinality as h(topic, name, does, example, place)
+join pg_proc as p on p.proname = h.name and p.pronamespace = 'pgembed'::regnamespace
+order by h.place, p.oid
 
 -- relations --
 -- Views, and the tables that hold declarations, with their columns.

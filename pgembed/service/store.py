@@ -319,7 +319,7 @@ class Store:
         return bool(await self._value("follow", {"embedding_id": embedding_id}))
 
     async def broken(self, embedding_id: int, revision: int, reason: str) -> None:
-        """Take an embedding out of service, unless it has changed since the revision."""
+        """Take an embedding out of service, as it was at a revision."""
         await self._execute(
             "broken",
             {"embedding_id": embedding_id, "revision": revision, "reason": reason},

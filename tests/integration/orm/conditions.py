@@ -1,7 +1,5 @@
 """Conditions of any kind over columns of any type, by chance."""
 
-# ruff: noqa: ARG004 - ways to write a condition are called alike
-
 from __future__ import annotations
 
 import operator

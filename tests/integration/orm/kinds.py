@@ -1,6 +1,6 @@
 """Columns of all types of PostgreSQL, with values to store and to compare with."""
 
-# ruff: noqa: ARG002, DTZ001, PLW0108 - columns without a time zone; new types
+# ruff: noqa: DTZ001 - columns without a time zone; new types
 
 from __future__ import annotations
 
@@ -138,11 +138,11 @@ class Kind:
 CHARACTERS = "aAbB 1%_\\'\"/:é{},$"
 text = st.text(CHARACTERS, max_size=6)
 numbers = st.decimals(-5, 5, places=4) | st.sampled_from([Decimal("NaN"), Decimal(123)])
-moments = st.datetimes(dt.datetime(2024, 3, 1), dt.datetime(2024, 3, 5))  # noqa: DTZ001
+moments = st.datetimes(dt.datetime(2024, 3, 1), dt.datetime(2024, 3, 5))
 days = st.dates(dt.date(2024, 3, 1), dt.date(2024, 3, 5))
 spans = st.timedeltas(dt.timedelta(days=-2), dt.timedelta(days=2))
 blobs = st.binary(max_size=4)
-M = dt.datetime(2024, 3, 2, 12, 30, 15)  # noqa: DTZ001
+M = dt.datetime(2024, 3, 2, 12, 30, 15)
 MICRO = dt.timedelta(microseconds=400_000)
 words = ["a", "ab", "abc", "a%", "", "B", "b_"]
 fractions = [Decimal("1.10"), Decimal("2.25"), Decimal("-3.50"), Decimal(0)]

@@ -88,7 +88,7 @@ class Conditions:
         values = draw(kind.some)
         way = draw(st.sampled_from(["in_", "not_in"]))
         if draw(st.booleans()):
-            parameter = bindparam(name, values, expanding=True)
+            parameter: Any = bindparam(name, values, expanding=True)
         else:
             parameter = bindparam(name, expanding=True)
             self.lists[name] = values

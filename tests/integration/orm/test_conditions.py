@@ -116,7 +116,7 @@ class Things:
                 connection.execute(text(f"create extension {name}"))
                 self.kinds |= EXTENSIONS[name]
         base: Any = type("Base", (DeclarativeBase,), {})
-        self.thing: Any = type(
+        thing: Any = type(
             "Thing",
             (base,),
             {
@@ -144,7 +144,7 @@ class Things:
         with Session(engine) as session:
             for row in range(ROWS):
                 values = values_of_row(self.kinds, row)
-                session.add(self.thing(id=row, body="apple", **values))
+                session.add(thing(id=row, body="apple", **values))
             session.flush()
             for row in range(ROWS // 2):
                 values = values_of_row(self.kinds, row + 3)
@@ -152,7 +152,8 @@ class Things:
             session.commit()
         engine.dispose()
         process_all(dsn)
-        embedding = self.thing.embedding
+        self.thing = thing
+        embedding = thing.embedding
         self.searches = [
             embedding.bm25_search("apple", ROWS),
             embedding.vector_search(VECTOR, ROWS, exact=True),

@@ -406,7 +406,7 @@ def test_a_session_with_a_database_for_some_classes(
         assert queries == ["words", "others", "title"]
         assert session.get_one(Article, 1).embedding.status == "embedded"
     # Two databases that have embeddings: one must be said, and is.
-    both: dict[Any, Engine] = {models.Base: own, Note: elsewhere}
+    both: Any = {models.Base: own, Note: elsewhere}
     with Session(binds=both) as session, pytest.raises(InvalidParameter, match="2 dat"):
         encode_query(session, "words", HASHING_MODEL)
     with Session() as session, pytest.raises(InvalidParameter, match="0 databases"):

@@ -14,12 +14,12 @@ from sqlalchemy import (
     text,
     union_all,
 )
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload, undefer
 
 from pgembed.encoders import load_encoder
 from pgembed.errors import (
     DimensionMismatch,
+    InsufficientPrivilege,
     InvalidFilter,
     InvalidParameter,
     InvalidQuery,
@@ -209,7 +209,7 @@ def test_another_role_searches_with_its_own_rights(shop_dsn: str) -> None:
         session.execute(text("set local role web"))
         search = both(5).where(Article.price < 20)
         assert len(session.execute(search).all()) == 5
-        with pytest.raises(ProgrammingError, match="author"):
+        with pytest.raises(InsufficientPrivilege, match="author"):
             session.execute(search.where(Article.author.has(Author.name == "x")))
         session.rollback()
     engine.dispose()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,22 +61,24 @@ def test_a_lock_file_names_no_registry(lock: Path) -> None:
     assert "resolved" not in lock.read_text()
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-def test_a_page_prints_what_it_says(client: str, shop: Shop, tmp_path: Path) -> None:
+def run_page(
+    client: str, shop: Shop, folder: Path, change: Callable[[str], str]
+) -> None:
+    """Run the programs of a page, changed like that, and compare what they print."""
     need(client)
-    prepare(tmp_path, client)
+    prepare(folder, client)
     outputs = 0
     for block in BLOCK.finditer((PAGES / f"{client}.md").read_text()):
         if file := block["file"]:
-            (tmp_path / file).parent.mkdir(exist_ok=True)
-            (tmp_path / file).write_text(shop.here(block["code"]))
+            (folder / file).parent.mkdir(exist_ok=True)
+            (folder / file).write_text(change(block["code"]))
         if file and block["printed"] is None:
             continue
         shop.begin()
         if file:
-            printed = shop.run(tmp_path, file)
+            printed = shop.run(folder, file)
         else:
-            printed = shop.shell(tmp_path, "bash", "-euc", block["code"])
+            printed = shop.shell(folder, "bash", "-euc", block["code"])
         assert printed.endswith(block["printed"] or ""), printed
         outputs += 1
         # The query was new: the program had it encoded. The row that it wrote is there.
@@ -90,6 +92,11 @@ def test_a_page_prints_what_it_says(client: str, shop: Shop, tmp_path: Path) -> 
             )
         assert (asked, written, fresh) == (1, 1, True)
     assert outputs
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_page_prints_what_it_says(client: str, shop: Shop, tmp_path: Path) -> None:
+    run_page(client, shop, tmp_path, shop.here)
 
 
 TRAPS = PROGRAMS / "traps"
@@ -153,7 +160,21 @@ SET = {
         {'"secret")': '"secret", [PDO::ATTR_EMULATE_PREPARES => true])'},
     ),
     "postgres": ("{ prepare: false }", {'/shop"': '/shop", { prepare: false }'}),
+    "sqlmodel": (
+        'connect_args={"prepare_threshold": None}',
+        {'/shop"': '/shop", connect_args={"prepare_threshold": None}'},
+    ),
 }
+
+
+def for_a_pooler(client: str, port: str, code: str) -> str:
+    """Change a program as docs/clients/pgbouncer.md says."""
+    told, changes = SET.get(client, ("", {}))
+    assert told in (PAGES / "pgbouncer.md").read_text()
+    for before, after in changes.items():
+        assert code.count(before) == 1
+        code = code.replace(before, after)
+    return code.replace(DEFAULT_PORT, port)
 
 
 @pytest.fixture(scope="module")
@@ -175,14 +196,8 @@ def test_arguments_through_a_pooler(
     need(client)
     prepare(tmp_path, client)
     shop.begin()
-    code = (TRAPS / file).read_text().replace(DEFAULT_PORT, pooler)
     which = "postgres" if file == "postgres.mjs" else client
-    if which in SET:
-        told, changes = SET[which]
-        assert told in (PAGES / "pgbouncer.md").read_text()
-        for before, after in changes.items():
-            assert code.count(before) == 1
-            code = code.replace(before, after)
+    code = for_a_pooler(which, pooler, (TRAPS / file).read_text())
     (tmp_path / file).write_text(code)
     with ThreadPoolExecutor() as pool:
         runs = [pool.submit(shop.run, tmp_path, file) for _ in range(2)]
@@ -190,6 +205,13 @@ def test_arguments_through_a_pooler(
         found = dict(line.partition(" ")[::2] for line in run.result().splitlines())
         assert found == {name: FOUND[name] for name in found}
         assert len(found) >= 13
+
+
+@pytest.mark.parametrize("client", ["django", "prisma", "sqlmodel"])
+def test_a_page_through_a_pooler(
+    client: str, shop: Shop, pooler: str, tmp_path: Path
+) -> None:
+    run_page(client, shop, tmp_path, lambda code: for_a_pooler(client, pooler, code))
 
 
 def test_calls_through_a_pooler(shop: Shop, pooler: str) -> None:

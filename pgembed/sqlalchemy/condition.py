@@ -73,14 +73,14 @@ class _TemplateCompiler(PGCompiler):
         self, bindparam: BindParameter[Any], **_: Any
     ) -> str:
         if not bindparam.expanding:
-            return self.mark(bindparam.key, partial(literal_of, bindparam))
+            return self.mark(id(bindparam), partial(literal_of, bindparam))
         if bindparam in self.__dict__.get("columns_of", {}):
             return (
                 f"({self._tuples(bindparam, self.__dict__['columns_of'][bindparam])})"
             )
         none = self._nothing(bindparam, [bindparam.type])
         listed = partial(list_of, bindparam, none)
-        return f"({self.mark(bindparam.key, listed)})"
+        return f"({self.mark(id(bindparam), listed)})"
 
     def _tuples(
         self, bind: BindParameter[Any], types: Sequence[TypeEngine[Any]]
@@ -88,7 +88,7 @@ class _TemplateCompiler(PGCompiler):
         if bind.value is None or bind.callable is not None or not bind.unique:
             raise CompileError("a list of tuples comes with the execution")
         rows = [
-            self.mark((bind.key, n, i), partial(item_of, value, of))
+            self.mark((id(bind), n, i), partial(item_of, value, of))
             for n, row in enumerate(bind.value)
             for i, (value, of) in enumerate(zip(row, types, strict=True))
         ]

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Engine,
     ForeignKey,
     String,
+    and_,
     bindparam,
     cast,
     event,
@@ -89,6 +90,10 @@ KNOWN: dict[str, Callable[[Any], Any]] = {
     "type unknown": lambda t: func.array_position(t.colors, Color.ODD) > 0,
     "no values": lambda t: t.color_in_schema.not_in([]),
     "value": lambda t: t.integer == bindparam("one", 1),
+    "one name": lambda t: and_(
+        t.integer.in_(bindparam("some", [7], expanding=True)),
+        t.small.not_in(bindparam("some", [1, 2], expanding=True)),
+    ),
     "callable": lambda t: t.integer == bindparam(None, callable_=lambda: 2),
     "collated": lambda t: t.string < literal("B", String(collation="C")),
 }

@@ -72,3 +72,10 @@ def test_parse_queries_refuses_a_name_twice() -> None:
 def test_parse_queries_refuses_an_empty_statement() -> None:
     with pytest.raises(ValueError, match="no statement for a"):
         sqlfiles.parse_queries("-- a --\n-- Only words.\n-- b --\nselect 2\n")
+
+
+def test_every_encoding_of_a_database_has_what_the_files_say() -> None:
+    """A database in LATIN1 or SQL_ASCII can hold no other letters than ASCII's."""
+    for path in SQL.rglob("*.sql"):
+        text = path.read_text("utf-8")
+        assert text.isascii(), [(path.name, c) for c in text if not c.isascii()]

@@ -240,4 +240,4 @@ comment on function pgembed.analyze(text, jsonb) is
     'The text that PostgreSQL''s parser is given for a text: joined words by their parts (parts), without accents and '
     'differences of width (fold), runs of CJK characters as pairs (cjk); each true unless it is false in options. A BM25 '
     'index has the lexemes of to_tsvector(config, pgembed.analyze(text)). Example: '
-    'SELECT pgembed.analyze(''TCP/IP at the café'');';
+    'SELECT pgembed.analyze(''TCP/IP in node_modules'');';

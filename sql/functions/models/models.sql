@@ -123,7 +123,7 @@ $$;
 comment on function pgembed.accept_weights(text, text) is
     'Says that a model''s weights were changed on purpose: all its vectors are removed, and made again by the services '
     'that have loaded weights with this fingerprint. Others stand aside. Example: '
-    'SELECT pgembed.accept_weights(''all-MiniLM-L6-v2'', ''3f1c…'');';
+    'SELECT pgembed.accept_weights(''all-MiniLM-L6-v2'', ''3f1c2a'');';
 
 create or replace function pgembed._model_seen_v1(
     p_model_id int, p_dimensions int, p_max_tokens int, p_normalized boolean, p_fingerprint text

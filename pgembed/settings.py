@@ -31,7 +31,8 @@ class Settings:
         half_precision: Whether a CUDA device computes in 16 bits.
         batch_tokens: Most tokens in one batch, padding included; None: the
             device's default.
-        hosted_models: Whether texts may be sent to hosted models.
+        hosted_models: Whether texts may be sent to hosted models: what
+            `pgembed serve --allow-provider` switches on.
         request_timeout_seconds: Longest wait for a hosted model's answer.
     """
 

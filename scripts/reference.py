@@ -148,7 +148,8 @@ def settings_page() -> str:
         " (`OPENAI_API_KEY`, …), and cannot be set from SQL.\n\n"
         "## Options that may stand in the environment\n\n"
         + _table(("Variable", "Option", "Default", "Meaning"), _options())
-        + "\n\n## In the environment alone\n\nOf `pgembed serve`.\n\n"
+        + "\n\n## In the environment alone\n\nOf `pgembed serve`;"
+        " those that concern models count in every process that encodes.\n\n"
         + _table(("Variable", "Default", "Meaning"), _fields())
         + "\n\n`PGEMBED_DEBUG=1` shows the traceback of an error. Settings of the test"
         " fixtures are in [Python](../python.md#testing-your-own-application).\n"

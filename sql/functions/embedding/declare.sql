@@ -473,9 +473,10 @@ begin
 end
 $$;
 comment on function pgembed.pause_embedding(text, boolean) is
-    'Stops encoding for an embedding (or names a BM25 index); changes are still captured. With capture => false the triggers '
+    'Stops encoding for an embedding; changes are still captured. With capture => false the triggers '
     'are removed too (those of all that is declared over the same text), so that ALTER TABLE ... ALTER '
-    'COLUMN ... TYPE is possible; resume_embedding() then looks at the whole table again.';
+    'COLUMN ... TYPE is possible; resume_embedding() then looks at the whole table again. That is possible '
+    'for a BM25 index without vectors too, by its name.';
 
 create or replace function pgembed.resume_embedding(name text) returns void
 language plpgsql

@@ -642,3 +642,19 @@ def test_all_searches_take_them(conn: Connection) -> None:
         ):
             number = value(conn, f"select pgembed.{count}", Jsonb(condition))
             assert number == len(expected), condition
+
+
+@pytest.mark.parametrize("path", ["attrs" + ".a" * 101, "attrs" + ".a" * 4000])
+def test_a_path_that_is_too_long_is_refused(conn: Connection, path: str) -> None:
+    conn.execute("create table doc (id int primary key, body text, attrs jsonb)")
+    conn.execute("select pgembed.create_bm25('doc', 'body')")
+    nested: Any = 1
+    for _ in range(101):
+        nested = {"a": nested}
+    for given in ({path: 1}, {"attrs": nested}):
+        with pytest.raises(psycopg.Error, match="a path of") as caught:
+            conn.execute(
+                "select pgembed.search_count(null::doc, 'a', filter => %s)",
+                [Jsonb(given)],
+            )
+        assert caught.value.sqlstate == "PE008"

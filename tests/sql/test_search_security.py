@@ -171,12 +171,26 @@ def test_nothing_of_an_owner_runs_for_a_filter(roles: str, conn: Connection) -> 
         create type app.pair as (a app.dom, b text);
         create type app.span as range (subtype = app.dom,
                                        multirange_type_name = app.spans);
+        create domain app.tag as text;
+        create domain app.tags as app.tag[];
+        create function app.apart(int, int) returns float8 immutable
+            language plpgsql as $$ begin return $1 - $2; end $$;
+        create type app.reach as range (subtype = int, subtype_diff = app.apart);
         create table app.doc (
             id int primary key, body text, mood app.mood, moods app.mood[],
             pair app.pair, pairs app.pair[], span app.span, spans app.spans,
-            docs jsonb);
+            docs jsonb, tags app.tag[], more app.tags, reach app.reach);
         insert into app.doc values (1, 'public', 'sad', '{sad}', '(1,x)', '{"(1,x)"}',
-            '[1,2)', '{[1,2)}', '{"mood": "sad"}');
+            '[1,2)', '{[1,2)}', '{"mood": "sad"}', '{x}', '{x}', '[1,2)');
+        insert into app.doc (id, body, reach)
+            select i, 'other', format('[%s,%s)', i, i + 9)::app.reach
+            from generate_series(2, 300) as i;
+        analyze app.doc;
+        create or replace function app.apart(int, int) returns float8 volatile
+            language plpgsql as $$ begin perform app.note(); return $1 - $2; end $$;
+        create function app.mine(app.tag[]) returns text[] language plpgsql as
+            $$ begin perform app.note(); return '{x}'; end $$;
+        create cast (app.tag[] as text[]) with function app.mine(app.tag[]);
         create function app.noted(app.mood) returns text language plpgsql as
             $$ begin perform app.note(); return 'sad'; end $$;
         create cast (app.mood as text) with function app.noted(app.mood) as implicit;
@@ -208,6 +222,12 @@ def test_nothing_of_an_owner_runs_for_a_filter(roles: str, conn: Connection) -> 
         ('{"spans": {"$contains": 1}}', None),
         ('{"spans": {"$overlaps": "{[1,2)}"}}', None),
         ('{"docs.mood": "sad"}', 1),
+        ('{"tags": {"$contains": "x"}}', 1),
+        ('{"tags": {"$any": {"$like": "x"}}}', 1),
+        ('{"more": ["x"]}', 1),
+        ('{"reach": {"$overlaps": [1, 40]}}', None),
+        ('{"reach": {"$contains": 1}}', None),
+        ('{"reach": {"$gte": "[1,2)"}}', None),
     ):
         count = "select pgembed.search_count(null::app.doc, 'public', filter => %s)"
         if rows is None:
@@ -217,6 +237,56 @@ def test_nothing_of_an_owner_runs_for_a_filter(roles: str, conn: Connection) -> 
         else:
             assert value(conn, count, condition) == rows, condition
         assert value(conn, "select count(*) from app.calls") == 0, condition
+    facets = "select * from pgembed.search_facets(null::app.doc, 'public', %s)"
+    for column in ("tags", "more", "moods", "mood"):
+        conn.execute(facets.encode(), [[column]])
+        assert value(conn, "select count(*) from app.calls") == 0, column
+
+
+def test_a_key_column_may_be_called_like_what_stands_for_a_key(
+    roles: str, conn: Connection
+) -> None:
+    """The name of a column is none of the texts that are put in its statements."""
+    conn.execute(NOTES)
+    given = """x" = app.pwn()::text or s."y"""
+    run(
+        conn,
+        """create table app.doc ("pgembed_key.key" text primary key, "'x" text,
+            "y'" text, body text);
+        create function app.pwn() returns int language plpgsql as
+            $$ begin perform app.note(); return 1; end $$""",
+    )
+    conn.execute(
+        "insert into app.doc values (%s, '1', '1', 'word'), ('b', '2', '2', 'word')",
+        [given],
+    )
+    conn.execute("select pgembed.register_model('toy', 3, 'hashing')")
+    doc = declare(conn, "app.doc", "body", model="toy", index="none")
+    doc.drain()
+    near = "select count(*) from pgembed.similar(null::app.doc, %s)"
+    assert value(conn, near, given) == 1
+    found = (
+        "select count(*) from pgembed.bm25_search(null::app.doc, 'word',"
+        " where_sql => 'true')"
+    )
+    assert value(conn, found) == 2
+    assert value(conn, "select count(*) from app.calls") == 0
+
+
+def test_types_that_a_user_adds_to_an_extension_stay_theirs(
+    roles: str, conn: Connection
+) -> None:
+    """Who made a trusted extension may add types to it."""
+    run(
+        conn,
+        "create type app.mood as enum ('sad'); alter type app.mood owner to {};"
+        " alter extension plpgsql add type app.mood;",
+        OWNER,
+    )
+    assert value(conn, "select pgembed._foreign_type('app.mood'::regtype)")
+    vector = "(select oid from pg_type where typname = 'vector')"
+    assert not value(conn, f"select pgembed._foreign_type({vector})")
+    conn.execute("alter extension plpgsql drop type app.mood")
 
 
 def test_types_of_a_filter_are_postgresqls(roles: str, conn: Connection) -> None:
@@ -293,22 +363,30 @@ EVERY_CALL = (
 )
 
 
+@pytest.mark.parametrize("key", ["int", "text", "text, uuid"])
+@pytest.mark.parametrize("place", ["plugin", "pg_temp"])
 @pytest.mark.parametrize("pinned", [False, True])
 def test_types_on_the_callers_path_are_not_taken(
-    roles: str, conn: Connection, *, pinned: bool
+    roles: str, conn: Connection, place: str, key: str, *, pinned: bool
 ) -> None:
     """Nor where a schema of others comes before PostgreSQL's own, for any function."""
     conn.execute(NOTES)
     conn.execute("select pgembed.register_model('toy', 3, 'hashing')")
+    parts = [f"k{n} {type_}" for n, type_ in enumerate(key.split(", "))]
+    names = ", ".join(part.split()[0] for part in parts)
+    values = ["1", "00000000-0000-0000-0000-000000000001"][: len(parts)]
+    literals = ", ".join(f"'{one}'" for one in values)
+    one = literals if len(values) == 1 else f"array[{literals}]"
     conn.execute(
-        "create table app.doc (id int primary key, body text, attrs jsonb);"
-        "insert into app.doc values (1, 'word', '{}');"
+        f"create table app.doc (id int, {', '.join(parts)}, body text, attrs jsonb,"
+        f" primary key ({names}));"
+        f"insert into app.doc values (1, {literals}, 'word', '{{}}');"
         "create function plugin.noted(anyelement) returns boolean language plpgsql"
         " as $$ begin perform app.note(); return true; end $$"
     )
     for name in SHADOWED:
         conn.execute(
-            f"create domain plugin.{name} as pg_catalog.{name}"
+            f"create domain {place}.{name} as pg_catalog.{name}"
             " check (plugin.noted(value))"
         )
     if not pinned:
@@ -317,7 +395,8 @@ def test_types_on_the_callers_path_are_not_taken(
     given = 'filter => \'{"id": {"$lt": 9}, "attrs.a": null}\', where_sql => \'true\''
     for call in EVERY_CALL:
         try:
-            conn.execute(call.replace("{f}", given).replace("{{attrs}}", "{attrs}"))
+            asked = call.replace("{f}", given).replace("{{attrs}}", "{attrs}")
+            conn.execute(asked.replace("doc, 1,", f"doc, {one},"))
         except psycopg.Error as error:
             refused.append(error.sqlstate)
         count = "select pg_catalog.count(*) from app.calls"

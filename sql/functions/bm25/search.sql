@@ -229,7 +229,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    row_of_key constant text := replace(pgembed._key_sql(b.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '), 'pgembed_key.key', 'hit.key');
+    row_of_key constant text := pgembed._key_sql(b.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ', 'hit.key');
 begin
     if row_of_key is null then
         raise exception 'table % has no primary key any more', b.source using errcode = 'PE017',

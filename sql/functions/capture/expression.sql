@@ -11,9 +11,13 @@ as $$
         select p_type
         union
         select t.typelem from part join pg_type as t using (oid) where t.typelem <> 0)
+    -- Who made an extension may add types to it: those stay theirs. The extension's own
+    -- belong to a superuser, also where a user has made it.
     select bool_or(part.oid >= 16384 and not exists (
-        select from pg_depend
-        where classid = 'pg_type'::regclass and objid = part.oid and deptype = 'e'))
+        select from pg_depend as d
+        join pg_type as t on t.oid = d.objid
+        join pg_roles as r on r.oid = t.typowner
+        where d.classid = 'pg_type'::regclass and d.objid = part.oid and d.deptype = 'e' and r.rolsuper))
     from part
 $$;
 comment on function pgembed._foreign_type(oid) is

@@ -25,7 +25,16 @@ $$;
 comment on function pgembed._table_sql(oid) is
     'Schema-qualified quoted name of a table; NULL when there is no such table any more.';
 
-create or replace function pgembed._key_type(p_source oid, p_type oid, p_typmod int) returns text
+create or replace function pgembed._type_sql(p_type oid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('%I.%I', n.nspname, t.typname) from pg_type as t join pg_namespace as n on n.oid = t.typnamespace where t.oid = p_type
+$$;
+comment on function pgembed._type_sql(oid) is
+    'Name of a type that means it under any search_path; without a length or precision, so that no value is cut.';
+
+create or replace function pgembed._key_type(p_source oid, p_type oid) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -38,13 +47,13 @@ begin
             detail = 'Comparing such keys, or reading them from text, may call functions of whoever owns the type.',
             hint = 'Use a type of PostgreSQL or of an extension, such as bigint, uuid or text, for the primary key.';
     end if;
-    return format_type(p_type, p_typmod);
+    return pgembed._type_sql(p_type);
 end
 $$;
-comment on function pgembed._key_type(oid, oid, int) is 'Type of a key column as SQL; PE003 for one that may call functions of a user.';
+comment on function pgembed._key_type(oid, oid) is 'Type of a key column as SQL; PE003 for one that may call functions of a user.';
 
 create or replace function pgembed._key_sql(
-    p_source oid, p_side oid, p_template text, p_separator text
+    p_source oid, p_side oid, p_template text, p_separator text, p_key text default 'pgembed_key.key'
 ) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -56,9 +65,9 @@ as $$
         select k.position,
                a.attname as source_column,
                coalesce(s.attname, a.attname) as side_column,
-               pgembed._key_type(i.indrelid, a.atttypid, a.atttypmod) as type,
-               case when i.indnkeyatts = 1 then 'pgembed_key.key'
-                    else format('(pgembed_key.key::text[])[%s]', k.position) end as part,
+               pgembed._key_type(i.indrelid, a.atttypid) as type,
+               case when i.indnkeyatts = 1 then p_key
+                    else format('(%s::pg_catalog.text[])[%s]', p_key, k.position) end as part,
                case a.atttypid when 'bpchar'::regtype then 'pg_catalog.rtrim' else '' end as trim,
                -- That of the key's index: whatever else somebody has called =.
                (select format('operator(%I.%s)', n.nspname, o.oprname)
@@ -80,10 +89,10 @@ as $$
         p_separator order by position)
     from key_column
 $$;
-comment on function pgembed._key_sql(oid, oid, text, text) is
+comment on function pgembed._key_sql(oid, oid, text, text, text) is
     'Expands a format() template for each primary key column of a source: %1$s position, '
     '%2$I column in the source, %3$I column in the side table, %4$s type, %5$s its part of '
-    'pgembed_key.key, %6$s what takes the blanks at the end off a char(n), as a cast to text does, %7$s = of the key.';
+    'the key (SQL, p_key), %6$s what takes the blanks at the end off a char(n), as a cast to text does, %7$s = of the key.';
 
 create or replace function pgembed._keys_after_sql(p_source oid) returns text
 language sql stable
@@ -101,7 +110,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     -- concat() writes any type by its own output function. A cast may be a function
     -- of whoever owns the type, and triggers would call it with our rights.
-    select format(case when i.indnkeyatts = 1 then '%s' else 'array[%s]::text' end,
+    select format(case when i.indnkeyatts = 1 then '%s' else 'array[%s]::pg_catalog.text' end,
                   pgembed._key_sql(p_source, null,
                                    '%6$s(pg_catalog.concat(' || coalesce(p_alias || '.', '') || '%2$I))', ', '))
     from pg_index as i

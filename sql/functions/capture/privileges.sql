@@ -109,7 +109,7 @@ as $$
                  then format(' and pgembed._text_%s_current(pgembed_source, %s.text_hash)', (t).text_id, made) else '' end)
         else format('%sexists (select from %s as pgembed_source where %s)%s',
             case when made = dead then 'op <> ''D'' or ' else '' end, source,
-            replace(pgembed._key_sql((t).source, null, 'pgembed_source.%2$I %7$s %5$s::%4$s', ' and '), 'pgembed_key.key', made || '.key'),
+            pgembed._key_sql((t).source, null, 'pgembed_source.%2$I %7$s %5$s::%4$s', ' and ', made || '.key'),
             case when made <> dead then format(
                 ' and not exists (select from %1$s as d where (d.op <> ''D'' or d.key = %2$s.key) and d.version > %2$s.version)', dead, made)
                 else '' end) end

@@ -7,7 +7,7 @@
 -- meant within it. Missing keys and JSON's null are NULL. NULL is a value as any other to $eq,
 -- $ne, $in and $nin, and no others' match; $not, $ne and $nin find all that the opposite does not.
 
-create or replace function pgembed._domain_within(p_type oid) returns boolean
+create or replace function pgembed._code_within(p_type oid) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -22,10 +22,15 @@ as $$
             values (t.typelem), (r.rngsubtype)
             union all select atttypid from pg_attribute where attrelid = t.typrelid and attnum > 0 and not attisdropped) as x(oid)
         where x.oid > 0)
-    select exists (select from part join pg_type as t using (oid) where t.typtype = 'd')
+    select exists (
+        select from part
+        join pg_type as t using (oid)
+        left join pg_range as r on part.oid in (r.rngtypid, r.rngmultitypid)
+        where t.typtype = 'd' or r.rngsubdiff::oid >= 16384 or r.rngcanonical::oid >= 16384)
 $$;
-comment on function pgembed._domain_within(oid) is
-    'Whether a domain is a part of a type: reading a literal of it calls the CHECK, which may be anybody''s.';
+comment on function pgembed._code_within(oid) is
+    'Whether a type has code of users in it that runs for its values: the CHECK of a domain, where a literal is read; the '
+    'functions of a range, where a value is made, or the planner estimates.';
 
 create or replace function pgembed._filter_type(p_type oid) returns oid
 language plpgsql stable    -- whose plans are kept, where a SQL function's are made at every call
@@ -47,17 +52,6 @@ end
 $$;
 comment on function pgembed._filter_type(oid) is 'Type that values of a filter on a column are read as: no domain.';
 
-create or replace function pgembed._filter_type_sql(p_type oid) returns text
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return (select format('%I.%I', n.nspname, t.typname)
-            from pg_type as t join pg_namespace as n on n.oid = t.typnamespace where t.oid = p_type);
-end
-$$;
-comment on function pgembed._filter_type_sql(oid) is 'Name of a type that means it under any search_path.';
-
 create or replace function pgembed._filter_path(p_keys text) returns text[]
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -74,6 +68,21 @@ end
 $$;
 comment on function pgembed._filter_path(text) is
     'Keys that are written .a."b.c".0; NULL for what is not written so.';
+
+create or replace function pgembed._filter_check_path(p_path text[], p_label text) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    most constant int := 100;    -- keys; what is built of them grows with the square
+begin
+    if cardinality(p_path) > most then
+        raise exception 'filter on %...: a path of % keys, and it may have %', left(p_label, 40), cardinality(p_path), most
+            using errcode = 'PE008', hint = 'Dots lead from key to key; a key with dots in it is quoted.';
+    end if;
+end
+$$;
+comment on function pgembed._filter_check_path(text[], text) is 'PE008 for a path that is too long.';
 
 create or replace function pgembed._filter_target(
     p_source regclass, p_alias text, p_field text, out value text, out type oid, out path text[]
@@ -96,8 +105,11 @@ begin
                      when type = 'jsonb'::regtype then pgembed._filter_path(substr(p_field, length(own.attname) + 1)) end;
         if path is not null then
             value := format('%s.%I', p_alias, own.attname);
-            if type <> own.atttypid and type <> pgembed._base_type(own.atttypid) then
-                value := value || '::' || pgembed._filter_type_sql(type);
+            -- Casts of a domain are ignored; those of an array of domains are anybody's.
+            if type = 'jsonb'::regtype and pgembed._base_type(own.atttypid) = 'json'::regtype then
+                value := value || '::pg_catalog.jsonb';
+            elsif type <> own.atttypid and type <> pgembed._base_type(own.atttypid) then
+                value := format('case when %1$s is not null then pg_catalog.concat(%1$s)::%2$s end', value, pgembed._type_sql(type));
             end if;
             return;
         end if;
@@ -197,9 +209,9 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if p_type >= 16384 and pgembed._domain_within(p_type) then
+    if p_type >= 16384 and pgembed._code_within(p_type) then
         raise exception 'filter on %: values of type % cannot be given', p_label, format_type(p_type, -1)
-            using errcode = 'PE008', detail = 'A domain is a part of it.', hint = 'Use $exists here, or where_sql.';
+            using errcode = 'PE008', detail = 'A domain is a part of it, or a function of a range.', hint = 'Use $exists here, or where_sql.';
     end if;
 end
 $$;
@@ -214,7 +226,7 @@ as $$
 declare
     type constant text := format_type(p_type, -1);
     literal constant text := pgembed._filter_text(p_value, p_type);
-    type_sql constant text := pgembed._filter_type_sql(p_type);
+    type_sql constant text := pgembed._type_sql(p_type);
 begin
     if literal is null then
         raise exception 'filter on %: % is not a value of type %', p_label, p_value, type
@@ -518,9 +530,11 @@ begin
                 raise exception 'filter: table % has no column "%"', p_source, field using errcode = 'PE008',
                     hint = pgembed._columns_hint(p_source);
             end if;
+            perform pgembed._filter_check_path(target.path, field);
             conditions := conditions || pgembed._filter_value(target.value, target.type, target.path, operand, field);
         else
             keys := case when p_type = 'jsonb'::regtype and not starts_with(field, '$') then pgembed._filter_path('.' || field) end;
+            perform pgembed._filter_check_path(p_path || keys, p_label);
             conditions := conditions
                 || case when keys is null then pgembed._filter_condition(p_value, p_type, p_path, field, operand, p_label)
                         else pgembed._filter_value(p_value, p_type, p_path || keys, operand, p_label || '.' || field) end;

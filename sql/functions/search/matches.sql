@@ -24,7 +24,7 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    row_of_key constant text := replace(pgembed._key_sql(b.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '), 'pgembed_key.key', 'hit.key');
+    row_of_key constant text := pgembed._key_sql(b.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ', 'hit.key');
     condition text := p_condition;
 begin
     if p_query.required is not null and not p_restricted then

@@ -104,14 +104,14 @@ declare
     given pgembed.query_embedding.embedding%type;    -- pgvector may be anywhere
 begin
     -- An array may come as text, from drivers that know no type.
-    if kind = 'A' or kind = 'S' and ltrim(p_vector::text) like '{%' then
-        given := p_vector::text::float4[];
+    if kind = 'A' or kind = 'S' and ltrim(format('%s', p_vector)) like '{%' then
+        given := format('%s', p_vector)::float4[];    -- a cast may be anybody's
     else
         given := p_vector;
     end if;
     return given;
 exception when data_exception or program_limit_exceeded then
-    raise exception 'query_embedding is not a vector: %', left(p_vector::text, 100) using errcode = 'PE009',
+    raise exception 'query_embedding is not a vector: %', left(format('%s', p_vector), 100) using errcode = 'PE009',
         detail = sqlerrm, hint = 'Give an array of numbers, or text such as [0.1, -0.2].';
 end
 $$;
@@ -127,7 +127,9 @@ declare
     given jsonb;
 begin
     if pg_typeof(p_key) not in ('jsonb'::regtype, 'json'::regtype) then
-        return p_key::text;
+        return case when p_key is not distinct from null then null
+                    when pg_typeof(p_key) = 'bpchar'::regtype then rtrim(format('%s', p_key))
+                    else format('%s', p_key) end;    -- a cast may be anybody's
     end if;
     given := p_key::text;
     return case jsonb_typeof(given) when 'array' then array(select jsonb_array_elements_text(given))::text else given #>> '{}' end;

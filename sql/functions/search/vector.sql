@@ -185,7 +185,7 @@ set search_path = pg_catalog, pg_temp
 set extra_float_digits = 1
 as $$
 begin
-    return format('%L::%s', p_value, format_type(pg_typeof(p_value), -1));
+    return format('%L::%s', p_value, pgembed._type_sql(pg_typeof(p_value)));
 end
 $$;
 comment on function pgembed._literal(anyelement) is
@@ -585,8 +585,7 @@ begin
     return query
     select * from pgembed._search(
         source, array[source], e, q, k::int, "offset"::int, min_similarity, pgembed._search_condition(e.source, filter, where_sql, path),
-        format('not (%s)', replace(pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '),
-                                   'pgembed_key.key', quote_literal(key_text))), null, false, case when where_sql is not null then path end);
+        format('not (%s)', pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ', quote_literal(key_text))), null, false, case when where_sql is not null then path end);
     perform pgembed._at_path(path);
 end
 $$;

@@ -67,11 +67,12 @@ begin
         return null;
     end if;
     waited := pgembed._table_named(p_source, p_path);
-    execute format('select from %s limit 0', pgembed._table_sql(waited));    -- who may not read it, may not ask
-    if not exists (select from pgembed.search_status where source = waited) then
+    -- A view could call functions when it is planned: it is no table that was declared.
+    if not exists (select from pgembed.embedding where source = waited union all select from pgembed.bm25 where source = waited) then
         raise exception 'table % has neither an embedding nor a BM25 index', waited using errcode = 'PE001',
             hint = 'Declare one with pgembed.create_embedding or pgembed.create_bm25; of a partitioned table name the parent.';
     end if;
+    execute format('select from %s limit 0', pgembed._table_sql(waited));    -- who may not read it, may not ask
     return waited;
 end
 $$;
@@ -88,9 +89,9 @@ declare
 begin
     filling := false;
     for part in select * from pgembed._searchable as x where p_source is null or x.source = p_source order by x.label loop
-        last_job := part.last_seq;
+        last_job := greatest(last_job, part.last_seq);
         continue when part.captured and part.state <> 'broken' and not part.filling
-            and (part.first_seq is null or part.first_seq > coalesce(p_last, part.last_seq));
+            and (not part.waits or part.first_seq > coalesce(p_last, part.last_seq));    -- NULL under row security: until nothing waits
         if part.state = 'broken' then
             raise exception '"%" is broken, so what was written will not be searchable', part.label using errcode = 'PE016',
                 detail = coalesce(part.state_reason, ''), hint = format('Mend the table or the text, then: SELECT pgembed.repair(%L).', part.label);

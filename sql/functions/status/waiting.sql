@@ -26,18 +26,20 @@ select x.kind, x.id, x.name, x.source, x.label, x.state, x.state_reason,
        -- In the order of its index on embedding_id: other ways lead through what waits for others.
        x.kind = 'embedding' and (select true from pgembed.queue as q where q.embedding_id = x.id
                                  order by q.priority, q.not_before limit 1) is true as waits,
-       case x.kind when 'embedding' then (
-           select min(q.seq) from (select q.seq from pgembed.queue as q where q.embedding_id = x.id
-                                   order by q.priority, q.not_before offset 0) as q) end as first_seq,
-       (select max(q.seq) from pgembed.queue as q) as last_seq
+       jobs.first_seq, jobs.last_seq
 from pgembed._standing as x
 left join pgembed.embedding as e on x.kind = 'embedding' and e.embedding_id = x.id
 left join pgembed.bm25 as b on x.kind = 'bm25' and b.bm25_id = x.id
 join pgembed.captured_text as t on t.text_id = coalesce(e.text_id, b.text_id)
+-- Their numbers would tell how many rows there are that row security hides.
+left join lateral (
+    select min(q.seq) as first_seq, max(q.seq) as last_seq
+    from (select q.seq from pgembed.queue as q where q.embedding_id = x.id order by q.priority, q.not_before offset 0) as q
+) as jobs on x.kind = 'embedding' and not row_security_active(x.source)
 where has_any_column_privilege(x.source::oid, 'select');
 comment on view pgembed._searchable is
     'Each embedding and BM25 index of the tables that the caller may read: whether its table is read as a whole, whether '
-    'jobs wait, and the first; and the last job of all.';
+    'jobs wait; the first and the last, NULL for whom row security restricts.';
 
 create or replace view pgembed.search_status with (security_barrier) as
 select pgembed._schema_of(x.source) as schema, x.source, x.kind, x.name, m.name as model, x.state, x.state_reason, x.filling,

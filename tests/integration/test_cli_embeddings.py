@@ -302,7 +302,7 @@ def test_bm25_index_of_its_own_in_status_and_doctor(
         (("create", "article", "title", "--index-options", "[1]"), "not a JSON object"),
         (("create", "article", "title", "--model", "/no/such/model"), "/no/such/model"),
         (("drop", "nosuch"), "nosuch"),
-        (("search", "article", "tea"), "has 0 embeddings"),
+        (("search", "article", "tea"), "has neither an embedding nor"),
         (("search", "article", "tea", "--filter", "{"), "not JSON"),
         (("search", "article", "tea", "--filter", "[]"), "not a JSON object"),
     ],

@@ -399,7 +399,11 @@ def test_drop_after_the_source_was_dropped(
     article.execute("select pgembed._reconcile_v1()")
     assert service.column("state") == "broken"
     assert "dropped" in service.column("state_reason")
-    for call in ["repair(%s)", "alter_embedding(%s, chunk_size => 5)", "resume_embedding(%s)"]:
+    for call in (
+        "repair(%s)",
+        "alter_embedding(%s, chunk_size => 5)",
+        "resume_embedding(%s)",
+    ):
         with pytest.raises(psycopg.Error) as caught:
             article.execute(f"select pgembed.{call}", [NAME])
         expect(caught.value, "PE003", NAME, "dropped")

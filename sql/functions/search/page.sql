@@ -103,8 +103,10 @@ declare
     kind constant "char" := (select typcategory from pg_type where oid = pg_typeof(p_vector));
     given pgembed.query_embedding.embedding%type;    -- pgvector may be anywhere
 begin
+    if p_vector is null then
+        return null;
     -- An array may come as text, from drivers that know no type.
-    if kind = 'A' or kind = 'S' and ltrim(format('%s', p_vector)) like '{%' then
+    elsif kind = 'A' or kind = 'S' and ltrim(format('%s', p_vector)) like '{%' then
         given := format('%s', p_vector)::float4[];    -- a cast may be anybody's
     else
         given := p_vector;

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -500,13 +501,24 @@ def described(options: type) -> dict[str, str]:
     Args:
         options: One of this module's classes.
     """
-    found: dict[str, str] = {}
     # What a class inherits is written at its base, and an option means the same in all.
-    for one in (*(c for c in globals().values() if _has_options(c)), options):
-        entries = _ENTRY.findall((one.__doc__ or "").partition("Attributes:")[2])
-        found |= {name: " ".join(text.split()) for name, text in entries}
+    found = _described_anywhere() | _entries(options)
     return {name: found[name] for name in options.__annotations__}
 
 
-def _has_options(found: object) -> bool:
+@cache
+def _described_anywhere() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for one in globals().values():
+        if _has_options(one):
+            found |= _entries(one)
+    return found
+
+
+def _entries(options: type) -> dict[str, str]:
+    found = _ENTRY.findall((options.__doc__ or "").partition("Attributes:")[2])
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def _has_options(found: Any) -> bool:
     return isinstance(found, type) and hasattr(found, "__total__")

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pgembed.alembic.reflect import (
+    BM25_DEFAULTS,
     canonical_form,
     config_of_language,
     normalized_analyzer,
@@ -54,7 +55,7 @@ def normalized(wanted: Declaration, existing: Existing) -> dict[str, Any]:
     options["bm25_options"] = {
         name: value
         for name, value in options["bm25_options"].items()
-        if value != {"k1": 1.2, "b": 0.75}.get(name)
+        if value != BM25_DEFAULTS.get(name)
     }
     if wanted.kind == "bm25":
         return options

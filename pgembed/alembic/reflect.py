@@ -39,22 +39,20 @@ left join pg_catalog.pg_class as d on d.oid = e.side_table
 left join pg_catalog.pg_namespace as dn on dn.oid = d.relnamespace
 order by e.name, sn.nspname
 """
-_BM25 = """(
-    select to_jsonb(i) || jsonb_build_object('default_config', (
+_OF_INDEX = """
+    to_jsonb(i) || jsonb_build_object('default_config', (
         select format('%I.%I', n.nspname, c.cfgname) from pg_catalog.pg_ts_config as c
         join pg_catalog.pg_namespace as n on n.oid = c.cfgnamespace
         where c.oid = get_current_ts_config()), 'fields', pgembed._bm25_fields(i))
-    from pgembed.bm25 as i where i.embedding_id = e.embedding_id)"""
+"""
+_BM25 = f"""(
+    select {_OF_INDEX}
+    from pgembed.bm25 as i where i.embedding_id = e.embedding_id)"""  # noqa: S608
 
-_INDEXES = """
+_INDEXES = f"""
 select i.name, sn.nspname as schema, s.relname as "table", i.source::oid as source,
        t.text_expression, t.canonical_expression, t.source_columns,
-       to_jsonb(i) || jsonb_build_object('default_config', (
-           select format('%I.%I', n.nspname, c.cfgname)
-           from pg_catalog.pg_ts_config as c
-           join pg_catalog.pg_namespace as n on n.oid = c.cfgnamespace
-           where c.oid = get_current_ts_config()), 'fields', pgembed._bm25_fields(i)
-       ) as bm25,
+       {_OF_INDEX} as bm25,
        array(select a.attname::text from pg_catalog.pg_index as k
              join pg_catalog.pg_attribute as a
                  on a.attrelid = k.indrelid and a.attnum = any (k.indkey::int2[])
@@ -65,9 +63,9 @@ left join pg_catalog.pg_class as s on s.oid = i.source
 left join pg_catalog.pg_namespace as sn on sn.oid = s.relnamespace
 where i.embedding_id is null
 order by i.name, sn.nspname
-"""
+"""  # noqa: S608
 
-_BM25_DEFAULTS = {"k1": 1.2, "b": 0.75}
+BM25_DEFAULTS = {"k1": 1.2, "b": 0.75}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +194,7 @@ def _bm25_options(bm25: dict[str, Any]) -> dict[str, Any]:
         found["analyzer"] = analyzer
     if bm25["fields"] is not None:
         found["fields"] = bm25["fields"]
-    for name, default in _BM25_DEFAULTS.items():
+    for name, default in BM25_DEFAULTS.items():
         if bm25[name] != default:
             found[name] = bm25[name]
     return found

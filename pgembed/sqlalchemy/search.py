@@ -30,6 +30,7 @@ from sqlalchemy.sql import coercions, roles
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.util import ClauseAdapter
 
+from pgembed._client.arguments import DEFAULT_K, DEFAULT_TIMEOUT
 from pgembed.errors import InvalidParameter
 from pgembed.sqlalchemy.condition import reads, split, tables_of, where_sql
 from pgembed.sqlalchemy.hits import RESULT_COLUMNS, HitBundle, column_types, hit_table
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 H = TypeVar("H")
 
-DEFAULT_K = 10
 
 if TYPE_CHECKING:
 
@@ -98,7 +98,7 @@ class Call:
     options: Mapping[str, ColumnElement[Any]] = field(default_factory=dict)
     criteria: tuple[ColumnElement[bool], ...] = ()
     encoder: Encoder | str | None = None
-    timeout: float = 10.0
+    timeout: float = DEFAULT_TIMEOUT
     name: str = "pgembed_hit"
 
 

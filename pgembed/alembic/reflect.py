@@ -19,9 +19,7 @@ _EMBEDDINGS = """
 select e.name, sn.nspname as schema, s.relname as "table", e.source::oid as source,
        dn.nspname as side_schema, d.relname as side_table, t.text_expression,
        t.canonical_expression, t.source_columns,
-       t.volatility = 'immutable' and not t.foreign_code
-           and t.canonical_expression !~ '\\.\\*'
-           and pgembed._bm25_possible(e.source) as bm25_by_default, m.name as model,
+       pgembed._bm25_by_default(t) as bm25_by_default, m.name as model,
        m.dimensions as model_dimensions, m.distance as model_distance, e.dimensions,
        e.distance, e.storage, e.column_name, e.vector_type, e.chunking, e.chunk_size,
        e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts, e.state,

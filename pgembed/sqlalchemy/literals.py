@@ -185,7 +185,7 @@ def _compile_written(element: _Written, compiler: Any, **options: Any) -> str:
     written = f"pgembed._literal({sent})"
     if _is_unknown(inner, compiler):
         # PostgreSQL takes the type of a string from its place, as in a plain SELECT.
-        return f"pg_catalog.regexp_replace({written}, '::text$', '')"
+        return f"pg_catalog.regexp_replace({written}, '::pg_catalog[.]text$', '')"
     # Of a type with a collation and without a length: comparisons go by it.
     collated = _COLLATION.search(sent)
     if collated is None:

@@ -219,6 +219,7 @@ class Indexed:
         for term, slots in self.conn.execute(
             f"select term, slots from pgembed._bm25_{number}_posting"
         ):
+            assert slots == sorted(slots), f"{term}: searches look slots up by halves"
             elsewhere[term] += slots
         found = Counter(
             (term, slot) for term, slots in in_blocks.items() for slot in slots

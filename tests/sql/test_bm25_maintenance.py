@@ -47,6 +47,36 @@ def test_segments_are_merged(doc: Indexed) -> None:
     doc.assert_intact()
 
 
+PLANS = [
+    "enable_hashagg = off",
+    "enable_sort = off; set enable_incremental_sort = off",
+    "enable_presorted_aggregate = off",
+    "enable_indexscan = off; set enable_bitmapscan = off",
+    "enable_hashjoin = off; set enable_mergejoin = off",
+    "enable_nestloop = off",
+    "work_mem = '64kB'",
+]
+
+
+@pytest.mark.majors(18, 16)
+@pytest.mark.parametrize("plan", PLANS)
+def test_what_is_packed_does_not_depend_on_the_plan(
+    conn: psycopg.Connection, plan: str
+) -> None:
+    conn.execute(f"set {plan}")
+    doc = make_doc(conn, make_texts(900, seed=2))
+    doc.assert_intact()
+    for batch in range(8):
+        doc.put(make_texts(60, seed=10 + batch), first=1000 * (batch + 1))
+        doc.maintain()
+    doc.conn.execute("delete from doc where id % 3 = 0")
+    doc.conn.execute("update doc set body = repeat(body || ' ', 3) where id % 3 = 1")
+    doc.settle()
+    doc.settle()
+    doc.assert_intact()
+    doc.check(ks=(10, 1000))
+
+
 def test_deleted_documents_leave_blocks_and_postings(conn: psycopg.Connection) -> None:
     doc = make_doc(conn, make_texts(900, seed=2, length=8))
     doc.conn.execute("delete from doc where id % 3 = 0")

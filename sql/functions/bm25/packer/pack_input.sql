@@ -43,8 +43,7 @@ begin
                   from (select slot, lexemes, _bm25_norm(length, b.frozen_avgdl, b.k1, b.b) as norm,
                                _bm25_norm(length, b.old_avgdl, b.k1, b.b) as old_norm
                         from bm25_slotted
-                        where slot between _bm25_slot(number, 1) and _bm25_slot(number, _bm25_block_size())
-                        order by slot) as s
+                        where slot between _bm25_slot(number, 1) and _bm25_slot(number, _bm25_block_size())) as s
                   cross join unnest(s.lexemes) as u
                   -- While terms are weighed anew, each is packed as the rest of it is.
                   cross join lateral (select case when b.weighed_to is null or u.lexeme collate "C" <= b.weighed_to
@@ -73,9 +72,10 @@ begin
         where cardinality(r.slots) >= _bm25_dense_from()
         order by r.term, r.block;
         insert into _bm25_0_posting (term, first_slot, slots, impacts)
-        select r.term, base, array_agg(u.slot), array_agg(u.impact)    -- runs are sorted, and each is in itself
-        from (select * from bm25_run where cardinality(slots) < _bm25_dense_from() order by term, block) as r
+        select r.term, base, array_agg(u.slot order by u.slot), array_agg(u.impact order by u.slot)
+        from bm25_run as r
         cross join unnest(r.slots, r.impacts) as u(slot, impact)
+        where cardinality(r.slots) < _bm25_dense_from()
         group by r.term
         order by r.term;
         drop table bm25_run;

@@ -32,7 +32,7 @@ with context.begin_transaction():
     for guard in _options["guards"]:
         rawsql.run(guard)
     context.run_migrations()
-    for file in sqlfiles.folder("functions"):
+    for file in sqlfiles.renewal():
         rawsql.run_file(file)
     rawsql.run(f"comment on table pgembed.{VERSION_TABLE} is '{VERSION_TABLE_COMMENT}'")
     rawsql.run(f"comment on schema pgembed is '{SCHEMA_COMMENT}'")

@@ -86,6 +86,13 @@ def folder(name: Literal["tables", "functions"]) -> tuple[SqlFile, ...]:
     return (*(file for file in files if file != last), last)
 
 
+def renewal() -> tuple[SqlFile, ...]:
+    """Give what makes all functions anew, in order: those of before are gone then."""
+    before, after = load("functions_before.sql"), load("functions_after.sql")
+    *functions, privileges = folder("functions")
+    return (before, *functions, after, privileges)
+
+
 def _files(folder_name: str) -> tuple[SqlFile, ...]:
     names = sorted(
         entry.name

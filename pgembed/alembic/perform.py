@@ -81,7 +81,7 @@ def _install(missing: list[Any], current: str | None, *, offline: bool) -> None:
         rawsql.run(f"insert into {table} (version_num) values ({head})")  # noqa: S608 - a constant
     elif missing:
         rawsql.run(f"update {table} set version_num = {head}")  # noqa: S608
-    for file in sqlfiles.folder("functions"):
+    for file in sqlfiles.renewal():
         rawsql.run_file(file)
     rawsql.run(f"comment on table {table} is '{schema.VERSION_TABLE_COMMENT}'")
     rawsql.run(f"comment on schema pgembed is '{schema.SCHEMA_COMMENT}'")

@@ -19,6 +19,7 @@ from pgembed.errors import (
     EmbeddingsExist,
     InsufficientPrivilege,
     InvalidParameter,
+    PgembedError,
     SchemaVersionError,
     UnsupportedEnvironment,
 )
@@ -93,6 +94,37 @@ def test_upgrade_repairs_a_changed_function(dsn: str) -> None:
     assert catalog_of(dsn) != before
     schema.upgrade(dsn)
     assert catalog_of(dsn) == before
+
+
+def test_functions_of_a_release_before_are_gone_after_an_upgrade(dsn: str) -> None:
+    declare(dsn)
+    schema.upgrade(dsn)
+    before = catalog_of(dsn)
+    execute(
+        dsn,
+        "create function pgembed.search(a text, b text) returns int"
+        " language sql return 1",
+        "create function pgembed._old(a int) returns int language sql return a",
+        "create function pgembed._older(a int) returns int"
+        " language sql return pgembed._old(a)",
+        "create procedure pgembed.wait(a int) language sql as ''",
+        "create aggregate pgembed._total(int) (sfunc = int4pl, stype = int)",
+        "create function pgembed._bm25_0_old() returns int language sql return 1",
+    )
+    schema.upgrade(dsn)
+    assert catalog_of(dsn) == before
+
+
+def test_upgrade_names_what_still_uses_a_function_of_before(dsn: str) -> None:
+    execute(
+        dsn,
+        "create function pgembed._old() returns int language sql return 1",
+        "create view mine as select pgembed._old()",
+    )
+    with pytest.raises(PgembedError, match="mine"):
+        schema.upgrade(dsn)
+    execute(dsn, "select * from mine", "drop view mine")
+    schema.upgrade(dsn)
 
 
 def test_upgrade_keeps_embeddings(dsn: str) -> None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_urlsafe
@@ -25,7 +26,6 @@ import psycopg
 from psycopg import sql
 
 from pgembed.errors import MissingExtra, UnsupportedEnvironment
-from pgembed.servers import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -59,6 +59,54 @@ def default_data_folder(major: Major = 18) -> Path:
     if sys.platform != "win32" and os.geteuid() == 0:
         return Path("/var/lib/pgembed") / f"postgresql-{major}"
     return user_cache_path("pgembed", appauthor=False) / f"postgresql-{major}"
+
+
+class Server(ABC):
+    """A running server; databases on it are made and dropped as its superuser."""
+
+    @abstractmethod
+    def dsn(self, database: str = "postgres") -> str:
+        """Write the connection string of a database, as the superuser.
+
+        Raises:
+            UnsupportedEnvironment: The server is not running.
+        """
+
+    def create_database(
+        self, name: str, *, template: str | None = None, exist_ok: bool = False
+    ) -> str:
+        """Make a database.
+
+        Args:
+            name: Any name; it is quoted.
+            template: Database to copy; nobody may be connected to it.
+            exist_ok: Whether it may be there already.
+
+        Returns:
+            Its connection string.
+        """
+        statement = sql.SQL("create database {}").format(sql.Identifier(name))
+        if template is not None:
+            statement += sql.SQL(" template {}").format(sql.Identifier(template))
+        with self._admin() as conn:
+            try:
+                conn.execute(statement)
+            except psycopg.errors.DuplicateDatabase:
+                if not exist_ok:
+                    raise
+        return self.dsn(name)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database if it is there, and end its connections."""
+        with self._admin() as conn:
+            conn.execute(
+                sql.SQL("drop database if exists {} with (force)").format(
+                    sql.Identifier(name)
+                )
+            )
+
+    def _admin(self) -> psycopg.Connection:
+        return psycopg.connect(self.dsn(), autocommit=True)
 
 
 _BY_PORT = re.compile(r"^(host.*\s)trust$", re.MULTILINE)

@@ -121,11 +121,7 @@ async def test_the_shop(
     url = sqlalchemy_url(served).render_as_string(hide_password=False)
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.syspath_prepend(str(SHOP))
-    for name in ("models", "app"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
     await use(importlib.import_module("app").app)
-    for name in ("models", "app"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
 
     query = "something warm for winter"
     printed = run(sys.executable, "search.py", served, query)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,9 +61,6 @@ def test_the_blocks_of_a_page_do_what_they_say(
                 if block.expected is not None:
                     where = f"{page}:{block.line} printed\n{printed}"
                     assert ends_with(printed, block.expected), where
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
 from pgembed import schema
-from pgembed.servers import RunningServer
+from pgembed.testing.servers import RunningServer
 
 Conn = psycopg.Connection[Any]
 

@@ -17,8 +17,8 @@ from pgembed.cli import app
 from pgembed.demo.database import DemoDatabase
 from pgembed.demo.demo import DemoOptions
 from pgembed.errors import InvalidParameter, UnsupportedEnvironment
-from pgembed.servers import RunningServer
 from pgembed.service import EncoderService
+from pgembed.testing.servers import RunningServer
 
 # Nobody listens on port 1. Every part of a password has this word in it.
 SECRET = "Hush"

@@ -1,79 +1,84 @@
-"""PostgreSQL servers to make databases on: one that runs already, or one in Docker.
-
-The third kind comes as a Python package: see `pgembed.embedded`.
-"""
+"""PostgreSQL servers for tests: embedded, running already, or in Docker."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 import time
-from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from secrets import token_urlsafe
-from typing import TYPE_CHECKING
+from typing import Literal
 from urllib.parse import quote
 
 import psycopg
-from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgembed.dsn import check
-from pgembed.errors import MissingExtra, UnsupportedEnvironment
+from pgembed.embedded import THROWAWAY_SETTINGS, EmbeddedServer, Major, Server
+from pgembed.errors import InvalidParameter, MissingExtra, UnsupportedEnvironment
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+Backend = Literal["dsn", "docker", "embedded"]
 
 DOCKER_IMAGE = "pgvector/pgvector:pg{major}"
 DOCKER_START_SECONDS = 120.0  # after the image is there
 _POLL_SECONDS = 0.1
 
 
-class Server(ABC):
-    """A running server; databases on it are made and dropped as its superuser."""
+def backend() -> Backend:
+    """Choose where servers come from: see the module's documentation.
 
-    @abstractmethod
-    def dsn(self, database: str = "postgres") -> str:
-        """Write the connection string of a database, as the superuser.
+    Raises:
+        InvalidParameter: `PGEMBED_TEST_BACKEND` is neither `docker` nor `embedded`.
+    """
+    if os.environ.get("PGEMBED_TEST_DSN"):
+        return "dsn"
+    wanted = os.environ.get("PGEMBED_TEST_BACKEND") or "embedded"
+    if wanted not in {"docker", "embedded"}:
+        raise InvalidParameter(
+            f"PGEMBED_TEST_BACKEND is {wanted!r}", hint="Give docker or embedded."
+        )
+    return "docker" if wanted == "docker" and docker_answers() else "embedded"
 
-        Raises:
-            UnsupportedEnvironment: The server is not running.
-        """
 
-    def create_database(
-        self, name: str, *, template: str | None = None, exist_ok: bool = False
-    ) -> str:
-        """Make a database.
+@contextmanager
+def chosen_server(major: Major = 18) -> Iterator[Server]:
+    """Run a throwaway server, or use one that runs: see `backend`.
 
-        Args:
-            name: Any name; it is quoted.
-            template: Database to copy; nobody may be connected to it.
-            exist_ok: Whether it may be there already.
+    Args:
+        major: PostgreSQL's major version; not for a server that runs already.
 
-        Returns:
-            Its connection string.
-        """
-        statement = sql.SQL("create database {}").format(sql.Identifier(name))
-        if template is not None:
-            statement += sql.SQL(" template {}").format(sql.Identifier(template))
-        with self._admin() as conn:
-            try:
-                conn.execute(statement)
-            except psycopg.errors.DuplicateDatabase:
-                if not exist_ok:
-                    raise
-        return self.dsn(name)
+    Raises:
+        MissingExtra: The extra `embedded` is needed and not installed.
+    """
+    match backend():
+        case "dsn":
+            yield RunningServer(os.environ["PGEMBED_TEST_DSN"])
+        case "docker":
+            with docker_server(major, settings=THROWAWAY_SETTINGS) as server:
+                yield server
+        case "embedded":
+            with throwaway_server(major) as server:
+                yield server
 
-    def drop_database(self, name: str) -> None:
-        """Drop a database if it is there, and end its connections."""
-        with self._admin() as conn:
-            conn.execute(
-                sql.SQL("drop database if exists {} with (force)").format(
-                    sql.Identifier(name)
-                )
-            )
 
-    def _admin(self) -> psycopg.Connection:
-        return psycopg.connect(self.dsn(), autocommit=True)
+@contextmanager
+def throwaway_server(major: Major = 18) -> Iterator[EmbeddedServer]:
+    """Run a server whose data is deleted at the end, and that never waits for disks.
+
+    Raises:
+        MissingExtra: The extra `embedded` is not installed.
+    """
+    # Below the system's temporary folder: the path of a socket must be short.
+    with tempfile.TemporaryDirectory(
+        prefix="pgembed-", ignore_cleanup_errors=True
+    ) as folder:
+        server = EmbeddedServer(
+            Path(folder) / "data", major=major, settings=THROWAWAY_SETTINGS, delete=True
+        )
+        with server:
+            yield server
 
 
 class RunningServer(Server):

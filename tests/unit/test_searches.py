@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pgembed.demo.corpus import corpus
-from pgembed.demo.searches import SEARCHES, possible_searches, shared_words
+from pgembed.demo.searches import SEARCHES, possible_searches
+from tests.fixtures.shared_words import shared_words
 
 
 def test_shared_words_sees_through_inflection_and_compound_names() -> None:

@@ -6,21 +6,17 @@ import json
 
 import psycopg
 import pytest
-from typer.testing import CliRunner, Result
+from click.testing import Result
 
 import pgembed
-from pgembed.cli import app
 from pgembed.testing import process_all
+from tests.fixtures.cli import invoke
 from tests.fixtures.cross_encoders import save_cross_encoder
 from tests.fixtures.roles import new_roles
 
-runner = CliRunner()
-
 
 def run(*arguments: str, dsn: str, columns: int = 200) -> Result:
-    return runner.invoke(
-        app, list(arguments), env={"PGEMBED_DSN": dsn, "COLUMNS": str(columns)}
-    )
+    return invoke(arguments, env={"PGEMBED_DSN": dsn, "COLUMNS": str(columns)})
 
 
 @pytest.fixture

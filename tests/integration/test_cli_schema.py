@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import psycopg
 import pytest
-from typer.testing import CliRunner
 
 from pgembed import __version__, schema
-from pgembed.cli import app
-
-runner = CliRunner()
+from tests.fixtures.cli import invoke
 
 
 @pytest.fixture(autouse=True)
@@ -19,15 +16,15 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_install_then_uninstall(empty_dsn: str) -> None:
-    first = runner.invoke(app, ["install", "--dsn", empty_dsn])
+    first = invoke(["install", "--dsn", empty_dsn])
     assert (first.exit_code, first.stdout) == (
         0,
         f"pgembed {__version__} is installed (revision {schema.head_revision()}).\n",
     )
-    again = runner.invoke(app, ["install", "--dsn", empty_dsn])
+    again = invoke(["install", "--dsn", empty_dsn])
     assert again.exit_code == 0
     assert "nothing to do" in again.stdout
-    gone = runner.invoke(app, ["uninstall", "--dsn", empty_dsn])
+    gone = invoke(["uninstall", "--dsn", empty_dsn])
     assert gone.exit_code == 0
     assert schema.version(empty_dsn) is None
 
@@ -36,13 +33,13 @@ def test_install_upgrade_serves_a_new_an_older_and_a_current_database(
     empty_dsn: str,
 ) -> None:
     command = ["install", "--upgrade", "--dsn", empty_dsn]
-    assert "is installed" in runner.invoke(app, command).stdout
-    assert "nothing to do" in runner.invoke(app, command).stdout
+    assert "is installed" in invoke(command).stdout
+    assert "nothing to do" in invoke(command).stdout
     with psycopg.connect(empty_dsn, autocommit=True) as conn:
         conn.execute("comment on schema pgembed is 'pgembed 0.0.1, functions 0123'")
-    refused = runner.invoke(app, ["install", "--dsn", empty_dsn])
+    refused = invoke(["install", "--dsn", empty_dsn])
     assert (refused.exit_code, "pgembed upgrade" in refused.stderr) == (1, True)
-    assert runner.invoke(app, command).exit_code == 0
+    assert invoke(command).exit_code == 0
     found = schema.version(empty_dsn)
     assert found is not None
     assert found.is_current
@@ -52,7 +49,7 @@ def test_dsn_comes_from_the_environment(
     empty_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGEMBED_DSN", empty_dsn)
-    assert runner.invoke(app, ["install"]).exit_code == 0
+    assert invoke(["install"]).exit_code == 0
     assert schema.version(empty_dsn) is not None
 
 
@@ -62,7 +59,7 @@ def test_libpq_variables_serve_where_nothing_else_is_given(
     for name, value in psycopg.conninfo.conninfo_to_dict(empty_dsn).items():
         variable = {"dbname": "PGDATABASE"}.get(name, f"PG{name.upper()}")
         monkeypatch.setenv(variable, str(value))
-    assert runner.invoke(app, ["install"]).exit_code == 0
+    assert invoke(["install"]).exit_code == 0
     assert schema.version(empty_dsn) is not None
 
 
@@ -70,7 +67,7 @@ def test_an_error_is_a_message_and_exit_code_1(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute('create table "[red]x" (id int primary key, body text)')
         conn.execute("""select pgembed.create_embedding('"[red]x"', 'body')""")
-    result = runner.invoke(app, ["uninstall", "--dsn", dsn])
+    result = invoke(["uninstall", "--dsn", dsn])
     assert result.exit_code == 1
     assert "ERROR: there are embeddings" in result.stderr
     assert "[red]x_embedding" in result.stderr
@@ -79,26 +76,26 @@ def test_an_error_is_a_message_and_exit_code_1(dsn: str) -> None:
 
 
 def test_an_unreachable_server_is_a_message() -> None:
-    result = runner.invoke(app, ["install", "--dsn", "host=/nonexistent"])
+    result = invoke(["install", "--dsn", "host=/nonexistent"])
     assert result.exit_code == 1
     assert "ERROR: cannot connect to PostgreSQL" in result.stderr
 
 
 def test_a_malformed_dsn_is_a_message() -> None:
-    result = runner.invoke(app, ["install", "--dsn", "no dsn at all"])
+    result = invoke(["install", "--dsn", "no dsn at all"])
     assert result.exit_code == 1
     assert "ERROR: " in result.stderr
     assert "Traceback" not in result.output
 
 
 def test_wrong_usage_is_exit_code_2() -> None:
-    assert runner.invoke(app, ["install", "--no-such-option"]).exit_code == 2
-    assert runner.invoke(app, ["no-such-command"]).exit_code == 2
+    assert invoke(["install", "--no-such-option"]).exit_code == 2
+    assert invoke(["no-such-command"]).exit_code == 2
 
 
 def test_debug_lets_the_traceback_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGEMBED_DEBUG", "1")
-    result = runner.invoke(app, ["install", "--dsn", "host=/nonexistent"])
+    result = invoke(["install", "--dsn", "host=/nonexistent"])
     assert result.exception is not None
     assert not isinstance(result.exception, SystemExit)
 
@@ -106,7 +103,7 @@ def test_debug_lets_the_traceback_through(monkeypatch: pytest.MonkeyPatch) -> No
 def test_upgrade_reports_and_repairs(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("drop function pgembed.retry(text)")
-    result = runner.invoke(app, ["upgrade", "--dsn", dsn])
+    result = invoke(["upgrade", "--dsn", dsn])
     assert result.exit_code == 0
     assert "anew" in result.stdout
     with psycopg.connect(dsn) as conn:
@@ -117,22 +114,22 @@ def test_uninstall_force_names_what_it_dropped(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("create table note (id int primary key, body text)")
         conn.execute("select pgembed.create_embedding('note', 'body')")
-    result = runner.invoke(app, ["uninstall", "--force", "--dsn", dsn])
+    result = invoke(["uninstall", "--force", "--dsn", dsn])
     assert result.exit_code == 0
     assert "Dropped embedding public.note_embedding." in result.stdout
 
 
 def test_sql_prints_the_script_and_nothing_else() -> None:
-    result = runner.invoke(app, ["sql"])
+    result = invoke(["sql"])
     assert result.exit_code == 0
     assert result.stdout == schema.script()
     assert result.stdout.endswith("COMMIT;\n\n")
 
 
 def test_version_shows_library_and_database(dsn: str, empty_dsn: str) -> None:
-    assert runner.invoke(app, ["version"]).stdout == f"pgembed {__version__}\n"
-    assert "revision 0001" in runner.invoke(app, ["version", "--dsn", dsn]).stdout
+    assert invoke(["version"]).stdout == f"pgembed {__version__}\n"
+    assert "revision 0001" in invoke(["version", "--dsn", dsn]).stdout
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("comment on schema pgembed is 'pgembed 0.0.1, functions 00ff'")
-    assert "pgembed upgrade" in runner.invoke(app, ["version", "--dsn", dsn]).stdout
-    assert "no pgembed" in runner.invoke(app, ["version", "--dsn", empty_dsn]).stdout
+    assert "pgembed upgrade" in invoke(["version", "--dsn", dsn]).stdout
+    assert "no pgembed" in invoke(["version", "--dsn", empty_dsn]).stdout

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from psycopg import connect
-from typer.testing import CliRunner
 
-from pgembed.cli import app
 from pgembed.doctor import examine
+from tests.fixtures.cli import invoke
 
 if TYPE_CHECKING:
     import psycopg
@@ -240,7 +239,7 @@ def test_findings_have_codes_for_programs(
     healthy: psycopg.Connection[Any], dsn: str
 ) -> None:
     healthy.execute("alter table article disable trigger user")
-    done = CliRunner().invoke(app, ["doctor", "--dsn", dsn, "--json"])
+    done = invoke(["doctor", "--dsn", dsn, "--json"])
     assert done.exit_code == 1
     (found,) = json.loads(done.output)
     assert (found["code"], found["embedding"]) == (

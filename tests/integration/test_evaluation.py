@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from typer.testing import CliRunner, Result
+from click.testing import Result
 
 import pgembed
 from pgembed import errors, evaluation
-from pgembed.cli import app
 from pgembed.encoders.hashing import HashingEncoder
 from pgembed.evaluation import EvaluationOptions, RecallOptions
 from pgembed.testing import process_all
@@ -23,6 +22,7 @@ from tests.fixtures.bm25_reference import (
     fetch_query_lexemes,
     reference_top,
 )
+from tests.fixtures.cli import invoke
 from tests.fixtures.cross_encoders import save_cross_encoder
 from tests.fixtures.vectors import as_text, build_indexes, declare, put_chunks
 
@@ -51,7 +51,6 @@ JUDGED = {
     "q4": {"d2": 1},
     "q9": {"d1": 1},
 }
-runner = CliRunner()
 
 
 @pytest.fixture
@@ -90,9 +89,8 @@ def docs(conn: psycopg.Connection, dsn: str) -> psycopg.Connection:
 
 
 def run(*arguments: object, dsn: str) -> Result:
-    return runner.invoke(
-        app, [str(a) for a in arguments], env={"PGEMBED_DSN": dsn, "COLUMNS": "200"}
-    )
+    words = [str(argument) for argument in arguments]
+    return invoke(words, env={"PGEMBED_DSN": dsn, "COLUMNS": "200"})
 
 
 def test_report_is_what_the_searches_and_measures_give(

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from pgembed import dsn
 from pgembed.cli import app
@@ -19,6 +18,7 @@ from pgembed.demo.demo import DemoOptions
 from pgembed.errors import InvalidParameter, UnsupportedEnvironment
 from pgembed.service import EncoderService
 from pgembed.testing.servers import RunningServer
+from tests.fixtures.cli import invoke
 
 # Nobody listens on port 1. Every part of a password has this word in it.
 SECRET = "Hush"
@@ -90,6 +90,9 @@ FINE = [
     "host=@abstract dbname=a@b",
     "service=shop password='a b'",
 ]
+
+
+LOGS: list[list[str]] = [["--log-format", "json"], []]
 
 
 def commands() -> Iterator[tuple[str, ...]]:
@@ -167,7 +170,7 @@ def try_on(words: tuple[str, ...], conninfos: list[str], *, variable: bool) -> N
     for conninfo in conninfos:
         options = [] if variable else ["--dsn", conninfo]
         environment = {"PGEMBED_DSN": conninfo} if variable else {}
-        result = CliRunner().invoke(app, [*words, *options], env=environment)
+        result = invoke([*words, *options], env=environment)
         assert result.exit_code in (1, 2), (conninfo, result.output)
         assert SECRET not in result.output, (words, conninfo)
         assert result.output.strip()
@@ -209,14 +212,20 @@ def test_two_commands_echo_none_of_them() -> None:
 def test_typed_in_the_wrong_place_it_is_not_echoed_either(words: list[str]) -> None:
     for conninfo in [*READABLE, f"postgresql://user:Hush Hush@{HOST}"]:
         typed = [word.replace("DSN", conninfo) for word in words]
-        result = CliRunner().invoke(app, typed)
+        result = invoke(typed)
         assert result.exit_code in (1, 2)
         assert SECRET not in result.output, typed
 
 
-@pytest.mark.parametrize("conninfo", [UNREADABLE[0], UNREADABLE[2], *READABLE[:4]])
-@pytest.mark.parametrize("options", [["--log-format", "json"], []])
-@pytest.mark.parametrize("debug", ["", "1"])
+@pytest.mark.parametrize(
+    ("conninfo", "options", "debug"),
+    [
+        *((READABLE[0], options, debug) for options in LOGS for debug in ("", "1")),
+        (UNREADABLE[0], [], ""),
+        (UNREADABLE[2], *LOGS[:1], "1"),
+        *((one, [], "1") for one in READABLE[1:4]),
+    ],
+)
 def test_the_service_does_not_tell_it(
     conninfo: str, options: list[str], debug: str
 ) -> None:

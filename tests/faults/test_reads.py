@@ -17,13 +17,13 @@ from tests.faults.tables import (
     failed,
     now,
     out_of_service,
-    waiting,
     write,
     wrong,
 )
 from tests.integration.service.support import FaultyEncoder, running, until, value
 
 BAD = 37
+MESSAGE = "a message of theirs"
 
 # What pgembed raises itself, what is of a moment, what looks like a lost connection, a
 # table that is gone, and what `when others` does not catch.
@@ -45,12 +45,12 @@ def encoder() -> FaultyEncoder:
     return FaultyEncoder()
 
 
-def raising(conn: Conn, code: str) -> None:
+def raising(conn: Conn, code: str, function: str = "composed") -> None:
     """Have the text of one row raise an SQLSTATE."""
     conn.execute(
-        "create or replace function composed(int, text) returns text immutable"
+        f"create or replace function {function}(int, text) returns text immutable"
         f" language plpgsql as $$begin if $1 = {BAD} then"
-        f" raise exception 'a message of theirs' using errcode = '{code}';"
+        f" raise exception '{MESSAGE}' using errcode = '{code}';"
         " end if; return $2; end$$"
     )
 
@@ -64,70 +64,96 @@ def sleeping(conn: Conn, statement: str = "perform pg_sleep(3600)") -> None:
     )
 
 
-@pytest.mark.parametrize("code", CODES)
 async def test_no_sqlstate_of_users_is_taken_for_our_own(
-    dsn: str, conn: Conn, encoder: FaultyEncoder, settings: ServiceSettings, code: str
+    dsn: str, conn: Conn, encoder: FaultyEncoder, settings: ServiceSettings
 ) -> None:
-    raising(conn, code)
-    declare(conn, "bad", "composed(id, body)", rows=50, max_attempts=2)
+    """A table for each: what the first bad row of a read raises is told for all."""
+    tables = {f"bad_{code.lower()}": code for code in CODES}
+    for table, code in tables.items():
+        raising(conn, code, f"text_of_{table}")
+        declare(
+            conn,
+            table,
+            f"text_of_{table}(id, body)",
+            rows=50,
+            max_attempts=2,
+            bm25=False,
+        )
     declare(conn, "good", rows=20)
     service = EncoderService(dsn, settings, encoders={"test": encoder})
     await service.drain()
-    assert (service.outcome.retried, service.outcome.dead) == (1, 0)
+    assert service.outcome.retried == len(CODES)
     assert wrong(conn, "good") == []
-    assert wrong(conn, "bad", {BAD}) == []
-    assert waiting(conn, "bad") == [str(BAD)]
+    assert [(t, w) for t in tables if (w := wrong(conn, t, {BAD}))] == []
     now(conn)
     await drain(dsn, settings, encoders={"test": encoder})
-    assert "a message of theirs" in failed(conn)[str(BAD)]
+    assert told(conn) == set(tables)
     assert out_of_service(conn) == []
     # Once it is mended the row is like any other.
-    conn.execute(
-        "create or replace function composed(int, text) returns text immutable"
-        " language sql as 'select $2'"
-    )
+    for table in tables:
+        conn.execute(
+            f"create or replace function text_of_{table}(int, text) returns text"
+            " immutable language sql as 'select $2'"
+        )
     conn.execute("select pgembed.retry()")
     await drain(dsn, settings, encoders={"test": encoder})
-    assert wrong(conn, "bad") == []
+    assert [(t, w) for t in tables if (w := wrong(conn, t))] == []
     assert failed(conn) == {}
 
 
-@pytest.mark.parametrize("code", ["PE012", "57014", "55P03", "42P01", "P0004"])
 @pytest.mark.parametrize("by", ["trigger", "check"])
 async def test_no_sqlstate_of_users_is_taken_for_our_own_when_writing(
-    dsn: str,
-    conn: Conn,
-    encoder: FaultyEncoder,
-    settings: ServiceSettings,
-    code: str,
-    by: str,
+    dsn: str, conn: Conn, encoder: FaultyEncoder, settings: ServiceSettings, by: str
 ) -> None:
     """Vectors in a column of the table: triggers and CHECKs of theirs run."""
-    declare(conn, "bad", rows=50, storage="column", max_attempts=2)
-    conn.execute(
-        "create function refuse(int) returns boolean immutable language plpgsql as"
-        f" $$begin if $1 = {BAD} then raise exception 'a message of theirs'"
-        f" using errcode = '{code}'; end if; return true; end$$"
-    )
-    if by == "check":
-        conn.execute("alter table bad add check (refuse(id)) not valid")
-    else:
+    tables = {
+        f"bad_{code.lower()}": code
+        for code in ("PE012", "57014", "55P03", "42P01", "P0004")
+    }
+    for table, code in tables.items():
+        declare(conn, table, rows=50, storage="column", max_attempts=2)
         conn.execute(
-            "create function refusing() returns trigger language plpgsql as"
-            " $$begin perform public.refuse(new.id); return new; end$$;"
-            "create trigger refusing before update on bad for each row"
-            " execute function refusing()"
+            f"create function refuse_{table}(int) returns boolean immutable"
+            f" language plpgsql as $$begin if $1 = {BAD} then"
+            f" raise exception '{MESSAGE}' using errcode = '{code}';"
+            " end if; return true; end$$"
         )
+        if by == "check":
+            conn.execute(
+                f"alter table {table} add check (refuse_{table}(id)) not valid"
+            )
+        else:
+            conn.execute(
+                f"create function refusing_{table}() returns trigger language plpgsql"
+                f" as $$begin perform public.refuse_{table}(new.id);"
+                f" return new; end$$;"
+                f"create trigger refusing before update on {table} for each row"
+                f" execute function refusing_{table}()"
+            )
     declare(conn, "good", rows=20)
     await drain(dsn, settings, encoders={"test": encoder})
     now(conn)
     await drain(dsn, settings, encoders={"test": encoder})
     assert wrong(conn, "good") == []
-    assert conn.execute("select id from bad where embedding is null").fetchall() == [
-        (BAD,)
-    ]
-    assert "a message of theirs" in failed(conn)[str(BAD)]
+    without = {
+        table: conn.execute(
+            f"select id from {table} where embedding is null".encode()
+        ).fetchall()
+        for table in tables
+    }
+    assert without == {table: [(BAD,)] for table in tables}
+    assert told(conn) == set(tables)
     assert out_of_service(conn) == []
+
+
+def told(conn: Conn) -> set[str]:
+    """Give the tables of which the bad row, and no other, has failed with MESSAGE."""
+    rows = conn.execute("select source::text, key, error from pgembed.failed")
+    found: dict[str, list[bool]] = {}
+    for source, key, error in rows:
+        right = key == str(BAD) and MESSAGE in error
+        found.setdefault(source, []).append(right)
+    return {source for source, right in found.items() if right == [True]}
 
 
 async def test_a_text_that_fails_whatever_the_row_is_broken_and_heals(

@@ -98,11 +98,15 @@ async def running(
 async def until(
     condition: Callable[[], Any], *, seconds: float = 10.0, pause: float = 0.005
 ) -> float:
-    """Wait until a condition holds; how many seconds that took."""
+    """Wait until a condition holds; how many seconds that took.
+
+    What is long in coming is looked for less often: a look may compare a whole table.
+    """
     started = time.monotonic()
     while not condition():
-        assert time.monotonic() - started < seconds, "it did not come about in time"
-        await asyncio.sleep(pause)
+        waited = time.monotonic() - started
+        assert waited < seconds, "it did not come about in time"
+        await asyncio.sleep(max(pause, waited / 20))
     return time.monotonic() - started
 
 

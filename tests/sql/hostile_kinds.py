@@ -228,6 +228,28 @@ create trigger st after update on {s}.doc referencing new table as changed_rows
     for each statement execute function {s}.spy_trigger();
 alter table {s}.doc enable always trigger z_a;
 """
+HOOKS = (
+    TRIGGERS
+    + """
+create trigger w before insert or update on {s}.doc for each row
+    when ({s}.spy('when')) execute function {s}.spy_trigger();
+create trigger y after insert or update on {s}.doc for each row
+    when ({s}.spied('when new', new.body) <> '') execute function {s}.spy_trigger();
+create constraint trigger d after insert or update or delete on {s}.doc
+    deferrable initially deferred for each row execute function {s}.spy_trigger();
+alter table {s}.doc add constraint c check ({s}.spy('check')),
+    add constraint constants check ({s}.spied('check of constants', 'x') = 'x'),
+    add column g text generated always as ({s}.spied('generated', body)) stored,
+    add column extra text default {s}.spied('default', 'x'),
+    add column more boolean default {s}.spy('volatile default');
+create index on {s}.doc ({s}.spied('index', body));
+create index on {s}.doc (title) where {s}.spied('partial index', 'x') = 'x';
+create statistics {s}.st1 on ({s}.spied('statistics', body)), title from {s}.doc;
+create statistics {s}.st2 on ({s}.spied('statistics of constants', 'x') || body),
+    title from {s}.doc;
+analyze {s}.doc;
+"""
+)
 RULES = """
 create rule r_insert as on insert to {s}.doc do also select {s}.spy('rule');
 create rule r_update as on update to {s}.doc do also select {s}.spy('rule');
@@ -545,67 +567,14 @@ KINDS = [
         once=True,
         silent=True,
     ),
-    # On the table.
-    Kind("triggers", TRIGGERS),
-    Kind(
-        "conditions of triggers",
-        """
-        create trigger w before insert or update on {s}.doc for each row
-            when ({s}.spy('when')) execute function {s}.spy_trigger();
-        create trigger y after insert or update on {s}.doc for each row
-            when ({s}.spied('when', new.body) <> '') execute function {s}.spy_trigger();
-        """,
-    ),
-    Kind(
-        "deferred triggers",
-        """
-        create constraint trigger d after insert or update or delete on {s}.doc
-            deferrable initially deferred
-            for each row execute function {s}.spy_trigger();
-        """,
-    ),
+    # On the table. What pgembed does does not depend on whether these are there.
+    Kind("hooks of a table", HOOKS),
     Kind("rules", RULES),
-    Kind(
-        "CHECK constraint",
-        "alter table {s}.doc add constraint c check ({s}.spy('check'));",
-    ),
-    Kind(
-        "CHECK of constants",
-        "alter table {s}.doc add constraint c"
-        " check ({s}.spied('check of constants', 'x') = 'x');",
-    ),
-    Kind(
-        "generated column",
-        "alter table {s}.doc add column g text"
-        " generated always as ({s}.spied('generated', body)) stored;",
-    ),
     Kind(
         "virtual generated column",
         "alter table {s}.doc add column g text"
         " generated always as ({s}.spied('virtual', body)) virtual;",
         since=18,
-    ),
-    Kind(
-        "default",
-        "alter table {s}.doc add column extra text default {s}.spied('default', 'x'),"
-        " add column more boolean default {s}.spy('default');",
-    ),
-    Kind(
-        "index on an expression",
-        "create index on {s}.doc ({s}.spied('index', body));",
-    ),
-    Kind(
-        "partial index of constants",
-        "create index on {s}.doc (title) where {s}.spied('partial index', 'x') = 'x';",
-    ),
-    Kind(
-        "extended statistics",
-        """
-        create statistics {s}.st1 on ({s}.spied('statistics', body)), title from {s}.doc;
-        create statistics {s}.st2 on ({s}.spied('statistics of constants', 'x') || body),
-            title from {s}.doc;
-        analyze {s}.doc;
-        """,
     ),
     Kind(
         "policy",
@@ -696,9 +665,9 @@ KINDS = [
             f"{what}, left by the {place}",
             (DEFERRED_TABLE if code is DEFERRED else "")
             + left_behind(code)
-            + {"trigger": LEAVING_TRIGGER, "plan": LEAVING_PLAN}.get(place, ""),
+            + (LEAVING_PLAN if place == "plan" else LEAVING_TRIGGER),
             honest=HONEST_FUNCTION,
-            text="title || ' ' || {s}.f(body)" if place == "text" else TEXT,
+            text=TEXT if place == "plan" else "title || ' ' || {s}.f(body)",
             moments=(AFTER,),
             breaks=True,
             leaves=place == "plan",
@@ -712,7 +681,7 @@ KINDS = [
             ("deferred trigger elsewhere", DEFERRED),
             ("role changes", ROLE_CHANGES),
         )
-        for place in ("text", "trigger", "plan")
+        for place in ("text and a trigger", "plan")
     ),
     # pgembed's functions that belong to the owner of the table.
     *(

@@ -13,6 +13,7 @@ from psycopg import connect
 
 from pgembed.doctor import examine
 from tests.fixtures.cli import invoke
+from tests.fixtures.postgres import prepared_by
 
 if TYPE_CHECKING:
     import psycopg
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
 Connection = "psycopg.Connection[Any]"
 
 
-@pytest.fixture
-def healthy(conn: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
-    """A database with one embedding, its index, two rows with vectors and a service."""
+def make_article(conn: psycopg.Connection[Any]) -> None:
+    """Make an embedding, its index, and two rows with vectors."""
     conn.execute("create table article (id int primary key, title text)")
     conn.execute("select pgembed.register_model('tiny', 3, 'hashing')")
     conn.execute("select pgembed.create_embedding('article', 'title', model => 'tiny')")
@@ -33,6 +33,12 @@ def healthy(conn: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
         "pgembed._hash(a.title), e.model_id, now() "
         "from article as a cross join pgembed.embedding as e"
     )
+
+
+@pytest.fixture
+@prepared_by(make_article)
+def healthy(conn: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    """A database with one embedding, its index, two rows with vectors and a service."""
     conn.execute(
         "select pgembed._heartbeat_v1(%s, 'host', 1, '0', %s, '{}')",
         (uuid.uuid4(), '{"tiny": {"state": "ready", "seconds": 5}}'),

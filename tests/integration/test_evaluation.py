@@ -11,6 +11,7 @@ import numpy as np
 import psycopg
 import pytest
 from click.testing import Result
+from psycopg.conninfo import make_conninfo
 
 import pgembed
 from pgembed import errors, evaluation
@@ -24,6 +25,7 @@ from tests.fixtures.bm25_reference import (
 )
 from tests.fixtures.cli import invoke
 from tests.fixtures.cross_encoders import save_cross_encoder
+from tests.fixtures.postgres import prepared_by
 from tests.fixtures.vectors import as_text, build_indexes, declare, put_chunks
 
 MODEL = "hashing"
@@ -70,9 +72,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def docs(conn: psycopg.Connection, dsn: str) -> psycopg.Connection:
-    """The documents, with vectors and BM25."""
+def make_docs(conn: psycopg.Connection) -> None:
+    """Make the documents, with vectors and BM25."""
     conn.execute("create table doc (id int primary key, docno text, body text)")
     with conn.cursor() as cursor:
         cursor.executemany(
@@ -83,8 +84,14 @@ def docs(conn: psycopg.Connection, dsn: str) -> psycopg.Connection:
     pgembed.create_embedding(
         conn, "doc", "body", model=MODEL, bm25=True, bm25_options={"config": CONFIG}
     )
-    process_all(dsn)
+    process_all(make_conninfo(conn.info.dsn, password=conn.info.password))
     pgembed.bm25_maintain(conn)
+
+
+@pytest.fixture
+@prepared_by(make_docs)
+def docs(conn: psycopg.Connection) -> psycopg.Connection:
+    """The documents, with vectors and BM25."""
     return conn
 
 

@@ -21,7 +21,7 @@ docs: ## Build the documentation as a site: build/site/index.html.
 
 faults: ## Disturb services and servers under load. ARGS="--rounds 50"
 	@scripts/setup encoder,embedded,dev
-	@.venv/bin/python -m pytest -n 2 tests/faults $(ARGS)
+	@.venv/bin/python -m pytest -n 4 --dist worksteal tests/faults $(ARGS)
 
 mutants: ## Break each invariant on purpose: its tests must fail. ARGS choose some
 	@scripts/setup encoder,embedded,dev

@@ -242,7 +242,7 @@ async def test_others_hardly_wait_while_calls_hang(
 
     async def waits(first: int) -> list[float]:
         seconds = []
-        for i in range(first, first + 60):
+        for i in range(first, first + 30):
             conn.execute("insert into doc values (%s, %s)", [i, f"text {i}"])
             seconds.append(
                 await until(
@@ -251,7 +251,7 @@ async def test_others_hardly_wait_while_calls_hang(
                 )
             )
             seconds.append(await query(dsn, f"query {i}", "test"))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
         return seconds
 
     async with running(dsn, settings, {"test": hanging}):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -27,6 +28,9 @@ from tests.faults.poison import (
     Provider,
 )
 from tests.integration.service.support import running, until, value
+
+if TYPE_CHECKING:
+    from pgembed.encoders.base import Encoder
 
 Conn = psycopg.Connection[Any]
 
@@ -75,37 +79,42 @@ async def query(dsn: str, text: str, model: str) -> float:
         return time.monotonic() - started
 
 
-async def poisoned_row_is_put_aside(
-    dsn: str, conn: Conn, service: EncoderService, model: str
+async def poisoned_rows_are_put_aside(
+    dsn: str, conn: Conn, service: EncoderService, models: Mapping[str, str]
 ) -> None:
-    """Insert rows and look what becomes of them."""
+    """Insert rows and look what becomes of them: a table for each model that is bad."""
     await until(lambda: value(conn, "select count(*) from pgembed.worker"))
-    insert(conn, "doc")
+    for table in models:
+        insert(conn, table)
     insert(conn, "other", bad=None)
-    await query(dsn, "a good query", model)
     await query(dsn, "a good query", "other")
-    with pytest.raises(psycopg.Error) as caught:
-        await query(dsn, "a query that is poison", model)
-    assert caught.value.sqlstate == "PE014"
-    await query(dsn, "another good query", model)
-    await until(lambda: failed(conn), seconds=30)
-    assert failed(conn) == [("doc", str(BAD), 2)]
+    for model in models.values():
+        await query(dsn, "a good query", model)
+        with pytest.raises(psycopg.Error) as caught:
+            await query(dsn, "a query that is poison", model)
+        assert caught.value.sqlstate == "PE014", model
+        await query(dsn, "another good query", model)
+    await until(lambda: len(failed(conn)) == len(models), seconds=30)
+    assert sorted(failed(conn)) == sorted((table, str(BAD), 2) for table in models)
     await until(lambda: not value(conn, "select count(*) from pgembed.queue"))
-    assert wrong(conn, "doc", RIGHT) == []
-    assert wrong(conn, "other", RIGHT) == []
+    assert [(t, w) for t in (*models, "other") if (w := wrong(conn, t, RIGHT))] == []
     assert service.problems == {}
-    await until(lambda: (service.outcome.retried, service.outcome.dead) == (1, 1))
+    many = len(models)
+    await until(lambda: (service.outcome.retried, service.outcome.dead) == (many, many))
 
 
-@pytest.mark.parametrize("kind", ENCODER_KINDS)
-async def test_encoder_that_misbehaves_over_one_text(
-    dsn: str, conn: Conn, kind: str
-) -> None:
-    declare(conn, "doc", "test", "hashing")
+async def test_encoders_that_misbehave_over_one_text(dsn: str, conn: Conn) -> None:
+    """One in each way, side by side: none disturbs another."""
+    encoders: dict[str, Encoder] = {"other": PoisonedEncoder("other")}
+    models = {}
+    for kind in ENCODER_KINDS:
+        table = f"doc_{kind.replace('-', '_')}"
+        declare(conn, table, kind, "hashing")
+        models[table] = kind
+        encoders[kind] = PoisonedEncoder(kind, kind=kind)
     declare(conn, "other", "other", "hashing")
-    encoders = {"test": PoisonedEncoder(kind=kind), "other": PoisonedEncoder("other")}
     async with running(dsn, SETTINGS, encoders) as service:
-        await poisoned_row_is_put_aside(dsn, conn, service, "test")
+        await poisoned_rows_are_put_aside(dsn, conn, service, models)
 
 
 @pytest.mark.parametrize("kind", PROVIDER_KINDS)
@@ -116,7 +125,7 @@ async def test_provider_that_misbehaves_over_one_text(
     declare(conn, "doc", HOSTED, "litellm")
     declare(conn, "other", "other", "hashing")
     async with running(dsn, SETTINGS, {"other": PoisonedEncoder("other")}) as service:
-        await poisoned_row_is_put_aside(dsn, conn, service, HOSTED)
+        await poisoned_rows_are_put_aside(dsn, conn, service, {"doc": HOSTED})
 
 
 async def test_a_row_alone_is_told_from_an_outage(

@@ -6,7 +6,7 @@ import json
 
 import psycopg
 import pytest
-from click.testing import Result
+from typer.testing import Result
 
 import pgembed
 from pgembed.testing import process_all

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from click.testing import Result
 from psycopg.conninfo import make_conninfo
+from typer.testing import Result
 
 import pgembed
 from pgembed import errors, evaluation

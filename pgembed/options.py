@@ -149,7 +149,7 @@ class ModelOptions(TypedDict, total=False):
     """Options of `register_model`.
 
     Attributes:
-        provider: `sentence-transformers`, `hashing` or `litellm`.
+        provider: `sentence-transformers`, `static`, `hashing` or `litellm`.
         distance: `cosine`, `inner_product` or `l2`; `cosine`.
         normalized: Whether its vectors have unit length; they have.
         query_prompt: Put before every query; the model's own.

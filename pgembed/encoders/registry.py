@@ -10,7 +10,7 @@ from pgembed.errors import ModelNotFound
 if TYPE_CHECKING:
     from pgembed.encoders.base import Encoder, EncoderSettings
 
-PROVIDERS: Final = ("sentence-transformers", "hashing", "litellm")
+PROVIDERS: Final = ("sentence-transformers", "static", "hashing", "litellm")
 
 
 def load_encoder(
@@ -29,7 +29,7 @@ def load_encoder(
         name: The model's name as declared.
         provider: One of `PROVIDERS`.
         revision: Commit of the model on the hub; None: whichever is found. Only models
-            of sentence-transformers have one.
+            of the hub have one.
         dimensions: Length of the vectors; None: as many as the model has.
         query_prompt: Put before queries; None: the model's own, '': none.
         document_prompt: Put before documents; None: the model's own, '': none.
@@ -48,8 +48,7 @@ def load_encoder(
     if revision is not None and provider in ("hashing", "litellm"):
         raise ModelNotFound(
             f"model {name!r} of provider {provider!r} has no revision {revision!r}",
-            hint="Only models of sentence-transformers have revisions: register it "
-            "without one.",
+            hint="Only models of the hub have revisions: register it without one.",
         )
     if provider == "hashing":
         return HashingEncoder(
@@ -68,6 +67,16 @@ def load_encoder(
             query_prompt=query_prompt,
             document_prompt=document_prompt,
             settings=settings,
+        )
+    if provider == "static":
+        from pgembed.encoders.static import StaticEncoder
+
+        return StaticEncoder(
+            name,
+            revision=revision,
+            dimensions=dimensions,
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
         )
     if provider == "litellm":
         from pgembed.encoders.litellm import LitellmEncoder

@@ -12,6 +12,7 @@ from pgembed.encoders.base import check_texts, truncate_vectors, unit_length
 from pgembed.encoders.batching import pack
 from pgembed.encoders.forks import torch_is_used
 from pgembed.encoders.lookup import find_model
+from pgembed.encoders.prompts import DOCUMENT_PROMPTS, QUERY_PROMPTS, own_prompt
 from pgembed.encoders.trust import check_folder, library_arguments
 from pgembed.encoders.weights import fingerprint
 from pgembed.errors import (
@@ -47,9 +48,6 @@ BATCH_TOKENS: Final = {"cpu": 1024, "mps": 8192, "cuda": 32768}
 _BATCH_TEXTS: Final = 512
 _OUT_OF_MEMORY_RETRY: Final = 30.0  # seconds
 _CHARACTERS_PER_TOKEN: Final = 4  # estimate for models without a fast tokenizer
-# In the order in which sentence-transformers itself looks for them.
-_DOCUMENT_PROMPTS: Final = ("document", "passage", "corpus")
-_QUERY_PROMPTS: Final = ("query",)
 
 
 class SentenceTransformersEncoder:
@@ -123,10 +121,9 @@ class SentenceTransformersEncoder:
         self._batch_tokens = (
             settings.batch_tokens if settings else None
         ) or BATCH_TOKENS.get(self._model.device.type, BATCH_TOKENS["cpu"])
-        self.query_prompt = _own_prompt(self._model, query_prompt, _QUERY_PROMPTS)
-        self.document_prompt = _own_prompt(
-            self._model, document_prompt, _DOCUMENT_PROMPTS
-        )
+        prompts = self._model.prompts, self._model.default_prompt_name
+        self.query_prompt = own_prompt(query_prompt, *prompts, QUERY_PROMPTS)
+        self.document_prompt = own_prompt(document_prompt, *prompts, DOCUMENT_PROMPTS)
         limit = self._model.max_seq_length
         # Static models state infinity, some tokenizers 10**30: no limit.
         self.max_tokens = int(limit) if limit and limit < 1 << 30 else None
@@ -278,18 +275,6 @@ def _choose_device(wanted: str | None) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _own_prompt(
-    model: sentence_transformers.SentenceTransformer,
-    given: str | None,
-    names: tuple[str, ...],
-) -> str:
-    if given is not None:
-        return given
-    if model.default_prompt_name is not None:
-        names = (*names, model.default_prompt_name)
-    return next((text for n in names if (text := model.prompts.get(n))), "")
 
 
 def _fast_tokenizer(

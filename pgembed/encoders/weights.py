@@ -9,6 +9,7 @@ from pgembed.encoders.trust import conversion, list_modules, pickled
 from pgembed.errors import ModelNotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _BLOCK_BYTES: Final = 1 << 20
@@ -56,13 +57,18 @@ def fingerprint(folder: Path) -> str:
             hint="Copy the whole model there, weights included; files that are only "
             "pointers into Git LFS are no weights.",
         )
+    return digest(files)
+
+
+def digest(files: Sequence[Path]) -> str:
+    """Compute the SHA-256 over files, one after the other."""
     stats = [(file, file.stat()) for file in files]
     key = tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
     if key not in _known:
-        digest = hashlib.sha256()
+        hashed = hashlib.sha256()
         for file in files:
             with file.open("rb") as stream:
                 while block := stream.read(_BLOCK_BYTES):
-                    digest.update(block)
-        _known[key] = digest.hexdigest()
+                    hashed.update(block)
+        _known[key] = hashed.hexdigest()
     return _known[key]

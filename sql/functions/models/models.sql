@@ -52,10 +52,10 @@ begin
             hint = 'Give the length of the model''s vectors, as on its model card.';
     end if;
     if register_model.provider is null
-       or register_model.provider not in ('sentence-transformers', 'hashing', 'litellm') then
+       or register_model.provider not in ('sentence-transformers', 'static', 'hashing', 'litellm') then
         raise exception 'unknown provider "%"', coalesce(register_model.provider, 'NULL')
             using errcode = 'PE007',
-            hint = 'Providers are sentence-transformers, hashing and litellm.';
+            hint = 'Providers are sentence-transformers, static, hashing and litellm.';
     end if;
     if register_model.distance is null
        or register_model.distance not in ('cosine', 'inner_product', 'l2') then

@@ -57,7 +57,7 @@ def test_dimensions_out_of_range_are_refused(dimensions: int) -> None:
 
 
 def test_unknown_provider_lists_the_known_ones() -> None:
-    with pytest.raises(ModelNotFound, match="sentence-transformers, hashing, litellm"):
+    with pytest.raises(ModelNotFound, match="sentence-transformers, static, hashing, "):
         load_encoder("h", "magic")
 
 

@@ -9,5 +9,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the catalog, the queue and the BM25 catalog."""
+    """Make the catalog, the queue, the BM25 catalog and the tables of tokens."""
     run_tables("010_catalog.sql", "020_queue.sql", "030_bm25.sql")
+    run_tables("040_tokens.sql", "041_characters.sql")

@@ -34,16 +34,26 @@ $$;
 comment on function pgembed._vector(text) is 'A vector by its text: for drivers that do not know the type, or only objects of it.';
 
 create or replace function pgembed._cached_query(p_query text, p_model_id int, out embedding vector, out error text)
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select q.embedding, q.error
+declare
+    stored constant pgembed.token_encoder := pgembed._stored_model(p_model_id);
+begin
+    if stored.encoder_id is not null then
+        embedding := pgembed._token_embedding(
+            stored, concat((select m.query_prompt from pgembed.model as m where m.model_id = p_model_id), p_query));
+        return;
+    end if;
+    select q.embedding, q.error into embedding, error
     from pgembed.query_embedding as q
     where q.model_id = p_model_id and q.query_hash = pgembed._hash(p_query) and q.role = current_user
-      and q.answered_at is not null
+      and q.answered_at is not null;
+end
 $$;
 comment on function pgembed._cached_query(text, int) is
-    'Answer of a service to a query of the caller: nobody learns what others have asked.';
+    'Vector of a query that needs no service now: of a model that is stored here, else the answer of a service to a query of the '
+    'caller (nobody learns what others have asked).';
 
 create or replace function pgembed._request_query(p_query text, p_model text, p_timeout float8 default 10)
 returns int
@@ -176,7 +186,7 @@ begin
 end
 $$;
 comment on function pgembed.embed(text, text) is
-    'Vector of a query: from the cache, else through dblink where that is set up (a foreign server '
+    'Vector of a query: of a model that pgembed model import has put here in plain SQL, of others from the cache, else through dblink where that is set up (a foreign server '
     'pgembed_loopback that leads back to this database), else PE010 with the ways out. Example: '
     'SELECT pgembed.embed(''cheap flights'');';
 

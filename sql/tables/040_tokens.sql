@@ -1,0 +1,94 @@
+-- Encoders that run in PostgreSQL itself: a tokenizer, a vector for each of its tokens, and
+-- their mean. See functions/models/tokens.sql.
+
+create table pgembed.character (
+    first          int primary key,
+    last           int not null,
+    kind           "char" not null,
+    stripped       text,
+    lower          text,
+    stripped_lower text
+);
+
+comment on table pgembed.character is
+    'What BERT''s normalizer and pre-tokenizer do to characters, independent of the database''s locale; by code point, '
+    'in runs of what is treated alike. Those that are not here stay as they are.';
+comment on column pgembed.character.kind is
+    'c control, x control that is a space, s space, p punctuation, i ideograph, m mark, h Hangul syllable, w other.';
+comment on column pgembed.character.stripped is
+    'Without accents, with spaces around punctuation; NULL: as it is, and for marks nothing.';
+
+create table pgembed.tokenizer (
+    tokenizer_id        int generated always as identity primary key,
+    digest              text not null unique,
+    kind                text not null check (kind in ('wordpiece', 'words')),
+    clean_text          boolean not null,
+    split_ideographs    boolean not null,
+    strip_accents       boolean not null,
+    lowercase           boolean not null,
+    special_pattern     text,
+    unknown_id          int,
+    continuing_prefix   text not null default '',
+    longest_word        int not null,
+    longest_token       int not null
+);
+
+comment on table pgembed.tokenizer is
+    'Tokenizers that PostgreSQL can run: BERT''s WordPiece and whole words, over BERT''s normalizer and pre-tokenizer.';
+comment on column pgembed.tokenizer.digest is
+    'SHA-256 over the vocabulary and what is said here: models with the same tokenizer share it.';
+comment on column pgembed.tokenizer.special_pattern is
+    'Regular expression of the tokens that are looked for in the text as it was written, [SEP] and the like; NULL: none.';
+comment on column pgembed.tokenizer.unknown_id is
+    'Token of a word that cannot be made of tokens; NULL: such words are left out.';
+comment on column pgembed.tokenizer.continuing_prefix is
+    'What a token begins with that is not at the beginning of a word: ##.';
+comment on column pgembed.tokenizer.longest_word is
+    'In characters: longer ones are unknown.';
+
+create table pgembed.token (
+    tokenizer_id int not null references pgembed.tokenizer on delete cascade,
+    token        text collate "C" not null,
+    token_id     int not null,
+    primary key (tokenizer_id, token) include (token_id)
+);
+
+comment on table pgembed.token is 'Vocabularies of tokenizers.';
+
+create table pgembed.token_encoder (
+    encoder_id   int generated always as identity primary key,
+    model_id     int not null references pgembed.model on delete cascade,
+    tokenizer_id int not null references pgembed.tokenizer,
+    dimensions   int not null check (dimensions between 1 and 16000),
+    normalized   boolean not null,
+    max_tokens   int check (max_tokens > 0),
+    fingerprint  text not null,
+    created_at   timestamptz not null default now(),
+    unique (model_id)
+);
+
+comment on table pgembed.token_encoder is
+    'Encoders of token vectors: the vector of a text is the mean of its tokens'' vectors. Static models, as pgembed model import '
+    'puts them here.';
+comment on column pgembed.token_encoder.model_id is
+    'In whose space its vectors are.';
+comment on column pgembed.token_encoder.normalized is
+    'Whether the mean is scaled to unit length.';
+comment on column pgembed.token_encoder.max_tokens is
+    'How many tokens of a text count; NULL: all.';
+comment on column pgembed.token_encoder.fingerprint is
+    'Of the model''s weights: it is not used for others.';
+
+create table pgembed.token_vector (
+    encoder_id int not null references pgembed.token_encoder on delete cascade,
+    token_id   int not null,
+    "full"     vector,
+    half       halfvec,
+    primary key (encoder_id, token_id),
+    check (num_nonnulls("full", half) = 1)
+);
+
+comment on table pgembed.token_vector is
+    'Vectors of tokens, weights multiplied in; a token without one does not count in the mean.';
+comment on column pgembed.token_vector.half is
+    'The vector in 16 bits a dimension, where it is stored so; else it is in "full".';

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from pgvector import HalfVector, Vector
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pgembed.encoders.static import StaticEncoder
+    from pgembed.options import VectorType
 
-VectorType = Literal["halfvec", "vector"]
-
-_MOST_DIMENSIONS: Final = 16_000
 _LARGEST_HALF: Final = 65_504.0
 # Of a row beside its vector, with its entry in the index: measured on 18.
 _TOKEN_BYTES: Final = 100
@@ -85,6 +83,7 @@ def import_model(
     encoder: StaticEncoder,
     *,
     vector_type: VectorType = "halfvec",
+    revision: str | None = None,
 ) -> None:
     """Register a static model and store it, so that `embed()` needs no service for it.
 
@@ -95,6 +94,7 @@ def import_model(
         encoder: The model, under the name that it shall have.
         vector_type: Of the token vectors: halfvec takes half the room, and vectors
             differ by less than 0.001.
+        revision: The commit on the hub that it was loaded from.
 
     Raises:
         InvalidParameter: Its tokenizer cannot run in PostgreSQL, or a number in its
@@ -112,6 +112,7 @@ def import_model(
             query_prompt=encoder.query_prompt,
             document_prompt=encoder.document_prompt,
             max_tokens=encoder.max_tokens,
+            revision=revision,
         )
         found = conn.execute(
             "select model_id, pgembed._model_seen_v1("

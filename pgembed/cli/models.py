@@ -12,7 +12,7 @@ from pgembed.cli.common import Dsn, console
 from pgembed.cli.options import takes_options
 from pgembed.dsn import connect
 from pgembed.errors import UnknownModel
-from pgembed.options import ModelOptions
+from pgembed.options import ModelOptions, VectorType
 
 if TYPE_CHECKING:
     from pgembed.encoders import Encoder
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Models that embeddings may name.", no_args_is_help=True)
     group.command("add")(add)
     group.command("list")(list_models)
+    group.command("import")(import_model)
     group.command("accept")(accept)
     app.add_typer(group, name="model", rich_help_panel="Embeddings")
 
@@ -52,6 +53,57 @@ def add(
     console.print(f"Registered {name}: {dimensions} dimensions.", markup=False)
 
 
+def import_model(
+    folder: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a StaticEmbedding or model2vec model, or a file of word "
+            "vectors; or its name on the hub."
+        ),
+    ],
+    *,
+    dsn: Dsn = "",
+    name: Annotated[
+        str, typer.Option(help="Name of the model.", show_default="that of the folder")
+    ] = "",
+    vector_type: Annotated[
+        VectorType, typer.Option(help="How token vectors are stored.")
+    ] = "halfvec",
+    dimensions: Annotated[
+        int | None,
+        typer.Option(help="Keep so many of its dimensions.", show_default="all"),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit on the hub.", metavar="COMMIT")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be stored.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Store a static model in the database: its queries need no service then."""
+    from pgembed import token_vectors
+    from pgembed.encoders.static import StaticEncoder
+
+    encoder = StaticEncoder(folder, revision=revision, dimensions=dimensions)
+    encoder.name = name or folder
+    stored = token_vectors.of_static(encoder)
+    size = stored.stored_bytes(vector_type) / 1_000_000
+    console.print(
+        f"{encoder.name}: {len(stored.vectors):,} tokens of {stored.dimensions} "
+        f"dimensions as {vector_type}, about {size:,.0f} MB in the database.",
+        markup=False,
+        soft_wrap=True,
+    )
+    if dry_run or not (yes or typer.confirm("Store it?")):
+        return
+    with connect(dsn, autocommit=True) as conn:
+        token_vectors.import_model(
+            conn, encoder, vector_type=vector_type, revision=revision
+        )
+    console.print(f"Stored {encoder.name}.", markup=False, soft_wrap=True)
+
+
 def list_models(
     *,
     dsn: Dsn = "",
@@ -60,14 +112,15 @@ def list_models(
     """List the registered models."""
     columns = (
         *("name", "provider", "revision", "dimensions", "distance", "max_tokens"),
-        "used_by",
+        *("used_by", "stored"),
     )
     with connect(dsn, autocommit=True) as conn:
         rows = conn.execute(
             "select m.name, m.provider, m.revision, m.dimensions,"
             " m.distance, m.max_tokens,"
             " (select count(*) from pgembed.embedding as e"
-            "  where e.model_id = m.model_id)"
+            "  where e.model_id = m.model_id),"
+            " (pgembed._stored_model(m.model_id)).encoder_id is not null"
             " from pgembed.model as m order by m.name"
         ).fetchall()
     if as_json:
@@ -75,13 +128,17 @@ def list_models(
             json.dumps([dict(zip(columns, row, strict=True)) for row in rows])
         )
         return
-    for name, provider, revision, dimensions, distance, max_tokens, used_by in rows:
+    for row in rows:
+        name, provider, revision, dimensions, distance, max_tokens, used_by, stored = (
+            row
+        )
         # A name is there to be typed again: it has a line of its own, and is not cut.
         console.print(name, style="bold", markup=False, highlight=False, soft_wrap=True)
         about = [provider, f"{dimensions} dimensions", distance]
         about += [] if max_tokens is None else [f"{max_tokens} tokens"]
         about += [] if revision is None else [f"revision {revision}"]
         about += [f"used by {used_by}"] if used_by else []
+        about += ["stored in the database"] if stored else []
         console.print(f"  {', '.join(about)}", markup=False, soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ No torch: a lookup and a mean. Which files are read: see
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from pgembed.encoders.static_files import load_static
 from pgembed.errors import DimensionMismatch, TextError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,6 +38,7 @@ class StaticEncoder:
         query_prompt: Put before every query.
         document_prompt: Put before every document.
         model: Tokenizer and token vectors.
+        probe: A text that it can encode, if it can encode any.
     """
 
     def __init__(
@@ -78,6 +80,9 @@ class StaticEncoder:
         prompts = self.model.prompts, self.model.default_prompt_name
         self.query_prompt = own_prompt(query_prompt, *prompts, QUERY_PROMPTS)
         self.document_prompt = own_prompt(document_prompt, *prompts, DOCUMENT_PROMPTS)
+        # Word vectors of one field need not know any word of a common text.
+        some = islice(self.model.tokenizer.get_vocab(with_added_tokens=False), 1000)
+        self.probe = next((text for text in some if any(self._counted([text], ""))), "")
 
     def plan(self, texts: Sequence[str]) -> list[list[int]]:
         """Group texts into batches of at most 1,024 texts or 256 Ki characters."""
@@ -115,17 +120,22 @@ class StaticEncoder:
         )
         return [encoding.ids for encoding in found]
 
+    def _counted(self, texts: Sequence[str], prompt: str) -> Iterator[list[int]]:
+        """Give the tokens of each text that count in its mean."""
+        for ids in self._ids(texts, prompt):
+            yield [i for i in ids[: self.max_tokens] if i != self.model.left_out]
+
     def _encode(self, texts: Sequence[str], prompt: str) -> NDArray[np.float32]:
         means = np.empty((len(texts), self.model.vectors.shape[1]), dtype=np.float32)
-        for number, ids in enumerate(self._ids(texts, prompt)):
-            counted = [i for i in ids[: self.max_tokens] if i != self.model.left_out]
+        for number, counted in enumerate(self._counted(texts, prompt)):
             if not counted:
                 raise TextError(
                     f"model {self.name!r} knows no token of text {number}",
                     hint="It has no vector for such a text: rare words, another "
                     "language, or signs only.",
                 )
-            # Not vectors[ids].mean(): take() is twice as fast.
-            np.mean(self.model.vectors.take(counted, 0), axis=0, out=means[number])
+            # In 64 bits, as PostgreSQL does it. take() is faster than vectors[counted].
+            taken = self.model.vectors.take(counted, 0)
+            means[number] = taken.mean(axis=0, dtype=np.float64)
         means = means[:, : self.dimensions]
         return unit_length(means) if self.normalized else np.ascontiguousarray(means)

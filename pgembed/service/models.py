@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 RETRY_LOAD_SECONDS = 60.0
 FIRST_OUTAGE_SECONDS = 1.0
 LAST_OUTAGE_SECONDS = 60.0
-PROBE = "a test"  # what every model that works can encode
+PROBE = "a test"  # what a model that works can encode, unless it names another text
 PROBE_SECONDS = 30.0
 LOADING = -1  # in place of a model's id in the encode thread
 
@@ -461,7 +461,8 @@ def _chunker_class() -> type[Chunker]:
 
 
 def _probe(encoder: Encoder) -> None:
-    check_vectors(encoder.encode_documents([PROBE]), 1, encoder)
+    probe: str = getattr(encoder, "probe", PROBE)
+    check_vectors(encoder.encode_documents([probe]), 1, encoder)
 
 
 def _load_encoder(model: Model, settings: ServiceSettings) -> Encoder:

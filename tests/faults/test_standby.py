@@ -6,17 +6,22 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import psycopg
 import pytest
 from prometheus_client import generate_latest
 
-from pgembed import schema
+import pgembed
+from pgembed import schema, token_vectors
+from pgembed.encoders.static import StaticEncoder
 from pgembed.errors import UnsupportedEnvironment
 from pgembed.service import EncoderService, ServiceSettings, drain
+from pgembed.testing import process_all
 from tests.faults.cluster import standby_of
 from tests.faults.tables import Conn, declare, write, wrong
 from tests.fixtures.postgres import Server
+from tests.fixtures.static_models import save_static_embedding
 from tests.integration.service.support import FaultyEncoder, running, until, value
 
 
@@ -208,3 +213,26 @@ async def test_service_for_some_models_is_silent_about_the_others(
     assert value(conn, "select count(*) from other_embedding") == 0
     # Another service may be there for it.
     assert value(conn, "select attempts from pgembed.query_embedding") == 0
+
+
+def test_queries_of_a_stored_model_are_encoded_on_a_standby(
+    server: Server, dsn: str, conn: Conn, tmp_path: Path
+) -> None:
+    folder = save_static_embedding(tmp_path / "m")
+    token_vectors.import_model(conn, StaticEncoder(str(folder)))
+    conn.execute("create table doc (id int primary key, body text)")
+    conn.execute(
+        "insert into doc values (1, 'cheap flights to rome'), (2, 'how to bake bread')"
+    )
+    pgembed.create_embedding(conn, "doc", "body", model=str(folder), name="d")
+    assert process_all(dsn)["d"].embedded == 2
+    with standby_of(server, dsn) as standby:
+        there = psycopg.connect(standby.dsn(conn.info.dbname), autocommit=True)
+        with there:
+            assert there.execute("select pg_is_in_recovery()").fetchone() == (True,)
+            assert there.execute(
+                "select (doc).id"
+                " from pgembed.vector_search(null::doc, 'a flight', k => 1)"
+            ).fetchall() == [(1,)]
+            hits = pgembed.vector_search(there, "doc", "a flight", k=1)
+            assert [hit.doc["id"] for hit in hits] == [1]

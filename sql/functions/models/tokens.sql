@@ -107,12 +107,12 @@ declare
     tokens int[] := '{}';
 begin
     if t.special_pattern is null or p_text collate "C" !~ t.special_pattern then
-        return pgembed._word_tokens(t, pgembed._token_words(t, p_text));
+        return pgembed._word_tokens(t, pgembed._token_words(t, p_text collate "C"));
     end if;
     -- What comes before each special token, and that one.
     for part in select regexp_matches(p_text collate "C", format('(.*?)(%s|$)', t.special_pattern), 'g') loop
-        tokens := tokens || pgembed._word_tokens(t, pgembed._token_words(t, part[1]))
-            || array(select k.token_id from pgembed.token as k where k.tokenizer_id = t.tokenizer_id and k.token = part[2]);
+        tokens := tokens || pgembed._word_tokens(t, pgembed._token_words(t, part[1] collate "C"))
+            || array(select k.token_id from pgembed.token as k where k.tokenizer_id = t.tokenizer_id and k.token = part[2] collate "C");
     end loop;
     return tokens;
 end

@@ -152,9 +152,8 @@ def test_word_vectors_are_averaged(
     # The vocabulary has capitals, so texts keep theirs.
     vectors = encoder.encode_documents(["the cat, the dog: sat", "Ünïcode"])
     mean = np.array([1 + 0 + 1 + 4, 2 + 5, -6]) / 4
-    np.testing.assert_allclose(
-        vectors, [mean / np.linalg.norm(mean), [0, 0, 1]], atol=1e-6
-    )
+    expected = np.array([mean / np.linalg.norm(mean), np.array([0, 0, 1])])
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
     with pytest.raises(TextError, match="no token of text 1"):
         encoder.encode_documents(["cat", "THE ünïcode"])
 

@@ -70,14 +70,22 @@ def milliseconds(call: Callable[[], object]) -> float:
     return (time.perf_counter() - began) * 1e3
 
 
+IN_SQL = "static, in SQL"
+BY_SERVICE = "MiniLM, by the service"
+
+
 def measure_queries(
-    conn: psycopg.Connection, static: str, texts: Sequence[str], count: int
+    conn: psycopg.Connection,
+    static: str,
+    texts: Sequence[str],
+    count: int,
+    *,
+    both: bool,
 ) -> dict[str, list[float]]:
     """Encode queries in SQL and by the service, in turn."""
-    statements = {
-        "static, in SQL": ("select pgembed.embed(%s, %s)", static),
-        "MiniLM, by the service": ("call pgembed.encode(%s, %s, 60)", MODEL),
-    }
+    statements = {IN_SQL: ("select pgembed.embed(%s, %s)", static)}
+    if both:
+        statements[BY_SERVICE] = ("call pgembed.encode(%s, %s, 60)", MODEL)
     times: dict[str, list[float]] = {name: [] for name in statements}
     for number, query in enumerate(itertools.islice(queries(texts), count + 20)):
         for name, (statement, model) in statements.items():
@@ -109,23 +117,26 @@ def main() -> None:
     with server() as running, tempfile.TemporaryDirectory() as folder:
         static = static_model(Path(folder))
         dsn = new_database(running, "static")
-        service = subprocess.Popen(
-            [sys.executable, "-m", "pgembed", "serve", "--dsn", dsn],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            with psycopg.connect(dsn, autocommit=True) as conn:
-                import_model(conn, static)
-                conn.execute("vacuum analyze")
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            import_model(conn, static)
+            conn.execute("vacuum analyze")
+            asked = conn, static.name, texts, options.queries
+            alone = measure_queries(*asked, both=False)
+            service = subprocess.Popen(
+                [sys.executable, "-m", "pgembed", "serve", "--dsn", dsn],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
                 while not conn.execute("select from pgembed.worker").fetchall():
                     time.sleep(0.1)
-                times = measure_queries(conn, static.name, texts, options.queries)
-        finally:
-            service.terminate()
-            service.wait(30)
+                times = measure_queries(*asked, both=True)
+            finally:
+                service.terminate()
+                service.wait(30)
+        times |= {f"{IN_SQL}, no service runs": alone[IN_SQL]}
         version = server_version(dsn)
-        floor = statistics.median(times["static, in SQL"])
+        floor = statistics.median(times[IN_SQL])
         show(
             f"A query of {WORDS} words, ms, {version}",
             ("encoder", "p50", "p95", "times as long"),

@@ -120,12 +120,7 @@ def load_static(name: str, revision: str | None = None) -> StaticModel:
 def _of_words(name: str, words: WordVectors) -> StaticModel:
     """Make a tokenizer of whole words, as BERT cuts them: at spaces and signs."""
     vocabulary = {word: row for row, word in enumerate(words.words)}
-    vectors = words.vectors
-    if UNKNOWN not in vocabulary:
-        vocabulary[UNKNOWN] = len(vocabulary)
-        vectors = np.concatenate(
-            [vectors, np.zeros((1, vectors.shape[1]), dtype=np.float32)]
-        )
+    vocabulary.setdefault(UNKNOWN, len(vocabulary))
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = BertNormalizer(
         clean_text=True,
@@ -134,10 +129,10 @@ def _of_words(name: str, words: WordVectors) -> StaticModel:
         lowercase=words.lowercase,
     )
     tokenizer.pre_tokenizer = BertPreTokenizer()
-    _check_vectors(name, vectors, tokenizer)
+    _check_vectors(name, words.vectors, tokenizer)
     return StaticModel(
         tokenizer,
-        vectors,
+        words.vectors,
         digest(words.files),
         normalized=words.normalize,
         left_out=vocabulary[UNKNOWN],

@@ -35,7 +35,10 @@ _KEYS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class WordVectors:
-    """Words and their vectors, weights multiplied in; and what they were read from."""
+    """Words and their vectors, weights multiplied in; and what they were read from.
+
+    One vector more than words: zeros, for what is unknown.
+    """
 
     words: list[str]
     vectors: NDArray[np.float32]
@@ -79,7 +82,7 @@ def read_word_vectors(name: str, path: Path, most_bytes: int) -> WordVectors:
     reader = _Reader(name, _inside(folder, settings.vectors), settings.words)
     words, vectors = reader.read(most_bytes)
     if settings.weighting != "mean":
-        vectors *= _weights(settings, folder, words)[:, None]
+        vectors[:-1] *= _weights(settings, folder, words)[:, None]
     lowercase = settings.lowercase
     if lowercase is None:
         lowercase = all(word == word.lower() for word in islice(words, 100_000))
@@ -226,7 +229,7 @@ class _Reader:
             blocks.append(np.stack(block))
         if not rows:
             raise self._unknown(1, "no words")
-        return list(rows), np.concatenate(blocks)
+        return list(rows), _joined(blocks, len(rows) + 1)
 
     def _text(
         self, stream: IO[bytes], columns: int
@@ -252,7 +255,7 @@ class _Reader:
         while True:
             if len(buffer) - at < _LONGEST_WORD + size:
                 buffer, at = buffer[at:] + stream.read(1 << 20), 0
-            if at == len(buffer) or buffer[at:] == b"\n":
+            if len(buffer) - at <= 1 and buffer[at:] in (b"", b"\n"):
                 return
             number += 1
             end = buffer.find(b" ", at, at + _LONGEST_WORD) + 1
@@ -288,6 +291,18 @@ class _Reader:
             f'{{"vectors": "{self._file.name}", "words": 400000}} in a file '
             f"{SETTINGS} beside it, and give the folder.",
         )
+
+
+def _joined(blocks: list[NDArray[np.float32]], rows: int) -> NDArray[np.float32]:
+    """Put blocks together, each freed at once; rows that are left are zeros."""
+    joined = np.zeros((rows, blocks[0].shape[1]), dtype=np.float32)
+    at = 0
+    blocks.reverse()
+    while blocks:
+        block = blocks.pop()
+        joined[at : at + len(block)] = block
+        at += len(block)
+    return joined
 
 
 def _header(line: bytes) -> tuple[int, int] | None:

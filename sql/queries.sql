@@ -126,6 +126,18 @@ select pgembed._broken_v1(%(embedding_id)s, %(revision)s, %(reason)s)
 -- Tells what has been loaded.
 select pgembed._model_seen_v1(%(model_id)s, %(dimensions)s, %(max_tokens)s, %(normalized)s, %(fingerprint)s)
 
+-- stored_model --
+-- A static model that is in the database.
+select * from pgembed._stored_model_v1(%(model_id)s)
+
+-- stored_tokens --
+-- Its vocabulary.
+select token, token_id from pgembed._stored_tokens_v1(%(tokenizer_id)s)
+
+-- stored_vectors --
+-- A page of its vectors.
+select token_id, is_half, sent from pgembed._stored_vectors_v1(%(encoder_id)s, %(after)s, %(n)s)
+
 -- heartbeat --
 -- Says that this service is alive.
 select pgembed._heartbeat_v1(%(worker_id)s, %(hostname)s, %(pid)s, %(version)s, %(models)s::jsonb, %(work)s::jsonb, %(problems)s::text[])

@@ -14,7 +14,7 @@ import numpy as np
 from pgembed.encoders.base import check_texts, unit_length
 from pgembed.encoders.batching import pack
 from pgembed.encoders.prompts import DOCUMENT_PROMPTS, QUERY_PROMPTS, own_prompt
-from pgembed.encoders.static_files import load_static
+from pgembed.encoders.static_files import StaticModel, load_static
 from pgembed.errors import DimensionMismatch, TextError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class StaticEncoder:
         dimensions: int | None = None,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
+        model: StaticModel | None = None,
     ) -> None:
         """Find and load a model.
 
@@ -59,6 +60,7 @@ class StaticEncoder:
                 the model normalises, scaled to unit length again.
             query_prompt: None takes the model's own; '' is no prompt.
             document_prompt: None takes the model's own; '' is no prompt.
+            model: What has been loaded already.
 
         Raises:
             ModelNotFound: No place has it, or what is there is no static model, or is
@@ -66,7 +68,7 @@ class StaticEncoder:
             DimensionMismatch: The model has fewer dimensions than asked for.
         """
         self.name = name
-        self.model = load_static(name, revision)
+        self.model = model or load_static(name, revision)
         own = self.model.vectors.shape[1]
         if dimensions is not None and not 1 <= dimensions <= own:
             raise DimensionMismatch(

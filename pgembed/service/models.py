@@ -23,6 +23,7 @@ from pgembed.service.store import Store
 if TYPE_CHECKING:
     from pgembed.chunking import Chunker
     from pgembed.encoders.base import Encoder
+    from pgembed.encoders.stored import StoredModel
     from pgembed.service.options import ServiceSettings
 
 log = events(__name__)
@@ -416,10 +417,13 @@ class Models:
             encoder = self._preloaded.get(model.model)
             if encoder is None:
                 log.info("model.loading", model=model.model)
+                stored = None
+                if model.provider == "static":
+                    stored = await self._store.stored_model(model.model_id)
                 encoder = await self._thread.submit(
                     Priority.FRESH,
                     LOADING,
-                    partial(_load_encoder, model, self._settings),
+                    partial(_load_encoder, model, self._settings, stored),
                     model=LOADING,
                     seconds=None,
                 )
@@ -465,7 +469,18 @@ def _probe(encoder: Encoder) -> None:
     check_vectors(encoder.encode_documents([probe]), 1, encoder)
 
 
-def _load_encoder(model: Model, settings: ServiceSettings) -> Encoder:
+def _load_encoder(
+    model: Model, settings: ServiceSettings, stored: StoredModel | None
+) -> Encoder:
+    if stored is not None:
+        from pgembed.encoders.stored import stored_encoder
+
+        return stored_encoder(
+            model.model,
+            stored,
+            query_prompt=model.query_prompt,
+            document_prompt=model.document_prompt,
+        )
     return load_encoder(
         model.model,
         model.provider,

@@ -11,6 +11,7 @@ from psycopg.errors import Diagnostic
 from psycopg.rows import args_row, class_row, dict_row
 from psycopg.types.json import Jsonb
 
+from pgembed.encoders.stored import StoredModel
 from pgembed.service.connection import QUERIES, Connection, Link
 from pgembed.service.records import (
     Embedding,
@@ -34,6 +35,8 @@ T = TypeVar("T")
 # schema is older than the service.
 LOOK_SECONDS = 15.0
 """Of a look at everything: code of users composes texts of rows without a vector."""
+
+STORED_VECTORS = 5000  # of tokens, read at once
 
 NEEDED_FUNCTIONS = (
     "_backfill_v1",
@@ -64,6 +67,9 @@ NEEDED_FUNCTIONS = (
     "_reconcile_rest_v1",
     "_reconcile_text_v1",
     "_release_v1",
+    "_stored_model_v1",
+    "_stored_tokens_v1",
+    "_stored_vectors_v1",
     "_write_v1",
 )
 
@@ -350,6 +356,31 @@ class Store:
                 "fingerprint": fingerprint,
             },
         )
+
+    async def stored_model(self, model_id: int) -> StoredModel | None:
+        """Read a static model that is in the database; None: it is not there."""
+        async with self.link.use() as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            await cursor.execute(QUERIES["stored_model"], {"model_id": model_id})
+            row = await cursor.fetchone()
+        if row is None:
+            return None
+        encoder_id, tokenizer_id = row.pop("encoder_id"), row.pop("tokenizer_id")
+        tokens: list[tuple[str, int]] = await self._rows(
+            "stored_tokens", tuple, {"tokenizer_id": tokenizer_id}
+        )
+        vectors: list[tuple[int, bool, bytes]] = []
+        while page := await self._rows(
+            "stored_vectors",
+            tuple,
+            {
+                "encoder_id": encoder_id,
+                "after": vectors[-1][0] if vectors else -1,
+                "n": STORED_VECTORS,
+            },
+        ):
+            vectors += page
+        return StoredModel(**row, vocabulary=dict(tokens), vectors=vectors)
 
     async def heartbeat(
         self,

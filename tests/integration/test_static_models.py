@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -279,3 +280,23 @@ def test_numbers_that_are_too_large_for_halfvec_are_refused(
         == []
     )
     token_vectors.import_model(conn, encoder, vector_type="vector")
+
+
+def test_the_service_needs_no_files_of_a_stored_model(
+    conn: psycopg.Connection, dsn: str, tmp_path: Path
+) -> None:
+    folder = save_static_embedding(tmp_path / "m")
+    encoder = StaticEncoder(str(folder))
+    encoder.name = "mine"
+    token_vectors.import_model(conn, encoder)
+    shutil.rmtree(folder)
+    conn.execute("create table doc (id int primary key, body text)")
+    for number, text in enumerate(TEXTS):
+        conn.execute("insert into doc values (%s, %s)", [number, text])
+    pgembed.create_embedding(conn, "doc", "body", model="mine", chunking="none")
+    assert process_all(dsn)["doc_embedding"].embedded == len(TEXTS)
+    # What is stored is what embed() gives: the same tokens, the same rounded numbers.
+    assert conn.execute(
+        "select count(*) from doc_embedding join doc using (id)"
+        " where not embedding <-> pgembed.embed(body, 'mine') < 1e-6"
+    ).fetchone() == (0,)

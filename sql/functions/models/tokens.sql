@@ -164,3 +164,40 @@ end
 $$;
 comment on function pgembed._stored_model(int) is
     'The encoder of token vectors that is a model itself, as it is registered now; NULL: the model runs in services only.';
+
+create or replace function pgembed._stored_model_v1(p_model_id int)
+returns table (encoder_id int, tokenizer_id int, kind text, clean_text boolean, split_ideographs boolean, strip_accents boolean,
+               lowercase boolean, special_pattern text, unknown_id int, continuing_prefix text, longest_word int,
+               normalized boolean, max_tokens int, fingerprint text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select e.encoder_id, t.tokenizer_id, t.kind, t.clean_text, t.split_ideographs, t.strip_accents, t.lowercase,
+           t.special_pattern, t.unknown_id, t.continuing_prefix, t.longest_word, e.normalized, e.max_tokens, e.fingerprint
+    from pgembed._stored_model(p_model_id) as e
+    join pgembed.tokenizer as t using (tokenizer_id)
+$$;
+comment on function pgembed._stored_model_v1(int) is
+    'A static model that is stored here, for a service that encodes documents with it; no row where there is none.';
+
+create or replace function pgembed._stored_tokens_v1(p_tokenizer_id int) returns table (token text, token_id int)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select k.token, k.token_id from pgembed.token as k where k.tokenizer_id = p_tokenizer_id
+$$;
+comment on function pgembed._stored_tokens_v1(int) is 'The vocabulary of a tokenizer.';
+
+create or replace function pgembed._stored_vectors_v1(p_encoder_id int, p_after int, p_n int)
+returns table (token_id int, is_half boolean, sent bytea)
+language sql stable
+begin atomic
+    select v.token_id, v.half is not null, coalesce(vector_send(v."full"), halfvec_send(v.half))
+    from pgembed.token_vector as v
+    where v.encoder_id = p_encoder_id and v.token_id > p_after
+    order by v.token_id
+    limit p_n;
+end;
+comment on function pgembed._stored_vectors_v1(int, int, int) is
+    'Vectors of tokens behind one, as pgvector sends them in binary: the number of dimensions and an unused number of 16 bits each, then '
+    'the numbers, of 32 or 16 bits, the highest byte first.';

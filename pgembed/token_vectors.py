@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from pgvector import HalfVector, Vector
-from pgvector.psycopg import register_vector
 
 from pgembed import client
 from pgembed.encoders.sql_tokenizer import SqlTokenizer, sql_tokenizer
@@ -157,7 +156,6 @@ def store_encoder(
     ).fetchone()
     assert row is not None
     encoder_id: int = row[0]
-    register_vector(conn)
     column, kind = (
         ("half", HalfVector) if vector_type == "halfvec" else ("full", Vector)
     )
@@ -168,9 +166,10 @@ def store_encoder(
             " from stdin with (format binary)"
         ) as copy,
     ):
-        copy.set_types(["int4", "int4", vector_type])
+        # As pgvector reads it: its types may be in a schema that is not looked into.
+        copy.set_types(["int4", "int4", "bytea"])
         for token_id, vector in _in_range(stored, vector_type):
-            copy.write_row((encoder_id, token_id, kind(vector)))
+            copy.write_row((encoder_id, token_id, kind(vector).to_binary()))
     conn.execute(
         "delete from pgembed.tokenizer as t where not exists (select from"
         " pgembed.token_encoder as e where e.tokenizer_id = t.tokenizer_id)"

@@ -14,7 +14,7 @@ from tokenizers.models import BPE, Unigram
 from typer.testing import CliRunner, Result
 
 import pgembed
-from pgembed import token_vectors
+from pgembed import schema, token_vectors
 from pgembed.cli import app
 from pgembed.encoders.static import StaticEncoder
 from pgembed.errors import InvalidParameter, ModelMismatch, NoEncoderService
@@ -300,3 +300,17 @@ def test_the_service_needs_no_files_of_a_stored_model(
         "select count(*) from doc_embedding join doc using (id)"
         " where not embedding <-> pgembed.embed(body, 'mine') < 1e-6"
     ).fetchone() == (0,)
+
+
+def test_pgvector_may_be_in_a_schema_of_its_own(empty_dsn: str, folder: Path) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as conn:
+        conn.execute("drop extension if exists vector cascade")
+        conn.execute("create schema ext; create extension vector schema ext")
+        schema.install(empty_dsn)
+        encoder = StaticEncoder(str(folder))
+        token_vectors.import_model(conn, encoder)
+        np.testing.assert_allclose(
+            embedded(conn, encoder.name, TEXTS),
+            encoder.encode_queries(TEXTS),
+            atol=1e-3,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -164,6 +165,19 @@ def test_every_character_is_treated_as_by_the_library(
             if ours != theirs
         ]
         assert differ == []
+
+
+def test_unknown_words_take_no_more_time_than_their_number(
+    conn: psycopg.Connection,
+) -> None:
+    """As long as a query may be. Time that grows by the square would take minutes."""
+    letters = random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=99_000)
+    words = ["".join(letters[at : at + 99]) for at in range(0, len(letters), 99)]
+    tokenizer = minilm_tokenizer()
+    number = store_tokenizer(conn, sql_tokenizer(tokenizer))
+    conn.execute("set statement_timeout = '60s'")
+    text = " ".join(words)
+    assert _postgres(conn, number, [text]) == _library(tokenizer, [text])
 
 
 def test_the_locale_does_not_matter(conn: psycopg.Connection) -> None:

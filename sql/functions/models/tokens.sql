@@ -86,9 +86,9 @@ begin
                 where n.token_id is not null
                 order by n.length desc limit 1) as longest on true
             where p.start <= length(p.word)),
-        whole as (
+        whole as (    -- NOT IN is looked up by a hash
             select p.word, p.number, p.token_id from piece as p
-            where p.number > 0 and p.word <> all (select b.word from piece as b where b.number > 0 and b.token_id is null))
+            where p.number > 0 and p.word not in (select b.word from piece as b where b.number > 0 and b.token_id is null))
         select coalesce(array_agg(coalesce(w.token_id, p.token_id, t.unknown_id) order by w.place, p.number)
                             filter (where coalesce(w.token_id, p.token_id, t.unknown_id) is not null), '{}')
         from word as w

@@ -41,6 +41,7 @@ declare
     stored constant pgembed.token_encoder := pgembed._stored_model(p_model_id);
 begin
     if stored.encoder_id is not null then
+        perform pgembed._check_query(p_query);
         embedding := pgembed._token_embedding(
             stored, concat((select m.query_prompt from pgembed.model as m where m.model_id = p_model_id), p_query));
         return;

@@ -47,7 +47,10 @@ def test_static_embedding_is_encoded_as_by_sentence_transformers(
     folder = save_static_embedding(tmp_path / "m", normalize=normalize)
     theirs = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     encoder = _load(folder)
-    np.testing.assert_allclose(encoder.encode_documents(TEXTS), theirs, atol=1e-6)
+    ours = encoder.encode_documents(TEXTS)
+    np.testing.assert_allclose(ours[:-1], theirs[:-1], atol=1e-6)
+    # It adds the 700 words up in 32 bits.
+    np.testing.assert_allclose(ours[-1], theirs[-1], atol=1e-5)
     assert (encoder.dimensions, encoder.normalized) == (64, normalize)
     assert encoder.max_tokens is None
 

@@ -68,6 +68,7 @@ IndexKind: TypeAlias = Literal["hnsw", "ivfflat", "none"]
 Wake: TypeAlias = Literal["notify", "poll"]
 Syntax: TypeAlias = Literal["words", "websearch"]
 Fusion: TypeAlias = Literal["rrf", "minmax", "distribution"]
+QueryEncoder: TypeAlias = Literal["auto", "model", "static"]
 
 
 @dataclass(frozen=True)
@@ -313,10 +314,15 @@ class EncoderOptions(TypedDict, total=False):
     Attributes:
         encoder: Encodes the query in this process: an encoder, or the name of a
             registered model. Without one the encoder service does it.
+        query_encoder: `model`: the encoder service; `static`: PostgreSQL itself, by
+            token vectors that `pgembed train-query-encoder` has trained; `auto`, the
+            default: the service where one answers, else `static` where there is one.
+            `encoded_by` of each hit says which it was.
         timeout: Longest wait for the encoder service, in seconds; 10.
     """
 
     encoder: Encoder | str | None
+    query_encoder: QueryEncoder | None
     timeout: float
 
 

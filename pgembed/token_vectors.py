@@ -45,7 +45,7 @@ class TokenVectors:
     vectors: NDArray[np.float32]
     normalized: bool
     max_tokens: int | None
-    fingerprint: str
+    fingerprint: str | None
 
     @property
     def dimensions(self) -> int:
@@ -57,6 +57,25 @@ class TokenVectors:
         number = 2 if vector_type == "halfvec" else 4
         tokens = len(self.tokenizer.vocabulary) * _TOKEN_BYTES
         return tokens + len(self.vectors) * (number * self.dimensions + _VECTOR_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedFor:
+    """What a query encoder was trained for, and how well it does.
+
+    Attributes:
+        embedding_id: The embedding; None: none, it is a model.
+        texts: How many texts it was trained on.
+        agreement: Mean cosine of its vectors and the model's, on other texts.
+        overlap: Mean share of the 10 nearest of these that both find.
+        over_row_security: Whether roles may use it that row security restricts.
+    """
+
+    embedding_id: int | None = None
+    texts: int | None = None
+    agreement: float | None = None
+    overlap: float | None = None
+    over_row_security: bool = False
 
 
 def of_static(encoder: StaticEncoder) -> TokenVectors:
@@ -131,8 +150,16 @@ def store_encoder(
     stored: TokenVectors,
     *,
     vector_type: VectorType = "halfvec",
+    trained: TrainedFor | None = None,
 ) -> int:
     """Store an encoder of a model's space, in the transaction that there is.
+
+    Args:
+        conn: As pgembed's owner.
+        model_id: The model.
+        stored: The encoder; it replaces the one that was stored before.
+        vector_type: Of the token vectors.
+        trained: For a query encoder of one embedding; None: it is the model itself.
 
     Returns:
         The number of the encoder.
@@ -144,14 +171,22 @@ def store_encoder(
             hint="Static models run in databases with encoding UTF8 only.",
         )
     tokenizer_id = store_tokenizer(conn, stored.tokenizer)
-    conn.execute("delete from pgembed.token_encoder where model_id = %s", [model_id])
+    of = trained or TrainedFor()
+    conn.execute(
+        "delete from pgembed.token_encoder"
+        " where model_id = %s and embedding_id is not distinct from %s",
+        [model_id, of.embedding_id],
+    )
     row = conn.execute(
         "insert into pgembed.token_encoder"
-        " (model_id, tokenizer_id, dimensions, normalized, max_tokens, fingerprint)"
-        " values (%s, %s, %s, %s, %s, %s) returning encoder_id",
+        " (model_id, tokenizer_id, dimensions, normalized, max_tokens, fingerprint,"
+        " embedding_id, trained_on, agreement, overlap, over_row_security)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning encoder_id",
         [
             *(model_id, tokenizer_id, stored.dimensions, stored.normalized),
             *(stored.max_tokens, stored.fingerprint),
+            *(of.embedding_id, of.texts, of.agreement, of.overlap),
+            of.over_row_security,
         ],
     ).fetchone()
     assert row is not None

@@ -71,8 +71,8 @@ def _or_none(check: Check) -> Check:
 _TEXTS = (
     "boost, chunking, column_name, config, distance, document_prompt, embedding,"
     " fingerprint, fusion, index, model, name, on_missing_query_embedding, provider,"
-    " query_prompt, revision, role, storage, syntax, text_expression, vector_type,"
-    " wake, where_sql"
+    " query_encoder, query_prompt, revision, role, storage, syntax, text_expression,"
+    " vector_type, wake, where_sql"
 )
 _WHOLE_NUMBERS = "chunk_overlap, chunk_size, dimensions, max_attempts, max_tokens"
 _COUNTS = "candidates, ef_search, min_rows, rrf_k"

@@ -13,7 +13,7 @@ RowT = TypeVar("RowT")
 RowT_co = TypeVar("RowT_co", covariant=True)
 
 #: Columns that a search returns before those of the source row.
-HIT_COLUMNS = ("similarity", "distance", "chunk", "content")
+HIT_COLUMNS = ("similarity", "distance", "chunk", "content", "encoded_by")
 BM25_COLUMNS = ("score", "snippet", "read_as", "explanation")
 HYBRID_COLUMNS = (
     "score",
@@ -26,6 +26,7 @@ HYBRID_COLUMNS = (
     "snippet",
     "read_as",
     "explanation",
+    "encoded_by",
 )
 
 
@@ -40,6 +41,8 @@ class VectorHit(Generic[RowT_co]):
         distance: Smaller is more alike, in the embedding's own distance.
         chunk: Number of the row's best chunk, from 0.
         content: Text of that chunk; None with column storage.
+        encoded_by: What made the query's vector in the database: `model` or `static`;
+            None where it was given.
         rerank_score: What the cross-encoder gave; None where it was not asked.
     """
 
@@ -48,6 +51,7 @@ class VectorHit(Generic[RowT_co]):
     distance: float
     chunk: int | None
     content: str | None
+    encoded_by: str | None = None
     rerank_score: float | None = None
 
 
@@ -90,6 +94,7 @@ class HybridHit(Generic[RowT_co]):
         read_as: Words of the query that no row has, and the words that they were read
             as, the same for all hits; None where `fuzzy` found nothing to replace.
         explanation: What its score is made of, where asked for.
+        encoded_by: As in `VectorHit`; None also where words alone were asked.
         rerank_score: What the cross-encoder gave; None where it was not asked.
     """
 
@@ -104,6 +109,7 @@ class HybridHit(Generic[RowT_co]):
     snippet: str | None
     read_as: dict[str, str] | None = None
     explanation: dict[str, Any] | None = None
+    encoded_by: str | None = None
     rerank_score: float | None = None
 
 

@@ -81,6 +81,12 @@ _CACHED = sql.SQL(
     " and (%(embedding)s::text is null or %(embedding)s in"
     " (e.name, pgembed._qualified_name(e.source, e.name)))"
 )
+_TRAINED = sql.SQL(
+    "select pgembed._has_query_encoder(e.embedding_id)"
+    " from pgembed.embedding as e where e.source = to_regclass(%(source)s)"
+    " and (%(embedding)s::text is null or %(embedding)s in"
+    " (e.name, pgembed._qualified_name(e.source, e.name)))"
+)
 # The look and the search in one statement: the search is not begun where a vector is
 # missing, and then there is one row with the name of its model. OFFSET 0 keeps that
 # condition with the search, before it.
@@ -255,7 +261,7 @@ def query_vector(
     table: Table, query: str | None, options: Mapping[str, Any]
 ) -> Flow[dict[str, object]]:
     """See to it that the query has a vector, and give the arguments that carry it."""
-    timeout = timeout_of(options)
+    timeout_of(options)
     vector: Vector | None = options.get("query_embedding")
     encoder: Encoder | str | None = options.get("encoder")
     arguments: dict[str, object] = {}
@@ -265,9 +271,7 @@ def query_vector(
     elif query is not None and encoder is not None:
         arguments |= yield from _encode_here(query, encoder)
     elif query is not None:
-        arguments |= yield from _encode_by_service(
-            query, table, options.get("embedding"), timeout
-        )
+        arguments |= yield from _encode_by_service(query, table, options)
     return arguments
 
 
@@ -409,29 +413,47 @@ def _with_vector(
     options: Mapping[str, Any],
 ) -> Flow[Rows]:
     """Search with the query's vector, wherever that comes from."""
-    timeout = timeout_of(options)
+    timeout_of(options)
     rows: Rows
     if query is None or {"query_embedding", "encoder"} & _given(options):
         vector = yield from query_vector(search.table, query, options)
         rows = yield search.statement({**arguments, **vector})
         return rows
-    idle: bool = yield IsIdle()
     asked = {**arguments, "query": query}
+    if options.get("query_encoder") == "static":
+        rows = yield search.statement(asked)
+        return rows
+    idle: bool = yield IsIdle()
     again = search.unless_missing(asked, options.get("embedding"))
     rows = yield again
     model = rows.rows[0][0]
     if model is not None and idle:
         yield EndLook()
-        yield from encode(query, model, timeout)
-        rows = yield search.statement(asked)
-        return rows
     if model is not None:
-        # This transaction's snapshot may be older than the answer: carry it over.
-        vector = yield from _carried(query, model, timeout)
+        vector = yield from _asked_for(query, model, search.table, options, idle=idle)
         rows = yield search.statement({**arguments, **vector})
         return rows
     found = [row[1:] for row in rows.rows if row[1] is not None]
     return Rows(rows.columns[1:], found)
+
+
+def _asked_for(
+    query: str, model: str, table: Table, options: Mapping[str, Any], *, idle: bool
+) -> Flow[dict[str, object]]:
+    """Have a service encode a query; give the arguments that find its vector."""
+    timeout = timeout_of(options)
+    try:
+        if not idle:
+            # This transaction's snapshot may be older than the answer: carry it over.
+            return (yield from _carried(query, model, timeout))
+        yield from encode(query, model, timeout)
+    except NoEncoderService:
+        # Where a query encoder was trained, the function goes on with that.
+        where = {"source": table_text(table), "embedding": options.get("embedding")}
+        trained: Rows = yield Statement(_TRAINED, where)
+        if options.get("query_encoder") == "model" or trained.rows != [(True,)]:
+            raise
+    return {"query": query}
 
 
 def _given(options: Mapping[str, Any]) -> set[str]:
@@ -454,8 +476,11 @@ def _encode_here(query: str, encoder: Encoder | str) -> Flow[dict[str, object]]:
 
 
 def _encode_by_service(
-    query: str, table: Table, embedding: str | None, timeout: float
+    query: str, table: Table, options: Mapping[str, Any]
 ) -> Flow[dict[str, object]]:
+    if options.get("query_encoder") == "static":
+        return {"query": query}
+    embedding = options.get("embedding")
     idle: bool = yield IsIdle()
     found: Rows = yield Statement(
         _CACHED,
@@ -464,12 +489,7 @@ def _encode_by_service(
     )
     if len(found.rows) != 1 or found.rows[0][1]:
         return {"query": query}
-    model: str = found.rows[0][0]
-    if idle:
-        yield from encode(query, model, timeout)
-        return {"query": query}
-    # This transaction's snapshot may be older than the answer: carry it over.
-    return (yield from _carried(query, model, timeout))
+    return (yield from _asked_for(query, found.rows[0][0], table, options, idle=idle))
 
 
 def _carried(query: str, model: str, timeout: float) -> Flow[dict[str, object]]:

@@ -65,7 +65,9 @@ _ENCODE = text(
 )
 
 _embedding = table(
-    "embedding", column("name"), column("source"), column("model_id"), schema="pgembed"
+    "embedding",
+    *map(column, ("embedding_id", "name", "source", "model_id")),
+    schema="pgembed",
 )
 _model = table("model", column("name"), column("model_id"), schema="pgembed")
 
@@ -109,13 +111,22 @@ def _cached(search: Search[Any, Any]) -> Select[Any]:
     )
 
 
+def _trained(search: Search[Any, Any]) -> Select[Any]:
+    """Ask whether a query encoder was trained for the searched embedding."""
+    call = search._call
+    trained = func.pgembed._has_query_encoder(_embedding.c.embedding_id)
+    return select(trained).where(
+        _embedding.c.name == literal(call.embedding, Text()),
+        _embedding.c.source == source_oid(call.source),
+    )
+
+
 def _with_vector(
     search: Search[Any, Any], connection: Connection, options: Mapping[str, Any]
 ) -> Search[Any, Any]:
     call = search._call
-    if call.query is None or call.vector is not None:
-        return search
-    if call.function == "bm25_search":
+    needs_none = call.function == "bm25_search" or call.query_encoder == "static"
+    if call.query is None or call.vector is not None or needs_none:
         return search
     if call.encoder is not None:
         encoder = _encoder(call.encoder, connection)
@@ -136,6 +147,7 @@ def _with_vector(
         meaning = meaning_of(exc)
         if isinstance(meaning, NoEncoderService) and (
             "on_missing_query_embedding" in call.options
+            or (call.query_encoder != "model" and connection.scalar(_trained(search)))
         ):
             return search  # the function knows what to do
         raise

@@ -27,6 +27,8 @@ class VectorHit:
         distance: Smaller is more alike, in the embedding's own distance.
         chunk: Number of the row's best chunk, from 0.
         content: Text of that chunk.
+        encoded_by: What made the query's vector in the database: `model` or `static`;
+            None where it was given.
     """
 
     rank: int
@@ -34,6 +36,7 @@ class VectorHit:
     distance: float
     chunk: int | None
     content: str | None
+    encoded_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class HybridHit:
         snippet: The text around the words, when asked for.
         read_as: Words that no row has, and what they were read as, with `fuzzy`.
         explanation: What the score is made of, when asked for.
+        encoded_by: As in `VectorHit`; None also where words alone were asked.
     """
 
     rank: int
@@ -84,6 +88,7 @@ class HybridHit:
     snippet: str | None
     read_as: dict[str, str] | None = field(default=None, hash=False)
     explanation: dict[str, Any] | None = field(default=None, hash=False)
+    encoded_by: str | None = None
 
 
 _TYPES: dict[str, Any] = {
@@ -96,7 +101,7 @@ _TYPES: dict[str, Any] = {
 
 #: The functions' result columns besides `doc`, in their order.
 RESULT_COLUMNS: dict[type, tuple[str, ...]] = {
-    VectorHit: ("similarity", "distance", "chunk", "content"),
+    VectorHit: ("similarity", "distance", "chunk", "content", "encoded_by"),
     BM25Hit: ("score", "snippet", "read_as", "explanation"),
     HybridHit: (
         "score",
@@ -109,6 +114,7 @@ RESULT_COLUMNS: dict[type, tuple[str, ...]] = {
         "snippet",
         "read_as",
         "explanation",
+        "encoded_by",
     ),
 }
 

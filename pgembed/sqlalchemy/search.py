@@ -82,6 +82,7 @@ class Call:
         options: Other arguments of the function.
         criteria: Conditions before the ranking.
         encoder: Encodes the words in this process; a string names a model.
+        query_encoder: What encodes the words in the database.
         timeout: Longest wait for the encoder service, in seconds.
         name: Name of the search inside the statement.
     """
@@ -98,6 +99,7 @@ class Call:
     options: Mapping[str, ColumnElement[Any]] = field(default_factory=dict)
     criteria: tuple[ColumnElement[bool], ...] = ()
     encoder: Encoder | str | None = None
+    query_encoder: str | None = None
     timeout: float = DEFAULT_TIMEOUT
     name: str = "pgembed_hit"
 

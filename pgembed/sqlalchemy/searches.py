@@ -119,6 +119,7 @@ class BM25Of(Generic[T]):
                 criteria=() if criterion is None else (criterion,),
                 query_model=options.get("query_model"),
                 encoder=options.get("encoder"),
+                query_encoder=options.get("query_encoder"),
                 timeout=timeout_of(options),
                 **call,
             )

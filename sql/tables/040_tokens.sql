@@ -62,14 +62,31 @@ create table pgembed.token_encoder (
     dimensions   int not null check (dimensions between 1 and 16000),
     normalized   boolean not null,
     max_tokens   int check (max_tokens > 0),
-    fingerprint  text not null,
+    fingerprint  text,
+    embedding_id int references pgembed.embedding on delete cascade,
+    trained_on   bigint,
+    agreement    real,
+    overlap      real,
+    over_row_security boolean not null default false,
     created_at   timestamptz not null default now(),
-    unique (model_id)
+    unique nulls not distinct (model_id, embedding_id)
 );
+
+create index on pgembed.token_encoder (embedding_id);
 
 comment on table pgembed.token_encoder is
     'Encoders of token vectors: the vector of a text is the mean of its tokens'' vectors. Static models, as pgembed model import '
-    'puts them here.';
+    'puts them here; and query encoders, trained for one embedding.';
+comment on column pgembed.token_encoder.embedding_id is
+    'The embedding that a query encoder was trained for; NULL: it is the model itself.';
+comment on column pgembed.token_encoder.trained_on is
+    'Texts that a query encoder was trained on.';
+comment on column pgembed.token_encoder.agreement is
+    'Mean cosine of its vectors and those of the model, over texts that it was not trained on.';
+comment on column pgembed.token_encoder.overlap is
+    'Mean share of the 10 nearest of these texts that both find.';
+comment on column pgembed.token_encoder.over_row_security is
+    'Whether roles that row security restricts may use it, although it was trained on rows that they do not see.';
 comment on column pgembed.token_encoder.model_id is
     'In whose space its vectors are.';
 comment on column pgembed.token_encoder.normalized is
@@ -92,3 +109,17 @@ comment on table pgembed.token_vector is
     'Vectors of tokens, weights multiplied in; a token without one does not count in the mean.';
 comment on column pgembed.token_vector.half is
     'The vector in 16 bits a dimension, where it is stored so; else it is in "full".';
+
+-- What was learnt from a table is for who may read what it was learnt from.
+alter table pgembed.token_encoder enable row level security;
+create policy readers on pgembed.token_encoder for select using (
+    embedding_id is null
+    or exists (select from pgembed.embedding as e join pgembed.captured_text as t using (text_id)
+               where e.embedding_id = token_encoder.embedding_id
+                 and (over_row_security or not pg_catalog.row_security_active(e.source::oid))
+                 and not exists (select from pg_catalog.pg_attribute as a
+                                 where a.attrelid = e.source and a.attname = any (t.source_columns)
+                                   and not pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'select'))));
+alter table pgembed.token_vector enable row level security;
+create policy readers on pgembed.token_vector for select using (
+    encoder_id in (select e.encoder_id from pgembed.token_encoder as e));

@@ -145,11 +145,12 @@ create or replace function pgembed.hybrid_search(
     min_similarity float8 default null,
     fuzzy boolean default false,
     explain boolean default false,
-    boost text default null
+    boost text default null,
+    query_encoder text default null
 )
 returns table (
     doc anyelement, score float8, vector_rank int, similarity float8, bm25_rank int, bm25 float8,
-    chunk int, content text, snippet text, read_as jsonb, explanation jsonb
+    chunk int, content text, snippet text, read_as jsonb, explanation jsonb, encoded_by text
 )
 language plpgsql stable
 as $$
@@ -159,6 +160,7 @@ declare
     where_path constant pg_catalog.text := case when where_sql is not null then path end;
     e constant pgembed.embedding := pgembed._search_target(source, embedding);
     b pgembed.bm25;
+    encoded pg_catalog.record;
     q query_embedding%type;
     words pgembed._bm25_words;
     condition pg_catalog.text;
@@ -195,7 +197,9 @@ begin
     end if;
     if vector_weight > 0 or query_embedding is not null then    -- what is given is checked, used or not
         begin
-            q := pgembed._query_vector(e, query, query_embedding, query_model);
+            encoded := pgembed._query_vector(e, query, query_embedding, query_model, query_encoder);
+            q := encoded.q;
+            encoded_by := encoded.made_by;
         exception when sqlstate 'PE010' or sqlstate 'PE014' then
             if on_missing_query_embedding = 'error' then
                 raise;
@@ -264,11 +268,11 @@ begin
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.hybrid_search(anyelement, text, bigint, jsonb, text, text, vector, text, text, float8, float8, bigint, bigint, text, boolean, text, boolean, bigint, text, bigint, float8, float8, boolean, boolean, text) is
+comment on function pgembed.hybrid_search(anyelement, text, bigint, jsonb, text, text, vector, text, text, float8, float8, bigint, bigint, text, boolean, text, boolean, bigint, text, bigint, float8, float8, boolean, boolean, text, text) is
     'The k best rows by words (BM25) and by meaning (vectors) together. Each arm gives its candidates, the '
     'filter applied; fusion ranks them: rrf, minmax or distribution, with the given weights. Each hit has both '
     'ranks and both scores, NULL where an arm has not found it, and its best chunk. '
     'on_missing_query_embedding => ''bm25'' ranks by words alone when no service encodes the query. offset leaves out the '
     'first rows of the ranking, min_score those with a lower fused score, min_similarity those that vectors alone would give. '
-    'fuzzy is for the words, as in bm25_search. explain tells what each score is made of; boost, SQL over the row s, multiplies it. Example: '
+    'fuzzy is for the words, as in bm25_search. explain tells what each score is made of; boost, SQL over the row s, multiplies it. query_encoder and encoded_by: as in vector_search. Example: '
     'SELECT (doc).title, score FROM pgembed.hybrid_search(NULL::article, ''cheap flights'', filter => ''{"price": {"$lt": 300}}'');';

@@ -125,7 +125,8 @@ create or replace function pgembed.search_count(
     min_similarity float8 default null,
     query_embedding anycompatible default null,
     query_model text default null,
-    fuzzy boolean default false
+    fuzzy boolean default false,
+    query_encoder text default null
 )
 returns bigint
 language plpgsql stable
@@ -140,7 +141,7 @@ declare
     words pgembed._bm25_words;
     matching bigint;
 begin
-    if min_similarity is null and (query_embedding is not null or query_model is not null) then
+    if min_similarity is null and (query_embedding is not null or query_model is not null or query_encoder is not null) then
         raise exception 'min_similarity is missing' using errcode = 'PE007',
             detail = 'A vector alone has all rows for neighbours, so what is to be counted is those within a similarity.',
             hint = 'Give min_similarity; without a vector, rows with the words of the query are counted.';
@@ -158,7 +159,7 @@ begin
         e := pgembed._search_target(source, embedding);
         perform pgembed._at_path('pg_catalog, pg_temp');
         perform pgembed._check_min_similarity(min_similarity, e.distance);
-        q := pgembed._query_vector(e, query, pgembed._vector_given(query_embedding), query_model);
+        q := (pgembed._query_vector(e, query, pgembed._vector_given(query_embedding), query_model, query_encoder)).q;
         matching := pgembed._count_near(e, q, min_similarity, pgembed._search_condition(e.source, filter, where_sql, path),
                                         where_path);
     end if;
@@ -166,7 +167,7 @@ begin
     return matching;
 end
 $$;
-comment on function pgembed.search_count(anyelement, text, jsonb, text, text, text, boolean, text, float8, anycompatible, text, boolean) is
+comment on function pgembed.search_count(anyelement, text, jsonb, text, text, text, boolean, text, float8, anycompatible, text, boolean, text) is
     'How many rows of a table match: by the words of a query, all that bm25_search would give; with min_similarity those that are '
     'at least as similar to the query, or to query_embedding, exactly. filter and where_sql as in searches; of rows that the caller '
     'does not see, none is counted. Example: '

@@ -72,16 +72,49 @@ $$;
 comment on function pgembed._search_target(anyelement, text) is
     'The embedding that a search is about, or PE001.';
 
+create or replace function pgembed._static_query(p_embedding pgembed.embedding, p_query text, p_query_encoder text) returns vector
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    trained constant pgembed.token_encoder := pgembed._query_encoder(p_embedding);
+    made pgembed.query_embedding.embedding%type;
+begin
+    if trained.encoder_id is not null
+       and (p_query_encoder = 'static' or not pgembed._model_at_hand(p_query, p_embedding.model_id)) then
+        made := pgembed._token_embedding(trained, p_query);
+        if not 0 = all (made::real[]) then
+            return made;
+        end if;
+    end if;
+    if p_query_encoder = 'static' then
+        raise exception 'the query encoder of "%" cannot encode this query', p_embedding.name using errcode = 'PE010',
+            detail = case when trained.encoder_id is null then 'None was trained for the vectors that it has now, or not for who may not read the whole table.'
+                          else 'It has none of the words of the query.' end,
+            hint = format('pgembed train-query-encoder %s trains one; query_encoder => ''auto'' takes the model where there is none.', p_embedding.name);
+    end if;
+    return null;
+end
+$$;
+comment on function pgembed._static_query(pgembed.embedding, text, text) is
+    'Vector of a query by the query encoder of an embedding, where it is wanted and the model is not at hand; else NULL.';
+
 create or replace function pgembed._query_vector(
-    p_embedding pgembed.embedding, p_query text, p_query_embedding vector, p_query_model text
-) returns vector
+    p_embedding pgembed.embedding, p_query text, p_query_embedding vector, p_query_model text, p_query_encoder text,
+    out q vector, out made_by text
+)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     m pgembed.model;
-    q p_query_embedding%type := p_query_embedding;    -- pgvector may be off the caller's search_path
+    wanted constant text := coalesce(p_query_encoder, 'auto');
 begin
+    if wanted not in ('auto', 'model', 'static') then
+        raise exception 'unknown query encoder "%"', wanted using errcode = 'PE007',
+            hint = 'It is model, static (trained by pgembed train-query-encoder), or auto: the model where a service answers, else static.';
+    end if;
+    q := p_query_embedding;
     select * into m from pgembed.model where model_id = p_embedding.model_id;
     if p_query_model is not null
        and (regexp_replace(split_part(p_query_model, '@', 1), '^sentence-transformers/', '') <> m.name
@@ -94,7 +127,14 @@ begin
     end if;
     if q is null then
         perform pgembed._check_query(p_query);
-        q := pgembed.embed(p_query, m.name);
+        if wanted <> 'model' then
+            q := pgembed._static_query(p_embedding, p_query, wanted);
+            made_by := case when q is not null then 'static' end;
+        end if;
+        if q is null then
+            q := pgembed.embed(p_query, m.name);
+            made_by := 'model';
+        end if;
     end if;
     -- A Matryoshka embedding keeps the first dimensions, at unit length again.
     if pg_catalog.array_length(q::real[], 1) = m.dimensions and p_embedding.dimensions < m.dimensions then
@@ -111,10 +151,9 @@ begin
             hint = 'Cosine distance needs a vector that is not zero: does the query have words that the '
                    'model knows?';
     end if;
-    return q;
 end
 $$;
-comment on function pgembed._query_vector(pgembed.embedding, text, vector, text) is
+comment on function pgembed._query_vector(pgembed.embedding, text, vector, text, text) is
     'The vector to search with: the given one, checked, or that of the query.';
 
 create or replace function pgembed._estimated_rows(p_query text) returns float8
@@ -509,33 +548,35 @@ create or replace function pgembed.vector_search(
     ef_search bigint default null,
     exact boolean default false,
     "offset" bigint default 0,
-    min_similarity float8 default null
+    min_similarity float8 default null,
+    query_encoder text default null
 )
-returns table (doc anyelement, similarity float8, distance float8, chunk int, content text)
+returns table (doc anyelement, similarity float8, distance float8, chunk int, content text, encoded_by text)
 language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
     path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     e pgembed.embedding := pgembed._search_target(source, embedding);
-    q query_embedding%type;
+    q pg_catalog.record;
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_page(k, "offset"), pgembed._check_min_similarity(min_similarity, e.distance);
     perform pgembed._check_ef_search(ef_search, e.index_kind);
-    q := pgembed._query_vector(e, query, query_embedding, query_model);
+    q := pgembed._query_vector(e, query, query_embedding, query_model, query_encoder);
     return query
-    select * from pgembed._search(source, array[source], e, q, k::int, "offset"::int, min_similarity,
+    select h.*, q.made_by from pgembed._search(source, array[source], e, q.q, k::int, "offset"::int, min_similarity,
                                   pgembed._search_condition(e.source, filter, where_sql, path),
-                                  null, ef_search::int, coalesce(exact, false), case when where_sql is not null then path end);
+                                  null, ef_search::int, coalesce(exact, false), case when where_sql is not null then path end) as h;
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.vector_search(anyelement, text, bigint, jsonb, text, text, vector, text, bigint, boolean, bigint, float8) is
+comment on function pgembed.vector_search(anyelement, text, bigint, jsonb, text, text, vector, text, bigint, boolean, bigint, float8, text) is
     'The k rows of a table that are nearest to a query (its text, or its vector) in the embedding''s '
     'distance. source names the table: NULL::article. filter is data and safe to build from user '
     'input; where_sql is SQL and is not. Each hit has the row, its similarity, and the best chunk '
-    'with its text. offset leaves out the first rows of the ranking, min_similarity those that are less similar. Example: '
+    'with its text. offset leaves out the first rows of the ranking, min_similarity those that are less similar. '
+    'query_encoder: model, static or auto; encoded_by says which it was. Example: '
     'SELECT (doc).title, similarity FROM pgembed.vector_search(NULL::article, ''cheap flights'', k => 5);';
 
 create or replace function pgembed.similar(

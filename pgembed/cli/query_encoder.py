@@ -1,0 +1,95 @@
+"""`pgembed train-query-encoder`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import Progress
+
+from pgembed.cli.common import Dsn, console
+from pgembed.dsn import connect
+from pgembed.options import VectorType
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from pgembed.encoders import Encoder
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command(rich_help_panel="Embeddings")(train_query_encoder)
+
+
+def train_query_encoder(
+    name: Annotated[str, typer.Argument(help="The embedding.")],
+    *,
+    dsn: Dsn = "",
+    without_model: Annotated[
+        bool,
+        typer.Option(
+            "--without-model",
+            help="Do not load the model: a little less exact, and needs no model here.",
+        ),
+    ] = False,
+    vector_type: Annotated[
+        VectorType, typer.Option(help="How token vectors are stored.")
+    ] = "halfvec",
+    most_texts: Annotated[
+        int, typer.Option(min=1, help="Train on so many chunks at most.")
+    ] = 100_000,
+    over_row_security: Annotated[
+        bool,
+        typer.Option(
+            "--over-row-security",
+            help="Train although the table has row security: what is near what can "
+            "then be told by all who search.",
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+) -> None:
+    """Let PostgreSQL encode queries by itself, in the space of an embedding's model."""
+    from pgembed.query_encoder.store import train_query_encoder as train
+
+    with (
+        connect(dsn, autocommit=True) as conn,
+        Progress(console=console, transient=True) as bar,
+    ):
+        encoder = None if without_model else _model_of(conn, name)
+        task = bar.add_task("", total=1)
+        trained = train(
+            conn,
+            name,
+            encoder=encoder,
+            vector_type=vector_type,
+            most_texts=most_texts,
+            over_row_security=over_row_security,
+            seed=seed,
+            progress=lambda what, done: bar.update(
+                task, description=what, completed=done
+            ),
+        )
+    agreement = trained.agreement
+    console.print(
+        f"Trained a query encoder of {name}: {trained.vectors.any(axis=1).sum():,} "
+        f"pieces of words. On {agreement.texts} chunks that it has not seen, the "
+        f"cosine to the model's vectors is {agreement.cosine:.2f}, and of the 10 "
+        f"nearest both find {agreement.overlap:.0%}.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _model_of(conn: psycopg.Connection, name: str) -> Encoder:
+    from pgembed._client.encoders import ModelRow, load
+
+    row = conn.execute(
+        "select m.name, m.provider, m.dimensions, m.query_prompt, m.document_prompt,"
+        " m.revision from pgembed._embedding(%s) as e join pgembed.model as m"
+        " using (model_id)",
+        [name],
+    ).fetchone()
+    assert row is not None
+    return load(ModelRow(*row))

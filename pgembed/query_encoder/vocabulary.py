@@ -1,0 +1,46 @@
+"""A vocabulary of a table's own: pieces of words, learnt from its texts.
+
+Any model can be followed with it, also one whose own tokenizer PostgreSQL cannot run,
+or of which nobody has the tokenizer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tokenizers import Tokenizer
+
+VOCABULARY_SIZE = 30_000
+UNKNOWN = "[UNK]"
+_LEAST_OFTEN = 2
+_LONGEST_WORD = 100  # as BERT's
+
+
+def learn(texts: Iterable[str], size: int = VOCABULARY_SIZE) -> Tokenizer:
+    """Learn pieces of words from texts, by WordPiece over BERT's normalizer.
+
+    Args:
+        texts: Read once.
+        size: Most pieces.
+
+    Returns:
+        A tokenizer of the tokenizers library; its pieces occur twice at least.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(
+        models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=_LONGEST_WORD)
+    )
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=_LEAST_OFTEN,
+        special_tokens=[UNKNOWN],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer

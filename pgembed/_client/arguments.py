@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
@@ -19,6 +19,7 @@ from pgembed._client.values import (
     vector_text,
 )
 from pgembed.errors import InvalidParameter
+from pgembed.options import QueryEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -68,10 +69,19 @@ def _or_none(check: Check) -> Check:
     return lambda value, name: None if value is None else check(value, name)
 
 
+def _query_encoder(value: Any, name: str) -> str:
+    known = get_args(QueryEncoder)
+    if value not in known:
+        raise InvalidParameter(
+            f"query_encoder is {value!r}", hint=f"Known: {', '.join(known)}."
+        )
+    return _text(value, name)
+
+
 _TEXTS = (
     "boost, chunking, column_name, config, distance, document_prompt, embedding,"
     " fingerprint, fusion, index, model, name, on_missing_query_embedding, provider,"
-    " query_encoder, query_prompt, revision, role, storage, syntax, text_expression,"
+    " query_prompt, revision, role, storage, syntax, text_expression,"
     " vector_type, wake, where_sql"
 )
 _WHOLE_NUMBERS = "chunk_overlap, chunk_size, dimensions, max_attempts, max_tokens"
@@ -100,6 +110,7 @@ CHECKS: dict[str, Check] = {
     "reset": _or_none(_names),
     "filter": _filter,
     "query_embedding": _or_none(_vector),
+    "query_encoder": _or_none(_query_encoder),
 }
 
 #: Options that are for this process, and no arguments of the SQL function.

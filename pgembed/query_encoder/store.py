@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psycopg
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
 from pgembed import token_vectors
 from pgembed.encoders.base import truncate_vectors
 from pgembed.encoders.sql_tokenizer import sql_tokenizer
-from pgembed.errors import InvalidParameter
+from pgembed.errors import InvalidParameter, from_psycopg
 from pgembed.query_encoder import vocabulary
 from pgembed.query_encoder.training import Trained, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import psycopg
     from tokenizers import Tokenizer
 
     from pgembed.encoders.base import Encoder
@@ -55,15 +56,24 @@ def target(conn: psycopg.Connection, name: str) -> Target:
     Raises:
         UnknownEmbedding: There is none of that name.
     """
-    row = conn.execute(
-        "select e.embedding_id, m.model_id, m.name, m.fingerprint, e.dimensions,"
-        " e.distance, e.storage, pgembed._table_sql(e.side_table), c.relrowsecurity"
-        " from pgembed._embedding(%s) as e join pgembed.model as m using (model_id)"
-        " join pg_catalog.pg_class as c on c.oid = e.source",
-        [name],
-    ).fetchone()
+    with _errors():
+        row = conn.execute(
+            "select e.embedding_id, m.model_id, m.name, m.fingerprint, e.dimensions,"
+            " e.distance, e.storage, pgembed._table_sql(e.side_table), c.relrowsecurity"
+            " from pgembed._embedding(%s) as e join pgembed.model as m using (model_id)"
+            " join pg_catalog.pg_class as c on c.oid = e.source",
+            [name],
+        ).fetchone()
     assert row is not None
     return Target(*row)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as exc:
+        raise from_psycopg(exc) from exc
 
 
 def train_query_encoder(

@@ -110,7 +110,7 @@ comment on table pgembed.token_vector is
 comment on column pgembed.token_vector.half is
     'The vector in 16 bits a dimension, where it is stored so; else it is in "full".';
 
--- What was learnt from a table is for who may read what it was learnt from.
+-- What was learnt from a table, words and vectors, is for who may read what it was learnt from.
 alter table pgembed.token_encoder enable row level security;
 create policy readers on pgembed.token_encoder for select using (
     embedding_id is null
@@ -123,3 +123,9 @@ create policy readers on pgembed.token_encoder for select using (
 alter table pgembed.token_vector enable row level security;
 create policy readers on pgembed.token_vector for select using (
     encoder_id in (select e.encoder_id from pgembed.token_encoder as e));
+alter table pgembed.tokenizer enable row level security;
+create policy readers on pgembed.tokenizer for select using (
+    tokenizer_id in (select e.tokenizer_id from pgembed.token_encoder as e));
+alter table pgembed.token enable row level security;
+create policy readers on pgembed.token for select using (
+    tokenizer_id in (select e.tokenizer_id from pgembed.token_encoder as e));

@@ -589,7 +589,7 @@ create or replace function pgembed.similar(
     "offset" bigint default 0,
     min_similarity float8 default null
 )
-returns table (doc anyelement, similarity float8, distance float8, chunk int, content text)
+returns table (doc anyelement, similarity float8, distance float8, chunk int, content text, encoded_by text)
 language plpgsql stable
 as $$
 #variable_conflict use_variable
@@ -624,9 +624,9 @@ begin
             hint = 'The row does not exist, has no text, or has not been encoded yet.';
     end if;
     return query
-    select * from pgembed._search(
+    select h.*, null::text from pgembed._search(
         source, array[source], e, q, k::int, "offset"::int, min_similarity, pgembed._search_condition(e.source, filter, where_sql, path),
-        format('not (%s)', pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ', quote_literal(key_text))), null, false, case when where_sql is not null then path end);
+        format('not (%s)', pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ', quote_literal(key_text))), null, false, case when where_sql is not null then path end) as h;
     perform pgembed._at_path(path);
 end
 $$;

@@ -450,7 +450,7 @@ def _asked_for(
     except NoEncoderService:
         # Where a query encoder was trained, the function goes on with that.
         where = {"source": table_text(table), "embedding": options.get("embedding")}
-        trained: Rows = yield Statement(_TRAINED, where)
+        trained: Rows = yield Statement(_TRAINED, where, alone=idle)
         if options.get("query_encoder") == "model" or trained.rows != [(True,)]:
             raise
     return {"query": query}

@@ -70,6 +70,8 @@ LEARNT = [
     "select count(*) from pgembed.token",
     "select count(*) from pgembed.token_vector",
 ]
+STATIC_OR_NOT: tuple[dict[str, Any], ...] = ({}, {"query_encoder": "static"})
+MODEL_OR_NOT: tuple[dict[str, Any], ...] = ({}, {"query_encoder": "model"})
 runner = CliRunner()
 
 
@@ -138,7 +140,7 @@ def test_client_and_orm_go_on_without_a_service(
     docs: psycopg.Connection, dsn: str
 ) -> None:
     for find in (pgembed.vector_search, pgembed.hybrid_search, pgembed.search):
-        for options in ({}, {"query_encoder": "static"}):
+        for options in STATIC_OR_NOT:
             hits: Any = find(docs, "doc", "shock wave", k=3, **options)
             assert [hit.encoded_by for hit in hits] == ["static"] * 3
         with docs.transaction():
@@ -168,7 +170,7 @@ def test_client_and_orm_go_on_without_a_service(
 
     engine = create_engine(sqlalchemy_url(dsn))
     with Session(engine) as session:
-        for options in ({}, {"query_encoder": "static"}):
+        for options in STATIC_OR_NOT:
             searches: list[Any] = [
                 Doc.embedding.vector_search("shock wave", k=3, **options),
                 Doc.embedding.hybrid_search("shock wave", k=3, **options),
@@ -185,13 +187,13 @@ def test_client_and_orm_go_on_without_a_service(
 
 def test_without_one_errors_are_those_of_before(docs: psycopg.Connection) -> None:
     docs.execute("delete from pgembed.token_encoder")
-    for options in ({}, {"query_encoder": "model"}):
+    for options in MODEL_OR_NOT:
         with pytest.raises(NoEncoderService, match="no encoder service is running"):
             pgembed.vector_search(docs, "doc", "shock wave", **options)
     with pytest.raises(NoEncoderService, match="cannot encode this query"):
         pgembed.vector_search(docs, "doc", "shock wave", query_encoder="static")
     with pytest.raises(InvalidParameter, match="'modle'"):
-        pgembed.vector_search(docs, "doc", "shock", query_encoder="modle")  # type: ignore[arg-type]
+        pgembed.vector_search(docs, "doc", "shock", query_encoder="modle")  # type: ignore[call-overload]
 
 
 def test_words_that_it_does_not_know(docs: psycopg.Connection) -> None:

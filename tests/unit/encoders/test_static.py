@@ -69,7 +69,7 @@ def test_a_truncation_of_the_tokenizer_is_kept(tmp_path: Path) -> None:
     folder = save_static_embedding(tmp_path / "m", tokenizer=json.dumps(truncated))
     theirs = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     encoder = _load(folder)
-    np.testing.assert_allclose(encoder.encode_documents(TEXTS), theirs, atol=1e-6)
+    np.testing.assert_allclose(encoder.encode_documents(TEXTS), theirs, atol=4e-6)
     assert encoder.max_tokens == 5
     assert encoder.count_tokens(["word " * 700]) == [700]
 
@@ -115,7 +115,7 @@ def test_what_model2vec_saves_is_read(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "m")
     theirs = model.encode(TEXTS[:4])
     encoder = _load(tmp_path / "m")
-    np.testing.assert_allclose(encoder.encode_queries(TEXTS[:4]), theirs, atol=1e-6)
+    np.testing.assert_allclose(encoder.encode_queries(TEXTS[:4]), theirs, atol=4e-6)
     assert encoder.normalized
 
 

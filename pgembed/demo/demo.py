@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import psycopg
 from rich.markup import escape
@@ -17,7 +17,9 @@ from pgembed.demo.screen import Screen, first_line
 from pgembed.demo.searches import HYBRID_QUERIES, possible_searches
 from pgembed.demo.service import ServiceProcess
 from pgembed.dsn import connect
+from pgembed.encoders import load_encoder
 from pgembed.errors import BrokenEmbedding, NotEmbeddedInTime
+from pgembed.query_encoder.store import train_query_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pgembed.client import EmbeddingStatus, VectorHit
+    from pgembed.options import HybridSearchOptions, VectorSearchOptions
 
 MODEL = "all-MiniLM-L6-v2"
 DEFAULT_ROWS = 3000
@@ -78,7 +81,9 @@ def run_demo(options: DemoOptions, console: Console) -> None:
         demo.similar()
         demo.changes()
         # Without the embedded server the service is the user's to start.
-        if options.keep and database.is_embedded:
+        keeps = options.keep and database.is_embedded
+        demo.without_service(None if keeps else service)
+        if keeps:
             database.keep_running(service.pid)
             service.keep()
         _farewell(screen, database, service, options)
@@ -197,24 +202,7 @@ class _Demo:
             " k => 3);"
         )
         for query in HYBRID_QUERIES:
-            started = time.perf_counter()
-            hits = client.hybrid_search(
-                self.conn, table.TABLE, query, k=3, snippets=True
-            )
-            milliseconds = 1000 * (time.perf_counter() - started)
-            self.screen.say(
-                f"\n[bold yellow]{escape(query)}[/]  [dim]({milliseconds:.0f} ms)[/]"
-            )
-            self.screen.ranks(
-                (
-                    _arm(hit.vector_rank, hit.similarity, "{:.3f}"),
-                    _arm(hit.bm25_rank, hit.bm25, "{:.1f}"),
-                    hit.doc["name"],
-                    (hit.snippet if hit.bm25_rank else None)
-                    or first_line(hit.doc["text"]),
-                )
-                for hit in hits
-            )
+            self._show_both(query)
         self.screen.say(
             "\n  Each arm: rank (similarity, or BM25 score); - where it has not found "
             "the row. A row is found by its words in the transaction that writes it."
@@ -280,6 +268,60 @@ class _Demo:
             "it is found no more",
         )
 
+    def without_service(self, service: ServiceProcess | None) -> None:
+        """Search once more, when PostgreSQL has learnt to encode queries by itself.
+
+        Args:
+            service: Is stopped before; None: it goes on.
+        """
+        self.screen.title("And now without a service")
+        self._train()
+        if service is not None:
+            service.stop()
+            self.screen.say("The encoder service has stopped.")
+        query = "configuration file parser"
+        self.screen.sql(
+            "SELECT (doc).name, vector_rank, bm25_rank, encoded_by\n"
+            f"FROM pgembed.hybrid_search(NULL::{table.TABLE}, '{query}', k => 3,\n"
+            "                           query_encoder => 'static');"
+        )
+        self._show_both(query, query_encoder="static")
+
+    def _train(self) -> None:
+        self.screen.say(f"pgembed train-query-encoder {table.EMBEDDING}")
+        there = self.conn.execute("select count(*) from pgembed.token_encoder")
+        if there.fetchone() != (0,):
+            self.screen.say("An earlier run has done that.")
+            return
+        with self.screen.console.status("learning from the stored vectors ..."):
+            started = time.monotonic()
+            trained = train_query_encoder(
+                self.conn, table.EMBEDDING, encoder=load_encoder(MODEL)
+            )
+        self.screen.say(
+            f"{trained.vectors.any(axis=1).sum():,} pieces of words in "
+            f"{time.monotonic() - started:.0f} s."
+        )
+
+    def _show_both(self, query: str, **options: Unpack[HybridSearchOptions]) -> None:
+        started = time.perf_counter()
+        hits = client.hybrid_search(
+            self.conn, table.TABLE, query, k=3, snippets=True, **options
+        )
+        milliseconds = 1000 * (time.perf_counter() - started)
+        self.screen.say(
+            f"\n[bold yellow]{escape(query)}[/]  [dim]({milliseconds:.0f} ms)[/]"
+        )
+        self.screen.ranks(
+            (
+                _arm(hit.vector_rank, hit.similarity, "{:.3f}"),
+                _arm(hit.bm25_rank, hit.bm25, "{:.1f}"),
+                hit.doc["name"],
+                (hit.snippet if hit.bm25_rank else None) or first_line(hit.doc["text"]),
+            )
+            for hit in hits
+        )
+
     def _change(self, statement: str, seen: Callable[[], bool], what: str) -> None:
         self.screen.sql(statement)
         self.conn.execute(statement.encode())
@@ -300,10 +342,10 @@ class _Demo:
         return str(hits[0].doc["name"]) if hits else ""
 
     def _timed_search(
-        self, query: str, *, k: int, filter: dict[str, str] | None = None
+        self, query: str, **options: Unpack[VectorSearchOptions]
     ) -> tuple[list[VectorHit[dict[str, Any]]], float]:
         started = time.perf_counter()
-        hits = client.vector_search(self.conn, table.TABLE, query, k=k, filter=filter)
+        hits = client.vector_search(self.conn, table.TABLE, query, **options)
         return hits, 1000 * (time.perf_counter() - started)
 
     def _show(

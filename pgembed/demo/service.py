@@ -83,6 +83,10 @@ class ServiceProcess:
         ).fetchone()
         return bool(found and found[0])
 
+    def stop(self) -> None:
+        """Stop it, and wait until it has ended."""
+        stop_process(self._process)
+
     def keep(self) -> None:
         """Leave it running when the context ends."""
         self._kept = True
@@ -96,9 +100,8 @@ class ServiceProcess:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._kept and exc is None:
-            return
-        stop_process(self._process)
+        if not (self._kept and exc is None):
+            self.stop()
 
 
 def stop_process(process: subprocess.Popen[bytes]) -> None:

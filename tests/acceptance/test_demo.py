@@ -69,7 +69,7 @@ class TestFirstRun:
         assert "it is found no more" in kept
         assert re.search(r"\d\. \(0\.\d{3}\) +1\. \(\d+\.\d\) +uuid ", kept)
         assert re.search(r"1\. \(0\.\d{3}\) +- +random ", kept)
-        assert "shares " not in kept
+        assert re.search(r"[\d,]+ pieces of words in \d+ s", kept)
 
     def test_output_to_a_file_has_no_control_characters(self, kept: str) -> None:
         assert not re.search(r"[\x00-\x08\x0b-\x1f]", kept)
@@ -116,6 +116,9 @@ def test_second_run_reuses_the_data_and_stops_everything(
     output = _demo("--rows", str(ROWS), "--data-dir", data_dir)
     assert "there from an earlier run" in output
     assert f"All {ROWS} rows have their vectors already." in output
+    stopped, _, last = output.partition("The encoder service has stopped.")
+    assert "An earlier run has done that." in stopped
+    assert re.search(r"\d\. \(0\.\d{3}\) +1\. \(\d+\.\d\) +configparser ", last), last
     assert not Path(data_dir, "postmaster.pid").exists()
     assert "Nothing was running" in _demo("--data-dir", data_dir, "--stop")
     # Tests run in any order: those after this one find everything as it was.

@@ -68,6 +68,8 @@ class TrainedFor:
         texts: How many texts it was trained on.
         agreement: Mean cosine of its vectors and the model's, on other texts.
         overlap: Mean share of the 10 nearest of these that both find.
+        learnt_from: The text expression, as the server prints it.
+        unit_length: Whether the vectors that it was trained on have length 1.
         over_row_security: Whether roles may use it that row security restricts.
     """
 
@@ -75,6 +77,8 @@ class TrainedFor:
     texts: int | None = None
     agreement: float | None = None
     overlap: float | None = None
+    learnt_from: str | None = None
+    unit_length: bool = True
     over_row_security: bool = False
 
 
@@ -170,23 +174,24 @@ def store_encoder(
             f"a database with encoding {found and found[0]} cannot tokenize",
             hint="Static models run in databases with encoding UTF8 only.",
         )
-    tokenizer_id = store_tokenizer(conn, stored.tokenizer)
     of = trained or TrainedFor()
     conn.execute(
-        "delete from pgembed.token_encoder"
-        " where model_id = %s and embedding_id is not distinct from %s",
-        [model_id, of.embedding_id],
+        "delete from pgembed.token_encoder where embedding_id = %s"
+        " or model_id = %s and embedding_id is null and %s::int is null",
+        [of.embedding_id, model_id, of.embedding_id],
     )
+    tokenizer_id = store_tokenizer(conn, stored.tokenizer)
     row = conn.execute(
         "insert into pgembed.token_encoder"
         " (model_id, tokenizer_id, dimensions, normalized, max_tokens, fingerprint,"
-        " embedding_id, trained_on, agreement, overlap, over_row_security)"
-        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning encoder_id",
+        " embedding_id, trained_on, agreement, overlap, learnt_from, unit_length,"
+        " over_row_security) values"
+        " (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning encoder_id",
         [
             *(model_id, tokenizer_id, stored.dimensions, stored.normalized),
             *(stored.max_tokens, stored.fingerprint),
             *(of.embedding_id, of.texts, of.agreement, of.overlap),
-            of.over_row_security,
+            *(of.learnt_from, of.unit_length, of.over_row_security),
         ],
     ).fetchone()
     assert row is not None
@@ -205,10 +210,7 @@ def store_encoder(
         copy.set_types(["int4", "int4", "bytea"])
         for token_id, vector in _in_range(stored, vector_type):
             copy.write_row((encoder_id, token_id, kind(vector).to_binary()))
-    conn.execute(
-        "delete from pgembed.tokenizer as t where not exists (select from"
-        " pgembed.token_encoder as e where e.tokenizer_id = t.tokenizer_id)"
-    )
+    conn.execute("analyze pgembed.token, pgembed.token_vector")
     return encoder_id
 
 

@@ -69,13 +69,17 @@ _MODEL = sql.SQL(
     " from pgembed._model(%(model)s) as m"
 )
 
-# One look tells the model of the searched embedding and whether its answer to
-# this query is in the cache. Where the choice of the embedding is not clear,
-# there is no single row, and the search itself says what is wrong.
+# One look tells the model of the searched embedding and whether the query needs no
+# service: its answer is in the cache, or none is running and PostgreSQL can encode it.
+# Where the choice of the embedding is not clear, there is no single row, and the search
+# itself says what is wrong.
 _CACHED = sql.SQL(
     "select m.name,"
     " (select c.embedding is not null"
     " from pgembed._cached_query(%(query)s, m.model_id) as c)"
+    " or %(query_encoder)s::text is distinct from 'model'"
+    " and not pgembed._service_alive_public()"
+    " and pgembed._has_query_encoder(e.embedding_id)"
     " from pgembed.embedding as e join pgembed.model as m using (model_id)"
     " where e.source = to_regclass(%(source)s)"
     " and (%(embedding)s::text is null or %(embedding)s in"
@@ -402,7 +406,11 @@ class _Select:
         query = _UNLESS_MISSING.format(
             cached=_CACHED, search=self.query(named(arguments))
         )
-        look = {"source": table_text(self.table), "embedding": embedding}
+        look = {
+            "source": table_text(self.table),
+            "embedding": embedding,
+            "query_encoder": None,
+        }
         return Statement(query, {**look, **arguments}, table=self.table)
 
 
@@ -484,7 +492,12 @@ def _encode_by_service(
     idle: bool = yield IsIdle()
     found: Rows = yield Statement(
         _CACHED,
-        {"query": query, "source": table_text(table), "embedding": embedding},
+        {
+            "query": query,
+            "source": table_text(table),
+            "embedding": embedding,
+            "query_encoder": options.get("query_encoder"),
+        },
         alone=idle,
     )
     if len(found.rows) != 1 or found.rows[0][1]:

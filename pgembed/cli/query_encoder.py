@@ -37,7 +37,7 @@ def train_query_encoder(
         VectorType, typer.Option(help="How token vectors are stored.")
     ] = "halfvec",
     most_texts: Annotated[
-        int, typer.Option(min=1, help="Train on so many chunks at most.")
+        int, typer.Option(help="Train on so many chunks at most.")
     ] = 100_000,
     over_row_security: Annotated[
         bool,
@@ -47,10 +47,11 @@ def train_query_encoder(
             "then be told by all who search.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
 ) -> None:
     """Let PostgreSQL encode queries by itself, in the space of an embedding's model."""
     from pgembed.query_encoder.store import train_query_encoder as train
+    from pgembed.query_encoder.training import OVERLAP_OF
 
     with (
         connect(dsn, autocommit=True) as conn,
@@ -71,15 +72,17 @@ def train_query_encoder(
             ),
         )
     agreement = trained.agreement
-    console.print(
+    said = (
         f"Trained a query encoder of {name}: {trained.vectors.any(axis=1).sum():,} "
-        f"pieces of words. On {agreement.texts} chunks that it has not seen, the "
-        f"cosine to the model's vectors is {agreement.cosine:.2f}, and of the 10 "
-        f"nearest both find {agreement.overlap:.0%}.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        "pieces of words."
     )
+    if agreement.texts > OVERLAP_OF:
+        said += (
+            f" On {agreement.texts} chunks that it has not seen, the cosine to the "
+            f"model's vectors is {agreement.cosine:.2f}, and of the 10 nearest both "
+            f"find {agreement.overlap:.0%}."
+        )
+    console.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 def _model_of(conn: psycopg.Connection, name: str) -> Encoder:

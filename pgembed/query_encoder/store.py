@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import psycopg
 from pgvector.psycopg import register_vector
 from psycopg import sql
+from psycopg.rows import tuple_row
 
 from pgembed import token_vectors
 from pgembed.encoders.base import truncate_vectors
 from pgembed.encoders.sql_tokenizer import sql_tokenizer
-from pgembed.errors import InvalidParameter, from_psycopg
+from pgembed.errors import (
+    DimensionMismatch,
+    InvalidParameter,
+    ModelMismatch,
+    from_psycopg,
+)
+from pgembed.options import VectorType
 from pgembed.query_encoder import vocabulary
 from pgembed.query_encoder.training import Trained, train
 
@@ -24,7 +31,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from pgembed.encoders.base import Encoder
-    from pgembed.options import VectorType
     from pgembed.query_encoder.training import Floats
 
 #: Texts that are enough: more make a larger vocabulary, and hardly a better encoder.
@@ -48,22 +54,35 @@ class Target:
     storage: str
     side_table: str
     row_security: bool
+    learnt_from: str
+    encoding: str
 
 
 def target(conn: psycopg.Connection, name: str) -> Target:
     """Look an embedding up.
 
+    Args:
+        conn: Any connection.
+        name: The embedding.
+
     Raises:
         UnknownEmbedding: There is none of that name.
     """
-    with _errors():
-        row = conn.execute(
+    row = (
+        conn.cursor(row_factory=tuple_row)
+        .execute(
             "select e.embedding_id, m.model_id, m.name, m.fingerprint, e.dimensions,"
-            " e.distance, e.storage, pgembed._table_sql(e.side_table), c.relrowsecurity"
-            " from pgembed._embedding(%s) as e join pgembed.model as m using (model_id)"
+            " e.distance, e.storage, pgembed._table_sql(e.side_table),"
+            " c.relrowsecurity, t.canonical_expression,"
+            " current_setting('server_encoding')"
+            " from pgembed._embedding(%s) as e"
+            " join pgembed.model as m using (model_id)"
+            " join pgembed.captured_text as t using (text_id)"
             " join pg_catalog.pg_class as c on c.oid = e.source",
             [name],
-        ).fetchone()
+        )
+        .fetchone()
+    )
     assert row is not None
     return Target(*row)
 
@@ -102,7 +121,8 @@ def train_query_encoder(
         over_row_security: Train although the table has row security. Roles that it
             restricts can then tell by the vectors which words are near each other in
             rows that they may not see.
-        seed: Of all that is random.
+        seed: Of the training. Which chunks are drawn, of a large table, is not decided
+            by it.
         progress: Told what is being done, and the share of it that is done, 0 to 1.
 
     Returns:
@@ -112,31 +132,75 @@ def train_query_encoder(
         UnknownEmbedding: There is no such embedding.
         InvalidParameter: The table has row security; vectors are in a column, so that
             there are no chunks; too few chunks have vectors; vectors of different
-            lengths are compared by their l2 distance.
-        DimensionMismatch: The encoder is another model.
+            lengths are compared by another distance than cosine; the database's
+            encoding is not UTF8.
+        DimensionMismatch: The encoder has too few dimensions.
+        ModelMismatch: The encoder is not the one that made the vectors.
     """
+    _check_options(most_texts, seed, vector_type)
+    with _errors():
+        return _train(
+            conn,
+            name,
+            encoder,
+            _Choices(vector_type, most_texts, over_row_security, seed),
+            progress,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Choices:
+    vector_type: VectorType
+    most_texts: int
+    over_row_security: bool
+    seed: int
+
+
+def _train(
+    conn: psycopg.Connection,
+    name: str,
+    encoder: Encoder | None,
+    choices: _Choices,
+    progress: Callable[[str, float], None],
+) -> Trained:
     of = target(conn, name)
-    _check(of, name, over_row_security=over_row_security)
+    _check(of, name, over_row_security=choices.over_row_security)
+    _check_encoder(of, encoder)
     progress("reading", 0)
-    texts, vectors = _read(conn, of, most_texts)
+    texts, vectors = _read(conn, of, choices.most_texts)
     if len(texts) < LEAST_TEXTS:
         raise InvalidParameter(
             f"embedding {name!r} has {len(texts)} chunks with vectors",
             hint=f"A query encoder learns from {LEAST_TEXTS} or more.",
         )
-    _check_lengths(of, name, vectors)
+    unit_length = _has_unit_length(vectors)
+    if of.distance != "cosine" and not unit_length:
+        raise InvalidParameter(
+            f"embedding {name!r} compares vectors of different lengths by "
+            f"{of.distance}",
+            detail="A query encoder gives a direction, of length 1.",
+            hint="Use cosine distance, or a model whose vectors are normalized.",
+        )
     progress("learning words", 0)
     tokenizer = vocabulary.learn(texts)
+    # A word that is unknown says nothing, or all that are unknown would say the same.
+    unknown = tokenizer.token_to_id(vocabulary.UNKNOWN)
     tokens = [
-        one.ids for one in tokenizer.encode_batch(texts, add_special_tokens=False)
+        [token for token in one.ids if token != unknown]
+        for one in tokenizer.encode_batch(texts, add_special_tokens=False)
     ]
-    known = [place for place, one in enumerate(tokens) if one]
-    start = _start(of, tokenizer, encoder, seed, progress)
+    known = [place for place, one in enumerate(tokens) if one and vectors[place].any()]
+    if len(known) < LEAST_TEXTS:
+        raise InvalidParameter(
+            f"{len(known)} of the chunks of embedding {name!r} have known words",
+            hint=f"A query encoder learns from {LEAST_TEXTS} or more.",
+        )
+    start = _start(of, tokenizer, encoder, choices.seed, progress)
     trained = train(
         [tokens[place] for place in known],
         vectors[known],
         start,
-        seed=seed,
+        seed=choices.seed,
         progress=lambda done: progress("training", done),
     )
     agreement = trained.agreement
@@ -146,13 +210,15 @@ def train_query_encoder(
             conn,
             of.model_id,
             _as_stored(of, tokenizer, trained),
-            vector_type=vector_type,
+            vector_type=choices.vector_type,
             trained=token_vectors.TrainedFor(
                 of.embedding_id,
                 len(known),
                 agreement.cosine if measured else None,
                 agreement.overlap if measured else None,
-                over_row_security,
+                of.learnt_from,
+                unit_length,
+                choices.over_row_security,
             ),
         )
     return trained
@@ -167,6 +233,11 @@ def _check(of: Target, name: str, *, over_row_security: bool) -> None:
             hint="Train it all the same with --over-row-security (over_row_security="
             "True), if what is near what may be known to all who search.",
         )
+    if of.encoding != "UTF8":
+        raise InvalidParameter(
+            f"a database with encoding {of.encoding} cannot tokenize",
+            hint="Query encoders run in databases with encoding UTF8 only.",
+        )
     if of.storage == "column":
         raise InvalidParameter(
             f"embedding {name!r} keeps its vectors in a column",
@@ -175,13 +246,38 @@ def _check(of: Target, name: str, *, over_row_security: bool) -> None:
         )
 
 
-def _check_lengths(of: Target, name: str, vectors: Floats) -> None:
-    lengths = np.linalg.norm(vectors, axis=1)
-    if of.distance == "l2" and np.abs(lengths - 1).max() > 0.01:
+def _has_unit_length(vectors: Floats) -> bool:
+    return bool(np.abs(np.linalg.norm(vectors, axis=1) - 1).max() <= 0.01)
+
+
+def _check_options(most_texts: int, seed: int, vector_type: str) -> None:
+    if vector_type not in get_args(VectorType):
         raise InvalidParameter(
-            f"embedding {name!r} compares vectors of different lengths by l2 distance",
-            detail="A query encoder gives a direction, of length 1.",
-            hint="Use cosine distance, or a model whose vectors are normalized.",
+            f"vector_type is {vector_type!r}", hint="Give halfvec or vector."
+        )
+    if most_texts < LEAST_TEXTS:
+        raise InvalidParameter(
+            f"most_texts is {most_texts}", hint=f"Give {LEAST_TEXTS} or more."
+        )
+    if seed < 0:
+        raise InvalidParameter(f"seed is {seed}", hint="Give 0 or more.")
+
+
+def _check_encoder(of: Target, encoder: Encoder | None) -> None:
+    if encoder is None:
+        return
+    if encoder.dimensions < of.dimensions:
+        raise DimensionMismatch(
+            f"model {encoder.name!r} has {encoder.dimensions} dimensions, the vectors "
+            f"{of.dimensions}",
+            hint=f"Give the embedding's model, {of.model}.",
+        )
+    if of.fingerprint not in (None, encoder.fingerprint):
+        raise ModelMismatch(
+            f"model {encoder.name!r} has other weights than those that made the stored "
+            "vectors",
+            detail=f"Stored fingerprint {of.fingerprint}, given {encoder.fingerprint}.",
+            hint=f"Give the embedding's model, {of.model}.",
         )
 
 
@@ -194,14 +290,18 @@ def _read(conn: psycopg.Connection, of: Target, most: int) -> tuple[list[str], F
     ).format(sql.SQL(of.side_table), sql.SQL(of.side_table))
     texts: list[str] = []
     vectors: list[Floats] = []
-    with conn.transaction(), conn.cursor("pgembed_chunks", binary=True) as cursor:
+    with conn.transaction(), _chunks(conn) as cursor:
         cursor.itersize = _AT_ONCE
-        cursor.execute(query, [of.model_id, most, most])
+        cursor.execute(query, [of.model_id, most, most], binary=True)
         for content, vector in cursor:
             texts.append(content)
             vectors.append(np.asarray(vector.to_numpy(), dtype=np.float32))
     stacked = np.stack(vectors) if vectors else np.empty((0, of.dimensions))
     return texts, stacked.astype(np.float32)
+
+
+def _chunks(conn: psycopg.Connection) -> psycopg.ServerCursor[Any]:
+    return psycopg.ServerCursor(conn, "pgembed_chunks", row_factory=tuple_row)
 
 
 def _start(

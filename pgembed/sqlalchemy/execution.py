@@ -104,6 +104,11 @@ def _cached(search: Search[Any, Any]) -> Select[Any]:
         literal(call.query, Text()), _model.c.model_id
     ).table_valued("embedding", name="c")
     is_there = select(answer.c.embedding.is_not(None)).scalar_subquery()
+    if call.query_encoder != "model":
+        is_there = is_there | (
+            ~func.pgembed._service_alive_public()
+            & func.pgembed._has_query_encoder(_embedding.c.embedding_id)
+        )
     return select(_model.c.name, is_there).where(
         _embedding.c.model_id == _model.c.model_id,
         _embedding.c.name == literal(call.embedding, Text()),

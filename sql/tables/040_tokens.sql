@@ -67,6 +67,8 @@ create table pgembed.token_encoder (
     trained_on   bigint,
     agreement    real,
     overlap      real,
+    learnt_from  text,
+    unit_length  boolean not null default true,
     over_row_security boolean not null default false,
     created_at   timestamptz not null default now(),
     unique nulls not distinct (model_id, embedding_id)
@@ -85,6 +87,10 @@ comment on column pgembed.token_encoder.agreement is
     'Mean cosine of its vectors and those of the model, over texts that it was not trained on.';
 comment on column pgembed.token_encoder.overlap is
     'Mean share of the 10 nearest of these texts that both find.';
+comment on column pgembed.token_encoder.learnt_from is
+    'The text expression (captured_text.canonical_expression) that a query encoder was trained on: it is not used for another.';
+comment on column pgembed.token_encoder.unit_length is
+    'Whether the vectors that it was trained on have length 1, as its own: else only their directions can be compared.';
 comment on column pgembed.token_encoder.over_row_security is
     'Whether roles that row security restricts may use it, although it was trained on rows that they do not see.';
 comment on column pgembed.token_encoder.model_id is
@@ -110,16 +116,22 @@ comment on table pgembed.token_vector is
 comment on column pgembed.token_vector.half is
     'The vector in 16 bits a dimension, where it is stored so; else it is in "full".';
 
--- What was learnt from a table, words and vectors, is for who may read what it was learnt from.
+-- What was learnt from a table, words and vectors, is for who may read what it was learnt from:
+-- all of its columns, as they are called now. Where anything of it is not there any more, for nobody.
 alter table pgembed.token_encoder enable row level security;
 create policy readers on pgembed.token_encoder for select using (
     embedding_id is null
-    or exists (select from pgembed.embedding as e join pgembed.captured_text as t using (text_id)
+    or exists (select from pgembed.embedding as e
+               join pgembed.captured_text as t using (text_id)
+               join pg_catalog.pg_class as c on c.oid = e.source
                where e.embedding_id = token_encoder.embedding_id
-                 and (over_row_security or not pg_catalog.row_security_active(e.source::oid))
-                 and not exists (select from pg_catalog.pg_attribute as a
-                                 where a.attrelid = e.source and a.attname = any (t.source_columns)
-                                   and not pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'select'))));
+                 and t.canonical_expression = token_encoder.learnt_from
+                 and (over_row_security or not pg_catalog.row_security_active(c.oid))
+                 and pg_catalog.has_schema_privilege(c.relnamespace, 'usage')
+                 and not exists (select from pg_catalog.unnest(t.source_columns) as n(name)
+                                 where not exists (select from pg_catalog.pg_attribute as a
+                                                   where a.attrelid = c.oid and a.attname = n.name and not a.attisdropped
+                                                     and pg_catalog.has_column_privilege(c.oid, a.attnum, 'select')))));
 alter table pgembed.token_vector enable row level security;
 create policy readers on pgembed.token_vector for select using (
     encoder_id in (select e.encoder_id from pgembed.token_encoder as e));

@@ -17,7 +17,13 @@ import pgembed
 from pgembed import aclient
 from pgembed.cli import app
 from pgembed.encoders.hashing import HashingEncoder
-from pgembed.errors import InvalidParameter, NoEncoderService, UnknownEmbedding
+from pgembed.errors import (
+    DimensionMismatch,
+    InvalidParameter,
+    ModelMismatch,
+    NoEncoderService,
+    UnknownEmbedding,
+)
 from pgembed.query_encoder.store import train_query_encoder
 from pgembed.sqlalchemy import Embedding
 from pgembed.testing import process_all
@@ -246,6 +252,68 @@ def test_what_was_learnt_is_for_who_may_read_what_it_was_learnt_from(
             assert [row(titles, learnt)[0] for learnt in LEARNT] == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "drop table doc cascade",
+        "alter table doc rename body to text",
+        "select pgembed.alter_embedding('doc_embedding', text_expression => 'n::text')",
+        "revoke usage on schema public from public, reader",
+        "update pgembed.model set fingerprint = 'other' where name = 'hashing'",
+    ],
+)
+def test_what_was_learnt_from_something_else_is_for_nobody(
+    docs: psycopg.Connection, dsn: str, change: str
+) -> None:
+    with new_roles(dsn, "reader"):
+        docs.execute("grant select on doc to reader")
+        docs.execute("select pgembed.grant_usage('reader'), pgembed._reconcile_v1()")
+        with acting_as(dsn, "reader") as reader:
+            assert row(reader, LEARNT[2])[0] > 0
+            docs.execute(change.encode())
+            if "fingerprint" not in change:
+                assert [row(reader, learnt)[0] for learnt in LEARNT] == [0, 0, 0, 0]
+            with pytest.raises(psycopg.Error):
+                row(reader, ENCODED["search"].replace("%s", "'wave'") + ")")
+
+
+def test_words_go_with_their_embedding(docs: psycopg.Connection) -> None:
+    train_query_encoder(docs, "doc_embedding")
+    assert row(docs, LEARNT[0]) == row(docs, LEARNT[1]) == (1,)
+    docs.execute("select pgembed.drop_embedding('doc_embedding')")
+    assert [row(docs, learnt)[0] for learnt in LEARNT] == [0, 0, 0, 0]
+
+
+def test_words_that_are_too_long_are_not_learnt_as_the_unknown(
+    docs: psycopg.Connection,
+) -> None:
+    side = row(docs, "select pgembed._table_sql(side_table) from pgembed.embedding")[0]
+    docs.execute(
+        f"update {side} set content = repeat(md5(content), 4) || ' '"
+        " || content".encode()
+    )
+    train_query_encoder(docs, "doc_embedding")
+    with pytest.raises(NoEncoderService, match="cannot encode this query"):
+        pgembed.vector_search(docs, "doc", "飛行機", query_encoder="static")
+
+
+def test_without_a_service_a_search_is_one_round_trip(
+    docs: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[object] = []
+    execute = psycopg.Cursor.execute
+
+    def counted(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+        sent.append(query)
+        return execute(self, query, *args, **options)
+
+    pgembed.vector_search(docs, "doc", "shock wave", k=1)
+    monkeypatch.setattr(psycopg.Cursor, "execute", counted)
+    (hit,) = pgembed.vector_search(docs, "doc", "shock wave", k=1)
+    assert hit.encoded_by == "static"
+    assert len(sent) == 1
+
+
 def test_command(docs: psycopg.Connection, dsn: str) -> None:
     for more in ([], ["--without-model", "--vector-type", "vector", "--seed", "3"]):
         done = runner.invoke(
@@ -289,6 +357,14 @@ def test_bad_input(few: psycopg.Connection) -> None:
         train_query_encoder(few, "few_embedding")
     with pytest.raises(InvalidParameter, match="in a column"):
         train_query_encoder(few, "in_column")
+    for wrong in ({"seed": -1}, {"most_texts": 5}, {"vector_type": "bit"}):
+        with pytest.raises(InvalidParameter, match=next(iter(wrong))):
+            train_query_encoder(few, "few_embedding", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(DimensionMismatch):
+        train_query_encoder(few, "few_embedding", encoder=HashingEncoder(MODEL, 32))
+    few.execute("update pgembed.model set fingerprint = 'other' where name = 'hashing'")
+    with pytest.raises(ModelMismatch):
+        train_query_encoder(few, "few_embedding", encoder=encoder())
     with pytest.raises(UnknownEmbedding, match="nothing"):
         train_query_encoder(few, "nothing")
     assert row(few, LEARNT[0]) == (0,)

@@ -212,8 +212,10 @@ begin
     select e.* into found_row
     from pgembed.token_encoder as e
     join pgembed.model as m using (model_id)
+    join pgembed.captured_text as t on t.text_id = p_embedding.text_id
     where e.embedding_id = p_embedding.embedding_id and e.model_id = p_embedding.model_id
-      and e.dimensions = p_embedding.dimensions and e.fingerprint is not distinct from m.fingerprint;
+      and e.dimensions = p_embedding.dimensions and e.fingerprint is not distinct from m.fingerprint
+      and e.learnt_from = t.canonical_expression and (e.unit_length or p_embedding.distance = 'cosine');
     return found_row;
 end
 $$;
@@ -228,3 +230,19 @@ as $$
 $$;
 comment on function pgembed._has_query_encoder(int) is
     'Whether the caller may use a query encoder that was trained for an embedding.';
+
+create or replace function pgembed._forget_tokenizers() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from pgembed.tokenizer as t
+    where not exists (select from pgembed.token_encoder as e where e.tokenizer_id = t.tokenizer_id);
+    return null;
+end
+$$;
+comment on function pgembed._forget_tokenizers() is
+    'Deletes the vocabularies of encoders that are gone: they may be words of a table.';
+
+create or replace trigger forget_tokenizers after delete on pgembed.token_encoder
+for each statement execute function pgembed._forget_tokenizers();

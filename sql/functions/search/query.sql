@@ -56,17 +56,6 @@ comment on function pgembed._cached_query(text, int) is
     'Vector of a query that needs no service now: of a model that is stored here, else the answer of a service to a query of the '
     'caller (nobody learns what others have asked).';
 
-create or replace function pgembed._model_at_hand(p_query text, p_model_id int) returns boolean
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select (pgembed._cached_query(p_query, p_model_id)).embedding is not null
-        or pgembed._service_alive_public() and exists (select from pg_extension where extname = 'dblink')
-           and exists (select from pg_foreign_server where srvname = 'pgembed_loopback')
-$$;
-comment on function pgembed._model_at_hand(text, int) is
-    'Whether embed() has the vector of a query: it was asked for, or a service can be asked within this statement.';
-
 create or replace function pgembed._request_query(p_query text, p_model text, p_timeout float8 default 10)
 returns int
 language plpgsql

@@ -81,7 +81,7 @@ declare
     made pgembed.query_embedding.embedding%type;
 begin
     if trained.encoder_id is not null
-       and (p_query_encoder = 'static' or not pgembed._model_at_hand(p_query, p_embedding.model_id)) then
+       and (p_query_encoder = 'static' or (pgembed._cached_query(p_query, p_embedding.model_id)).embedding is null) then
         made := pgembed._token_embedding(trained, p_query);
         if not 0 = all (made::real[]) then
             return made;
@@ -91,7 +91,8 @@ begin
         raise exception 'the query encoder of "%" cannot encode this query', p_embedding.name using errcode = 'PE010',
             detail = case when trained.encoder_id is null then 'None was trained for the vectors that it has now, or not for who may not read the whole table.'
                           else 'It has none of the words of the query.' end,
-            hint = format('pgembed train-query-encoder %s trains one; query_encoder => ''auto'' takes the model where there is none.', p_embedding.name);
+            hint = case when trained.encoder_id is null then format('pgembed train-query-encoder %s trains one. ', p_embedding.name) else '' end
+                || 'query_encoder => ''auto'' takes the model where there is none.';
     end if;
     return null;
 end

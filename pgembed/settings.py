@@ -10,6 +10,7 @@ import math
 import os
 import types
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hints
 
 from pgembed.errors import InvalidParameter
@@ -21,11 +22,24 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
 
+class Backend(StrEnum):
+    """What computes the vectors of a local model."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    ONNX = "onnx"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What a process that encodes may be told.
 
     Attributes:
+        backend: What computes the vectors of a local model: `torch`, `onnx`
+            (onnxruntime, on the CPU), or `auto`, which takes onnxruntime where an
+            export is known to agree with the model, or torch is not installed.
+        exports: Folder of exported models; None: `exports` in the user's cache folder
+            for pgembed.
         device: Where models run: `cuda`, `cuda:1`, `mps`, `cpu`; None chooses the
             best there is.
         half_precision: Whether a CUDA device computes in 16 bits.
@@ -36,6 +50,8 @@ class Settings:
         request_timeout_seconds: Longest wait for a hosted model's answer.
     """
 
+    backend: Backend = Backend.AUTO
+    exports: str | None = None
     device: str | None = None
     half_precision: bool = True
     batch_tokens: int | None = None
@@ -75,6 +91,11 @@ class Settings:
 def _parse(text: str, kind: Any, variable: str) -> str | bool | int | float:
     if get_origin(kind) is types.UnionType:
         kind = next(arm for arm in get_args(kind) if arm is not types.NoneType)
+    if issubclass(kind, StrEnum):
+        if text.lower() not in tuple(kind):
+            raise _invalid(variable, text, f"Give one of: {', '.join(kind)}.")
+        member: str = kind(text.lower())
+        return member
     if kind is bool:
         if text.lower() in _TRUE:
             return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import psycopg
@@ -25,6 +26,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_models)
     group.command("import")(import_model)
     group.command("accept")(accept)
+    group.command("export")(export)
     app.add_typer(group, name="model", rich_help_panel="Embeddings")
 
 
@@ -156,6 +158,48 @@ def accept(
     with connect(dsn, autocommit=True) as conn:
         client.accept_weights(conn, name, fingerprint)
     console.print(f"All vectors of {name} will be made again.", markup=False)
+
+
+def export(
+    name: Annotated[
+        str, typer.Argument(help="Hub name, or path, of the model to export.")
+    ],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write.",
+            show_default="the model's own folder, or the folder of exports",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit of its repository on the hub.")
+    ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Quantise the weights to 8 bits: another model, named NAME-int8.",
+        ),
+    ] = False,
+) -> None:
+    """Write a model for onnxruntime, and compare it with its weights.
+
+    Needs torch and the extra `export`, once; what loads the model afterwards needs
+    the extra `onnx` alone. The model keeps its name, fingerprint and vectors.
+    """
+    from pgembed.encoders.onnx_export import export as write
+    from pgembed.settings import Settings
+
+    done = write(name, out, revision=revision, int8=int8, settings=Settings.from_env())
+    for line in (
+        f"Exported {name} to {done.folder}",
+        f"  {done.megabytes:.0f} MiB; over {done.texts} texts the cosine to the "
+        f"vectors of its weights is {done.cosine:.6f} or more",
+        f"  name: {done.name}",
+        f"  fingerprint: {done.fingerprint}",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def register_if_unknown(conn: psycopg.Connection, model: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgembed.cli.common import Dsn, errors
+from pgembed.settings import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -157,6 +158,14 @@ def serve(
             "--verbose", envvar="PGEMBED_VERBOSE", help="Log each batch as well."
         ),
     ] = False,
+    backend: Annotated[
+        Backend,
+        typer.Option(
+            envvar="PGEMBED_BACKEND",
+            help="What computes the vectors of local models; auto takes onnx where an "
+            "export agrees with the model, or torch is not installed.",
+        ),
+    ] = Backend.AUTO,
     device: Annotated[
         str | None,
         typer.Option(
@@ -205,6 +214,7 @@ def serve(
         index_megabytes=index_memory,
         health_port=health_port,
         health_host=health_host,
+        backend=backend,
         device=device,
     )
     if allow_provider:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pgembed.settings import Backend
+
 
 class Encoder(Protocol):
     """Text to vectors.
@@ -101,6 +103,14 @@ class Encoder(Protocol):
 
 class EncoderSettings(Protocol):
     """What encoders read from the service's settings."""
+
+    @property
+    def backend(self) -> Backend:
+        """What computes the vectors of a local model."""
+
+    @property
+    def exports(self) -> str | None:
+        """Folder of exported models; None: in the user's cache folder."""
 
     @property
     def device(self) -> str | None:

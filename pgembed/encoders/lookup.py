@@ -8,6 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pgembed.encoders.exports import (
+    AGREEMENT_FILE,
+    MODEL_FILE,
+    Agreement,
+    check_weights,
+    export_folder,
+    hub_name,
+    is_export,
+    transformer_part,
+)
 from pgembed.encoders.packaged import installed_folder, packaged_model, verify
 from pgembed.encoders.trust import conversion, pickled
 from pgembed.encoders.weights import is_model_folder, weight_files
@@ -16,8 +26,9 @@ from pgembed.errors import MissingExtra, ModelNotFound
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pgembed.encoders.base import EncoderSettings
+
 HUB_TIMEOUT: Final = 10.0  # seconds until an unreachable hub counts as such
-_ORGANISATION: Final = "sentence-transformers"  # of a name without one
 # Exports for other runtimes, pickle and code: never loaded, so never downloaded.
 _NEVER: Final = (
     "onnx/*",
@@ -36,11 +47,13 @@ _NEVER: Final = (
     "*.pkl",
     "*.py",
 )
+# With an ONNX file the weights stay where they are, but for those of a Dense module.
+_OF_ONNX: Final = ("*.json", f"{MODEL_FILE}*", "*_Dense/model.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A model's folder and where it came from: `path`, `package` or `hub`."""
+    """A model's folder and where it is: `path`, `package`, `export` or `hub`."""
 
     folder: Path
     origin: str
@@ -92,8 +105,7 @@ def find_model(name: str, revision: str | None = None) -> FoundModel:
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         tried.append("hub: not asked, this is a path and no model's name")
     else:
-        repository = name if "/" in name else f"{_ORGANISATION}/{name}"
-        hub = _from_hub(repository, revision, tried)
+        hub = _from_hub(hub_name(name), revision, tried)
         if hub is not None:
             return FoundModel(hub, "hub")
     ways = [f"pip install {packaged.distribution}"] if packaged else []
@@ -112,7 +124,83 @@ def find_model(name: str, revision: str | None = None) -> FoundModel:
     )
 
 
-def _from_hub(repository: str, revision: str | None, tried: list[str]) -> Path | None:
+def find_export(
+    name: str,
+    revision: str | None = None,
+    *,
+    settings: EncoderSettings | None = None,
+    download: bool = True,
+) -> FoundModel:
+    """Find a model's ONNX file and what belongs to it.
+
+    Looked up in this order: a local directory of that name, what `pgembed model export`
+    wrote for it, the hub's local cache, the hub. A model that an installed package
+    carries is not asked for on the hub: it is there to be exported.
+
+    Args:
+        name: A directory, or a model's name.
+        revision: A commit of the model's repository on the hub; see `find_model`.
+        settings: Where exports are; None: where they are by default.
+        download: Whether the hub may be asked.
+
+    Raises:
+        ModelNotFound: None of them has it; lists what was tried and what helps.
+        MissingExtra: The hub is needed and its client is not installed.
+    """
+    tried: list[str] = []
+    path = Path(name).expanduser()
+    if revision is None and is_model_folder(path):
+        if is_export(path):
+            return FoundModel(path.resolve(), "path")
+        tried.append(f"local directory {name!r}: has no {MODEL_FILE}")
+    exported = export_folder(name, settings)
+    packaged = packaged_model(name)
+    if exported is None and not tried:
+        tried.append(f"local directory {name!r}: no model in it, and no name of one")
+    if exported is not None and not tried:
+        if _is_current(name, revision, exported):
+            return FoundModel(exported, "export")
+        tried.append(f"exports: none of this model in {exported}")
+        if packaged is None or installed_folder(packaged) is None:
+            hub = _from_hub(
+                hub_name(name), revision, tried, onnx=True, download=download
+            )
+            if hub is not None:
+                return FoundModel(hub, "hub")
+    raise ModelNotFound(
+        f"model {name!r} has no ONNX file here"
+        + ("" if revision is None else f" of revision {revision!r}"),
+        detail="Tried: " + "; ".join(tried) + ".",
+        hint=f"Write it, where torch is installed: pgembed model export {name}. Or "
+        "load the weights themselves: PGEMBED_BACKEND=torch.",
+    )
+
+
+def _is_current(name: str, revision: str | None, folder: Path) -> bool:
+    """Tell whether an export is of the revision that is wanted.
+
+    Raises:
+        ModelNotFound: It is of other weights than a package carries.
+    """
+    if not is_export(folder):
+        return False
+    agreement = Agreement.read(transformer_part(folder))
+    if revision is not None and (agreement is None or agreement.revision != revision):
+        return False
+    packaged = packaged_model(name)
+    if packaged is not None and agreement is not None:
+        check_weights(name, folder, agreement, packaged.sha256)
+    return True
+
+
+def _from_hub(
+    repository: str,
+    revision: str | None,
+    tried: list[str],
+    *,
+    onnx: bool = False,
+    download: bool = True,
+) -> Path | None:
     """Take a model from the hub's cache, else from the hub; None: see `tried`."""
     try:
         import huggingface_hub
@@ -126,11 +214,14 @@ def _from_hub(repository: str, revision: str | None, tried: list[str]) -> Path |
             )
         )
         # A download that broke off leaves a snapshot without weights.
-        if is_model_folder(cached) and weight_files(cached):
+        there = is_export(cached) if onnx else bool(weight_files(cached))
+        if is_model_folder(cached) and there:
             return cached
         tried.append(f"hub cache: {cached} is incomplete")
     except Exception as exc:
         tried.append(f"hub cache: {repository} is not in it ({type(exc).__name__})")
+    if not download:
+        return None
     try:
         with _quiet_downloads():
             # One question with a short timeout first: the download itself would
@@ -139,7 +230,14 @@ def _from_hub(repository: str, revision: str | None, tried: list[str]) -> Path |
                 repository, revision=revision, timeout=HUB_TIMEOUT
             )
             names = [file.rfilename for file in info.siblings or ()]
-            if pickled(names) and not any(n.endswith(".safetensors") for n in names):
+            if onnx and not any(n.endswith(MODEL_FILE) for n in names):
+                tried.append(f"hub: {repository} has no {MODEL_FILE}")
+                return None
+            if (
+                not onnx
+                and pickled(names)
+                and not any(n.endswith(".safetensors") for n in names)
+            ):
                 raise ModelNotFound(
                     f"the weights of {repository!r} on the hub are pickle, and were "
                     "not loaded",
@@ -152,7 +250,8 @@ def _from_hub(repository: str, revision: str | None, tried: list[str]) -> Path |
                     revision=info.sha,  # what was looked at, not what is new since
                     cache_dir=cache,
                     etag_timeout=HUB_TIMEOUT,
-                    ignore_patterns=list(_NEVER),
+                    allow_patterns=list(_OF_ONNX) if onnx else None,
+                    ignore_patterns=[AGREEMENT_FILE] if onnx else list(_NEVER),
                 )
             )
     except ModelNotFound:

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Final
 
 from pgembed.encoders.hashing import DEFAULT_DIMENSIONS, HashingEncoder
 from pgembed.errors import ModelNotFound
+from pgembed.settings import Backend
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pgembed.encoders.base import Encoder, EncoderSettings
 
 PROVIDERS: Final = ("sentence-transformers", "static", "hashing", "litellm")
@@ -33,7 +36,8 @@ def load_encoder(
         dimensions: Length of the vectors; None: as many as the model has.
         query_prompt: Put before queries; None: the model's own, '': none.
         document_prompt: Put before documents; None: the model's own, '': none.
-        settings: Device, precision, hosted models allowed; None: the defaults.
+        settings: Backend, device, precision, hosted models allowed; None: the
+            defaults.
 
     Raises:
         ModelNotFound: No such provider, model or revision, or it cannot be loaded here.
@@ -58,9 +62,7 @@ def load_encoder(
             document_prompt=document_prompt or "",
         )
     if provider == "sentence-transformers":
-        from pgembed.encoders.sentence_transformers import SentenceTransformersEncoder
-
-        return SentenceTransformersEncoder(
+        return _local_class(name, revision, settings)(
             name,
             revision=revision,
             dimensions=dimensions,
@@ -92,3 +94,17 @@ def load_encoder(
         f"model {name!r} has the unknown provider {provider!r}",
         hint=f"Register it with one of: {', '.join(PROVIDERS)}.",
     )
+
+
+def _local_class(
+    name: str, revision: str | None, settings: EncoderSettings | None
+) -> Callable[..., Encoder]:
+    from pgembed.encoders.backends import choose_backend
+
+    if choose_backend(name, revision, settings) == Backend.ONNX:
+        from pgembed.encoders.onnx import OnnxEncoder
+
+        return OnnxEncoder
+    from pgembed.encoders.sentence_transformers import SentenceTransformersEncoder
+
+    return SentenceTransformersEncoder

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pgembed.encoders.base import check_texts, truncate_vectors, unit_length
+from pgembed.encoders.base import (
+    check_texts,
+    truncate_vectors,
+    unit_length,
+)
 from pgembed.encoders.batching import pack
 from pgembed.encoders.forks import torch_is_used
 from pgembed.encoders.lookup import find_model
@@ -61,9 +65,12 @@ class SentenceTransformersEncoder:
         fingerprint: SHA-256 over the weight files.
         query_prompt: Put before every query.
         document_prompt: Put before every document.
+        backend: `torch`.
         device: Where it runs: `cuda:0`, `mps`, `cpu`.
         origin: Where it was found: `path`, `package` or `hub`.
     """
+
+    backend = "torch"
 
     def __init__(
         self,
@@ -138,6 +145,11 @@ class SentenceTransformersEncoder:
                 hint=f"Declare it with {own} dimensions, or fewer to truncate.",
             )
         self.dimensions = dimensions or own
+
+    @property
+    def transformer(self) -> torch.nn.Module:
+        """The library's module that turns texts into token vectors."""
+        return self._model[0]
 
     def plan(self, texts: Sequence[str]) -> list[list[int]]:
         """Group texts by real token length into batches of a bounded padded size."""

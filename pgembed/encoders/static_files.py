@@ -11,7 +11,7 @@ import numpy as np
 
 from pgembed.encoders.lookup import find_model
 from pgembed.encoders.trust import check_folder, list_modules, read_json
-from pgembed.encoders.weights import digest, fingerprint
+from pgembed.encoders.weights import checksum, fingerprint
 from pgembed.encoders.word_vectors import SETTINGS, WordVectors, read_word_vectors
 from pgembed.errors import MissingExtra, ModelNotFound
 
@@ -133,7 +133,7 @@ def _of_words(name: str, words: WordVectors) -> StaticModel:
     return StaticModel(
         tokenizer,
         words.vectors,
-        digest(words.files),
+        checksum(words.files),
         normalized=words.normalize,
         left_out=vocabulary[UNKNOWN],
     )

@@ -38,8 +38,7 @@ def fingerprint(folder: Path) -> str:
     """Compute the SHA-256 over a model's weight files, one after the other.
 
     With one file, as most models have, this is that file's own checksum, which can
-    be compared with what the model's publisher states. Files whose size and time of
-    change are the same as before are not read again in this process.
+    be compared with what the model's publisher states.
 
     Raises:
         ModelNotFound: The folder holds no weights.
@@ -57,11 +56,15 @@ def fingerprint(folder: Path) -> str:
             hint="Copy the whole model there, weights included; files that are only "
             "pointers into Git LFS are no weights.",
         )
-    return digest(files)
+    return checksum(files)
 
 
-def digest(files: Sequence[Path]) -> str:
-    """Compute the SHA-256 over files, one after the other."""
+def checksum(files: Sequence[Path]) -> str:
+    """Compute the SHA-256 over files, one after the other.
+
+    Files whose size and time of change are the same as before are not read again in
+    this process.
+    """
     stats = [(file, file.stat()) for file in files]
     key = tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
     if key not in _known:

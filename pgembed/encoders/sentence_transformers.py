@@ -91,7 +91,7 @@ class SentenceTransformersEncoder:
                 the model normalises, scaled to unit length again.
             query_prompt: None takes the model's own; '' is no prompt.
             document_prompt: None takes the model's own; '' is no prompt.
-            settings: Device, precision and batch size; None chooses all.
+            settings: Device, precision, threads, batch size; None chooses all.
 
         Raises:
             ModelNotFound: No place has it, or what is there cannot be loaded, or must
@@ -123,6 +123,8 @@ class SentenceTransformersEncoder:
                 ) from exc
         self._model.eval()
         torch_is_used()
+        if settings is not None and settings.threads is not None:
+            torch.set_num_threads(settings.threads)  # of the whole process
         self._set_precision(settings.half_precision if settings else True)
         self.device = str(self._model.device)
         self._batch_tokens = (

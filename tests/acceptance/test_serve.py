@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -221,3 +224,26 @@ def test_a_service_without_torch_goes_on_with_the_models_vectors(
     assert refused.process.wait(120) == 4
     assert weights in refused.log.read_text()
     assert value(conn, EMBEDDED) == 2
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "passive"), ("active", "active")])
+def test_threads_of_torch_that_wait_do_not_spin_unless_told(
+    given: str | None, found: str
+) -> None:
+    environment = {**os.environ, "PGEMBED_DSN": "host=/nowhere"}
+    environment.pop("OMP_WAIT_POLICY", None)
+    if given is not None:
+        environment["OMP_WAIT_POLICY"] = given
+    program = (
+        "import os, sys; from pgembed.cli import app\n"
+        "try: app(['serve', '--once'])\n"
+        "finally: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == [found, "False"], done.stderr

@@ -35,6 +35,7 @@ class Settings:
     device: str | None = None
     backend: Backend = Backend.AUTO
     exports: str | None = None
+    threads: int | None = None
     half_precision: bool = True
     batch_tokens: int | None = None
     hosted_models: bool = True

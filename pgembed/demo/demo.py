@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pgembed.client import EmbeddingStatus, VectorHit
-    from pgembed.options import HybridSearchOptions, VectorSearchOptions
+    from pgembed.options import QueryEncoder, VectorSearchOptions
 
 MODEL = "all-MiniLM-L6-v2"
 DEFAULT_ROWS = 3000
@@ -303,10 +303,15 @@ class _Demo:
             f"{time.monotonic() - started:.0f} s."
         )
 
-    def _show_both(self, query: str, **options: Unpack[HybridSearchOptions]) -> None:
+    def _show_both(self, query: str, query_encoder: QueryEncoder | None = None) -> None:
         started = time.perf_counter()
         hits = client.hybrid_search(
-            self.conn, table.TABLE, query, k=3, snippets=True, **options
+            self.conn,
+            table.TABLE,
+            query,
+            k=3,
+            snippets=True,
+            query_encoder=query_encoder,
         )
         milliseconds = 1000 * (time.perf_counter() - started)
         self.screen.say(

@@ -48,7 +48,7 @@ from pgembed.sqlalchemy.version import explain_missing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from sqlalchemy import Select
+    from sqlalchemy import ColumnElement, Select
     from sqlalchemy.engine import Result
     from sqlalchemy.orm import Mapper, ORMExecuteState
     from sqlalchemy.pool import Pool
@@ -103,7 +103,9 @@ def _cached(search: Search[Any, Any]) -> Select[Any]:
     answer = func.pgembed._cached_query(
         literal(call.query, Text()), _model.c.model_id
     ).table_valued("embedding", name="c")
-    is_there = select(answer.c.embedding.is_not(None)).scalar_subquery()
+    is_there: ColumnElement[bool] = select(
+        answer.c.embedding.is_not(None)
+    ).scalar_subquery()
     if call.query_encoder != "model":
         is_there = is_there | (
             ~func.pgembed._service_alive_public()

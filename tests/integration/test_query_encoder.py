@@ -359,7 +359,7 @@ def test_bad_input(few: psycopg.Connection) -> None:
         train_query_encoder(few, "in_column")
     for wrong in ({"seed": -1}, {"most_texts": 5}, {"vector_type": "bit"}):
         with pytest.raises(InvalidParameter, match=next(iter(wrong))):
-            train_query_encoder(few, "few_embedding", **wrong)  # type: ignore[arg-type]
+            train_query_encoder(few, "few_embedding", **wrong)
     with pytest.raises(DimensionMismatch):
         train_query_encoder(few, "few_embedding", encoder=HashingEncoder(MODEL, 32))
     few.execute("update pgembed.model set fingerprint = 'other' where name = 'hashing'")

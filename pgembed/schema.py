@@ -47,11 +47,15 @@ VERSION_TABLE_COMMENT = "Revision of pgembed''s own schema; see pgembed version.
 LIBRARY_VERSION = metadata.version("pgembed-kit")
 SCHEMA_COMMENT = (
     "Embeddings that stay fresh, and semantic search. "
-    f"pgembed {LIBRARY_VERSION}, functions {sqlfiles.functions_digest()}"
+    f"pgembed {LIBRARY_VERSION}, functions {sqlfiles.functions_digest()}, "
+    f"tables {sqlfiles.tables_digest()}"
 )
 # Alembic keeps the migration that runs in a global variable.
 _migrating = threading.Lock()
-_COMMENT = re.compile(r"pgembed (?P<library>\S+), functions (?P<functions>[0-9a-f]+)$")
+_COMMENT = re.compile(
+    r"pgembed (?P<library>\S+), functions (?P<functions>[0-9a-f]+)"
+    r"(?:, tables (?P<tables>[0-9a-f]+))?$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,18 +273,19 @@ def version_from(
         SchemaVersionError: It is of a development version, whose revisions had the
             same names as those of today.
     """
-    if not has_texts and revision in known_revisions():
+    match = _COMMENT.search(comment or "")
+    tables = (match and match["tables"]) or sqlfiles.tables_digest()
+    other = revision == head_revision() and tables != sqlfiles.tables_digest()
+    if other or (not has_texts and revision in known_revisions()):
         raise SchemaVersionError(
-            "the schema in the database is of a development version of pgembed, from "
-            "before the history of its revisions began anew: it cannot be upgraded",
-            detail=f"It says revision {revision}, and has no table "
-            "pgembed.captured_text.",
+            "the schema in the database is of a development version of pgembed, whose "
+            "revisions had the same names and other tables: it cannot be upgraded",
+            detail=f"It says revision {revision}.",
             hint="Embeddings are declared again after a new installation, and their "
             "vectors made again. Keep what else you need; then, with the functions "
             "that are still there: SELECT pgembed.drop_embedding(name) FROM "
             "pgembed.embedding; DROP SCHEMA pgembed CASCADE; and run: pgembed install",
         )
-    match = _COMMENT.search(comment or "")
     return SchemaVersion(
         revision=revision,
         functions=match["functions"] if match else None,

@@ -115,6 +115,12 @@ def functions_digest() -> str:
     return digest.hexdigest()[:16]
 
 
+@cache
+def tables_digest() -> str:
+    """Hash the run-once files: tells development versions of a revision apart."""
+    return hashlib.sha256(load("frozen.txt").text.encode()).hexdigest()[:16]
+
+
 def frozen() -> dict[str, str]:
     """Read `sql/frozen.txt`: SHA-256 of each run-once file, by name."""
     lines = load("frozen.txt").text.splitlines()

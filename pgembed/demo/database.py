@@ -7,11 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import psycopg
+
 from pgembed import schema
 from pgembed.demo.service import stop_pid
 from pgembed.dsn import connect, shown
 from pgembed.embedded import EmbeddedServer, default_data_folder
-from pgembed.errors import SchemaVersionError, UnsupportedEnvironment
+from pgembed.errors import PgembedError, UnsupportedEnvironment
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -81,16 +83,17 @@ class DemoDatabase:
             self._server.stop()
 
     def _install(self) -> schema.SchemaVersion:
-        current = schema.version(self.dsn)
-        if current is None or current.is_current or self._server is None:
+        if self._server is None:
             return schema.install(self.dsn)
-        # An earlier pgembed's demo: its database is ours to upgrade.
+        # An earlier pgembed's demo: its database is ours to upgrade, or to make anew.
         try:
-            return schema.upgrade(self.dsn)
-        except SchemaVersionError as exc:
-            raise SchemaVersionError(
-                exc.message, detail=exc.detail, hint="Start anew: pgembed demo --fresh"
-            ) from exc
+            current = schema.version(self.dsn)
+            if current is not None and not current.is_current:
+                return schema.upgrade(self.dsn)
+        except (PgembedError, psycopg.Error):
+            self._server.drop_database(DATABASE)
+            self._server.create_database(DATABASE)
+        return schema.install(self.dsn)
 
     @property
     def is_embedded(self) -> bool:

@@ -295,17 +295,23 @@ def test_a_newer_schema_is_refused_with_both_versions(dsn: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "before",
+    [
+        [
+            "drop table pgembed.captured_text cascade",
+            "comment on schema pgembed is 'pgembed 0.1.0.dev0, functions 0123abcd'",
+        ],
+        ["comment on schema pgembed is 'pgembed 0.1.0, functions 01, tables 23'"],
+    ],
+)
+@pytest.mark.parametrize(
     "call", [schema.install, schema.upgrade, schema.uninstall, schema.version]
 )
 def test_a_development_schema_from_before_is_refused(
-    dsn: str, call: Callable[[str], object]
+    dsn: str, call: Callable[[str], object], before: list[str]
 ) -> None:
     """Its revisions had the same names, so that the number tells nothing."""
-    execute(
-        dsn,
-        "drop table pgembed.captured_text cascade",
-        "comment on schema pgembed is 'pgembed 0.1.0.dev0, functions 0123abcd'",
-    )
+    execute(dsn, *before)
     with pytest.raises(SchemaVersionError, match="development version") as caught:
         call(dsn)
     hint = caught.value.hint or ""

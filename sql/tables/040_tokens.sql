@@ -123,7 +123,7 @@ create policy readers on pgembed.token_encoder for select using (
     embedding_id is null
     or exists (select from pgembed.embedding as e
                join pgembed.captured_text as t using (text_id)
-               join pg_catalog.pg_class as c on c.oid = e.source
+               join pg_catalog.pg_class as c on c.oid = e.source::oid
                where e.embedding_id = token_encoder.embedding_id
                  and t.canonical_expression = token_encoder.learnt_from
                  and (over_row_security or not pg_catalog.row_security_active(c.oid))

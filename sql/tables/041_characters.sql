@@ -5,6 +5,10 @@
 -- p punctuation, i ideograph, m mark, h Hangul syllable, w other); then what becomes of it without
 -- accents, in lower case, and both, as code points, - where it stays. Punctuation has spaces around it.
 
+-- Where pgvector is, others may have functions of these names.
+select pg_catalog.set_config('pgembed.path', pg_catalog.current_setting('search_path'), true),
+       pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
 insert into pgembed.character (first, last, kind, stripped, lower, stripped_lower)
 with line as (
     select string_to_array(l, ' ') as part
@@ -3638,3 +3642,5 @@ cross join lateral (
                          from unnest(string_to_array(nullif(part[3 + n], '-'), ',')) with ordinality as o(code, place))
                  from generate_series(1, 3) as n order by n) as out) as made
 order by 1;
+
+select pg_catalog.set_config('search_path', pg_catalog.current_setting('pgembed.path'), true);

@@ -357,7 +357,7 @@ def play_through(hostile_stage: Stage, kind: Kind, moment: str) -> None:
         try:
             case.hook()
         except errors.FeatureNotSupported as error:
-            pytest.skip(f"PostgreSQL refuses it: {error}")
+            pytest.skip(f"PostgreSQL refuses it: {error.diag.message_primary}")
         if moment == BEFORE:
             case.act(DECLARE)
         case.act(USE)

@@ -367,6 +367,7 @@ def test_all_arguments_as_untyped_parameters(
         "vector_weight": "1",
         "bm25_weight": "0.5",
         "on_missing_query_embedding": "error",
+        "query_encoder": "auto",
     }
     names = value(
         conn,

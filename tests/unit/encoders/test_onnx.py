@@ -144,7 +144,6 @@ def load_both(folder: Path, **options: Any) -> tuple[Any, Any]:
         ("tokenizer_config.json", {"do_lower_case": False}),
         ("tokenizer_config.json", {"strip_accents": True, "do_lower_case": False}),
         ("tokenizer_config.json", {"truncation_side": "left"}),
-        ("tokenizer_config.json", {"padding_side": "left"}),
         ("1_Pooling/config.json", {"pooling_mode": "cls"}),
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}),
         (
@@ -587,7 +586,9 @@ def export_command(*arguments: str, exports: Path) -> Any:
     from pgembed.cli import app
 
     return CliRunner().invoke(
-        app, ["model", "export", *arguments], env={"PGEMBED_EXPORTS": str(exports)}
+        app,
+        ["model", "export", *arguments],
+        env={"PGEMBED_EXPORTS": str(exports), "PGEMBED_DEBUG": "1"},
     )
 
 

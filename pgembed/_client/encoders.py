@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from psycopg import sql
+
 from pgembed._client.locks import ForkSafeLock
 
 if TYPE_CHECKING:
@@ -24,6 +26,11 @@ class ModelRow:
     revision: str | None
 
 
+MODEL_ROW = sql.SQL(
+    "select m.name, m.provider, m.dimensions, m.query_prompt, m.document_prompt,"
+    " m.revision"
+    " from pgembed._model(%(model)s) as m"
+)
 # An encoder is used by one thread at a time, and two would only compete for the
 # same cores.
 _lock = ForkSafeLock()

@@ -63,33 +63,33 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MODEL = sql.SQL(
-    "select m.name, m.provider, m.dimensions, m.query_prompt, m.document_prompt,"
-    " m.revision"
-    " from pgembed._model(%(model)s) as m"
-)
-
-# One look tells the model of the searched embedding and whether the query needs no
-# service: its answer is in the cache, or none is running and PostgreSQL can encode it.
-# Where the choice of the embedding is not clear, there is no single row, and the search
-# itself says what is wrong.
-_CACHED = sql.SQL(
-    "select m.name,"
-    " (select c.embedding is not null"
-    " from pgembed._cached_query(%(query)s, m.model_id) as c)"
-    " or %(query_encoder)s::text is distinct from 'model'"
-    " and not pgembed._service_alive_public()"
-    " and pgembed._has_query_encoder(e.embedding_id)"
-    " from pgembed.embedding as e join pgembed.model as m using (model_id)"
+# Which embedding, or BM25 index, of a table is meant.
+_CHOSEN = sql.SQL(
     " where e.source = to_regclass(%(source)s)"
     " and (%(embedding)s::text is null or %(embedding)s in"
     " (e.name, pgembed._qualified_name(e.source, e.name)))"
 )
-_TRAINED = sql.SQL(
-    "select pgembed._has_query_encoder(e.embedding_id)"
-    " from pgembed.embedding as e where e.source = to_regclass(%(source)s)"
-    " and (%(embedding)s::text is null or %(embedding)s in"
-    " (e.name, pgembed._qualified_name(e.source, e.name)))"
+# One look tells the model of the searched embedding and whether the query needs no
+# service: its answer is in the cache, or none is running and PostgreSQL can encode it.
+# Where the choice of the embedding is not clear, there is no single row, and the search
+# itself says what is wrong.
+_CACHED = (
+    sql.SQL(
+        "select m.name,"
+        " (select c.embedding is not null"
+        " from pgembed._cached_query(%(query)s, m.model_id) as c)"
+        " or %(query_encoder)s::text is distinct from 'model'"
+        " and not pgembed._service_alive_public()"
+        " and pgembed._has_query_encoder(e.embedding_id)"
+        " from pgembed.embedding as e join pgembed.model as m using (model_id)"
+    )
+    + _CHOSEN
+)
+_TRAINED = (
+    sql.SQL(
+        "select pgembed._has_query_encoder(e.embedding_id) from pgembed.embedding as e"
+    )
+    + _CHOSEN
 )
 # The look and the search in one statement: the search is not begun where a vector is
 # missing, and then there is one row with the name of its model. OFFSET 0 keeps that
@@ -114,12 +114,9 @@ _ARMS = sql.SQL(
 # choice is not clear there is no single row, and the search itself says what is wrong.
 _EXPRESSION = sql.SQL(
     "select pgembed._compose_sql(e.text_id, 'v.doc') from pgembed.{} as e"
-    " where e.source = to_regclass(%(source)s)"
-    " and (%(embedding)s::text is null or %(embedding)s in"
-    " (e.name, pgembed._qualified_name(e.source, e.name)))"
 )
-_OF_EMBEDDING = _EXPRESSION.format(sql.Identifier("embedding"))
-_OF_BM25 = _EXPRESSION.format(sql.Identifier("bm25"))
+_OF_EMBEDDING = _EXPRESSION.format(sql.Identifier("embedding")) + _CHOSEN
+_OF_BM25 = _EXPRESSION.format(sql.Identifier("bm25")) + _CHOSEN
 
 
 def search(
@@ -471,7 +468,7 @@ def _given(options: Mapping[str, Any]) -> set[str]:
 def _encode_here(query: str, encoder: Encoder | str) -> Flow[dict[str, object]]:
     if isinstance(encoder, str):
         check_text(encoder, "encoder", InvalidParameter)
-        found: Rows = yield Statement(_MODEL, {"model": encoder})
+        found: Rows = yield Statement(encoders.MODEL_ROW, {"model": encoder})
         row = encoders.ModelRow(*found.rows[0])
         loaded: Encoder = yield Work(lambda: encoders.load(row))
     else:

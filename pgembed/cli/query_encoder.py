@@ -86,13 +86,10 @@ def train_query_encoder(
 
 
 def _model_of(conn: psycopg.Connection, name: str) -> Encoder:
-    from pgembed._client.encoders import ModelRow, load
+    from pgembed._client.encoders import MODEL_ROW, ModelRow, load
+    from pgembed.query_encoder.store import target
 
-    row = conn.execute(
-        "select m.name, m.provider, m.dimensions, m.query_prompt, m.document_prompt,"
-        " m.revision from pgembed._embedding(%s) as e join pgembed.model as m"
-        " using (model_id)",
-        [name],
-    ).fetchone()
+    model = {"model": target(conn, name).model}
+    row = conn.execute(MODEL_ROW, model).fetchone()
     assert row is not None
     return load(ModelRow(*row))

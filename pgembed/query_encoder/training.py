@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pgembed.encoders.base import unit_length
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -127,7 +129,7 @@ def train(
         The vectors of all texts' tokens, and their agreement on the held-out texts.
     """
     generator = np.random.default_rng(seed)
-    wanted = _unit(vectors)
+    wanted = unit_length(vectors)
     texts = Texts(tokens)
     order = generator.permutation(len(tokens))
     held = order[: min(int(len(tokens) * HELD_OUT), MOST_HELD_OUT)]
@@ -198,7 +200,7 @@ def _agreement(
     if len(held) <= OVERLAP_OF:
         return Agreement(len(held), float("nan"), float("nan"))
     tokens, counts = texts.counts(held)
-    made = _unit(counts @ trained[tokens])
+    made = unit_length(counts @ trained[tokens])
     stored = wanted[held]
     shared = [
         len(set(a) & set(b)) / OVERLAP_OF
@@ -213,9 +215,3 @@ def _nearest(queries: Floats, vectors: Floats) -> npt.NDArray[np.int64]:
     similar = queries @ vectors.T
     np.fill_diagonal(similar, -np.inf)
     return np.argpartition(-similar, OVERLAP_OF, axis=1)[:, :OVERLAP_OF]
-
-
-def _unit(vectors: Floats) -> Floats:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Floats = (vectors / np.maximum(lengths, _TINY)).astype(np.float32)
-    return unit

@@ -154,7 +154,10 @@ def _with_vector(
         meaning = meaning_of(exc)
         if isinstance(meaning, NoEncoderService) and (
             "on_missing_query_embedding" in call.options
-            or (call.query_encoder != "model" and connection.scalar(_trained(search)))
+            or (
+                call.query_encoder != "model"
+                and connection.scalar(_trained(search), execution_options=kept)
+            )
         ):
             return search  # the function knows what to do
         raise

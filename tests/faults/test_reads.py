@@ -34,6 +34,8 @@ CODES = [
     *("P0001", "P0004", "22012", "XX000", "58030"),
 ]
 
+MOMENTS = ("40", "53", "55", "57", "58")
+
 
 @pytest.fixture
 def settings() -> ServiceSettings:
@@ -182,6 +184,47 @@ async def test_a_text_that_fails_whatever_the_row_is_broken_and_heals(
     conn.execute("select pgembed._reconcile_v1()")
     await drain(dsn, settings, encoders={"test": encoder})
     assert wrong(conn, "bad") == []
+
+
+def titled(conn: Conn, statement: str) -> None:
+    """Have a part of every text, folded when a statement is planned, do something."""
+    conn.execute(
+        "create or replace function title() returns text immutable language plpgsql as"
+        f" $$begin {statement}; return ''; end$$".encode()
+    )
+
+
+@pytest.mark.parametrize("asked", ["_reconcile_text_v1", "_broken_v1", "_follow_v1"])
+def test_what_was_cancelled_is_not_called_broken(conn: Conn, asked: str) -> None:
+    """A service that stops cancels what it asks: that says nothing of the table."""
+    titled(conn, "null")
+    declare(conn, "good", "title() || body")
+    embedding_id, text_id, revision = conn.execute(
+        "select embedding_id, text_id, revision from pgembed.embedding"
+    ).fetchone() or pytest.fail("no embedding")
+    given: dict[str, list[Any]] = {
+        "_reconcile_text_v1": [text_id],
+        "_broken_v1": [embedding_id, revision, "it is not"],
+        "_follow_v1": [embedding_id],
+    }
+    marks = ", ".join(["%s"] * len(given[asked]))
+    ways = [f"raise sqlstate '{code}'" for code in CODES if code[:2] in MOMENTS]
+    for way in (*ways, "perform pg_sleep(60)"):
+        titled(conn, way)
+        conn.execute("set statement_timeout = '200ms'")
+        with pytest.raises(psycopg.Error):
+            conn.execute(f"select pgembed.{asked}({marks})".encode(), given[asked])
+        conn.execute("reset statement_timeout")
+        assert out_of_service(conn) == [], way
+        assert value(conn, "select state from pgembed.captured_text") == "active"
+    titled(conn, "raise division_by_zero")
+    conn.execute(f"select pgembed.{asked}({marks})".encode(), given[asked])
+    assert value(conn, "select state from pgembed.captured_text") == "broken"
+    # Nor is it called mended by what says nothing.
+    titled(conn, "raise query_canceled")
+    with pytest.raises(psycopg.Error):
+        conn.execute(f"select pgembed.{asked}({marks})".encode(), given[asked])
+    assert value(conn, "select state from pgembed.captured_text") == "broken"
 
 
 @pytest.mark.parametrize(

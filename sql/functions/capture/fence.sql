@@ -222,6 +222,16 @@ $$;
 comment on function pgembed._raise_foreign(text, text) is
     'PE018 in place of what code of a table''s owner has raised, whose SQLSTATE says nothing.';
 
+create or replace function pgembed._may_pass(p_state text) returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select p_state similar to '(40|53|55|57|58)%|25006'
+$$;
+comment on function pgembed._may_pass(text) is
+    'Whether an SQLSTATE claims to be of a moment: cancelled, timed out, locked, out of a resource, a standby. Foreign '
+    'code may claim it of itself, so no row is spared for it; but nothing is called broken because of it.';
+
 create or replace function pgembed._run_as_owner(p_text_id int, p_sql text, p_work pgembed._work default null) returns text[]
 language plpgsql
 set search_path = pg_catalog, pg_temp

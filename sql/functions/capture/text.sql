@@ -290,6 +290,9 @@ begin
                                                          t.canonical_expression, pgembed._table_sql(t.source)));
     exception when sqlstate 'PE018' then
         get stacked diagnostics code = pg_datatype_name;
+        if pgembed._may_pass(code) then    -- it was cancelled, say: nobody knows
+            raise;
+        end if;
         return case when code similar to '(42|3F)%'    -- a name or a right is missing; a function of theirs may say so, too
                     then format('The text expression no longer fits the table: %s. Mend the table, or give another text: '
                                 'text_expression => ... of pgembed.alter_embedding or alter_bm25.', sqlerrm)

@@ -124,12 +124,18 @@ create or replace function pgembed._reconcile_text_v1(p_text_id int) returns voi
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    code text;
 begin
     perform pgembed._follow(t, false) from pgembed.captured_text as t where t.text_id = p_text_id;
 exception
     when lock_not_available or deadlock_detected or insufficient_privilege then
         null;    -- the next minute; the doctor tells meanwhile
     when sqlstate 'PE003' or sqlstate 'PE004' or sqlstate 'PE013' or sqlstate 'PE016' or sqlstate 'PE018' then
+        get stacked diagnostics code = pg_datatype_name;
+        if pgembed._may_pass(code) then
+            raise;
+        end if;
         update pgembed.captured_text set state = 'broken', state_reason = sqlerrm where text_id = p_text_id;
 end
 $$;

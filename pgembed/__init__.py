@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         search_facets,
         similar,
         status,
+        switch_embedding,
         vector_search,
     )
 
@@ -92,6 +93,7 @@ __all__ = [
     "search_facets",
     "similar",
     "status",
+    "switch_embedding",
     "vector_search",
 ]
 

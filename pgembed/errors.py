@@ -186,6 +186,12 @@ class NotEmbeddedInTime(SqlError, TimeoutError):
     sqlstate = "PE019"
 
 
+class NotComplete(SqlError):
+    """A generation of an embedding cannot take the place of the current one yet."""
+
+    sqlstate = "PE020"
+
+
 class EncoderError(PgembedError):
     """Root of what goes wrong between text and vector."""
 

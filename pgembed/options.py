@@ -66,6 +66,7 @@ Storage: TypeAlias = Literal["table", "column"]
 VectorType: TypeAlias = Literal["vector", "halfvec"]
 IndexKind: TypeAlias = Literal["hnsw", "ivfflat", "none"]
 Wake: TypeAlias = Literal["notify", "poll"]
+Switch: TypeAlias = Literal["auto", "manual", "in_place"]
 Syntax: TypeAlias = Literal["words", "websearch"]
 Fusion: TypeAlias = Literal["rrf", "minmax", "distribution"]
 QueryEncoder: TypeAlias = Literal["auto", "model", "static"]
@@ -212,7 +213,7 @@ class DeclaredOptions(TextOptions, PlaceOptions, total=False):
 
 
 class EmbeddingOptions(TextOptions, total=False):
-    """Options of `alter_embedding`.
+    """Options of `create_embedding` and `alter_embedding`.
 
     Attributes:
         index: `hnsw`, `ivfflat` or `none`; `hnsw`.
@@ -226,6 +227,19 @@ class EmbeddingOptions(TextOptions, total=False):
     index_options: Mapping[str, int] | None
     bm25: bool | None
     bm25_options: Mapping[str, object] | None
+
+
+class ChangedOptions(EmbeddingOptions, total=False):
+    """Options of `alter_embedding`.
+
+    Attributes:
+        switch: When vectors of another model, dimensions, type or distance take the
+            place of those that searches use: `auto`, as soon as all are there;
+            `manual`, at `switch_embedding`; `in_place`: the old ones are removed
+            first, and until they are made anew searches do not find the rows.
+    """
+
+    switch: Switch | None
 
 
 class NewEmbeddingOptions(EmbeddingOptions, PlaceOptions, total=False):
@@ -251,6 +265,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "chunking": get_args(Chunking),
     "vector_type": get_args(VectorType),
     "wake": get_args(Wake),
+    "switch": get_args(Switch),
 }
 
 

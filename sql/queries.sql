@@ -193,3 +193,7 @@ select embedding_id, ddl from pgembed._index_next_v1(%(worker_id)s, %(most_memor
 -- index_done --
 -- Ends an index build.
 select pgembed._index_done_v1(%(embedding_id)s, %(error)s)
+
+-- switch_due --
+-- Has complete generations of embeddings take the place of earlier ones.
+select pgembed._switch_due_v1()

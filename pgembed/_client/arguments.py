@@ -81,8 +81,8 @@ def _query_encoder(value: Any, name: str) -> str:
 _TEXTS = (
     "boost, chunking, column_name, config, distance, document_prompt, embedding,"
     " fingerprint, fusion, index, model, name, on_missing_query_embedding, provider,"
-    " query_prompt, revision, role, storage, syntax, text_expression,"
-    " vector_type, wake, where_sql"
+    " generation, query_prompt, revision, role, storage, switch, syntax,"
+    " text_expression, vector_type, wake, where_sql"
 )
 _WHOLE_NUMBERS = "chunk_overlap, chunk_size, dimensions, max_attempts, max_tokens"
 _COUNTS = "candidates, ef_search, min_rows, rrf_k"
@@ -104,7 +104,7 @@ CHECKS: dict[str, Check] = {
     **_all(_MAPPINGS, _or_none(_json)),
     **_all(_TRUTHS, check_bool),
     **_all("bm25, normalized", _or_none(check_bool)),
-    **_all("capture, if_exists, if_not_exists", check_bool),
+    **_all("capture, force, if_exists, if_not_exists", check_bool),
     **_all("k, max_values", check_int),
     "offset": _whole,
     "reset": _or_none(_names),

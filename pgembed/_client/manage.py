@@ -12,7 +12,7 @@ from pgembed._client.results import STATUS_COLUMNS, EmbeddingStatus, status_from
 from pgembed._client.steps import Flow, IsIdle, Rows, Statement
 from pgembed._client.values import check_seconds, check_text
 from pgembed.errors import InvalidParameter
-from pgembed.options import EmbeddingOptions, ModelOptions, NewEmbeddingOptions
+from pgembed.options import ChangedOptions, ModelOptions, NewEmbeddingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +70,7 @@ def alter_embedding(
     name: str, arguments: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Flow[object]:
     """Change what is given."""
-    check_names("alter_embedding", options, EmbeddingOptions)
+    check_names("alter_embedding", options, ChangedOptions)
     return call("alter_embedding", {"name": name, **arguments, **options})
 
 

@@ -169,6 +169,11 @@ class EmbeddingStatus:
         bm25_state: Of its BM25 index: `pending` until the table has been read, `ready`
             or `broken`; None: it has none.
         bm25_percent: How much of the table the build of the BM25 index has read.
+        generation: `current`, which searches use; `next`, made beside it after
+            `alter_embedding`; or `previous`, kept up to date after a switch.
+        switch: When a next generation takes its place: `auto`, `manual`.
+        switch_waits_for: What a next or previous generation lacks to take the place of
+            the current one; None: nothing.
     """
 
     name: str
@@ -203,6 +208,9 @@ class EmbeddingStatus:
     side_table_bytes: int | None
     bm25_state: Literal["pending", "ready", "broken"] | None
     bm25_percent: float | None
+    generation: Literal["current", "next", "previous"]
+    switch: Literal["auto", "manual"] | None
+    switch_waits_for: str | None
 
     @property
     def pending(self) -> int:

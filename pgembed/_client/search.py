@@ -69,6 +69,9 @@ _CHOSEN = sql.SQL(
     " and (%(embedding)s::text is null or %(embedding)s in"
     " (e.name, pgembed._qualified_name(e.source, e.name)))"
 )
+_CHOSEN_EMBEDDING = _CHOSEN + sql.SQL(
+    " and (%(embedding)s::text is not null or e.generation = 'current')"
+)
 # One look tells the model of the searched embedding and whether the query needs no
 # service: its answer is in the cache, or none is running and PostgreSQL can encode it.
 # Where the choice of the embedding is not clear, there is no single row, and the search
@@ -83,13 +86,13 @@ _CACHED = (
         " and pgembed._has_query_encoder(e.embedding_id)"
         " from pgembed.embedding as e join pgembed.model as m using (model_id)"
     )
-    + _CHOSEN
+    + _CHOSEN_EMBEDDING
 )
 _TRAINED = (
     sql.SQL(
         "select pgembed._has_query_encoder(e.embedding_id) from pgembed.embedding as e"
     )
-    + _CHOSEN
+    + _CHOSEN_EMBEDDING
 )
 # The look and the search in one statement: the search is not begun where a vector is
 # missing, and then there is one row with the name of its model. OFFSET 0 keeps that
@@ -115,7 +118,7 @@ _ARMS = sql.SQL(
 _EXPRESSION = sql.SQL(
     "select pgembed._compose_sql(e.text_id, 'v.doc') from pgembed.{} as e"
 )
-_OF_EMBEDDING = _EXPRESSION.format(sql.Identifier("embedding")) + _CHOSEN
+_OF_EMBEDDING = _EXPRESSION.format(sql.Identifier("embedding")) + _CHOSEN_EMBEDDING
 _OF_BM25 = _EXPRESSION.format(sql.Identifier("bm25")) + _CHOSEN
 
 

@@ -44,6 +44,7 @@ from pgembed.aclient.declare import (
     grant_usage,
     register_model,
     revoke_usage,
+    switch_embedding,
 )
 from pgembed.aclient.search import (
     bm25_search,
@@ -110,5 +111,6 @@ __all__ = [
     "search_facets",
     "similar",
     "status",
+    "switch_embedding",
     "vector_search",
 ]

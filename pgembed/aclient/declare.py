@@ -9,7 +9,7 @@ import psycopg
 from pgembed._client import manage
 from pgembed._client.arun import arun
 from pgembed._client.describe import takes
-from pgembed.options import EmbeddingOptions, ModelOptions, NewEmbeddingOptions
+from pgembed.options import ChangedOptions, ModelOptions, NewEmbeddingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,19 +61,20 @@ async def create_embedding(
     )
 
 
-@takes(EmbeddingOptions)
+@takes(ChangedOptions)
 async def alter_embedding(
     conn: AsyncConnection,
     name: str,
     *,
     text_expression: str | None = None,
     reset: Sequence[str] | None = None,
-    **options: Unpack[EmbeddingOptions],
+    **options: Unpack[ChangedOptions],
 ) -> None:
     """Change an embedding; what is None stays. Also repairs a broken one.
 
-    Another model, dimensions or vector type remove all vectors and make them again;
-    another text or chunk size refreshes them in place.
+    Vectors of another model, dimensions, type or distance are made beside those that
+    searches use, as the embedding's next generation, and take their place: see
+    `switch`. Another text or chunk size refreshes them in place.
 
     Args:
         conn: Connection as the owner of the table and of pgembed.
@@ -97,7 +98,8 @@ async def drop_embedding(
 
     Args:
         conn: Connection as the owner of the table and of pgembed.
-        name: The embedding.
+        name: The embedding. Its next and previous generation go with it; these can be
+            dropped alone, as `<name>_next` and `<name>_previous`.
         if_exists: Where there is none, do nothing.
 
     Raises:
@@ -105,6 +107,28 @@ async def drop_embedding(
     """
     arguments = {"name": name, "if_exists": if_exists}
     await arun(conn, manage.call("drop_embedding", arguments))
+
+
+async def switch_embedding(
+    conn: AsyncConnection, name: str, *, generation: str = "next", force: bool = False
+) -> None:
+    """Have the next generation of an embedding take its place, or the previous one.
+
+    What it replaces is kept up to date, as `<name>_previous`, until it is dropped or
+    until the next switch.
+
+    Args:
+        conn: Connection as the owner of the table and of pgembed.
+        name: The embedding.
+        generation: `next`, which `alter_embedding` has made; or `previous`, to go back.
+        force: Do so though it lacks rows that the current generation has.
+
+    Raises:
+        UnknownEmbedding: There is no embedding, or no generation, of this name.
+        NotComplete: It lacks rows, or its index, or a side table is in use for long.
+    """
+    arguments = {"name": name, "generation": generation, "force": force}
+    await arun(conn, manage.call("switch_embedding", arguments))
 
 
 async def create_bm25(

@@ -102,6 +102,8 @@ def compare(
     if wanted and not version.is_current:
         plan.first.append(_upgrade(version))
     for one in existing:
+        if one.generation != "current":
+            continue
         own_name = (one.schema, one.name)
         entry = wanted.get(own_name)
         name = None if one.table is None else (one.schema, one.table)

@@ -26,13 +26,19 @@ if TYPE_CHECKING:
 _IDENTITY = ("storage", "column_name")
 _OF_EMBEDDING = ("bm25_options", "bm25_options.")
 
+_VECTORS = frozenset({"model", "dimensions", "vector_type", "distance"})
+_BESIDE = (
+    "all rows are encoded again, beside the vectors that searches use, which are "
+    "replaced when all are there. They stay as the previous generation until that is "
+    "dropped: room for both is needed."
+)
 _COSTS = {
-    "model": "Another model: all vectors are removed and made again; until then "
-    "searches do not find the rows.",
-    "dimensions": "Other dimensions: all vectors are removed and made again; until "
-    "then searches do not find the rows.",
-    "vector_type": "Another vector type: all vectors are removed and made again; "
-    "until then searches do not find the rows.",
+    "model": f"Another model: {_BESIDE}",
+    "dimensions": f"Other dimensions: {_BESIDE}",
+    "vector_type": f"Another vector type: {_BESIDE}",
+    "distance": f"Another distance: {_BESIDE}",
+    "switch": "Vectors in a column: all are removed and made again; until then "
+    "searches by meaning do not find the rows.",
     "chunking": "Every row is cut and encoded again, while searches go on.",
     "text_expression": "Rows whose text becomes another are encoded again, while "
     "searches go on.",
@@ -43,7 +49,6 @@ _COSTS = {
 _SAME_COST = {
     "chunk_size": "chunking",
     "chunk_overlap": "chunking",
-    "distance": "index",
     "index_options": "index",
     "bm25": "bm25_options",
 }
@@ -108,6 +113,8 @@ def changes(
                 del found[name]
     if "index" in found:
         found["index_options"] = options["index_options"]
+    if found.keys() & _VECTORS and was["storage"] == "column":
+        found["switch"] = "in_place"
     found["bm25_options"] = _bm25_changes(connection, options, found, existing)
     if _text_differs(connection, wanted, existing):
         found = {"text_expression": wanted.text_expression, **found}
@@ -186,7 +193,9 @@ def undoing(changed: Mapping[str, Any], existing: Existing) -> dict[str, Any]:
         names |= dict.fromkeys(("dimensions", "distance", "vector_type"))
     found: dict[str, Any] = {}
     for name in names:
-        if name == "text_expression":
+        if name == "switch":
+            found[name] = changed[name]
+        elif name == "text_expression":
             found[name] = existing.declaration.text_expression
         elif name == "bm25_options":
             if existing.effective["bm25"]:
@@ -212,8 +221,9 @@ def costs(changed: Mapping[str, Any]) -> list[str]:
     keys = dict.fromkeys(_SAME_COST.get(name, name) for name in _options(changed))
     if changed.get("bm25") is False:
         keys.pop("bm25_options")
-    if keys.keys() & {"model", "dimensions", "vector_type"}:
+    if of_vectors := [key for key in keys if key in _VECTORS]:
         # These are the largest: the vectors, and so the index, are made anew anyway.
-        smaller = ("index", "chunking", "text_expression")
+        others = of_vectors if "switch" in keys else of_vectors[1:]
+        smaller = ("index", "chunking", "text_expression", *others)
         keys = {key: None for key in keys if key not in smaller}
     return [_COSTS[key] for key in keys if key in _COSTS]

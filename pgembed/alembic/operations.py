@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from alembic.operations import MigrateOperation, Operations
 
 from pgembed._client.arguments import check_names
-from pgembed.options import EmbeddingOptions, ModelOptions, NewEmbeddingOptions
+from pgembed.options import ChangedOptions, ModelOptions, NewEmbeddingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,12 +146,13 @@ class AlterEmbeddingOp(PgembedOp):
         schema: str | None = None,
         text_expression: str | None = None,
         reset: Sequence[str] | None = None,
-        **options: Unpack[EmbeddingOptions],
+        **options: Unpack[ChangedOptions],
     ) -> None:
         """Change an embedding; what is not given stays.
 
-        Another model, dimensions or vector type remove all vectors and make them
-        again; another text or chunk size refreshes them in place.
+        Vectors of another model, dimensions, type or distance are made beside those
+        that searches use, and take their place: see `switch`. Another text or chunk
+        size refreshes them in place.
 
         Args:
             operations: Alembic's.
@@ -162,7 +163,7 @@ class AlterEmbeddingOp(PgembedOp):
                 `bm25_options.k1` for one of the word index.
             options: As in `pgembed.alter_embedding()`; what is None stays.
         """
-        check_names("alter_embedding", options, EmbeddingOptions)
+        check_names("alter_embedding", options, ChangedOptions)
         own = {"schema": schema, "text_expression": text_expression, "reset": reset}
         operations.invoke(cls(name, **_given({**own, **options})))
 

@@ -17,20 +17,29 @@ if TYPE_CHECKING:
 
 _EMBEDDINGS = """
 select e.name, sn.nspname as schema, s.relname as "table", e.source::oid as source,
-       dn.nspname as side_schema, d.relname as side_table, t.text_expression,
-       t.canonical_expression, t.source_columns,
+       dn.nspname as side_schema, d.relname as side_table, e.generation,
+       t.text_expression, t.canonical_expression, t.source_columns,
        pgembed._bm25_by_default(t) as bm25_by_default, m.name as model,
-       m.dimensions as model_dimensions, m.distance as model_distance, e.dimensions,
-       e.distance, e.storage, e.column_name, e.vector_type, e.chunking, e.chunk_size,
-       e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts, e.state,
+       m.dimensions as model_dimensions, m.distance as model_distance,
+       (declared).dimensions, (declared).distance, e.storage, e.column_name,
+       (declared).vector_type, (declared).chunking, (declared).chunk_size,
+       (declared).chunk_overlap, (declared).index_kind, (declared).index_options,
+       (declared).wake, (declared).max_attempts, e.state,
        pgembed._index_name(e) as index_name, {bm25} as bm25,
        array(select a.attname::text from pg_catalog.pg_index as i
              join pg_catalog.pg_attribute as a
                  on a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[])
              where i.indrelid = e.source and i.indisprimary) as key_columns
 from pgembed.embedding as e
-join pgembed.captured_text as t using (text_id)
-join pgembed.model as m using (model_id)
+-- What was asked for last is what is declared: the next generation, where there is one.
+cross join lateral (
+    select x as declared from pgembed.embedding as x
+    where x.embedding_id = e.embedding_id
+        or e.generation = 'current' and x.current_id = e.embedding_id
+           and x.generation = 'next'
+    order by x.generation = 'next' desc limit 1) as latest
+join pgembed.captured_text as t on t.text_id = (declared).text_id
+join pgembed.model as m on m.model_id = (declared).model_id
 left join pg_catalog.pg_class as s on s.oid = e.source
 left join pg_catalog.pg_namespace as sn on sn.oid = s.relnamespace
 left join pg_catalog.pg_class as d on d.oid = e.side_table
@@ -81,6 +90,7 @@ class Existing:
         columns: Columns that its triggers name.
         bm25_possible: Whether its text can be searched for words.
         default_config: Text search configuration of a new word index.
+        generation: `current`, or what is made or kept beside it: `next`, `previous`.
     """
 
     name: str
@@ -93,6 +103,7 @@ class Existing:
     columns: frozenset[str]
     bm25_possible: bool
     default_config: str | None
+    generation: str = "current"
     side_schema: str | None = None
     side_table: str | None = None
     model_dimensions: int = 0
@@ -170,6 +181,7 @@ def _existing(
         source=row["source"],
         side_schema=unless(row["side_schema"], default_schema),
         side_table=row["side_table"],
+        generation=row["generation"],
         declaration=Declaration(row["name"], row["text_expression"], given=options),
         canonical=row["canonical_expression"],
         effective={**options, **effective, "bm25": bm25 is not None},

@@ -12,7 +12,7 @@ from pgembed.cli.common import Dsn, console, errors
 from pgembed.cli.models import register_if_unknown
 from pgembed.cli.options import takes_options
 from pgembed.dsn import connect
-from pgembed.options import DEFAULT_MODEL, EmbeddingOptions, NewEmbeddingOptions
+from pgembed.options import DEFAULT_MODEL, ChangedOptions, NewEmbeddingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,9 @@ Reset = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (create, alter, drop, pause, resume, reembed, repair, retry, erase):
+    for command in (create, alter, switch, drop, pause, resume):
+        app.command(rich_help_panel=_PANEL)(command)
+    for command in (reembed, repair, retry, erase):
         app.command(rich_help_panel=_PANEL)(command)
     for privilege in (grant, revoke):
         app.command(rich_help_panel="Schema")(privilege)
@@ -84,7 +86,7 @@ def create(
         console.print(f"Created embedding {created}.", markup=False)
 
 
-@takes_options(EmbeddingOptions)
+@takes_options(ChangedOptions)
 def alter(
     name: Name,
     *,
@@ -92,19 +94,81 @@ def alter(
     text_expression: Text = None,
     bm25_config: Bm25Config = None,
     reset: Reset = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would cost; change nothing.")
+    ] = False,
     **options: Any,
 ) -> None:
-    """Change an embedding; what is not given stays. Also repairs a broken one."""
+    """Change an embedding; what is not given stays. Also repairs a broken one.
+
+    Vectors of another model, dimensions, type or distance are made beside those that
+    searches use: see --switch, `pgembed status` and `pgembed switch`.
+    """
     from pgembed import client
 
     changes = _with_config(options, bm25_config)
     with connect(dsn, autocommit=True) as conn, told(conn):
         if "model" in options:
             register_if_unknown(conn, options["model"])
-        client.alter_embedding(
-            conn, name, text_expression=text_expression, reset=reset, **changes
-        )
-    console.print(f"Changed embedding {name}.", markup=False)
+        with conn.transaction(force_rollback=dry_run):
+            client.alter_embedding(
+                conn, name, text_expression=text_expression, reset=reset, **changes
+            )
+            cost = _cost_of_next(conn, name)
+    done = f"Changed embedding {name}." if cost is None else cost
+    console.print(f"Not done: {done}" if dry_run else done, markup=False)
+
+
+def _cost_of_next(conn: psycopg.Connection[Any], name: str) -> str | None:
+    """Say what filling the next generation of an embedding takes; None: there is none.
+
+    Sizes are those of what is there, with vectors of the new length.
+    """
+    row = conn.execute(
+        "select n.name, m.name, n.dimensions, n.model_id = e.model_id, n.switch,"
+        " pgembed._row_count(e.side_table), pg_size_pretty(coalesce("
+        " pg_total_relation_size(e.side_table) + pgembed._row_count(e.side_table)"
+        " * 2 * (pgembed._vector_bytes(n) - pgembed._vector_bytes(e)), 0))"
+        " from pgembed._embedding(%s) as e"
+        " join pgembed.embedding as n on n.current_id = e.embedding_id"
+        " join pgembed.model as m on m.model_id = n.model_id"
+        " where n.generation = 'next'",
+        [name],
+    ).fetchone()
+    if row is None:
+        return None
+    its_name, model, dimensions, same_model, switch, chunks, size = row
+    work = "are taken over where that is possible" if same_model else "are encoded"
+    when = "as soon as all are there" if switch == "auto" else "at `pgembed switch`"
+    return (
+        f"{its_name} is the next generation of {name}: {model}, {dimensions} "
+        f"dimensions.\n{chunks:,} chunks {work}, with about {size} of disk for vectors "
+        f"and index, beside those that searches use; they take their place {when}."
+    )
+
+
+def switch(
+    name: Name,
+    *,
+    dsn: Dsn = "",
+    back: Annotated[
+        bool, typer.Option("--back", help="To the previous generation.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Though it lacks rows or its index.")
+    ] = False,
+) -> None:
+    """Have an embedding's next generation take its place, or the previous one."""
+    from pgembed import client
+
+    generation = "previous" if back else "next"
+    with connect(dsn, autocommit=True) as conn:
+        client.switch_embedding(conn, name, generation=generation, force=force)
+    console.print(
+        f"Switched {name} to its {generation} generation; what it was before is "
+        f"{name}_previous.",
+        markup=False,
+    )
 
 
 def drop(

@@ -137,6 +137,8 @@ def _embedding(one: EmbeddingStatus) -> Iterator[Text]:
     yield _text(_to_do(one))
     size = (one.index_bytes or 0) + (one.side_table_bytes or 0)
     yield _text([_index(one), _bm25(one), _size(size)])
+    if one.generation != "current":
+        yield Text(f"  {_place(one)}")
     for wrong in (one.state_reason, one.model_reason, one.index_error):
         if wrong:
             yield Text(f"  {_one_line(wrong)}", style="red")
@@ -148,6 +150,16 @@ def _embedding(one: EmbeddingStatus) -> Iterator[Text]:
             "`pgembed repair`",
             style="red",
         )
+
+
+def _place(one: EmbeddingStatus) -> str:
+    lacks = one.switch_waits_for
+    if one.generation == "previous":
+        back = "`pgembed switch --back` goes back to it, `pgembed drop` drops it"
+        return f"previous generation, kept up to date: {back}"
+    how = "by itself" if one.switch == "auto" else "at `pgembed switch`"
+    waits = f"; waits for {lacks}" if lacks else "; complete"
+    return f"next generation, takes its place {how}{waits}"
 
 
 def _has(one: EmbeddingStatus) -> Iterator[str | tuple[str, str]]:

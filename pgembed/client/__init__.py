@@ -45,6 +45,7 @@ from pgembed.client.declare import (
     grant_usage,
     register_model,
     revoke_usage,
+    switch_embedding,
 )
 from pgembed.client.search import (
     bm25_search,
@@ -111,5 +112,6 @@ __all__ = [
     "search_facets",
     "similar",
     "status",
+    "switch_embedding",
     "vector_search",
 ]

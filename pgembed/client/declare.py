@@ -10,7 +10,7 @@ import psycopg
 from pgembed._client import manage
 from pgembed._client.describe import takes
 from pgembed._client.run import run
-from pgembed.options import EmbeddingOptions, ModelOptions, NewEmbeddingOptions
+from pgembed.options import ChangedOptions, ModelOptions, NewEmbeddingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,19 +60,20 @@ def create_embedding(
     return run(conn, manage.create_embedding(table, text_expression, given, options))
 
 
-@takes(EmbeddingOptions)
+@takes(ChangedOptions)
 def alter_embedding(
     conn: Connection,
     name: str,
     *,
     text_expression: str | None = None,
     reset: Sequence[str] | None = None,
-    **options: Unpack[EmbeddingOptions],
+    **options: Unpack[ChangedOptions],
 ) -> None:
     """Change an embedding; what is None stays. Also repairs a broken one.
 
-    Another model, dimensions or vector type remove all vectors and make them again;
-    another text or chunk size refreshes them in place.
+    Vectors of another model, dimensions, type or distance are made beside those that
+    searches use, as the embedding's next generation, and take their place: see
+    `switch`. Another text or chunk size refreshes them in place.
 
     Args:
         conn: Connection as the owner of the table and of pgembed.
@@ -94,7 +95,8 @@ def drop_embedding(conn: Connection, name: str, *, if_exists: bool = False) -> N
 
     Args:
         conn: Connection as the owner of the table and of pgembed.
-        name: The embedding.
+        name: The embedding. Its next and previous generation go with it; these can be
+            dropped alone, as `<name>_next` and `<name>_previous`.
         if_exists: Where there is none, do nothing.
 
     Raises:
@@ -102,6 +104,28 @@ def drop_embedding(conn: Connection, name: str, *, if_exists: bool = False) -> N
     """
     arguments = {"name": name, "if_exists": if_exists}
     run(conn, manage.call("drop_embedding", arguments))
+
+
+def switch_embedding(
+    conn: Connection, name: str, *, generation: str = "next", force: bool = False
+) -> None:
+    """Have the next generation of an embedding take its place, or the previous one.
+
+    What it replaces is kept up to date, as `<name>_previous`, until it is dropped or
+    until the next switch.
+
+    Args:
+        conn: Connection as the owner of the table and of pgembed.
+        name: The embedding.
+        generation: `next`, which `alter_embedding` has made; or `previous`, to go back.
+        force: Do so though it lacks rows that the current generation has.
+
+    Raises:
+        UnknownEmbedding: There is no embedding, or no generation, of this name.
+        NotComplete: It lacks rows, or its index, or a side table is in use for long.
+    """
+    arguments = {"name": name, "generation": generation, "force": force}
+    run(conn, manage.call("switch_embedding", arguments))
 
 
 def create_bm25(

@@ -41,7 +41,8 @@ _COLUMNS = sql.SQL(
 )
 _EMBEDDINGS = sql.SQL(
     "select e.name, pgembed._qualified_name(e.source, e.name), m.name, m.provider,"
-    " m.dimensions, m.query_prompt, m.document_prompt, m.revision"
+    " m.dimensions, m.query_prompt, m.document_prompt, m.revision,"
+    " e.generation = 'current'"
     " from pgembed.embedding as e join pgembed.model as m using (model_id)"
     " where e.source::pg_catalog.oid"
     " = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
@@ -131,12 +132,13 @@ def find_target(
         raise InvalidSource(f"there is no table {table!r}")
     found = fetch(conn, _EMBEDDINGS, table=text).rows
     found_bm25 = fetch(conn, _BM25, table=text).rows
-    every = {row[0]: row[2:] for row in found}
+    every = {row[0]: row[2:-1] for row in found}
+    current = [str(row[0]) for row in found if row[-1]]
     indexes = [str(row[0]) for row in found_bm25]
     if name is not None:
         qualified = {row[1]: str(row[0]) for row in [*found, *found_bm25]}
         name = qualified.get(name, name)
-    embeddings = list(every) if name is None else [name] if name in every else []
+    embeddings = current if name is None else [name] if name in every else []
     # An embedding's own index has its name; else it goes with the table's only one.
     if name is not None and (name in indexes or not embeddings):
         indexes = [name] if name in indexes else []

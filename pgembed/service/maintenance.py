@@ -30,6 +30,7 @@ log = events(__name__)
 HEARTBEAT_SECONDS = 5.0  # SQL takes a service for dead after 30
 BUSY_SECONDS = 1.0  # while it works: then somebody may watch
 MEASURE_SECONDS = 15.0
+SWITCH_SECONDS = 1.0
 RECONCILE_SECONDS = 60.0
 RECONCILE_TEXT_SECONDS = 15.0  # of which a lock may take ten
 
@@ -68,6 +69,7 @@ class Maintenance:
         self._said: tuple[object, ...] = ()
         self._store = store
         self._reconciler = reconciler
+        self._reconciling = asyncio.Lock()
         self._database = database
         self._scheduler = scheduler
         self._models = models
@@ -82,6 +84,7 @@ class Maintenance:
                 (BUSY_SECONDS, self.beat),
                 (self._lease_seconds / 3, self.renew_leases),
                 (MEASURE_SECONDS, self.measure),
+                (SWITCH_SECONDS, self.switch),
                 (RECONCILE_SECONDS, self.reconcile),
             ):
                 group.create_task(self._every(seconds, duty))
@@ -166,8 +169,23 @@ class Maintenance:
             {(one.embedding,): max(0.0, one.oldest_seconds or 0.0) for one in measures}
         )
 
+    async def switch(self) -> None:
+        """Have complete generations of embeddings take the place of earlier ones."""
+        if not any(one.switch == "auto" for one in self._scheduler.catalog or ()):
+            return
+        async with self._reconciling:
+            try:
+                for name in await self._reconciler.switch_due():
+                    log.info("embedding.switched", embedding=name)
+            finally:
+                await self._reconciler.link.close()
+
     async def reconcile(self) -> None:
         """Find what has changed behind pgembed's back, and what is wrong still."""
+        async with self._reconciling:
+            await self._reconcile()
+
+    async def _reconcile(self) -> None:
         try:
             for text_id in await self._reconciler.texts():
                 try:

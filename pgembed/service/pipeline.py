@@ -275,7 +275,8 @@ class Pipeline:
     async def _encode(self, window: Window, plan: Plan, finished: list[Job]) -> None:
         """Encode and write, now and then what there is: a slow text delays itself."""
         window.plan = plan
-        if known := plan.partly_known():
+        first_fill = window.embedding.switch is not None
+        if known := plan.partly_known(first_fill=first_fill):
             plan.reuse(await window.store.chunks(window.embedding.embedding_id, known))
         encoding = asyncio.create_task(
             self._documents.encode(window.embedding, window.priority, plan)

@@ -53,6 +53,7 @@ class Embedding:
     backfill_state: str
     revision: int
     model_revision: str | None = None
+    switch: str | None = None
 
     def its_model(self) -> Model:
         """The model's part of this row."""

@@ -311,7 +311,8 @@ class Scheduler:
             self._postponed.add(window.embedding.embedding_id, name, window.postponed)
         else:
             self._postponed.over(window.embedding.embedding_id)
-        if window.priority is Priority.BACKFILL:
+        # A window is as urgent as its most urgent job, and may hold the last of a fill.
+        if any(PRIORITIES[job.priority] is Priority.BACKFILL for job in window.jobs):
             self.index_may_be_due.set()
         self.wake.set()
         if not task.cancelled() and (error := task.exception()):

@@ -215,6 +215,7 @@ class EncoderService:
                 if not self._stopping.is_set():
                     await self._indexer.build_all()
                     await self._packer.maintain_all()
+                    await self._maintenance.switch()
             finally:
                 await _cancel([renewal])
             await self._maintenance.goodbye()

@@ -70,6 +70,7 @@ NEEDED_FUNCTIONS = (
     "_stored_model_v1",
     "_stored_tokens_v1",
     "_stored_vectors_v1",
+    "_switch_due_v1",
     "_write_v1",
 )
 
@@ -323,6 +324,11 @@ class Store:
     async def follow(self, embedding_id: int) -> bool:
         """Look at the table of an embedding; whether it can be read at all."""
         return bool(await self._value("follow", {"embedding_id": embedding_id}))
+
+    async def switch_due(self) -> list[str]:
+        """Have complete generations take their place; gives the embeddings' names."""
+        names: list[str] = await self._value("switch_due", {})
+        return names
 
     async def broken(self, embedding_id: int, revision: int, reason: str) -> None:
         """Take an embedding out of service, as it was at a revision."""

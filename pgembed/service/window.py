@@ -141,13 +141,15 @@ class Plan:
         """Take the vectors that are stored for equal texts."""
         self.vectors.update(existing)
 
-    def partly_known(self) -> list[str]:
+    def partly_known(self, *, first_fill: bool) -> list[str]:
         """Keys of rows some of whose chunks may be stored already.
 
         A row of one chunk is not among them: had it the same text, it would be
-        up to date.
+        up to date. But where an embedding's next generation is filled, the current
+        one may have it.
         """
-        return [d.row.key for d in self.documents if len(d.chunks) > 1]
+        least = 1 if first_fill else 2
+        return [d.row.key for d in self.documents if len(d.chunks) >= least]
 
     def to_encode(self) -> list[str]:
         """Texts without a vector or an error, each once."""

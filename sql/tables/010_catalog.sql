@@ -147,7 +147,13 @@ create table pgembed.embedding (
     revision             int not null default 1,
     valid_from           timestamptz not null default '-infinity',
     created_at           timestamptz not null default now(),
+    generation           text not null default 'current' check (generation in ('current', 'next', 'previous')),
+    current_id           int references pgembed.embedding,
+    switch               text check (switch in ('auto', 'manual')),
     check ((storage = 'column') = (column_name is not null)),
+    check ((generation = 'current') = (current_id is null)),
+    check ((generation = 'next') = (switch is not null)),
+    unique (current_id, generation),
     foreign key (text_id, source) references pgembed.captured_text (text_id, source)
 );
 
@@ -170,6 +176,12 @@ comment on column pgembed.embedding.index_builder is
 comment on column pgembed.embedding.revision is
     'Grows with every change of the declaration: a service never writes what it encoded for '
     'an earlier one.';
+comment on column pgembed.embedding.generation is
+    'current: what searches use; next: made beside it, to take its place; previous: whose place was taken.';
+comment on column pgembed.embedding.current_id is
+    'The embedding whose next or previous generation this is.';
+comment on column pgembed.embedding.switch is
+    'Whether a next generation takes the place of the current one as soon as it is complete (auto), or when it is told to (manual).';
 comment on column pgembed.embedding.valid_from is
     'Vectors written before this time are to be made again (reembed, new chunk size).';
 

@@ -57,7 +57,7 @@ OPTIONS = {
     "search_count": options.CountOptions,
     "search_facets": options.FacetOptions,
     "create_embedding": options.NewEmbeddingOptions,
-    "alter_embedding": options.EmbeddingOptions,
+    "alter_embedding": options.ChangedOptions,
     "register_model": options.ModelOptions,
 }
 #: Arguments of SQL that the client fills in by itself.
@@ -149,7 +149,7 @@ def test_the_command_line_has_the_options() -> None:
     commands: Any = get_command(app).commands  # type: ignore[attr-defined]
     expected = {
         "create": options.NewEmbeddingOptions,
-        "alter": options.EmbeddingOptions,
+        "alter": options.ChangedOptions,
         "search": options.HybridSearchOptions,
         "similar": options.SimilarOptions,
     }

@@ -50,6 +50,28 @@ end
 $$;
 comment on function pgembed._check_no_relation(oid, text, text) is 'PE002 where a relation has a name that is needed.';
 
+create or replace function pgembed._add_embedding(e pgembed.embedding) returns pgembed.embedding
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- What an open transaction has written would be queued for those that were there before alone.
+    if exists (select from pgembed.embedding where text_id = e.text_id) then
+        perform pgembed._run_as_owner(e.text_id, pgembed._lock_source_sql(e.source, 'share row exclusive'));
+    end if;
+    e.side_table := pgembed._create_side_table(e, pgembed._qualified_name(e.source, e.name));
+    insert into pgembed.embedding (name, text_id, source, side_table, model_id, dimensions, distance, storage, column_name,
+        vector_type, chunking, chunk_size, chunk_overlap, index_kind, index_options, wake, max_attempts, generation, current_id, switch)
+    values (e.name, e.text_id, e.source, e.side_table, e.model_id, e.dimensions, e.distance, e.storage, e.column_name,
+        e.vector_type, e.chunking, e.chunk_size, e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts,
+        coalesce(e.generation, 'current'), e.current_id, e.switch)
+    returning * into e;
+    return e;
+end
+$$;
+comment on function pgembed._add_embedding(pgembed.embedding) is
+    'Makes the side table of an embedding and its row in the catalog; waits for open writers where its text is captured already.';
+
 create or replace function pgembed.create_embedding(
     source text,
     text_expression text,
@@ -127,13 +149,7 @@ begin
         t := pgembed._store_analysis(pgembed._reanalyzed(t));    -- a whole row has it now
         perform pgembed._check_not_own_column(e);
     end if;
-    e.side_table := pgembed._create_side_table(e, pgembed._qualified_name(e.source, e.name));
-
-    insert into pgembed.embedding (name, text_id, source, side_table, model_id, dimensions, distance, storage, column_name,
-        vector_type, chunking, chunk_size, chunk_overlap, index_kind, index_options, wake, max_attempts)
-    values (e.name, e.text_id, e.source, e.side_table, e.model_id, e.dimensions, e.distance, e.storage, e.column_name,
-        e.vector_type, e.chunking, e.chunk_size, e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts)
-    returning * into e;
+    e := pgembed._add_embedding(e);
     if coalesce(create_embedding.bm25, pgembed._bm25_by_default(t)) then
         perform pgembed._embedding_bm25(e, create_embedding.bm25_options, path);
     else
@@ -295,14 +311,16 @@ create or replace function pgembed.alter_embedding(
     max_attempts bigint default null,
     bm25 boolean default null,
     bm25_options jsonb default null,
-    reset text[] default null
+    reset text[] default null,
+    switch text default null
 ) returns void
 language plpgsql
 as $$
 #variable_conflict use_column
 declare
     path constant pg_catalog.text := pg_catalog.current_setting('search_path');
-    was pgembed.embedding;
+    searched pgembed.embedding;    -- what searches use
+    was pgembed.embedding;         -- what is declared: its next generation, where there is one
     e pgembed.embedding;
     t pgembed.captured_text;
     m pgembed.model;
@@ -311,15 +329,17 @@ declare
     fresh constant pg_catalog.text[] := coalesce(alter_embedding.reset, '{}');    -- what is not kept where it is not given
 begin
     perform pgembed._require_owner();
-    was := pgembed._embedding(alter_embedding.name);
+    searched := pgembed._embedding(alter_embedding.name);
     perform pgembed._back_inside();
-    perform pgembed._require_source(was.source, was.name);
+    perform pgembed._check_switch(alter_embedding.switch);
+    perform pgembed._require_source(searched.source, searched.name);
     perform pgembed._check_embedding_reset(fresh, alter_embedding.bm25_options, json_build_object(
         'model', model, 'dimensions', dimensions, 'distance', distance, 'chunking', chunking, 'chunk_size', chunk_size,
         'chunk_overlap', chunk_overlap, 'vector_type', vector_type, 'index', index, 'index_options', index_options,
         'wake', wake, 'max_attempts', max_attempts, 'bm25', bm25));
     perform pgembed._lock_declarations();
-    select * into was from pgembed.embedding where embedding_id = was.embedding_id for no key update;
+    select * into searched from pgembed.embedding where embedding_id = searched.embedding_id for no key update;
+    was := coalesce(pgembed._generation(searched, 'next'), searched);
     e := was;
     if alter_embedding.model is null and 'model' <> all (fresh) then
         select * into m from pgembed.model where model_id = e.model_id;
@@ -346,6 +366,18 @@ begin
     e.max_attempts := pgembed._check_attempts(
         coalesce(alter_embedding.max_attempts, case when 'max_attempts' <> all (fresh) then was.max_attempts else 5 end));
     perform pgembed._check_declaration(e);
+    if was.embedding_id <> searched.embedding_id and pgembed._new_vectors(was, e) then
+        if pgembed._new_vectors(searched, e) then
+            raise exception 'embedding "%" is being changed already', searched.name using errcode = 'PE007',
+                detail = format('Its next generation has %s dimensions of model "%s", and is being filled.', was.dimensions,
+                                (select x.name from pgembed.model as x where x.model_id = was.model_id)),
+                hint = format('Wait until it has taken its place, or give it up: SELECT pgembed.drop_embedding(%L).',
+                              pgembed._qualified_name(was.source, was.name));
+        end if;
+        perform pgembed._drop_embedding(was);    -- back to what it is
+        e := pgembed._placed(e, searched);
+        was := searched;
+    end if;
 
     perform pgembed._check_source(e.source);
     t := pgembed._text(was.text_id);
@@ -362,6 +394,18 @@ begin
     perform pgembed._follow_parts(pgembed._text(was.text_id));
     select side_table into e.side_table from pgembed.embedding where embedding_id = e.embedding_id;
     was.side_table := e.side_table;
+    if was.generation = 'current' and coalesce(alter_embedding.switch, 'auto') <> 'in_place'
+       and pgembed._new_vectors(was, e) and pgembed._row_count(e.side_table) > 0 then
+        perform pgembed._make_next(was, e, coalesce(alter_embedding.switch, 'auto'));
+        perform pgembed._alter_embedding_bm25(
+            pgembed._placed(e, was), case when 'bm25' = any (fresh) then pgembed._bm25_by_default(pgembed._text(e.text_id)) else alter_embedding.bm25 end,
+            alter_embedding.bm25_options, fresh, path);
+        perform pgembed._install_capture(pgembed._text(e.text_id));
+        perform pgembed._sync_privileges(pgembed._text(e.text_id));
+        perform pgembed._wake('');
+        perform set_config('search_path', path, true);
+        return;
+    end if;
 
     new_vectors := (e.model_id, e.dimensions, e.vector_type)
                    is distinct from (was.model_id, was.dimensions, was.vector_type);
@@ -379,6 +423,7 @@ begin
         index_error = null, wake = e.wake, max_attempts = e.max_attempts,
         state = case state when 'broken' then 'active' else state end, state_reason = null,
         revision = revision + 1,
+        switch = case when switch is not null then coalesce(nullif(alter_embedding.switch, 'in_place'), switch) end,
         valid_from = case when new_chunks then pgembed._later() else valid_from end
     where embedding_id = e.embedding_id
     returning * into e;
@@ -386,7 +431,7 @@ begin
         perform pgembed._clear_vectors(e);
     end if;
     perform pgembed._alter_embedding_bm25(
-        e, case when 'bm25' = any (fresh) then pgembed._bm25_by_default(pgembed._text(e.text_id)) else alter_embedding.bm25 end,
+        pgembed._placed(e, searched), case when 'bm25' = any (fresh) then pgembed._bm25_by_default(pgembed._text(e.text_id)) else alter_embedding.bm25 end,
         alter_embedding.bm25_options, fresh, path);
     perform pgembed._install_capture(pgembed._text(e.text_id));
     if e.text_id <> was.text_id then
@@ -400,11 +445,11 @@ begin
     perform set_config('search_path', path, true);
 end
 $$;
-comment on function pgembed.alter_embedding(text, text, text, bigint, text, text, bigint, bigint, text, text, jsonb, text, bigint, boolean, jsonb, text[]) is
+comment on function pgembed.alter_embedding(text, text, text, bigint, text, text, bigint, bigint, text, text, jsonb, text, bigint, boolean, jsonb, text[], text) is
     'Changes an embedding; NULL keeps a setting, and reset names those that go back to their defaults (bm25_options.k1: '
-    'one BM25 option). Another model, dimensions or vector type remove '
-    'all vectors and make them again; another text or chunk size refreshes them in place. Also '
-    'repairs a broken embedding. Example: '
+    'one BM25 option). Vectors of another model, dimensions, type or distance are made beside those that searches use, and take their place '
+    'when all are there (switch => ''auto'') or at switch_embedding (''manual''); ''in_place'' removes the old ones first. '
+    'Another text or chunk size refreshes them in place. Also repairs a broken embedding. Example: '
     'SELECT pgembed.alter_embedding(''article_embedding'', chunk_size => 128);';
 
 create or replace function pgembed.drop_embedding(name text, if_exists boolean default false)
@@ -415,7 +460,6 @@ as $$
 declare
     path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     e pgembed.embedding;
-    texts int[];
 begin
     perform pgembed._require_owner();
     if drop_embedding.if_exists and pgembed._named('embedding', drop_embedding.name, true) is null then
@@ -425,6 +469,21 @@ begin
     e := pgembed._embedding(drop_embedding.name);
     perform pgembed._back_inside();
     perform pgembed._lock_declarations();
+    perform pgembed._drop_embedding(x) from pgembed.embedding as x where x.current_id = e.embedding_id;
+    perform pgembed._drop_embedding(e);
+    perform set_config('search_path', path, true);
+end
+$$;
+comment on function pgembed.drop_embedding(text, boolean) is
+    'Removes an embedding with its vectors, triggers and queued jobs, and its next and previous generation. The source table stays as it is.';
+
+create or replace function pgembed._drop_embedding(e pgembed.embedding) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    texts int[];
+begin
     texts := array(select e.text_id union select text_id from pgembed.bm25 where embedding_id = e.embedding_id);
     perform pgembed._bm25_drop(x, false) from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
     -- A service that is writing finishes first; one that comes later finds nothing.
@@ -438,11 +497,10 @@ begin
     end if;
     delete from pgembed.queue where embedding_id = e.embedding_id;
     delete from pgembed.dead_letter where embedding_id = e.embedding_id;
-    perform set_config('search_path', path, true);
 end
 $$;
-comment on function pgembed.drop_embedding(text, boolean) is
-    'Removes an embedding with its vectors, triggers and queued jobs. The source table stays as it is.';
+comment on function pgembed._drop_embedding(pgembed.embedding) is
+    'Removes an embedding and all that was made for it.';
 
 create or replace function pgembed.pause_embedding(name text, capture boolean default true) returns void
 language plpgsql

@@ -1,12 +1,12 @@
 -- The vector index of an embedding: what it must be, and whether it is there.
 
-create or replace function pgembed._index_name(p_embedding pgembed.embedding) returns name
+create or replace function pgembed._with_suffix(p_name text, p_suffix text) returns name
 language plpgsql immutable    -- searches ask: its plan is kept
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    head text := p_embedding.name;
-    full_name constant text := head || '_' || p_embedding.index_kind;
+    head text := p_name;
+    full_name constant text := p_name || '_' || p_suffix;
 begin
     if octet_length(full_name) <= 63 then
         return full_name;
@@ -15,7 +15,18 @@ begin
     while octet_length(head) > 40 loop
         head := left(head, -1);
     end loop;
-    return head || '_' || left(md5(full_name), 8) || '_' || p_embedding.index_kind;
+    return head || '_' || left(md5(full_name), 8) || '_' || p_suffix;
+end
+$$;
+comment on function pgembed._with_suffix(text, text) is
+    'A name with a suffix of up to ten bytes, in 63 bytes.';
+
+create or replace function pgembed._index_name(p_embedding pgembed.embedding) returns name
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgembed._with_suffix(p_embedding.name, p_embedding.index_kind);
 end
 $$;
 comment on function pgembed._index_name(pgembed.embedding) is

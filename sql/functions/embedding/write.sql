@@ -76,22 +76,35 @@ as $$
 #variable_conflict use_column
 declare
     e pgembed.embedding;
+    m pgembed.model;
+    one pgembed.embedding;
 begin
     select * into e from pgembed.embedding where embedding_id = p_embedding_id;
     if not found or e.storage <> 'table' then
         return;
     end if;
     perform pgembed._require_side_table(e);
-    return query execute format(
-        $sql$
-        select pgembed_key.key, s.chunk, s.content, s.embedding::%1$s.vector
-        from unnest($1) as pgembed_key(key)
-        join %2$s as s on %3$s
-        where s.model_id = $2 and s.embedded_at >= $3
-        $sql$,
-        pgembed._vector_schema(), pgembed._table_sql(e.side_table),
-        pgembed._key_sql(e.source, e.side_table, 's.%3$I %7$s %5$s::%4$s', ' and '))
-    using p_keys, e.model_id, e.valid_from;
+    select * into m from pgembed.model where model_id = e.model_id;
+    -- Its own, and what it shall take the place of has, if that is of the same model and as precise.
+    for one in select x.* from pgembed.embedding as x
+               where x.model_id = e.model_id and pgembed._table_sql(x.side_table) is not null
+                 and (x.embedding_id = e.embedding_id
+                      or x.embedding_id = e.current_id and x.dimensions >= e.dimensions and x.vector_type in ('vector', e.vector_type))
+               order by x.embedding_id <> e.embedding_id loop
+        return query execute format(
+            $sql$
+            select pgembed_key.key, s.chunk, s.content, %4$s
+            from unnest($1) as pgembed_key(key)
+            join %2$s as s on %3$s
+            where s.model_id = $2 and s.embedded_at >= $3
+            $sql$,
+            pgembed._vector_schema(), pgembed._table_sql(one.side_table),
+            pgembed._key_sql(e.source, one.side_table, 's.%3$I %7$s %5$s::%4$s', ' and '),
+            format(case when one.dimensions = e.dimensions then 's.embedding::%1$s.vector'
+                        when m.normalized then '%1$s.l2_normalize(%1$s.subvector(s.embedding::%1$s.vector, 1, %2$s))'
+                        else '%1$s.subvector(s.embedding::%1$s.vector, 1, %2$s)' end, pgembed._vector_schema(), e.dimensions))
+        using p_keys, e.model_id, one.valid_from;
+    end loop;
 end
 $$;
 comment on function pgembed._chunks_v1(int, text[]) is

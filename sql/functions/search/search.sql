@@ -63,7 +63,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     vectors constant boolean := exists (select from pgembed.embedding as e where e.source = p_source
-                                        and (p_name is null or pgembed._name_matches(e.source, e.name, p_name)));
+                                        and (p_name is null and e.generation = 'current' or pgembed._name_matches(e.source, e.name, p_name)));
     words constant boolean := exists (select from pgembed.bm25 as b where b.source = p_source
                                       and (vectors or p_name is null or pgembed._name_matches(b.source, b.name, p_name)));
 begin

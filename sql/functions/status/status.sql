@@ -269,7 +269,10 @@ select
     pgembed._relation_bytes(pgembed._index_oid(e), false) as index_bytes,
     pgembed._relation_bytes(e.side_table, true) as side_table_bytes,
     words.state as bm25_state,
-    case words.state when 'pending' then pgembed._bm25_percent(e.text_id, counts.source_rows) end as bm25_percent
+    case words.state when 'pending' then pgembed._bm25_percent(e.text_id, counts.source_rows) end as bm25_percent,
+    e.generation,
+    e.switch,
+    case when e.generation <> 'current' then pgembed._switch_waits_for(e) end as switch_waits_for
 from pgembed.embedding as e
 join pgembed._standing as standing on standing.kind = 'embedding' and standing.id = e.embedding_id
 join pgembed.model as m using (model_id)
@@ -279,7 +282,8 @@ cross join lateral pgembed._build_standing(e) as build
 left join (pgembed.bm25 as x join pgembed._standing as words on words.kind = 'bm25' and words.id = x.bm25_id) using (embedding_id);
 comment on view pgembed.status is
     'How each embedding is doing, in rows: with a vector, waiting, being encoded, failed, without a text, unseen (written while '
-    'triggers did not fire); coverage, rows a second, time to go; its model, its indexes. Counts are estimates above 200,000 rows or 50,000 jobs.';
+    'triggers did not fire); coverage, rows a second, time to go; its model, its indexes; what a next or previous generation lacks to take '
+    'the place of the current one. Counts are estimates above 200,000 rows or 50,000 jobs.';
 
 create or replace function pgembed._bm25_counts(
     b pgembed.bm25, out recent bigint, out dead bigint, out must_rebuild boolean, out failed bigint, out bytes bigint

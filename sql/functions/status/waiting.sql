@@ -36,7 +36,7 @@ left join lateral (
     select min(q.seq) as first_seq, max(q.seq) as last_seq
     from (select q.seq from pgembed.queue as q where q.embedding_id = x.id order by q.priority, q.not_before offset 0) as q
 ) as jobs on x.kind = 'embedding' and not row_security_active(x.source)
-where has_any_column_privilege(x.source::oid, 'select');
+where has_any_column_privilege(x.source::oid, 'select') and e.generation is distinct from 'next' and e.generation is distinct from 'previous';
 comment on view pgembed._searchable is
     'Each embedding and BM25 index of the tables that the caller may read: whether its table is read as a whole, whether '
     'jobs wait; the first and the last, NULL for whom row security restricts.';

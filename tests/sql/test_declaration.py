@@ -425,7 +425,8 @@ def test_drop_after_the_source_was_dropped(
 
 
 def alter(service: Service, **options: object) -> None:
-    """Call alter_embedding."""
+    """Call alter_embedding; see service/test_switch.py for the way without a gap."""
+    options = {"switch": "in_place", **options}
     named = "".join(f", {name} => %s" for name in options)
     service.conn.execute(
         f"select pgembed.alter_embedding(%s{named})", [service.name, *options.values()]

@@ -349,8 +349,9 @@ def test_the_cost_of_a_change_is_said(project: Project) -> None:
     project.revision()
     project.upgrade()
     for options, words in (
-        ("model='all-mpnet-base-v2'", "all vectors are removed"),
-        ("dimensions=128", "all vectors are removed"),
+        ("model='all-mpnet-base-v2'", "encoded again, beside the vectors"),
+        ("dimensions=128", "encoded again, beside the vectors"),
+        ("distance='l2'", "encoded again, beside the vectors"),
         ("index=HNSW(m=20)", "vector index is built anew"),
         ("chunk_size=50", "cut and encoded again"),
         ("bm25=BM25(b=0.5)", "word index is built anew"),

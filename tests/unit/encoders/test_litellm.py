@@ -125,6 +125,20 @@ def test_vectors_are_in_order_and_of_unit_length(provider: Provider) -> None:
     assert provider.requests[-1]["model"] == "test-embedding"
 
 
+def test_a_model_that_is_known_by_name_is_sent_its_prompts(provider: Provider) -> None:
+    name = "openai/intfloat/e5-base-v2"
+    known = load_encoder(name, "litellm", dimensions=3, settings=Settings())
+    known.encode_queries(["x"])
+    known.encode_documents(["y"])
+    sent = [request["input"] for request in provider.requests]
+    assert sent == [["query: x"], ["passage: y"]]
+    bare = load_encoder(
+        name, "litellm", dimensions=3, query_prompt="", settings=Settings()
+    )
+    bare.encode_queries(["x"])
+    assert provider.requests[-1]["input"] == ["x"]
+
+
 def test_dimensions_are_asked_for_once_when_not_given(provider: Provider) -> None:
     loaded = encoder(dimensions=None)
     assert loaded.dimensions == 3

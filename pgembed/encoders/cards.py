@@ -83,8 +83,8 @@ def _read() -> list[Card]:
 
 
 def _card(values: dict[str, Any]) -> Card:
-    lists = ("aliases", "steps", "sources")
-    return Card(**{k: tuple(v) if k in lists else v for k, v in values.items()})
+    lists: dict[str, Any] = {k: tuple(v) for k, v in values.items() if type(v) is list}
+    return Card(**(values | lists))
 
 
 @cache

@@ -285,7 +285,8 @@ class SentenceTransformersEncoder:
 
     def _assume(self, assumed: Assumed) -> None:
         """Pool a plain transformer's token vectors as its card says."""
-        modules = sentence_transformers.sentence_transformer.modules
+        from sentence_transformers.sentence_transformer import modules
+
         assumed.warn(self.name)
         self._model[1] = modules.Pooling(self.transformer_dimensions, assumed.pooling)
         if assumed.normalized:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import Result
 
 import pgembed
+from pgembed.encoders.cards import find_card
 from pgembed.testing import process_all
 from tests.fixtures.cli import invoke
 from tests.fixtures.cross_encoders import save_cross_encoder
@@ -59,6 +60,95 @@ def test_declaration_from_model_to_drop(shop: psycopg.Connection, dsn: str) -> N
     assert run("drop", "titles", dsn=dsn).exit_code == 0
     assert run("drop", "titles", "--if-exists", dsn=dsn).exit_code == 0
     assert pgembed.status(shop) == []
+
+
+def test_a_model_is_registered_as_it_is_published(
+    conn: psycopg.Connection, dsn: str
+) -> None:
+    name = "intfloat/e5-base-v2"
+    assert "not registered" in run("model", "show", name, dsn=dsn).output
+    done = run(
+        "model", "add", name, dsn=dsn
+    )  # no file of it is here: nothing is loaded
+    assert done.output == (
+        f"Registered {name}: 768 dimensions.\n"
+        "  As published: 768 dimensions, 512 tokens, query prompt 'query: ', "
+        "document prompt 'passage: '.\n"
+    )
+    shown = json.loads(run("model", "show", name, "--json", dsn=dsn).output)
+    assert shown["registered"]["query_prompt"] == "query: "
+    assert shown["registered"]["document_prompt"] == "passage: "
+    assert shown["registered"]["max_tokens"] == shown["card"]["max_tokens"] == 512
+    assert shown["card"]["license"] == "mit"
+    done = run(
+        *("model", "add", name, "--query-prompt", "", "--dimensions", "300"), dsn=dsn
+    )
+    assert "dimensions, 512" not in done.output
+    assert "document prompt 'passage: '" in done.output
+    assert "It is not published for 300 dimensions: 768 dimensions." in done.output
+    found = conn.execute(
+        "select dimensions, query_prompt, document_prompt from pgembed.model"
+        " where name = %s",
+        [name],
+    ).fetchone()
+    assert found == (300, "", "passage: ")
+    plain = run("model", "show", name, dsn=dsn).output
+    assert "registered: sentence-transformers, 300 dimensions, cosine" in plain
+    assert "query prompt: ''" in plain
+
+
+def test_a_hosted_model_is_known_with_its_price(
+    shop: psycopg.Connection, dsn: str
+) -> None:
+    name = "openai/text-embedding-3-small"
+    done = run("model", "add", name, dsn=dsn)
+    assert "As published: 1536 dimensions, 8191 tokens." in done.output
+    found = shop.execute(
+        "select provider, dimensions from pgembed.model where name = %s", [name]
+    ).fetchone()
+    assert found == ("litellm", 1536)
+    # `create` registers what is known in the same way.
+    done = run(
+        "create", "article", "title", "--model", "Qwen/Qwen3-Embedding-4B", dsn=dsn
+    )
+    assert "Registered Qwen/Qwen3-Embedding-4B: 2560 dimensions." in done.output
+    assert "Query:'" in done.output
+    listed = run("model", "list", "--known", "--json", dsn="host=nowhere").output
+    assert {"price": 0.02, "price_date": "2026-11-28"}.items() <= next(
+        one for one in json.loads(listed) if one["name"] == name
+    ).items()
+    lines = run("model", "list", "--known", dsn="host=nowhere", columns=40).output
+    assert f"\n{name}\n  512 or 1536 dimensions, 8191 tokens, $0.02 a million" in lines
+
+
+def test_what_is_installed_is_what_is_published(conn: psycopg.Connection) -> None:
+    rows = conn.execute(
+        "select name, provider, dimensions, max_tokens, query_prompt, document_prompt"
+        " from pgembed.model"
+    ).fetchall()
+    assert len(rows) > 10
+    for name, provider, dimensions, max_tokens, *prompts in rows:
+        card = find_card(name)
+        assert card is not None, name
+        assert (card.provider, card.dimensions) == (provider, dimensions)
+        assert card.max_tokens == max_tokens
+        # NULL leaves it to the model's own files.
+        published = (card.query_prompt or "", card.document_prompt or "")
+        assert prompts in ([None, None], list(published)), name
+
+
+def test_what_is_to_be_known_of_a_model_is_said(
+    conn: psycopg.Connection, dsn: str
+) -> None:
+    done = run("model", "add", "jinaai/jina-embeddings-v3", dsn=dsn)
+    assert "code of its own" in done.output
+    assert "no commercial use" in done.output
+    unknown = run("model", "show", "me/nothing", dsn=dsn)
+    assert unknown.exit_code == 1
+    assert 'unknown model "me/nothing"' in unknown.output
+    # What is computed otherwise has nothing of the model but its name.
+    done = run("model", "add", "BAAI/bge-m3", "--provider", "hashing", dsn=dsn)
+    assert done.output == "Registered BAAI/bge-m3: 256 dimensions.\n"
 
 
 def test_search_and_similar(embedded: psycopg.Connection, dsn: str) -> None:

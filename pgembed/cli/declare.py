@@ -9,7 +9,7 @@ import psycopg
 import typer
 
 from pgembed.cli.common import Dsn, console, errors
-from pgembed.cli.models import register_if_unknown
+from pgembed.cli.models import register_if_unknown, say_estimate
 from pgembed.cli.options import takes_options
 from pgembed.dsn import connect
 from pgembed.options import DEFAULT_MODEL, ChangedOptions, NewEmbeddingOptions
@@ -67,13 +67,24 @@ def create(
     ] = None,
     bm25_config: Bm25Config = None,
     if_not_exists: IfNotExists = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what the first fill takes: tokens, price, time.",
+        ),
+    ] = False,
     **options: Any,
 ) -> None:
     """Declare that an expression over a table's rows has an embedding."""
     from pgembed import client
 
+    model = options.get("model", DEFAULT_MODEL)
     with connect(dsn, autocommit=True) as conn, told(conn) as notices:
-        register_if_unknown(conn, options.get("model", DEFAULT_MODEL))
+        if dry_run:
+            say_estimate(conn, table, text_expression, model, options)
+            return
+        register_if_unknown(conn, model)
         created = client.create_embedding(
             conn,
             table,

@@ -277,6 +277,27 @@ def register_if_unknown(conn: psycopg.Connection, model: str) -> None:
         _register(conn, model, {})
 
 
+def say_estimate(
+    conn: psycopg.Connection,
+    table: str,
+    text_expression: str,
+    model: str,
+    options: dict[str, Any],
+) -> None:
+    """Say what the first fill of an embedding would take; nothing is changed."""
+    from pgembed.cli.estimate import estimates, load, read_sample
+    from pgembed.encoders.cards import find_card
+
+    card = find_card(model)
+    row = next(iter(_models(conn, model)), None)
+    known = row or ({"provider": card.provider} if card is not None else {})
+    sample = read_sample(conn, table, text_expression)
+    encoder = load(model, known.get("provider", "sentence-transformers"), row)
+    _say(f"{table} with {model}:")
+    for line in estimates(sample, model, options, encoder, card):
+        _say(f"  {line}")
+
+
 def _register(conn: psycopg.Connection, name: str, given: dict[str, Any]) -> None:
     """Register a model; what is not given is its card's, or the model is asked."""
     from pgembed import client

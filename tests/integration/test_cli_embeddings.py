@@ -151,6 +151,52 @@ def test_what_is_to_be_known_of_a_model_is_said(
     assert done.output == "Registered BAAI/bge-m3: 256 dimensions.\n"
 
 
+def test_what_a_fill_takes_is_said_before(conn: psycopg.Connection, dsn: str) -> None:
+    conn.execute('create table "Odd table" (id int primary key, "the text" text)')
+    conn.execute(
+        """insert into "Odd table" select i, case when i % 2 = 0
+           then repeat('cheap flights to Rome ', 10) end
+           from generate_series(1, 4000) as i"""
+    )
+    ask = ("create", '"Odd table"', '"the text"', "--dry-run", "--model")
+    hosted = run(*ask, "openai/text-embedding-3-small", dsn=dsn).output
+    # 2,000 texts of 220 characters are 56 tokens each, by the estimate; a sample of 300
+    # rows tells how many have a text to some percent.
+    lines = hosted.splitlines()
+    assert lines[1] == "  4,000 rows, of which 300 were read"
+    tokens = int(lines[2].split()[1].replace(",", ""))
+    assert tokens == pytest.approx(112_000, rel=0.25)
+    assert lines[3] == (
+        f"  about ${tokens * 0.02 / 1e6:,.2f}, at $0.02 a million tokens (2026-11-28)"
+    )
+    local = run(*ask, "all-MiniLM-L6-v2", dsn=dsn).output
+    assert " tokens in " in local
+    assert "on this machine" in local
+    assert "$" not in local
+    unknown = run(*ask, "openai/text-embedding-of-my-own", dsn=dsn).output
+    assert "the price of openai/text-embedding-of-my-own is not known" in unknown
+    assert pgembed.status(conn) == []
+    assert "ERROR" in run("create", "article", "x", "--dry-run", dsn=dsn).output
+
+
+def test_what_a_fill_takes_is_told_by_what_the_caller_may_read(
+    conn: psycopg.Connection, dsn: str
+) -> None:
+    conn.execute("create table secret (id int primary key, body text)")
+    conn.execute("insert into secret select i, 'x' from generate_series(1, 50) as i")
+    conn.execute("alter table secret enable row level security")
+    conn.execute("create policy few on secret using (id <= 3)")
+    with new_roles(dsn, "estimates"):
+        conn.execute("grant select on secret to estimates")
+        conn.execute("select pgembed.grant_usage('estimates')")
+        done = run(
+            *("create", "secret", "body", "--dry-run"),
+            *("--model", "openai/text-embedding-3-small"),
+            dsn=f"{dsn} options='-c role=estimates'",
+        )
+    assert "  3 rows, of which 3 were read" in done.output, done.output
+
+
 def test_search_and_similar(embedded: psycopg.Connection, dsn: str) -> None:
     done = run("search", "article", "tea", "--encoder", "hashing", "-k", "1", dsn=dsn)
     assert "title: green tea" in done.output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, LiteralString, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import sql
 
@@ -66,7 +66,7 @@ def _read_sample(
     # As the server writes and quotes it. The expression is SQL, of somebody who runs
     # SQL with these very rights.
     source = sql.SQL(name)
-    text = sql.SQL(cast("LiteralString", text_expression))
+    text = sql.SQL(text_expression)
     large = rows > _COUNTED
     if not large:
         count = sql.SQL("select pg_catalog.count(*) from {}").format(source)

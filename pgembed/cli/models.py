@@ -126,7 +126,7 @@ def list_models(
         rows = _models(conn)
     columns = (
         *("name", "provider", "revision", "dimensions", "distance", "max_tokens"),
-        *("used_by", "stored"),
+        *("used_by", "stored", "tokens_today", "tokens"),
     )
     if as_json:
         console.print_json(json.dumps([{k: row[k] for k in columns} for row in rows]))
@@ -186,10 +186,12 @@ def show(
             _say(f"  {line}")
 
 
-def _models(conn: psycopg.Connection, name: str | None = None) -> list[dict[str, Any]]:
+def _models(
+    conn: psycopg.Connection[Any], name: str | None = None
+) -> list[dict[str, Any]]:
     """Give the registered models, or that of a name."""
     with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(
+        rows = cursor.execute(
             "select m.name, m.provider, m.revision, m.dimensions, m.distance,"
             " m.max_tokens, m.normalized, m.query_prompt, m.document_prompt,"
             " m.fingerprint,"
@@ -202,6 +204,32 @@ def _models(conn: psycopg.Connection, name: str | None = None) -> list[dict[str,
             " order by m.name",
             {"name": name},
         ).fetchall()
+    sent = tokens_sent(conn)
+    for row in rows:
+        row["tokens_today"], row["tokens"] = sent.get(row["name"], (None, None))
+    return rows
+
+
+def tokens_sent(conn: psycopg.Connection[Any]) -> dict[str, tuple[int, int]]:
+    """Give the tokens that hosted models were sent, today and in all.
+
+    They would tell of rows that policies hide, so they are for pgembed's owner.
+    """
+    allowed = conn.execute(
+        "select has_table_privilege('pgembed.model_usage', 'select')"
+    ).fetchone()
+    if allowed is None or not allowed[0]:
+        return {}
+    return {
+        name: (today, total)
+        for name, today, total in conn.execute(
+            "select m.name, coalesce(sum(u.tokens) filter"
+            " (where u.day = (now() at time zone 'UTC')::date), 0)::int8,"
+            " sum(u.tokens)::int8"
+            " from pgembed.model_usage as u join pgembed.model as m using (model_id)"
+            " group by m.name order by m.name"
+        )
+    }
 
 
 def _summary(row: dict[str, Any]) -> str:
@@ -210,6 +238,8 @@ def _summary(row: dict[str, Any]) -> str:
     about += [] if row["revision"] is None else [f"revision {row['revision']}"]
     about += [f"used by {row['used_by']}"] if row["used_by"] else []
     about += ["stored in the database"] if row["stored"] else []
+    if row["tokens"] is not None:
+        about.append(f"{row['tokens_today']:,} tokens today, {row['tokens']:,} in all")
     return ", ".join(about)
 
 

@@ -13,7 +13,7 @@ same walk in one call.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -99,6 +99,17 @@ class Encoder(Protocol):
 
         Without truncation and padding, so that it counts what is really there.
         """
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """An encoder whose provider bills tokens."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Estimate tokens before they are sent."""
+
+    def take_tokens(self) -> int:
+        """Give the tokens that were billed since this was last asked."""
 
 
 class EncoderSettings(Protocol):

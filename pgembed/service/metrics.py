@@ -45,6 +45,12 @@ class Metrics:
             buckets=_SIZES,
             registry=own,
         )
+        self.hosted_tokens = Counter(
+            "pgembed_hosted_tokens",
+            "Tokens that a hosted model was sent, as its provider counts them.",
+            ["model"],
+            registry=own,
+        )
         self.calls_given_up = Counter(
             "pgembed_calls_given_up",
             "Calls of a model that did not return in time.",

@@ -6,12 +6,20 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pgembed.encoders.base import check_vectors
+from pgembed.encoders.base import CountsTokens, check_vectors
 from pgembed.encoders.registry import load_encoder
 from pgembed.errors import EncoderUnavailable, MissingExtra, PgembedError
 from pgembed.events import events
@@ -35,11 +43,16 @@ FIRST_OUTAGE_SECONDS = 1.0
 LAST_OUTAGE_SECONDS = 60.0
 PROBE = "a test"  # what a model that works can encode, unless it names another text
 PROBE_SECONDS = 30.0
+BUDGET_SECONDS = 60.0  # until a model whose tokens are used up is looked at again
 LOADING = -1  # in place of a model's id in the encode thread
 
 
 class ModelOutOfOrder(PgembedError):
     """The model cannot be used now; its jobs stay in the queue."""
+
+
+class TokensUsedUp(EncoderUnavailable):
+    """A hosted model may be sent no more of today."""
 
 
 @dataclass(slots=True)
@@ -77,6 +90,7 @@ class Models:
         *,
         preloaded: Mapping[str, Encoder] | None = None,
         changed: Callable[[], None] = lambda: None,
+        sent: Callable[[str, int], None] = lambda _model, _tokens: None,
     ) -> None:
         """Keep no model yet.
 
@@ -86,12 +100,14 @@ class Models:
             settings: For encoders, and which models to serve.
             preloaded: Encoders by model name, used instead of loading.
             changed: Called when a model becomes usable, or unusable.
+            sent: Told of the tokens that a hosted model was sent.
         """
         self._store = store
         self._thread = thread
         self._settings = settings
         self._preloaded = dict(preloaded or {})
         self._changed = changed
+        self._sent = sent
         self._slots: dict[int, _Slot] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stood: dict[str, tuple[str, float]] = {}  # state by name, and since when
@@ -237,6 +253,8 @@ class Models:
             await self.check(slot.model.model_id, math.inf)
         except EncoderUnavailable as exc:
             self._set_aside(slot, exc)
+        except (ConnectionLost, StatementFailed):
+            slot.retry_at = time.monotonic() + FIRST_OUTAGE_SECONDS
         else:
             slot.state = "ready"
             log.info("model.recovered", model=slot.model.model)
@@ -288,6 +306,45 @@ class Models:
             )
             raise
 
+    @asynccontextmanager
+    async def budget(self, model_id: int, texts: Sequence[str]) -> AsyncIterator[None]:
+        """Count the tokens of a hosted model's call, before and after it.
+
+        Before it by an estimate, so that services together stay below the limit of a
+        day; after it as the provider counts.
+
+        Raises:
+            EncoderUnavailable: There would be too many; nothing is sent.
+            TextError: One of the texts is not valid Unicode.
+            ConnectionLost, StatementFailed: They cannot be counted; nothing is sent.
+        """
+        slot = self._slots.get(model_id)
+        encoder: object = slot and slot.encoder
+        if slot is None or not isinstance(encoder, CountsTokens):
+            yield
+            return
+        name = slot.model.model
+        expected = sum(encoder.count_tokens(texts))
+        most = self._settings.max_tokens_per_day
+        if await self._store.spend(model_id, expected, most) is None:
+            raise TokensUsedUp(
+                f"hosted model {name!r} may be sent {most or 0:,} tokens a day (UTC), "
+                "and the next texts would be more",
+                retry_after=BUDGET_SECONDS,
+                back_pressure=True,
+                hint="Start the services with a higher --max-tokens-per-day, or wait "
+                "for tomorrow.",
+            )
+        try:
+            yield
+        finally:
+            used = encoder.take_tokens()
+            self._sent(name, used)
+            try:
+                await self._store.spend(model_id, used - expected)
+            except (ConnectionLost, StatementFailed) as exc:
+                log.warning("model.not_told", model=name, error=str(exc))
+
     def hung_calls(self) -> int:
         """Calls that were given up and have not returned yet."""
         return self._thread.hung()
@@ -307,14 +364,15 @@ class Models:
             if slot.worked_at >= since:
                 return
             try:
-                await self.call(
-                    model_id,
-                    Priority.QUERY,
-                    model_id,
-                    partial(_probe, self.encoder(model_id)),
-                    at_most=PROBE_SECONDS,
-                )
-            except EncoderUnavailable:
+                async with self.budget(model_id, [PROBE]):
+                    await self.call(
+                        model_id,
+                        Priority.QUERY,
+                        model_id,
+                        partial(_probe, self.encoder(model_id)),
+                        at_most=PROBE_SECONDS,
+                    )
+            except (EncoderUnavailable, ConnectionLost, StatementFailed):
                 raise
             except Exception as exc:
                 raise EncoderUnavailable(

@@ -91,6 +91,7 @@ class EncoderService:
             self.settings,
             preloaded=encoders,
             changed=self._wake_scheduler,
+            sent=lambda model, n: self.metrics.hosted_tokens.labels(model).inc(n),
         )
         self._pipeline = Pipeline(
             self._models,

@@ -13,7 +13,7 @@ from pgembed.encoders.cards import find_card
 from pgembed.testing import process_all
 from tests.fixtures.cli import invoke
 from tests.fixtures.cross_encoders import save_cross_encoder
-from tests.fixtures.roles import new_roles
+from tests.fixtures.roles import acting_as, new_roles
 
 
 def run(*arguments: str, dsn: str, columns: int = 200) -> Result:
@@ -149,6 +149,35 @@ def test_what_is_to_be_known_of_a_model_is_said(
     # What is computed otherwise has nothing of the model but its name.
     done = run("model", "add", "BAAI/bge-m3", "--provider", "hashing", dsn=dsn)
     assert done.output == "Registered BAAI/bge-m3: 256 dimensions.\n"
+
+
+def test_tokens_that_were_sent_are_shown_to_the_owner(
+    shop: psycopg.Connection, dsn: str
+) -> None:
+    name = "text-embedding-3-small"
+    shop.execute(
+        "insert into pgembed.model_usage select model_id, day, tokens"
+        " from pgembed.model, (values ((now() at time zone 'UTC')::date, 1000000),"
+        " ('2026-01-01', 4000000)) as v(day, tokens) where name = %s",
+        [name],
+    )
+    line = f"{name} was sent 1,000,000 tokens today, 5,000,000 in all, about $0.10"
+    assert line in run("status", dsn=dsn).output
+    shown = run("model", "show", name, dsn=dsn).output
+    assert "1,000,000 tokens today, 5,000,000 in all" in shown
+    listed = json.loads(run("model", "list", "--json", dsn=dsn).output)
+    (one,) = [model for model in listed if model["name"] == name]
+    assert (one["tokens_today"], one["tokens"]) == (1_000_000, 5_000_000)
+    with new_roles(dsn, "searches"):
+        shop.execute("select pgembed.grant_usage('searches')")
+        with (
+            acting_as(dsn, "searches") as conn,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            conn.execute("select * from pgembed.model_usage")
+        other = f"{dsn} options='-c role=searches'"
+        listed = json.loads(run("model", "list", "--json", dsn=other).output)
+        assert {model["tokens"] for model in listed} == {None}
 
 
 def test_what_a_fill_takes_is_said_before(conn: psycopg.Connection, dsn: str) -> None:

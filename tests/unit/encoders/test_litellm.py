@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pgembed.encoders import load_encoder
+from pgembed.encoders.base import CountsTokens
 from pgembed.errors import (
     DimensionMismatch,
     EncoderError,
@@ -50,6 +51,9 @@ class Provider:
     headers: dict[str, str] = field(default_factory=dict)
     delay: threading.Event | None = None
     requests: list[dict[str, Any]] = field(default_factory=list)
+    usage: dict[str, int] = field(
+        default_factory=lambda: {"prompt_tokens": 1, "total_tokens": 1}
+    )
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
                     "object": "list",
                     "data": rows[::-1],
                     "model": body["model"],
-                    "usage": {"prompt_tokens": 1, "total_tokens": 1},
+                    "usage": state.usage,
                 }
             data = json.dumps(answer).encode()
             self.send_response(status)
@@ -137,6 +141,23 @@ def test_a_model_that_is_known_by_name_is_sent_its_prompts(provider: Provider) -
     )
     bare.encode_queries(["x"])
     assert provider.requests[-1]["input"] == ["x"]
+
+
+def test_billed_tokens_are_told_once(provider: Provider) -> None:
+    loaded = load_encoder(MODEL, "litellm", dimensions=3, settings=Settings())
+    assert isinstance(loaded, CountsTokens)
+    assert loaded.take_tokens() == 0
+    provider.usage = {"prompt_tokens": 70, "total_tokens": 71}
+    loaded.encode_documents(["a text"])
+    loaded.encode_queries(["a text"])
+    assert (loaded.take_tokens(), loaded.take_tokens()) == (142, 0)
+    provider.usage = {"prompt_tokens": 0, "total_tokens": 0}
+    loaded.encode_documents(["x" * 400])  # it does not say: as estimated
+    assert loaded.take_tokens() == 101
+    provider.status = 500
+    with pytest.raises(EncoderUnavailable):
+        loaded.encode_documents(["a text"])
+    assert loaded.take_tokens() == 0
 
 
 def test_dimensions_are_asked_for_once_when_not_given(provider: Provider) -> None:

@@ -101,15 +101,21 @@ class Encoder(Protocol):
         """
 
 
+class Usage(Protocol):
+    """What a hosted model was sent so far."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens, as its provider counts them; an estimate where it does not say."""
+
+
 @runtime_checkable
-class CountsTokens(Protocol):
-    """An encoder whose provider bills tokens."""
+class Billed(Protocol):
+    """An encoder that somebody else runs, for each token."""
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Estimate tokens before they are sent."""
-
-    def take_tokens(self) -> int:
-        """Give the tokens that were billed since this was last asked."""
+    @property
+    def usage(self) -> Usage:
+        """What it was sent so far."""
 
 
 class EncoderSettings(Protocol):

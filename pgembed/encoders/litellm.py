@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
-from collections import deque
+import threading
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,6 +64,7 @@ class LitellmEncoder:
         fingerprint: SHA-256 over the name: a provider's weights cannot be seen.
         query_prompt: Put before every query.
         document_prompt: Put before every document.
+        usage: What was billed so far.
     """
 
     normalized = True
@@ -106,7 +107,7 @@ class LitellmEncoder:
         self.query_prompt = query_prompt
         self.document_prompt = document_prompt
         self.fingerprint = sha256(f"litellm: {name}".encode()).hexdigest()
-        self._billed: deque[int] = deque()  # tokens of each request
+        self.usage = _Usage()
         self.max_tokens = self._known_limit()
         self.dimensions = dimensions or self._request(["dimensions"]).shape[1]
 
@@ -137,10 +138,6 @@ class LitellmEncoder:
         check_texts(texts)
         prompt = len(self.document_prompt)
         return [(prompt + len(text)) // _CHARACTERS_PER_TOKEN + 1 for text in texts]
-
-    def take_tokens(self) -> int:
-        """Give the tokens that were billed since this was last asked."""
-        return sum(self._billed.popleft() for _ in range(len(self._billed)))
 
     def tokenizer_json(self) -> str | None:
         """Give None: the tokenizer is the provider's."""
@@ -174,7 +171,7 @@ class LitellmEncoder:
         # litellm's errors share no root of its own; all are told apart by status.
         except Exception as exc:
             raise self._error(exc, len(texts)) from exc
-        self._billed.append(_usage(response) or sum(self.count_tokens(texts)))
+        self.usage.add(_told(response) or sum(self.count_tokens(texts)))
         try:
             # The API may answer out of order: `index` says which text it was.
             rows = sorted(response.data, key=lambda row: int(row["index"]))
@@ -245,7 +242,19 @@ class LitellmEncoder:
         return int(limit) if limit else None
 
 
-def _usage(response: Any) -> int | None:
+class _Usage:
+    """Adds up what was billed: a thread at a time, but for calls that take long."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._lock = threading.Lock()
+
+    def add(self, tokens: int) -> None:
+        with self._lock:
+            self.tokens += tokens
+
+
+def _told(response: Any) -> int | None:
     """Read how many tokens a request was billed for; None: it is not said."""
     tokens = getattr(getattr(response, "usage", None), "total_tokens", None)
     return tokens if isinstance(tokens, int) and tokens > 0 else None

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pgembed.encoders.base import CountsTokens, check_vectors
+from pgembed.encoders.base import Billed, check_vectors
 from pgembed.encoders.registry import load_encoder
 from pgembed.errors import EncoderUnavailable, MissingExtra, PgembedError
 from pgembed.events import events
@@ -67,6 +67,7 @@ class _Slot:
     outages: int = 0
     told_at: float = 0.0  # time.monotonic()
     worked_at: float = -math.inf  # time.monotonic()
+    billed: int = 0  # tokens that are counted in the database
     checking: asyncio.Lock = field(default_factory=asyncio.Lock)
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
     chunkers: dict[tuple[str, int | None, int | None], Chunker] = field(
@@ -319,8 +320,8 @@ class Models:
             ConnectionLost, StatementFailed: They cannot be counted; nothing is sent.
         """
         slot = self._slots.get(model_id)
-        encoder: object = slot and slot.encoder
-        if slot is None or not isinstance(encoder, CountsTokens):
+        encoder = None if slot is None else slot.encoder
+        if slot is None or encoder is None or not isinstance(encoder, Billed):
             yield
             return
         name = slot.model.model
@@ -338,7 +339,9 @@ class Models:
         try:
             yield
         finally:
-            used = encoder.take_tokens()
+            # Of other calls too: each token is in one of these differences.
+            tokens = encoder.usage.tokens
+            used, slot.billed = tokens - slot.billed, tokens
             self._sent(name, used)
             try:
                 await self._store.spend(model_id, used - expected)
@@ -473,6 +476,8 @@ class Models:
         retry = RETRY_LOAD_SECONDS
         try:
             encoder = self._preloaded.get(model.model)
+            if isinstance(encoder, Billed):
+                slot.billed = encoder.usage.tokens
             if encoder is None:
                 log.info("model.loading", model=model.model)
                 stored = None

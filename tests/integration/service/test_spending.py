@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -36,29 +36,19 @@ class BilledEncoder(FaultyEncoder):
     def __init__(self) -> None:
         super().__init__()
         self.batch = 10
-        self.billed: list[int] = []
-        self._taken = 0
-        self._lock = threading.Lock()
+        self.usage = SimpleNamespace(tokens=0)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [TEXT + 1 for _ in texts]
 
-    def take_tokens(self) -> int:
-        with self._lock:
-            new = self.billed[self._taken :]
-            self._taken = len(self.billed)
-            return sum(new)
-
     def encode_documents(self, texts: Sequence[str]) -> NDArray[Any]:
         vectors = super().encode_documents(texts)
-        with self._lock:
-            self.billed.append(TEXT * len(texts))
+        self.usage.tokens += TEXT * len(texts)
         return vectors
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[Any]:
         vectors = super().encode_queries(texts)
-        with self._lock:
-            self.billed.append(TEXT * len(texts))
+        self.usage.tokens += TEXT * len(texts)
         return vectors
 
 
@@ -81,7 +71,7 @@ async def test_what_is_billed_is_counted(
         await until(lambda: len(contents(article)) == 95)
         await caller.execute("call pgembed.encode('a question', 'test')")
         await until(lambda: value(article, TOKENS) == 96 * TEXT)
-        assert sum(encoder.billed) == 96 * TEXT
+        assert encoder.usage.tokens == 96 * TEXT
         found = service.metrics.registry.get_sample_value(
             "pgembed_hosted_tokens_total", {"model": "test"}
         )
@@ -114,7 +104,7 @@ async def test_services_together_stop_at_the_limit_and_say_why(
         sent = first.encoded + second.encoded
         await until(lambda: len(contents(article)) == len(sent))
     assert len(set(sent)) == len(sent)
-    spent = sum(first.billed) + sum(second.billed)
+    spent = first.usage.tokens + second.usage.tokens
     assert value(article, TOKENS) == spent == TEXT * len(sent)
     # As near to the limit as a batch of ten, by its estimate.
     assert 1000 - 2 * 10 * (TEXT + 1) < spent <= 1000
@@ -147,7 +137,7 @@ async def test_it_goes_on_when_the_day_has_passed(
         article.execute("update pgembed.model_usage set day = day - 1")
         await until(lambda: len(contents(article)) == 60)
     assert value(article, "select count(*) from pgembed.model_usage") == 2
-    assert value(article, TOKENS) == sum(encoder.billed)
+    assert value(article, TOKENS) == encoder.usage.tokens
 
 
 def test_what_bills_nothing_is_not_counted(article: Conn, dsn: str) -> None:

@@ -151,6 +151,17 @@ def test_the_encoder_sees_the_published_prompts(
     assert (asked.query_prompt, asked.document_prompt) == ("ask: ", document)
 
 
+def test_a_server_of_a_known_model_is_sent_its_prompts() -> None:
+    settings = Settings(hosted_models=True)
+    name = "openai/intfloat/e5-base-v2"
+    known = load_encoder(name, "litellm", dimensions=3, settings=settings)
+    assert (known.query_prompt, known.document_prompt) == ("query: ", "passage: ")
+    bare = load_encoder(
+        name, "litellm", dimensions=3, query_prompt="", settings=settings
+    )
+    assert (bare.query_prompt, bare.document_prompt) == ("", "passage: ")
+
+
 def test_the_models_own_prompts_count_before_its_card(place: Any) -> None:
     from sentence_transformers import SentenceTransformer
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pgembed.encoders import load_encoder
-from pgembed.encoders.base import CountsTokens
+from pgembed.encoders.base import Billed
 from pgembed.errors import (
     DimensionMismatch,
     EncoderError,
@@ -129,35 +129,21 @@ def test_vectors_are_in_order_and_of_unit_length(provider: Provider) -> None:
     assert provider.requests[-1]["model"] == "test-embedding"
 
 
-def test_a_model_that_is_known_by_name_is_sent_its_prompts(provider: Provider) -> None:
-    name = "openai/intfloat/e5-base-v2"
-    known = load_encoder(name, "litellm", dimensions=3, settings=Settings())
-    known.encode_queries(["x"])
-    known.encode_documents(["y"])
-    sent = [request["input"] for request in provider.requests]
-    assert sent == [["query: x"], ["passage: y"]]
-    bare = load_encoder(
-        name, "litellm", dimensions=3, query_prompt="", settings=Settings()
-    )
-    bare.encode_queries(["x"])
-    assert provider.requests[-1]["input"] == ["x"]
-
-
-def test_billed_tokens_are_told_once(provider: Provider) -> None:
+def test_billed_tokens_are_added_up(provider: Provider) -> None:
     loaded = load_encoder(MODEL, "litellm", dimensions=3, settings=Settings())
-    assert isinstance(loaded, CountsTokens)
-    assert loaded.take_tokens() == 0
+    assert isinstance(loaded, Billed)
+    assert loaded.usage.tokens == 0
     provider.usage = {"prompt_tokens": 70, "total_tokens": 71}
     loaded.encode_documents(["a text"])
     loaded.encode_queries(["a text"])
-    assert (loaded.take_tokens(), loaded.take_tokens()) == (142, 0)
+    assert loaded.usage.tokens == 142
     provider.usage = {"prompt_tokens": 0, "total_tokens": 0}
     loaded.encode_documents(["x" * 400])  # it does not say: as estimated
-    assert loaded.take_tokens() == 101
+    assert loaded.usage.tokens == 243
     provider.status = 500
     with pytest.raises(EncoderUnavailable):
         loaded.encode_documents(["a text"])
-    assert loaded.take_tokens() == 0
+    assert loaded.usage.tokens == 243
 
 
 def test_dimensions_are_asked_for_once_when_not_given(provider: Provider) -> None:

@@ -476,7 +476,7 @@ class Models:
         retry = RETRY_LOAD_SECONDS
         try:
             encoder = self._preloaded.get(model.model)
-            if isinstance(encoder, Billed):
+            if encoder is not None and isinstance(encoder, Billed):
                 slot.billed = encoder.usage.tokens
             if encoder is None:
                 log.info("model.loading", model=model.model)

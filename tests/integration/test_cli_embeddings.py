@@ -208,6 +208,26 @@ def test_what_a_fill_takes_is_said_before(conn: psycopg.Connection, dsn: str) ->
     assert "ERROR" in run("create", "article", "x", "--dry-run", dsn=dsn).output
 
 
+def test_what_another_model_takes_is_said_before(
+    embedded: psycopg.Connection, dsn: str
+) -> None:
+    done = run(
+        *("alter", "article_embedding", "--dry-run"),
+        *("--model", "voyage/voyage-3.5"),
+        dsn=dsn,
+    ).output
+    assert done.startswith(
+        "article with voyage/voyage-3.5:\n  2 rows, of which 2 were read\n"
+    ), done
+    assert "at $0.06 a million tokens (2026-11-28)" in done
+    assert "2 chunks are encoded" in done
+    found = embedded.execute(
+        "select count(*) from pgembed.model where name = 'voyage/voyage-3.5'"
+    ).fetchone()
+    assert found == (0,)
+    assert len(pgembed.status(embedded)) == 1
+
+
 def test_what_a_fill_takes_is_told_by_what_the_caller_may_read(
     conn: psycopg.Connection, dsn: str
 ) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pgembed.chunking import Chunker
     from pgembed.encoders.base import Encoder
     from pgembed.encoders.stored import StoredModel
+    from pgembed.hosted import Spent
     from pgembed.service.options import ServiceSettings
 
 log = events(__name__)
@@ -77,6 +78,7 @@ class Models:
         *,
         preloaded: Mapping[str, Encoder] | None = None,
         changed: Callable[[], None] = lambda: None,
+        spent: Callable[[Spent], object] = lambda _spent: None,
     ) -> None:
         """Keep no model yet.
 
@@ -86,12 +88,14 @@ class Models:
             settings: For encoders, and which models to serve.
             preloaded: Encoders by model name, used instead of loading.
             changed: Called when a model becomes usable, or unusable.
+            spent: Told what each request to a hosted model has spent.
         """
         self._store = store
         self._thread = thread
         self._settings = settings
         self._preloaded = dict(preloaded or {})
         self._changed = changed
+        self._spent = spent
         self._slots: dict[int, _Slot] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stood: dict[str, tuple[str, float]] = {}  # state by name, and since when
@@ -427,6 +431,8 @@ class Models:
                     model=LOADING,
                     seconds=None,
                 )
+                if usage := getattr(encoder, "usage", None):
+                    usage.listen(self._spent)
             await self._seen(model.model_id, encoder)
         except (ConnectionLost, StatementFailed) as exc:
             self._failed(slot, str(exc), 1.0)

@@ -42,9 +42,11 @@ class LitellmEncoder:
         fingerprint: SHA-256 over the name: a provider's weights cannot be seen.
         query_prompt: Put before every query.
         document_prompt: Put before every document.
+        concurrent: Several threads may use it at a time: they only wait.
     """
 
     normalized = True
+    concurrent = True
 
     def __init__(
         self,

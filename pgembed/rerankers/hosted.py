@@ -27,7 +27,10 @@ class HostedReranker:
 
     Attributes:
         name: As it was given: `litellm:cohere/rerank-v3.5`.
+        concurrent: Several threads may use it at a time: they only wait.
     """
+
+    concurrent = True
 
     def __init__(self, name: str, *, settings: EncoderSettings | None = None) -> None:
         """Prepare; no request is made.

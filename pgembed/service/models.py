@@ -52,7 +52,8 @@ class _Slot:
     encoder: Encoder | None = None
     reason: str = ""
     retry_at: float = 0.0  # time.monotonic()
-    outages: int = 0
+    outages: int = 0  # in a row
+    doubled: int = 0  # those of them that named no time
     told_at: float = 0.0  # time.monotonic()
     worked_at: float = -math.inf  # time.monotonic()
     checking: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -218,10 +219,12 @@ class Models:
         return min(max(0.0, slot.retry_at - time.monotonic()), LAST_OUTAGE_SECONDS)
 
     def _set_aside(self, slot: _Slot, error: EncoderUnavailable) -> None:
-        pause = FIRST_OUTAGE_SECONDS * 2.0 ** min(slot.outages, 10)
-        pause = min(pause, LAST_OUTAGE_SECONDS) * random.uniform(0.8, 1.2)
         if error.retry_after is not None:
             pause = max(error.retry_after, FIRST_OUTAGE_SECONDS / 10)
+        else:
+            pause = FIRST_OUTAGE_SECONDS * 2.0 ** min(slot.doubled, 10)
+            pause = min(pause, LAST_OUTAGE_SECONDS) * random.uniform(0.8, 1.2)
+            slot.doubled += 1
         known = slot.outages > 0 and slot.reason == str(error)
         slot.outages += 1
         slot.state = "outage"
@@ -252,7 +255,7 @@ class Models:
         if slot is not None:
             slot.worked_at = time.monotonic()
             if slot.state == "ready":
-                slot.outages = 0
+                slot.outages = slot.doubled = 0
 
     async def call(
         self,

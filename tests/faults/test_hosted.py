@@ -84,11 +84,11 @@ def counted(service: EncoderService, name: str, model: str) -> float:
 
 
 def rate_limit(server: HostedServer) -> Fault:
-    """Each third request: wait, the process as a whole."""
+    """In bursts: wait, the process as a whole."""
     number = itertools.count(1)
     return lambda _request: (
         Answer(429, {"message": "slow down"}, {"Retry-After": "0.3"})
-        if next(number) % 3 == 0
+        if next(number) in (2, 3, 4, 8, 9, 16)
         else None
     )
 
@@ -102,11 +102,11 @@ def bad_text(server: HostedServer) -> Fault:
 
 
 def slow(server: HostedServer) -> Fault:
-    """Each fourth request: no answer in time."""
+    """Now and then no answer in time."""
     number = itertools.count(1)
 
     def fault(_request: Request) -> None:
-        if next(number) % 4 == 0:
+        if next(number) in (1, 5, 6, 11):
             server.over.wait(1.0)
 
     return fault

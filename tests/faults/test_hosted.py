@@ -154,11 +154,11 @@ async def test_nothing_is_lost_and_no_vector_is_wrong(
         assert counted(service, "pgembed_hosted_tokens_total", model) > 0
 
 
-@pytest.mark.parametrize("api", MODELS)
+@pytest.mark.parametrize("api", ["openai", "cohere", "gemini"])
 async def test_all_at_once(
     dsn: str, conn: Conn, hosted_api: HostedServer, api: str
 ) -> None:
-    """Each API; and the server restarts while rows are written."""
+    """And the server restarts while rows are written."""
     model = MODELS[api]
     declare(conn, model)
     faults = [make(hosted_api) for make in (rate_limit, bad_text, slow)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import sql
 
 from pgembed.errors import PgembedError
+from pgembed.hosted.tokens import estimate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 _SAMPLE: Final = 300  # rows whose texts are read
 _COUNTED: Final = 200_000  # above that the planner's estimate will do
 _ENCODE_SECONDS: Final = 5.0
-_CHARACTERS_PER_TOKEN: Final = 4  # where the model's tokenizer is not here
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +106,10 @@ def estimates(
         return
     times = sample.rows / sample.read
     if encoder is None:
-        tokens = sum(len(t) // _CHARACTERS_PER_TOKEN + 1 for t in sample.texts)
+        tokens = sum(map(estimate, sample.texts))
         yield (
-            f"about {tokens * times:,.0f} tokens, at {_CHARACTERS_PER_TOKEN} "
-            "characters each: the model's tokenizer is not here"
+            f"about {tokens * times:,.0f} tokens, by their letters: the model's "
+            "tokenizer is not here"
         )
     else:
         chunks = _chunks(sample.texts, options, encoder)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pgembed.chunking import Chunker
     from pgembed.encoders.base import Encoder
     from pgembed.encoders.stored import StoredModel
+    from pgembed.hosted import Spent
     from pgembed.service.options import ServiceSettings
 
 log = events(__name__)
@@ -64,7 +65,8 @@ class _Slot:
     encoder: Encoder | None = None
     reason: str = ""
     retry_at: float = 0.0  # time.monotonic()
-    outages: int = 0
+    outages: int = 0  # in a row
+    doubled: int = 0  # those of them that named no time
     told_at: float = 0.0  # time.monotonic()
     worked_at: float = -math.inf  # time.monotonic()
     billed: int = 0  # tokens that are counted in the database
@@ -91,7 +93,7 @@ class Models:
         *,
         preloaded: Mapping[str, Encoder] | None = None,
         changed: Callable[[], None] = lambda: None,
-        sent: Callable[[str, int], None] = lambda _model, _tokens: None,
+        spent: Callable[[Spent], object] = lambda _spent: None,
     ) -> None:
         """Keep no model yet.
 
@@ -101,14 +103,14 @@ class Models:
             settings: For encoders, and which models to serve.
             preloaded: Encoders by model name, used instead of loading.
             changed: Called when a model becomes usable, or unusable.
-            sent: Told of the tokens that a hosted model was sent.
+            spent: Told what each request to a hosted model has spent.
         """
         self._store = store
         self._thread = thread
         self._settings = settings
         self._preloaded = dict(preloaded or {})
         self._changed = changed
-        self._sent = sent
+        self._spent = spent
         self._slots: dict[int, _Slot] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stood: dict[str, tuple[str, float]] = {}  # state by name, and since when
@@ -231,10 +233,12 @@ class Models:
         return min(max(0.0, slot.retry_at - time.monotonic()), LAST_OUTAGE_SECONDS)
 
     def _set_aside(self, slot: _Slot, error: EncoderUnavailable) -> None:
-        pause = FIRST_OUTAGE_SECONDS * 2.0 ** min(slot.outages, 10)
-        pause = min(pause, LAST_OUTAGE_SECONDS) * random.uniform(0.8, 1.2)
         if error.retry_after is not None:
             pause = max(error.retry_after, FIRST_OUTAGE_SECONDS / 10)
+        else:
+            pause = FIRST_OUTAGE_SECONDS * 2.0 ** min(slot.doubled, 10)
+            pause = min(pause, LAST_OUTAGE_SECONDS) * random.uniform(0.8, 1.2)
+            slot.doubled += 1
         known = slot.outages > 0 and slot.reason == str(error)
         slot.outages += 1
         slot.state = "outage"
@@ -267,7 +271,7 @@ class Models:
         if slot is not None:
             slot.worked_at = time.monotonic()
             if slot.state == "ready":
-                slot.outages = 0
+                slot.outages = slot.doubled = 0
 
     async def call(
         self,
@@ -342,7 +346,6 @@ class Models:
             # Of other calls too: each token is in one of these differences.
             tokens = encoder.usage.tokens
             used, slot.billed = tokens - slot.billed, tokens
-            self._sent(name, used)
             try:
                 await self._store.spend(model_id, used - expected)
             except (ConnectionLost, StatementFailed) as exc:
@@ -490,6 +493,8 @@ class Models:
                     model=LOADING,
                     seconds=None,
                 )
+                if usage := getattr(encoder, "usage", None):
+                    usage.listen(self._spent)
             await self._seen(model.model_id, encoder)
         except (ConnectionLost, StatementFailed) as exc:
             self._failed(slot, str(exc), 1.0)

@@ -91,7 +91,7 @@ class EncoderService:
             self.settings,
             preloaded=encoders,
             changed=self._wake_scheduler,
-            sent=lambda model, n: self.metrics.hosted_tokens.labels(model).inc(n),
+            spent=self.metrics.spent,
         )
         self._pipeline = Pipeline(
             self._models,

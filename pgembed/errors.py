@@ -25,7 +25,7 @@ PgembedError
 │   ├── ModelNotFound
 │   ├── EncoderUnavailable     outage: the texts are fine, try again later
 │   └── TextError              this text cannot be encoded
-├── RerankError               a cross-encoder cannot score a text
+├── RerankError               a re-ranker cannot score these texts
 ├── EvaluationError           queries or judgements cannot be used
 ├── SchemaVersionError
 └── MissingExtra

@@ -352,13 +352,14 @@ class QueryVectorOptions(EncoderOptions, total=False):
 
 
 class RerankOptions(TypedDict, total=False):
-    """Ranking the best again with a cross-encoder, in this process.
+    """Ranking the best again with a cross-encoder, in this process or hosted.
 
     Attributes:
         rerank: Rank so many of the best hits again, with a cross-encoder that reads
             query and text together.
-        reranker: Which: a CrossEncoder's name or path, one that is loaded, or an
-            object with the methods of `pgembed.rerankers.Reranker`.
+        reranker: Which: a CrossEncoder's name or path, one that is loaded, a hosted
+            one (`litellm:cohere/rerank-v3.5`), or an object with the methods of
+            `pgembed.rerankers.Reranker`.
     """
 
     rerank: int | None

@@ -23,6 +23,8 @@ from typer.cli import get_docs_for_click
 
 from pgembed import schema
 from pgembed.cli import app
+from pgembed.cli.cards import lengths
+from pgembed.encoders.cards import Card, cards
 from pgembed.service.metrics import Metrics, Replaced
 from pgembed.service.options import ServiceSettings
 from pgembed.sqlfiles import parse_queries
@@ -46,6 +48,7 @@ def pages(conn: psycopg.Connection[Any]) -> dict[str, str]:
         "cli.md": cli_page(),
         "settings.md": settings_page(),
         "metrics.md": metrics_page(),
+        "models.md": models_page(),
     }
 
 
@@ -244,6 +247,59 @@ def metrics_page() -> str:
         + _table(("Metric", "Type", "Labels", "Meaning"), rows)
         + "\n"
     )
+
+
+def models_page() -> str:
+    """List the models that are known by name, by who runs them."""
+    local = [one for one in cards() if one.provider != "litellm"]
+    hosted = [one for one in cards() if one.provider == "litellm"]
+    columns = ("Name", "Dimensions", "Tokens", "Query prompt", "Document prompt")
+    return (
+        f"# Known models\n\n{_NOTE}"
+        "`pgembed model list --known` prints them, with `--json` all of it. A figure"
+        " that no source gives is left out; `pgembed model show NAME` names sources."
+        " Which one to take: [Choose a model](../how-to/choose-a-model.md).\n\n"
+        "## In the service\n\n"
+        + _table(
+            (*columns, "Pooling", "Languages", "License"), list(map(_local, local))
+        )
+        + "\n\n\\* Published with code of its own, which pgembed never runs: it loads"
+        " only where transformers knows its architecture.\n\n"
+        "## Hosted\n\nPrices are in US dollars a million tokens, as read on the date"
+        " beside them: ask the provider before you rely on one.\n\n"
+        + _table(
+            ("Name", "Dimensions", "Tokens", "Languages", "Price", "Read on"),
+            [
+                (
+                    one.name,
+                    lengths(one).removesuffix(" dimensions"),
+                    _number(one.max_tokens),
+                    one.languages,
+                    None if one.price is None else f"${one.price:.2f}",
+                    one.price_date and one.price_date.isoformat(),
+                )
+                for one in hosted
+            ],
+        )
+        + "\n"
+    )
+
+
+def _local(one: Card) -> tuple[str | None, ...]:
+    return (
+        f"{one.name} *" if one.own_code else one.name,
+        lengths(one).removesuffix(" dimensions"),
+        _number(one.max_tokens),
+        one.query_prompt and repr(one.query_prompt),
+        one.document_prompt and repr(one.document_prompt),
+        one.pooling,
+        one.languages,
+        one.license,
+    )
+
+
+def _number(value: int | None) -> str | None:
+    return None if value is None else f"{value:,}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:

@@ -126,6 +126,10 @@ select pgembed._broken_v1(%(embedding_id)s, %(revision)s, %(reason)s)
 -- Tells what has been loaded.
 select pgembed._model_seen_v1(%(model_id)s, %(dimensions)s, %(max_tokens)s, %(normalized)s, %(fingerprint)s)
 
+-- spend --
+-- Counts tokens of a hosted model; NULL: that is more than the most of a day.
+select pgembed._spend_v1(%(model_id)s, %(tokens)s, %(most)s)
+
 -- stored_model --
 -- A static model that is in the database.
 select * from pgembed._stored_model_v1(%(model_id)s)

@@ -10,6 +10,7 @@ import pytest
 pytest.register_assert_rewrite("tests.faults.world")
 pytest_plugins = [
     "tests.fixtures.exports",
+    "tests.fixtures.hosted",
     "tests.fixtures.postgres",
     "tests.fixtures.skips",
 ]

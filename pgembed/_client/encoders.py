@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ MODEL_ROW = sql.SQL(
     " from pgembed._model(%(model)s) as m"
 )
 # An encoder is used by one thread at a time, and two would only compete for the
-# same cores.
+# same cores. A hosted one is waited for by as many as there are.
 _lock = ForkSafeLock()
 _loaded: dict[ModelRow, Encoder] = {}
 
@@ -68,6 +69,6 @@ def query_vector(encoder: Encoder, query: str) -> Vector:
     Raises:
         EncoderError: The text or the encoder is not in order.
     """
-    with _lock:
+    with nullcontext() if getattr(encoder, "concurrent", False) else _lock:
         vector: Vector = encoder.encode_queries([query])[0]
     return vector

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,7 +29,7 @@ HitT = TypeVar("HitT", bound="VectorHit[Any] | BM25Hit[Any] | HybridHit[Any]")
 _MOST = 10_000  # as many as a search may return
 
 # A model is used by one thread at a time, and two would only compete for the same
-# cores.
+# cores. A hosted one is waited for by as many as there are.
 _lock = ForkSafeLock()
 _loaded: dict[str, Reranker] = {}
 
@@ -94,12 +95,13 @@ def reranked(
 
 
 def _score(wanted: Rerank, texts: list[str]) -> list[float]:
-    with _lock:
-        reranker = wanted.reranker
-        if isinstance(reranker, str):
+    reranker = wanted.reranker
+    if isinstance(reranker, str):
+        with _lock:
             reranker = _load(reranker)
+    with nullcontext() if getattr(reranker, "concurrent", False) else _lock:
         scores = reranker.score(wanted.query, texts)
-        return check_scores(reranker.name, scores, len(texts))
+    return check_scores(reranker.name, scores, len(texts))
 
 
 def _load(name: str) -> Reranker:

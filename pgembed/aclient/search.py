@@ -132,7 +132,7 @@ async def vector_search(
         DimensionMismatch: The vector has not the embedding's dimensions.
         ModelMismatch: The encoder is not the model of the stored vectors.
         NoEncoderService: No service answered in time.
-        RerankError: The cross-encoder cannot score a text.
+        RerankError: The re-ranker cannot score a text.
     """
     return await arun(conn, flows.vector_search(table, query, row_factory, options))
 
@@ -184,7 +184,7 @@ async def bm25_search(
         InvalidQuery: The query is empty.
         InvalidParameter: `k` or another option is out of range.
         InvalidFilter: An unknown column, operator, or value of another type.
-        RerankError: The cross-encoder cannot score a text.
+        RerankError: The re-ranker cannot score a text.
     """
     return await arun(conn, flows.bm25_search(table, query, row_factory, options))
 

@@ -9,7 +9,7 @@ import psycopg
 import typer
 
 from pgembed.cli.common import Dsn, console, errors
-from pgembed.cli.models import register_if_unknown
+from pgembed.cli.models import register_if_unknown, say_estimate
 from pgembed.cli.options import takes_options
 from pgembed.dsn import connect
 from pgembed.options import DEFAULT_MODEL, ChangedOptions, NewEmbeddingOptions
@@ -67,13 +67,24 @@ def create(
     ] = None,
     bm25_config: Bm25Config = None,
     if_not_exists: IfNotExists = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what the first fill takes: tokens, price, time.",
+        ),
+    ] = False,
     **options: Any,
 ) -> None:
     """Declare that an expression over a table's rows has an embedding."""
     from pgembed import client
 
+    model = options.get("model", DEFAULT_MODEL)
     with connect(dsn, autocommit=True) as conn, told(conn) as notices:
-        register_if_unknown(conn, options.get("model", DEFAULT_MODEL))
+        if dry_run:
+            say_estimate(conn, table, text_expression, model, options)
+            return
+        register_if_unknown(conn, model)
         created = client.create_embedding(
             conn,
             table,
@@ -108,15 +119,28 @@ def alter(
 
     changes = _with_config(options, bm25_config)
     with connect(dsn, autocommit=True) as conn, told(conn):
-        if "model" in options:
-            register_if_unknown(conn, options["model"])
+        if dry_run and "model" in options:
+            say_estimate(conn, *_text_of(conn, name), options["model"], options)
         with conn.transaction(force_rollback=dry_run):
+            if "model" in options:
+                register_if_unknown(conn, options["model"])
             client.alter_embedding(
                 conn, name, text_expression=text_expression, reset=reset, **changes
             )
             cost = _cost_of_next(conn, name)
     done = f"Changed embedding {name}." if cost is None else cost
     console.print(f"Not done: {done}" if dry_run else done, markup=False)
+
+
+def _text_of(conn: psycopg.Connection[Any], name: str) -> tuple[str, str]:
+    """Give an embedding's table and text, both as SQL."""
+    row = conn.execute(
+        "select e.source::text, t.text_expression from pgembed._embedding(%s) as e"
+        " join pgembed.captured_text as t using (text_id)",
+        [name],
+    ).fetchone()
+    assert row is not None  # else the function raises
+    return row[0], row[1]
 
 
 def _cost_of_next(conn: psycopg.Connection[Any], name: str) -> str | None:

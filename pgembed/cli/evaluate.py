@@ -116,7 +116,11 @@ def evaluate(
         typer.Option(help="Also rank so many hits of hybrid with a cross-encoder."),
     ] = None,
     reranker: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Its name or path.")
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Its name or path; litellm:PROVIDER/MODEL for a hosted one.",
+        ),
     ] = None,
     chart: Chart = None,
     per_query: Annotated[

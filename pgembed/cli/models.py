@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import psycopg
 import typer
+from psycopg.rows import dict_row
 
 from pgembed.cli.common import Dsn, console
 from pgembed.cli.options import takes_options
 from pgembed.dsn import connect
-from pgembed.errors import UnknownModel
 from pgembed.options import ModelOptions, VectorType
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Models that embeddings may name.", no_args_is_help=True)
     group.command("add")(add)
     group.command("list")(list_models)
+    group.command("show")(show)
     group.command("import")(import_model)
     group.command("accept")(accept)
     group.command("export")(export)
@@ -32,27 +33,27 @@ def register(app: typer.Typer) -> None:
 
 @takes_options(ModelOptions)
 def add(
-    name: Annotated[str, typer.Argument(help="Hub name, or path, of the model.")],
+    name: Annotated[
+        str, typer.Argument(help="Hub name, path, or litellm's name, of the model.")
+    ],
     *,
     dsn: Dsn = "",
     dimensions: Annotated[
         int | None,
-        typer.Option(help="Length of its vectors; without it the model is loaded."),
+        typer.Option(
+            help="Length of its vectors.",
+            show_default="as published, else the model is loaded",
+        ),
     ] = None,
     **options: Any,
 ) -> None:
-    """Register a model; without --dimensions it is loaded to ask it."""
-    from pgembed import client
+    """Register a model; what is not said is taken from its card, or from the model.
 
+    `pgembed model list --known` has the cards: models known by name.
+    """
+    given = options if dimensions is None else {"dimensions": dimensions, **options}
     with connect(dsn, autocommit=True) as conn:
-        if dimensions is None:
-            provider = options.get("provider", "sentence-transformers")
-            encoder = _load(name, provider, options.get("revision"))
-            dimensions = encoder.dimensions
-            found = {"normalized": encoder.normalized, "max_tokens": encoder.max_tokens}
-            options = {**found, **options}
-        client.register_model(conn, name, dimensions, **options)
-    console.print(f"Registered {name}: {dimensions} dimensions.", markup=False)
+        _register(conn, name, given)
 
 
 def import_model(
@@ -109,39 +110,137 @@ def import_model(
 def list_models(
     *,
     dsn: Dsn = "",
+    known: Annotated[
+        bool,
+        typer.Option(
+            "--known", help="Those that pgembed knows by name, of no database."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the registered models."""
+    """List the registered models, or those that are known by name."""
+    if known:
+        _list_known(as_json=as_json)
+        return
+    with connect(dsn, autocommit=True) as conn:
+        rows = _models(conn)
     columns = (
         *("name", "provider", "revision", "dimensions", "distance", "max_tokens"),
-        *("used_by", "stored"),
+        *("used_by", "stored", "tokens_today", "tokens"),
     )
-    with connect(dsn, autocommit=True) as conn:
-        rows = conn.execute(
-            "select m.name, m.provider, m.revision, m.dimensions,"
-            " m.distance, m.max_tokens,"
-            " (select count(*) from pgembed.embedding as e"
-            "  where e.model_id = m.model_id),"
-            " (pgembed._stored_model(m.model_id)).encoder_id is not null"
-            " from pgembed.model as m order by m.name"
-        ).fetchall()
     if as_json:
-        console.print_json(
-            json.dumps([dict(zip(columns, row, strict=True)) for row in rows])
-        )
+        console.print_json(json.dumps([{k: row[k] for k in columns} for row in rows]))
         return
     for row in rows:
-        name, provider, revision, dimensions, distance, max_tokens, used_by, stored = (
-            row
-        )
         # A name is there to be typed again: it has a line of its own, and is not cut.
-        console.print(name, style="bold", markup=False, highlight=False, soft_wrap=True)
-        about = [provider, f"{dimensions} dimensions", distance]
-        about += [] if max_tokens is None else [f"{max_tokens} tokens"]
-        about += [] if revision is None else [f"revision {revision}"]
-        about += [f"used by {used_by}"] if used_by else []
-        about += ["stored in the database"] if stored else []
-        console.print(f"  {', '.join(about)}", markup=False, soft_wrap=True)
+        _say(row["name"], style="bold")
+        _say(f"  {_summary(row)}")
+
+
+def _list_known(*, as_json: bool) -> None:
+    from pgembed.cli.cards import plain, summary
+    from pgembed.encoders.cards import cards
+
+    if as_json:
+        console.print_json(json.dumps([plain(card) for card in cards()]))
+        return
+    for card in cards():
+        _say(card.name, style="bold")
+        _say(f"  {summary(card)}")
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    *,
+    dsn: Dsn = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show how a model is registered, and what is published of it."""
+    from pgembed.cli.cards import details, plain, summary
+    from pgembed.encoders.cards import find_card
+
+    card = find_card(name)
+    with connect(dsn, autocommit=True) as conn:
+        row = next(iter(_models(conn, name)), None)
+        if row is None and card is None:
+            conn.execute("select pgembed._model(%s)", [name])  # raises, with the names
+    if as_json:
+        shown = {"name": name, "registered": row, "card": card and plain(card)}
+        console.print_json(json.dumps(shown))
+        return
+    _say(name, style="bold")
+    if row is None:
+        _say("  not registered")
+    else:
+        _say(f"  registered: {_summary(row)}")
+        for kind in ("query", "document"):
+            prompt = row[f"{kind}_prompt"]
+            _say(
+                f"  {kind} prompt: {'as published' if prompt is None else repr(prompt)}"
+            )
+        if row["fingerprint"] is not None:
+            _say(f"  fingerprint: {row['fingerprint']}")
+    if card is not None:
+        _say(f"  published: {summary(card)}")
+        for line in details(card):
+            _say(f"  {line}")
+
+
+def _models(
+    conn: psycopg.Connection[Any], name: str | None = None
+) -> list[dict[str, Any]]:
+    """Give the registered models, or that of a name."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            "select m.name, m.provider, m.revision, m.dimensions, m.distance,"
+            " m.max_tokens, m.normalized, m.query_prompt, m.document_prompt,"
+            " m.fingerprint,"
+            " (select count(*) from pgembed.embedding as e"
+            "  where e.model_id = m.model_id) as used_by,"
+            " (pgembed._stored_model(m.model_id)).encoder_id is not null as stored"
+            " from pgembed.model as m"
+            " where %(name)s::text is null or m.name in ("
+            "  %(name)s, regexp_replace(%(name)s, '^sentence-transformers/', ''))"
+            " order by m.name",
+            {"name": name},
+        ).fetchall()
+    sent = tokens_sent(conn)
+    for row in rows:
+        row["tokens_today"], row["tokens"] = sent.get(row["name"], (None, None))
+    return rows
+
+
+def tokens_sent(conn: psycopg.Connection[Any]) -> dict[str, tuple[int, int]]:
+    """Give the tokens that hosted models were sent, today and in all.
+
+    They would tell of rows that policies hide, so they are for pgembed's owner.
+    """
+    allowed = conn.execute(
+        "select has_table_privilege('pgembed.model_usage', 'select')"
+    ).fetchone()
+    if allowed is None or not allowed[0]:
+        return {}
+    return {
+        name: (today, total)
+        for name, today, total in conn.execute(
+            "select m.name, coalesce(sum(u.tokens) filter"
+            " (where u.day = (now() at time zone 'UTC')::date), 0)::int8,"
+            " sum(u.tokens)::int8"
+            " from pgembed.model_usage as u join pgembed.model as m using (model_id)"
+            " group by m.name order by m.name"
+        )
+    }
+
+
+def _summary(row: dict[str, Any]) -> str:
+    about = [row["provider"], f"{row['dimensions']} dimensions", row["distance"]]
+    about += [] if row["max_tokens"] is None else [f"{row['max_tokens']} tokens"]
+    about += [] if row["revision"] is None else [f"revision {row['revision']}"]
+    about += [f"used by {row['used_by']}"] if row["used_by"] else []
+    about += ["stored in the database"] if row["stored"] else []
+    if row["tokens"] is not None:
+        about.append(f"{row['tokens_today']:,} tokens today, {row['tokens']:,} in all")
+    return ", ".join(about)
 
 
 def accept(
@@ -203,27 +302,59 @@ def export(
 
 
 def register_if_unknown(conn: psycopg.Connection, model: str) -> None:
-    """Ask a model that the database does not know for its dimensions."""
-    from pgembed import client
+    """Register a model that the database does not know."""
+    if not _models(conn, model):
+        _register(conn, model, {})
 
-    try:
-        conn.execute("select pgembed._model(%s)", [model])
-    except psycopg.Error as exc:
-        if exc.sqlstate != UnknownModel.sqlstate:
-            raise
-    else:
-        return
-    encoder = _load(model, "sentence-transformers")
-    client.register_model(
-        conn,
-        model,
-        encoder.dimensions,
-        normalized=encoder.normalized,
-        max_tokens=encoder.max_tokens,
-    )
-    console.print(
-        f"Registered model {model}: {encoder.dimensions} dimensions.", markup=False
-    )
+
+def say_estimate(
+    conn: psycopg.Connection,
+    table: str,
+    text_expression: str,
+    model: str,
+    options: dict[str, Any],
+) -> None:
+    """Say what the first fill of an embedding would take; nothing is changed."""
+    from pgembed.cli.estimate import estimates, load, read_sample
+    from pgembed.encoders.cards import find_card
+
+    card = find_card(model)
+    row = next(iter(_models(conn, model)), None)
+    known = row or ({"provider": card.provider} if card is not None else {})
+    sample = read_sample(conn, table, text_expression)
+    encoder = load(model, known.get("provider", "sentence-transformers"), row)
+    _say(f"{table} with {model}:")
+    for line in estimates(sample, model, options, encoder, card):
+        _say(f"  {line}")
+
+
+def _register(conn: psycopg.Connection, name: str, given: dict[str, Any]) -> None:
+    """Register a model; what is not given is its card's, or the model is asked."""
+    from pgembed import client
+    from pgembed.cli.cards import take_from_card, told, warnings
+    from pgembed.encoders.cards import find_card
+
+    card = find_card(name)
+    taken = take_from_card(card, given)
+    options = taken | given
+    if "dimensions" not in options:
+        provider = options.get("provider", "sentence-transformers")
+        encoder = _load(name, provider, options.get("revision"))
+        options = {
+            "dimensions": encoder.dimensions,
+            "normalized": encoder.normalized,
+            "max_tokens": encoder.max_tokens,
+        } | options
+    client.register_model(conn, name, **options)
+    _say(f"Registered {name}: {options['dimensions']} dimensions.")
+    if card is not None and taken:
+        _say(f"  As published: {told(taken)}.")
+        for warning in warnings(card, options["dimensions"]):
+            _say(f"  {warning}")
+
+
+def _say(line: str, style: str | None = None) -> None:
+    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _load(name: str, provider: str, revision: str | None = None) -> Encoder:

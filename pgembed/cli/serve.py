@@ -182,6 +182,16 @@ def serve(
             show_default="none",
         ),
     ] = None,
+    max_tokens_per_day: Annotated[
+        int | None,
+        typer.Option(
+            envvar="PGEMBED_MAX_TOKENS_PER_DAY",
+            min=1,
+            help="Most tokens that each hosted model is sent in a day (UTC), by all "
+            "services together; then rows and queries wait.",
+            show_default="no limit",
+        ),
+    ] = None,
 ) -> None:
     """Run the encoder service: it embeds what changes, and answers queries.
 
@@ -218,6 +228,7 @@ def serve(
         index_megabytes=index_memory,
         health_port=health_port,
         health_host=health_host,
+        max_tokens_per_day=max_tokens_per_day,
         backend=backend,
         device=device,
     )

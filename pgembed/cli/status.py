@@ -97,7 +97,21 @@ def _lines(conn: psycopg.Connection[Any]) -> Iterator[Text]:
     yield from alone
     if not statuses and not alone:
         yield Text("No embedding is declared: see `pgembed create --help`.")
+    yield from _hosted(conn)
     yield from _services(conn)
+
+
+def _hosted(conn: psycopg.Connection[Any]) -> Iterator[Text]:
+    """Show what hosted models were sent, and at which price."""
+    from pgembed.cli.models import tokens_sent
+    from pgembed.encoders.cards import find_card
+
+    for name, (today, total) in tokens_sent(conn).items():
+        card = find_card(name)
+        price = ""
+        if card is not None and card.price is not None:
+            price = f", about ${total * card.price / 1e6:,.2f}"
+        yield Text(f"{name} was sent {today:,} tokens today, {total:,} in all{price}")
 
 
 def _in_order(one: EmbeddingStatus) -> bool:

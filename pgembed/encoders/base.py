@@ -13,7 +13,7 @@ same walk in one call.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -99,6 +99,23 @@ class Encoder(Protocol):
 
         Without truncation and padding, so that it counts what is really there.
         """
+
+
+class Usage(Protocol):
+    """What a hosted model was sent so far."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens, as its provider counts them; an estimate where it does not say."""
+
+
+@runtime_checkable
+class Billed(Protocol):
+    """An encoder that somebody else runs, for each token."""
+
+    @property
+    def usage(self) -> Usage:
+        """What it was sent so far."""
 
 
 class EncoderSettings(Protocol):

@@ -42,3 +42,34 @@ def pack(lengths: Sequence[int], budget: int, max_items: int) -> list[list[int]]
         batches[-1].append(index)
         room -= 1
     return batches
+
+
+def pack_sums(lengths: Sequence[int], budget: int, max_items: int) -> list[list[int]]:
+    """Group items so that the lengths of each batch add up to a budget at most.
+
+    For what is sent as it is, without padding: requests to a provider.
+
+    Args:
+        lengths: Length of each item, in tokens.
+        budget: Most tokens in a batch. An item longer than that travels alone.
+        max_items: Most items in a batch.
+
+    Returns:
+        Batches of indices into `lengths`, in their order, every index once.
+
+    Raises:
+        ValueError: `budget` or `max_items` is below 1.
+    """
+    if budget < 1 or max_items < 1:
+        raise ValueError(
+            f"budget and max_items must be at least 1, not {budget} and {max_items}"
+        )
+    batches: list[list[int]] = []
+    room = 0
+    for index, length in enumerate(lengths):
+        if not batches or length > room or len(batches[-1]) == max_items:
+            batches.append([])
+            room = budget
+        batches[-1].append(index)
+        room -= length
+    return batches

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MODEL_FILE: Final = "onnx/model.onnx"
 AGREEMENT_FILE: Final = "onnx/agreement.json"
 ORGANISATION: Final = "sentence-transformers"  # of a name on the hub without one
+INT8_SUFFIX: Final = "-int8"  # of the name under which a quantised variant is found
 
 # In protocol buffers: the name of a file that holds tensors of a large model.
 _LOCATION: Final = b"\x0a\x08location\x12"

@@ -1,32 +1,20 @@
-"""Hosted and OpenAI-compatible models through litellm.
-
-Which endpoint is asked and with which key comes from the service's environment only
-(`OPENAI_API_KEY`, `OPENAI_API_BASE`, ... as litellm documents them): whoever may
-declare a model in SQL can choose among the providers that the service's operator set
-up, and can send texts nowhere else. The whole provider is off unless the settings
-allow hosted models.
-"""
+"""Hosted and OpenAI-compatible models, through litellm."""
 
 from __future__ import annotations
 
-import importlib
-import math
-import os
+import base64
+import threading
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from pgembed.encoders.base import check_texts, truncate_vectors, unit_length
-from pgembed.encoders.batching import pack
-from pgembed.errors import (
-    DimensionMismatch,
-    EncoderError,
-    EncoderUnavailable,
-    MissingExtra,
-    ModelNotFound,
-    TextError,
-)
+from pgembed.encoders.batching import pack_sums
+from pgembed.errors import DimensionMismatch, EncoderError, TextError
+from pgembed.hosted.api import HostedModel, TextsRefused
+from pgembed.hosted.tokens import estimate
+from pgembed.hosted.usage import Spent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,26 +22,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pgembed.encoders.base import EncoderSettings
+    from pgembed.hosted.usage import Usage
 
-DEFAULT_TIMEOUT: Final = 60.0  # seconds for one request
-_REFUSED_RETRY: Final = 300.0  # seconds; a wrong key does not mend by itself
-_BATCH_TEXTS: Final = 96  # providers take between 96 (Cohere) and 2,048 (OpenAI)
-_BATCH_TOKENS: Final = 50_000  # well below the 300,000 of OpenAI
-_CHARACTERS_PER_TOKEN: Final = 4
-# What is wrong lies with the texts of the request.
-_TEXT_STATUS: Final = frozenset({400, 413, 422})
-# What is wrong lies with key, account or permissions: every text would fail.
-_REFUSED_STATUS: Final = frozenset({401, 402, 403})
-# The provider asks to wait, like 429, where it says for how long.
-_WAIT_STATUS: Final = frozenset({502, 503, 529})
-_COST_MAP: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
+_FEWEST_TOKENS: Final = 1_000  # in a request: below that it is not the size
+_ESTIMATE_MARGIN: Final = 0.8  # of a provider's limit, because tokens are estimated
 
 
 class LitellmEncoder:
     """A hosted model, one request a batch, never retried here.
 
     Vectors are scaled to unit length, whatever the provider does, so that they fit
-    any distance.
+    any distance. Queries and documents are told apart where the API can.
 
     Attributes:
         name: The model's name as litellm knows it: `openai/text-embedding-3-small`.
@@ -63,9 +42,11 @@ class LitellmEncoder:
         fingerprint: SHA-256 over the name: a provider's weights cannot be seen.
         query_prompt: Put before every query.
         document_prompt: Put before every document.
+        concurrent: Several threads may use it at a time: they only wait.
     """
 
     normalized = True
+    concurrent = True
 
     def __init__(
         self,
@@ -80,8 +61,8 @@ class LitellmEncoder:
 
         Args:
             name: The model's name as litellm knows it.
-            dimensions: Length of the vectors; fewer than the model's truncates them.
-                None asks the model once.
+            dimensions: Length of the vectors; fewer than the model's are asked for,
+                or cut off here where its API cannot be asked. None: the model's.
             query_prompt: Put before every query.
             document_prompt: Put before every document.
             settings: Must allow hosted models.
@@ -92,25 +73,30 @@ class LitellmEncoder:
             ModelNotFound: The provider does not have the model.
             EncoderUnavailable: It does not answer, or refuses the key.
         """
-        if settings is None or not settings.hosted_models:
-            raise EncoderError(
-                f"model {name!r} is hosted, and this service does not send texts "
-                "to hosted models",
-                hint="Allow it in the service's environment: PGEMBED_HOSTED_MODELS=1.",
-            )
+        self._api = HostedModel(name, settings)
         self.name = name
-        self._litellm = _import_litellm()
-        self._check_provider()
-        self._timeout = settings.request_timeout_seconds
         self.query_prompt = query_prompt
         self.document_prompt = document_prompt
         self.fingerprint = sha256(f"litellm: {name}".encode()).hexdigest()
-        self.max_tokens = self._known_limit()
-        self.dimensions = dimensions or self._request(["dimensions"]).shape[1]
+        self.max_tokens = self._api.known("max_input_tokens")
+        self._most_tokens = int(self._api.provider.most_tokens * _ESTIMATE_MARGIN)
+        self._most_texts = self._api.provider.most_texts
+        self._lock = threading.Lock()  # of these two
+        self._asked: int | None = None
+        if dimensions is None:
+            self.dimensions = self._request(["dimensions"], query=False).shape[1]
+        else:
+            self.dimensions = dimensions
+            self._asked = self._to_ask(dimensions)
+
+    @property
+    def usage(self) -> Usage:
+        """What its requests have spent so far; see `Usage.listen` for each."""
+        return self._api.usage
 
     def plan(self, texts: Sequence[str]) -> list[list[int]]:
-        """Group texts into requests that every provider takes."""
-        return pack(self.count_tokens(texts), _BATCH_TOKENS, _BATCH_TEXTS)
+        """Group texts into requests that the provider takes."""
+        return pack_sums(self.count_tokens(texts), self._most_tokens, self._most_texts)
 
     def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode texts to store: shape (len(texts), dimensions).
@@ -119,7 +105,7 @@ class LitellmEncoder:
             TextError: The provider refuses one of the texts.
             EncoderUnavailable: Rate limit, timeout, outage, or a refused key.
         """
-        return self._encode(texts, self.document_prompt)
+        return self._encode(texts, query=False)
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode texts to search with: shape (len(texts), dimensions).
@@ -128,22 +114,37 @@ class LitellmEncoder:
             TextError: The provider refuses one of the texts.
             EncoderUnavailable: Rate limit, timeout, outage, or a refused key.
         """
-        return self._encode(texts, self.query_prompt)
+        return self._encode(texts, query=True)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Estimate tokens, four characters each; the tokenizer is the provider's."""
+        """Estimate tokens; the tokenizer is the provider's."""
         check_texts(texts)
-        prompt = len(self.document_prompt)
-        return [(prompt + len(text)) // _CHARACTERS_PER_TOKEN + 1 for text in texts]
+        return [estimate(self.document_prompt + text) for text in texts]
 
     def tokenizer_json(self) -> str | None:
         """Give None: the tokenizer is the provider's."""
         return None
 
-    def _encode(self, texts: Sequence[str], prompt: str) -> NDArray[np.float32]:
+    def _to_ask(self, dimensions: int) -> int | None:
+        """Give what the API is to be asked for; None: the model's own dimensions."""
+        if not self._api.provider.shortens(self._api.model):
+            return None
+        own = self._api.known("output_vector_size")
+        return None if dimensions == own else dimensions
+
+    def _encode(self, texts: Sequence[str], *, query: bool) -> NDArray[np.float32]:
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
-        for batch in self.plan(texts):
-            raw = self._request([prompt + texts[i] for i in batch])
+        waiting = self.plan(texts)
+        prompt = self.query_prompt if query else self.document_prompt
+        while waiting:
+            batch = waiting.pop()
+            try:
+                raw = self._request([prompt + texts[i] for i in batch], query=query)
+            except TextsRefused as exc:
+                if exc.fault != "too large" or len(batch) == 1:
+                    raise
+                waiting += self._split(batch, texts)
+                continue
             if raw.shape[1] < self.dimensions:
                 raise DimensionMismatch(
                     f"model {self.name!r} gives {raw.shape[1]} dimensions, "
@@ -153,35 +154,68 @@ class LitellmEncoder:
             vectors[batch] = truncate_vectors(raw, self.dimensions, normalized=True)
         return vectors
 
-    def _request(self, texts: list[str]) -> NDArray[np.float32]:
+    def _split(self, batch: list[int], texts: Sequence[str]) -> list[list[int]]:
+        """Halve a request that was too large, and make no such ones any more."""
+        half = (len(batch) + 1) // 2
+        tokens = sum(self.count_tokens([texts[i] for i in batch]))
+        with self._lock:
+            if tokens > 2 * _FEWEST_TOKENS:
+                self._most_tokens = min(self._most_tokens, tokens // 2)
+            else:
+                self._most_texts = min(self._most_texts, half)
+        return [batch[half:], batch[:half]]
+
+    def _request(self, texts: list[str], *, query: bool) -> NDArray[np.float32]:
         """Make one request; vectors of unit length, in the order of the texts."""
+        parameters: dict[str, Any] = dict(
+            self._api.provider.input_type(self._api.model, query=query)
+        )
+        if self._asked is not None:
+            parameters["dimensions"] = self._asked
         try:
-            # max_retries=0: waiting is the service's work, which goes on with other
-            # models meanwhile.
-            response = self._litellm.embedding(
-                model=self.name,
-                input=texts,
-                timeout=self._timeout,
-                num_retries=0,
-                max_retries=0,
-            )
-        # litellm's errors share no root of its own; all are told apart by status.
-        except Exception as exc:
-            raise self._error(exc, len(texts)) from exc
+            response = self._api.embed(texts, parameters)
+        except TextsRefused as exc:
+            if len(texts) > 1 or exc.fault == "refused":
+                raise
+            raise self._too_long(texts[0], exc) from None
+        self._count(response, texts, query=query)
+        return self._vectors(response, len(texts))
+
+    def _too_long(self, text: str, exc: TextsRefused) -> EncoderError:
+        limit = "" if self.max_tokens is None else f", which takes {self.max_tokens}"
+        fits = self.max_tokens or 512
+        return TextError(
+            f"the text is too long for hosted model {self.name!r}{limit}: it has about "
+            f"{estimate(text)} tokens",
+            detail=exc.detail,
+            hint="Have texts cut into chunks: pgembed.alter_embedding(name, "
+            f"chunking => 'sentences', chunk_size => {fits // 2}).",
+        )
+
+    def _count(self, response: Any, texts: list[str], *, query: bool) -> None:
+        usage = getattr(response, "usage", None)
+        told = getattr(usage, "total_tokens", 0) or getattr(usage, "prompt_tokens", 0)
+        tokens = int(told or 0) or sum(map(estimate, texts))
+        kind = "queries" if query else "documents"
+        self.usage.add(Spent(self.name, kind, len(texts), tokens, not told))
+
+    def _vectors(self, response: Any, texts: int) -> NDArray[np.float32]:
         try:
             # The API may answer out of order: `index` says which text it was.
             rows = sorted(response.data, key=lambda row: int(row["index"]))
-            vectors = np.asarray([row["embedding"] for row in rows], dtype=np.float32)
+            vectors = np.asarray(
+                [_numbers(row["embedding"]) for row in rows], dtype=np.float32
+            )
             indices = [int(row["index"]) for row in rows]
         except (KeyError, TypeError, ValueError) as exc:
             raise TextError(
-                f"model {self.name!r} gave no vectors to {len(texts)} texts, or "
+                f"model {self.name!r} gave no vectors to {texts} texts, or "
                 "vectors of unlike lengths",
                 detail=f"{type(exc).__name__}: {exc}",
             ) from exc
-        if vectors.ndim != 2 or indices != list(range(len(texts))):
+        if vectors.ndim != 2 or indices != list(range(texts)):
             raise TextError(
-                f"model {self.name!r} gave {len(rows)} vectors to {len(texts)} texts"
+                f"model {self.name!r} gave {len(rows)} vectors to {texts} texts"
             )
         if not (np.isfinite(vectors).all() and vectors.any(axis=1).all()):
             raise TextError(
@@ -189,80 +223,9 @@ class LitellmEncoder:
             )
         return unit_length(vectors)
 
-    def _error(self, exc: Exception, texts: int) -> EncoderError:
-        detail = f"{type(exc).__name__}: {exc}"
-        status = getattr(exc, "status_code", None)
-        if status == 404:
-            return self._not_found(exc)
-        if status in _REFUSED_STATUS:
-            return EncoderUnavailable(
-                f"hosted model {self.name!r} refuses this service's key",
-                retry_after=_retry_after(exc) or _REFUSED_RETRY,
-                back_pressure=True,
-                detail=detail,
-                hint="Check the provider's key in the service's environment.",
-            )
-        # Connection errors carry status 500; timeouts 408.
-        if status in _TEXT_STATUS:
-            one = "this text" if texts == 1 else f"one of {texts} texts"
-            return TextError(f"hosted model {self.name!r} refuses {one}", detail=detail)
-        wait = _retry_after(exc)
-        return EncoderUnavailable(
-            f"hosted model {self.name!r} does not answer now",
-            retry_after=wait,
-            back_pressure=status == 429
-            or (status in _WAIT_STATUS and wait is not None),
-            detail=detail,
-        )
 
-    def _check_provider(self) -> None:
-        try:
-            self._litellm.get_llm_provider(self.name)
-        # Raised as a bad request, which for a real request is the text's fault.
-        except Exception as exc:
-            raise self._not_found(exc) from exc
-
-    def _not_found(self, exc: Exception) -> ModelNotFound:
-        return ModelNotFound(
-            f"hosted model {self.name!r} was not found",
-            detail=f"{type(exc).__name__}: {exc}",
-            hint="Name it as litellm does: 'provider/model'.",
-        )
-
-    def _known_limit(self) -> int | None:
-        try:
-            limit = self._litellm.get_model_info(self.name).get("max_input_tokens")
-        # Raised, as plain Exception, for every model that litellm has no entry for.
-        except Exception:
-            return None
-        return int(limit) if limit else None
-
-
-def _import_litellm() -> Any:
-    """Import litellm without the download that its import makes by default."""
-    before = os.environ.get(_COST_MAP)
-    os.environ.setdefault(_COST_MAP, "True")
-    try:
-        module: Any = importlib.import_module("litellm")
-    except ImportError as exc:
-        raise MissingExtra("api") from exc
-    finally:
-        if before is None:
-            os.environ.pop(_COST_MAP, None)
-    module.suppress_debug_info = True
-    module.telemetry = False
-    # Its OpenAI client takes max_retries=0 for "not given" and would retry twice.
-    module.DEFAULT_MAX_RETRIES = 0
-    return module
-
-
-def _retry_after(exc: Exception) -> float | None:
-    """Read the provider's Retry-After header, in seconds."""
-    headers = getattr(getattr(exc, "response", None), "headers", None) or getattr(
-        exc, "litellm_response_headers", None
-    )
-    try:
-        seconds = float((headers or {}).get("retry-after", ""))
-    except (TypeError, ValueError):  # not given, or given as a date
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+def _numbers(embedding: Any) -> Any:
+    """Read a vector: a list of numbers, or their bytes in base64."""
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding, validate=True), dtype="<f4")
+    return embedding

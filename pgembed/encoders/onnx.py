@@ -28,8 +28,8 @@ from pgembed.encoders.exports import (
 )
 from pgembed.encoders.forks import onnx_is_used
 from pgembed.encoders.lookup import find_export
-from pgembed.encoders.pooling import read_modules
-from pgembed.encoders.prompts import DOCUMENT_PROMPTS, QUERY_PROMPTS, own_prompt
+from pgembed.encoders.pooling import Assumed, read_modules
+from pgembed.encoders.prompts import choose_prompts
 from pgembed.encoders.trust import list_modules, read_json
 from pgembed.errors import (
     DimensionMismatch,
@@ -130,7 +130,9 @@ class OnnxEncoder:
         self._pooling, self._steps = read_modules(name, folder)
         # A plain transformer's file of settings is not read by sentence-transformers.
         own = read_json(part / "sentence_bert_config.json")
-        own = own if list_modules(folder) else {}
+        if not list_modules(folder):
+            own = {}
+            Assumed.of(name, folder).warn(name)
         self.max_tokens = _max_tokens(part, own)
         self._tokenizer, self._counter, self._pad = _tokenizers(
             part, self.max_tokens, lower_case=bool(own.get("do_lower_case"))
@@ -143,8 +145,9 @@ class OnnxEncoder:
         ) or BATCH_TOKENS
         config = read_json(folder / "config_sentence_transformers.json")
         prompts = config.get("prompts") or {}, config.get("default_prompt_name")
-        self.query_prompt = own_prompt(query_prompt, *prompts, QUERY_PROMPTS)
-        self.document_prompt = own_prompt(document_prompt, *prompts, DOCUMENT_PROMPTS)
+        self.query_prompt, self.document_prompt = choose_prompts(
+            name, query_prompt, document_prompt, *prompts
+        )
         self.normalized = False
         probe = self._probe(agreement)
         self.normalized = bool(np.allclose(np.linalg.norm(probe, axis=1), 1, atol=5e-3))

@@ -16,6 +16,7 @@ import numpy as np
 from pgembed.encoders.base import unit_length
 from pgembed.encoders.exports import (
     AGREEMENT_FILE,
+    INT8_SUFFIX,
     MODEL_FILE,
     Agreement,
     export_folder,
@@ -25,7 +26,7 @@ from pgembed.encoders.exports import (
 from pgembed.encoders.lookup import find_model
 from pgembed.encoders.onnx import OnnxEncoder, check_agreement
 from pgembed.encoders.packaged import packaged_model
-from pgembed.encoders.pooling import read_modules
+from pgembed.encoders.pooling import Assumed, read_modules
 from pgembed.encoders.sentence_transformers import SentenceTransformersEncoder
 from pgembed.encoders.trust import list_modules
 from pgembed.encoders.weights import checksum, is_model_folder
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from pgembed.encoders.lookup import FoundModel
 
 OPSET: Final = 18
-INT8_SUFFIX: Final = "-int8"  # of the name under which the variant is found
 LEAST_INT8_COSINE: Final = 0.9  # below that the file is broken, not only coarse
 _OUTPUT: Final = "last_hidden_state"
 _INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
@@ -145,6 +145,8 @@ def export(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as made:
         new = Path(made) / "model"
         _copy_descriptions(found.folder, new)
+        if not list_modules(found.folder):
+            Assumed.of(name, found.folder).write(new, encoder.transformer_dimensions)
         part = transformer_part(new)
         _write_tokenizer(encoder, part)
         _write_model(name, encoder, part / MODEL_FILE, int8=int8)

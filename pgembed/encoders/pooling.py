@@ -5,6 +5,8 @@ What its modules Pooling, Dense and Normalize do, in NumPy.
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pgembed.encoders.base import unit_length
+from pgembed.encoders.cards import find_card
 from pgembed.encoders.trust import list_modules, read_json
 from pgembed.errors import MissingExtra, ModelNotFound
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from pgembed.encoders.trust import Module
 
     Floats = NDArray[np.float32]
+
+log = logging.getLogger(__name__)
 
 # As sentence-transformers concatenates them when there are several.
 _MODES: Final = {
@@ -109,6 +114,65 @@ class Dense:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Assumed:
+    """How a plain transformer, which has no modules, is taken to make a text's vector.
+
+    Attributes:
+        pooling: As in a card.
+        normalized: Whether the vector is scaled to unit length then.
+        reason: Why.
+    """
+
+    pooling: str
+    normalized: bool
+    reason: str
+
+    @classmethod
+    def of(cls, name: str, folder: Path) -> Assumed:
+        """Say what is assumed: what the model's card says, else what is usual."""
+        card = find_card(name)
+        if card is not None and card.pooling is not None:
+            return cls(card.pooling, bool(card.normalized), "as published")
+        kinds = read_json(folder / "config.json").get("architectures") or [""]
+        if str(kinds[0]).endswith("ForCausalLM"):
+            return cls("lasttoken", False, "usual for a model that reads forwards")
+        return cls("mean", False, "the usual one, for nothing is known of this model")
+
+    def warn(self, name: str) -> None:
+        """Say it: such a model's vectors may be of no use."""
+        log.warning(
+            "model %r is a plain transformer without modules.json: pooling %r%s is "
+            "assumed, %s",
+            name,
+            self.pooling,
+            ", and unit length," if self.normalized else "",
+            self.reason,
+        )
+
+    def write(self, folder: Path, dimensions: int) -> None:
+        """Write it down as sentence-transformers does."""
+        kinds = ["Transformer", "Pooling", *(["Normalize"] if self.normalized else [])]
+        paths = ["", "1_Pooling", "2_Normalize"]
+        modules = [
+            {
+                "idx": place,
+                "name": str(place),
+                "path": path,
+                "type": f"sentence_transformers.models.{kind}",
+            }
+            for place, (kind, path) in enumerate(zip(kinds, paths, strict=False))
+        ]
+        config = {
+            "word_embedding_dimension": dimensions,
+            **{key: mode == self.pooling for key, mode in _MODES.items()},
+        }
+        for path in paths[1 : len(kinds)]:
+            (folder / path).mkdir(exist_ok=True)
+        (folder / "modules.json").write_text(json.dumps(modules, indent=2))
+        (folder / "1_Pooling/config.json").write_text(json.dumps(config, indent=2))
+
+
 def read_modules(
     name: str, folder: Path
 ) -> tuple[Pooling, list[Callable[[Floats], Floats]]]:
@@ -119,7 +183,8 @@ def read_modules(
     """
     modules = list_modules(folder)
     if not modules:
-        return Pooling(), []  # as sentence-transformers takes a plain transformer
+        assumed = Assumed.of(name, folder)
+        return Pooling((assumed.pooling,)), [unit_length] * assumed.normalized
     kinds = [one.kind for one in modules]
     if kinds[:2] != ["Transformer", "Pooling"]:
         raise _not_done(name, f"modules {', '.join(kinds)}")

@@ -82,12 +82,14 @@ def load_encoder(
         )
     if provider == "litellm":
         from pgembed.encoders.litellm import LitellmEncoder
+        from pgembed.encoders.prompts import choose_prompts
 
+        query, document = choose_prompts(name, query_prompt, document_prompt, {}, None)
         return LitellmEncoder(
             name,
             dimensions=dimensions,
-            query_prompt=query_prompt or "",
-            document_prompt=document_prompt or "",
+            query_prompt=query,
+            document_prompt=document,
             settings=settings,
         )
     raise ModelNotFound(

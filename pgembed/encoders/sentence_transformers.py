@@ -16,8 +16,9 @@ from pgembed.encoders.base import (
 from pgembed.encoders.batching import pack
 from pgembed.encoders.forks import torch_is_used
 from pgembed.encoders.lookup import find_model
-from pgembed.encoders.prompts import DOCUMENT_PROMPTS, QUERY_PROMPTS, own_prompt
-from pgembed.encoders.trust import check_folder, library_arguments
+from pgembed.encoders.pooling import Assumed
+from pgembed.encoders.prompts import choose_prompts
+from pgembed.encoders.trust import check_folder, library_arguments, list_modules
 from pgembed.encoders.weights import fingerprint
 from pgembed.errors import (
     DimensionMismatch,
@@ -121,6 +122,8 @@ class SentenceTransformersEncoder:
                     "(pgembed never runs a model's own code), and that the device "
                     "exists.",
                 ) from exc
+        if not list_modules(found.folder) and len(self._model) > 1:
+            self._assume(Assumed.of(name, found.folder))
         self._model.eval()
         torch_is_used()
         if settings is not None and settings.threads is not None:
@@ -131,8 +134,9 @@ class SentenceTransformersEncoder:
             settings.batch_tokens if settings else None
         ) or BATCH_TOKENS.get(self._model.device.type, BATCH_TOKENS["cpu"])
         prompts = self._model.prompts, self._model.default_prompt_name
-        self.query_prompt = own_prompt(query_prompt, *prompts, QUERY_PROMPTS)
-        self.document_prompt = own_prompt(document_prompt, *prompts, DOCUMENT_PROMPTS)
+        self.query_prompt, self.document_prompt = choose_prompts(
+            name, query_prompt, document_prompt, *prompts
+        )
         limit = self._model.max_seq_length
         # Static models state infinity, some tokenizers 10**30: no limit.
         self.max_tokens = int(limit) if limit and limit < 1 << 30 else None
@@ -149,9 +153,14 @@ class SentenceTransformersEncoder:
         self.dimensions = dimensions or own
 
     @property
-    def transformer(self) -> torch.nn.Module:
+    def transformer(self) -> Any:
         """The library's module that turns texts into token vectors."""
         return self._model[0]
+
+    @property
+    def transformer_dimensions(self) -> int:
+        """Length of a token's vector."""
+        return int(self.transformer.get_embedding_dimension())
 
     def plan(self, texts: Sequence[str]) -> list[list[int]]:
         """Group texts by real token length into batches of a bounded padded size."""
@@ -273,6 +282,15 @@ class SentenceTransformersEncoder:
             return self._forward(texts, prompt, task)
         bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
         raise TextError(f"model {self.name!r} gives no finite vector for text {bad}")
+
+    def _assume(self, assumed: Assumed) -> None:
+        """Pool a plain transformer's token vectors as its card says."""
+        from sentence_transformers.sentence_transformer import modules
+
+        assumed.warn(self.name)
+        self._model[1] = modules.Pooling(self.transformer_dimensions, assumed.pooling)
+        if assumed.normalized:
+            self._model.append(modules.Normalize())
 
     def _set_precision(self, half: bool) -> None:
         if self._model.device.type == "cuda" and half:

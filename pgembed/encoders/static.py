@@ -13,7 +13,7 @@ import numpy as np
 
 from pgembed.encoders.base import check_texts, unit_length
 from pgembed.encoders.batching import pack
-from pgembed.encoders.prompts import DOCUMENT_PROMPTS, QUERY_PROMPTS, own_prompt
+from pgembed.encoders.prompts import choose_prompts
 from pgembed.encoders.static_files import StaticModel, load_static
 from pgembed.errors import DimensionMismatch, TextError
 
@@ -80,8 +80,9 @@ class StaticEncoder:
         self.normalized = self.model.normalized
         self.fingerprint = self.model.fingerprint
         prompts = self.model.prompts, self.model.default_prompt_name
-        self.query_prompt = own_prompt(query_prompt, *prompts, QUERY_PROMPTS)
-        self.document_prompt = own_prompt(document_prompt, *prompts, DOCUMENT_PROMPTS)
+        self.query_prompt, self.document_prompt = choose_prompts(
+            name, query_prompt, document_prompt, *prompts
+        )
         # Word vectors of one field need not know any word of a common text.
         some = islice(self.model.tokenizer.get_vocab(with_added_tokens=False), 1000)
         self.probe = next((text for text in some if any(self._counted([text], ""))), "")

@@ -40,16 +40,25 @@ class _Wrapped:
 
 
 def load_reranker(name: str, *, settings: EncoderSettings | None = None) -> Reranker:
-    """Load a cross-encoder; imports its libraries only now.
+    """Load a re-ranker; imports its libraries only now.
 
     Args:
-        name: A directory, or a name on the hub.
-        settings: Device, precision and batch size; None chooses all.
+        name: A cross-encoder's directory or name on the hub; or `litellm:` and a
+            hosted re-ranker's provider and model: `litellm:cohere/rerank-v3.5`.
+        settings: Device, precision and batch size; None chooses all. Hosted models
+            must be allowed by them.
 
     Raises:
-        MissingExtra: The extra `encoder` is not installed.
+        MissingExtra: The extra `encoder` is not installed; for a hosted one, `api`.
         ModelNotFound: No place has it, it cannot be loaded, or is no cross-encoder.
+        EncoderError: The settings do not allow hosted models.
+        InvalidParameter: The name of a hosted one has no provider or no model.
     """
+    from pgembed.rerankers.hosted import PREFIX, HostedReranker, check_name
+
+    if name.startswith(PREFIX):
+        check_name(name)
+        return HostedReranker(name, settings=settings)
     from pgembed.rerankers.cross_encoder import CrossEncoderReranker
 
     return CrossEncoderReranker(name, settings=settings)

@@ -15,7 +15,7 @@ from pgembed.errors import EncoderUnavailable, InvalidParameter
 from pgembed.service.encoding import CallGivenUp, Priority
 from pgembed.service.isolation import AllOrNone, Isolation
 from pgembed.service.metrics import Metrics
-from pgembed.service.models import ModelOutOfOrder, Models
+from pgembed.service.models import ModelOutOfOrder, Models, TokensUsedUp
 from pgembed.service.pace import Pace
 from pgembed.service.records import Embedding, Vector
 from pgembed.service.window import Document, Fault, Plan, slices_by_length
@@ -97,6 +97,14 @@ class DocumentEncoder:
         lane = next(self._lanes)
         slow = [text for text in texts if hash(text) in self._slow_texts]
         others = [text for text in texts if hash(text) not in self._slow_texts]
+        used_up: list[TokensUsedUp] = []
+
+        async def one(isolation: Isolation, part: list[str]) -> None:
+            try:
+                await isolation.encode(part, partial(self._settle, plan))
+            except TokensUsedUp as exc:  # what has been sent is paid for
+                used_up.append(exc)
+
         # All batches at once: the thread takes them in turn with other windows'.
         async with AllOrNone() as group:
             for some in [*slices_by_length(others), *([text] for text in slow)]:
@@ -115,10 +123,9 @@ class DocumentEncoder:
                     ),
                 )
                 for batch in batches:
-                    part = [some[i] for i in batch]
-                    group.create_task(
-                        isolation.encode(part, partial(self._settle, plan))
-                    )
+                    group.create_task(one(isolation, [some[i] for i in batch]))
+        if used_up:
+            raise used_up[0]
 
     async def _plan(
         self,

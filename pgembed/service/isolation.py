@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pgembed.errors import EncoderUnavailable
 from pgembed.service.encoding import CallGivenUp, Priority
+from pgembed.service.faults import ConnectionLost, StatementFailed
 from pgembed.service.records import Vector
 
 if TYPE_CHECKING:
@@ -90,15 +91,18 @@ class Isolation:
         began = time.monotonic()
         results: list[Vector | Exception]
         try:
-            vectors = await self._models.call(
-                self._model_id,
-                self._priority,
-                self._lane,
-                partial(self._encode, texts),
-                at_most=self._together_seconds if len(texts) > 1 else math.inf,
-            )
+            async with self._models.budget(self._model_id, texts):
+                vectors = await self._models.call(
+                    self._model_id,
+                    self._priority,
+                    self._lane,
+                    partial(self._encode, texts),
+                    at_most=self._together_seconds if len(texts) > 1 else math.inf,
+                )
             self._models.worked(self._model_id)
             results = list(vectors)
+        except (ConnectionLost, StatementFailed):
+            raise
         except Exception as exc:  # a model may raise anything over a text
             if isinstance(exc, EncoderUnavailable) and exc.back_pressure:
                 raise

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from pgembed.hosted import Spent
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -43,6 +47,19 @@ class Metrics:
             "Texts in one call of the model.",
             ["kind"],
             buckets=_SIZES,
+            registry=own,
+        )
+        self.hosted_requests = Counter(
+            "pgembed_hosted_requests",
+            "Requests that a hosted model has answered; kind: documents or queries.",
+            ["model", "kind"],
+            registry=own,
+        )
+        self.hosted_tokens = Counter(
+            "pgembed_hosted_tokens",
+            "Tokens that the provider of a hosted model has counted in them, or an "
+            "estimate where it does not say.",
+            ["model", "kind"],
             registry=own,
         )
         self.calls_given_up = Counter(
@@ -113,6 +130,11 @@ class Metrics:
                 registry=own,
             )
         )
+
+    def spent(self, spent: Spent) -> None:
+        """Count what a request to a hosted model has spent."""
+        self.hosted_requests.labels(spent.model, spent.kind).inc()
+        self.hosted_tokens.labels(spent.model, spent.kind).inc(spent.tokens)
 
 
 class Replaced:

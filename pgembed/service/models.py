@@ -6,12 +6,20 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pgembed.encoders.base import check_vectors
+from pgembed.encoders.base import Billed, check_vectors
 from pgembed.encoders.registry import load_encoder
 from pgembed.errors import EncoderUnavailable, MissingExtra, PgembedError
 from pgembed.events import events
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from pgembed.chunking import Chunker
     from pgembed.encoders.base import Encoder
     from pgembed.encoders.stored import StoredModel
+    from pgembed.hosted import Spent
     from pgembed.service.options import ServiceSettings
 
 log = events(__name__)
@@ -35,11 +44,16 @@ FIRST_OUTAGE_SECONDS = 1.0
 LAST_OUTAGE_SECONDS = 60.0
 PROBE = "a test"  # what a model that works can encode, unless it names another text
 PROBE_SECONDS = 30.0
+BUDGET_SECONDS = 60.0  # until a model whose tokens are used up is looked at again
 LOADING = -1  # in place of a model's id in the encode thread
 
 
 class ModelOutOfOrder(PgembedError):
     """The model cannot be used now; its jobs stay in the queue."""
+
+
+class TokensUsedUp(EncoderUnavailable):
+    """A hosted model may be sent no more of today."""
 
 
 @dataclass(slots=True)
@@ -51,9 +65,11 @@ class _Slot:
     encoder: Encoder | None = None
     reason: str = ""
     retry_at: float = 0.0  # time.monotonic()
-    outages: int = 0
+    outages: int = 0  # in a row
+    doubled: int = 0  # those of them that named no time
     told_at: float = 0.0  # time.monotonic()
     worked_at: float = -math.inf  # time.monotonic()
+    billed: int = 0  # tokens that are counted in the database
     checking: asyncio.Lock = field(default_factory=asyncio.Lock)
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
     chunkers: dict[tuple[str, int | None, int | None], Chunker] = field(
@@ -77,6 +93,7 @@ class Models:
         *,
         preloaded: Mapping[str, Encoder] | None = None,
         changed: Callable[[], None] = lambda: None,
+        spent: Callable[[Spent], object] = lambda _spent: None,
     ) -> None:
         """Keep no model yet.
 
@@ -86,12 +103,14 @@ class Models:
             settings: For encoders, and which models to serve.
             preloaded: Encoders by model name, used instead of loading.
             changed: Called when a model becomes usable, or unusable.
+            spent: Told what each request to a hosted model has spent.
         """
         self._store = store
         self._thread = thread
         self._settings = settings
         self._preloaded = dict(preloaded or {})
         self._changed = changed
+        self._spent = spent
         self._slots: dict[int, _Slot] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stood: dict[str, tuple[str, float]] = {}  # state by name, and since when
@@ -214,10 +233,12 @@ class Models:
         return min(max(0.0, slot.retry_at - time.monotonic()), LAST_OUTAGE_SECONDS)
 
     def _set_aside(self, slot: _Slot, error: EncoderUnavailable) -> None:
-        pause = FIRST_OUTAGE_SECONDS * 2.0 ** min(slot.outages, 10)
-        pause = min(pause, LAST_OUTAGE_SECONDS) * random.uniform(0.8, 1.2)
         if error.retry_after is not None:
             pause = max(error.retry_after, FIRST_OUTAGE_SECONDS / 10)
+        else:
+            pause = FIRST_OUTAGE_SECONDS * 2.0 ** min(slot.doubled, 10)
+            pause = min(pause, LAST_OUTAGE_SECONDS) * random.uniform(0.8, 1.2)
+            slot.doubled += 1
         known = slot.outages > 0 and slot.reason == str(error)
         slot.outages += 1
         slot.state = "outage"
@@ -237,6 +258,8 @@ class Models:
             await self.check(slot.model.model_id, math.inf)
         except EncoderUnavailable as exc:
             self._set_aside(slot, exc)
+        except (ConnectionLost, StatementFailed):
+            slot.retry_at = time.monotonic() + FIRST_OUTAGE_SECONDS
         else:
             slot.state = "ready"
             log.info("model.recovered", model=slot.model.model)
@@ -248,7 +271,7 @@ class Models:
         if slot is not None:
             slot.worked_at = time.monotonic()
             if slot.state == "ready":
-                slot.outages = 0
+                slot.outages = slot.doubled = 0
 
     async def call(
         self,
@@ -288,6 +311,46 @@ class Models:
             )
             raise
 
+    @asynccontextmanager
+    async def budget(self, model_id: int, texts: Sequence[str]) -> AsyncIterator[None]:
+        """Count the tokens of a hosted model's call, before and after it.
+
+        Before it by an estimate, so that services together stay below the limit of a
+        day; after it as the provider counts.
+
+        Raises:
+            EncoderUnavailable: There would be too many; nothing is sent.
+            TextError: One of the texts is not valid Unicode.
+            ConnectionLost, StatementFailed: They cannot be counted; nothing is sent.
+        """
+        slot = self._slots.get(model_id)
+        encoder = None if slot is None else slot.encoder
+        if slot is None or encoder is None or not isinstance(encoder, Billed):
+            yield
+            return
+        name = slot.model.model
+        expected = sum(encoder.count_tokens(texts))
+        most = self._settings.max_tokens_per_day
+        if await self._store.spend(model_id, expected, most) is None:
+            raise TokensUsedUp(
+                f"hosted model {name!r} may be sent {most or 0:,} tokens a day (UTC), "
+                "and the next texts would be more",
+                retry_after=BUDGET_SECONDS,
+                back_pressure=True,
+                hint="Start the services with a higher --max-tokens-per-day, or wait "
+                "for tomorrow.",
+            )
+        try:
+            yield
+        finally:
+            # Of other calls too: each token is in one of these differences.
+            tokens = encoder.usage.tokens
+            used, slot.billed = tokens - slot.billed, tokens
+            try:
+                await self._store.spend(model_id, used - expected)
+            except (ConnectionLost, StatementFailed) as exc:
+                log.warning("model.not_told", model=name, error=str(exc))
+
     def hung_calls(self) -> int:
         """Calls that were given up and have not returned yet."""
         return self._thread.hung()
@@ -307,14 +370,15 @@ class Models:
             if slot.worked_at >= since:
                 return
             try:
-                await self.call(
-                    model_id,
-                    Priority.QUERY,
-                    model_id,
-                    partial(_probe, self.encoder(model_id)),
-                    at_most=PROBE_SECONDS,
-                )
-            except EncoderUnavailable:
+                async with self.budget(model_id, [PROBE]):
+                    await self.call(
+                        model_id,
+                        Priority.QUERY,
+                        model_id,
+                        partial(_probe, self.encoder(model_id)),
+                        at_most=PROBE_SECONDS,
+                    )
+            except (EncoderUnavailable, ConnectionLost, StatementFailed):
                 raise
             except Exception as exc:
                 raise EncoderUnavailable(
@@ -415,6 +479,8 @@ class Models:
         retry = RETRY_LOAD_SECONDS
         try:
             encoder = self._preloaded.get(model.model)
+            if encoder is not None and isinstance(encoder, Billed):
+                slot.billed = encoder.usage.tokens
             if encoder is None:
                 log.info("model.loading", model=model.model)
                 stored = None
@@ -427,6 +493,8 @@ class Models:
                     model=LOADING,
                     seconds=None,
                 )
+                if usage := getattr(encoder, "usage", None):
+                    usage.listen(self._spent)
             await self._seen(model.model_id, encoder)
         except (ConnectionLost, StatementFailed) as exc:
             self._failed(slot, str(exc), 1.0)

@@ -33,6 +33,8 @@ class ServiceSettings(Settings):
             shared_buffers.
         max_read_megabytes: Most text read at once, in MiB; the rest waits, and a row
             with more fails.
+        max_tokens_per_day: Most tokens that each hosted model is sent in a day (UTC),
+            by all services of the database together; None: no limit.
     """
 
     models: str | None = None
@@ -47,6 +49,7 @@ class ServiceSettings(Settings):
     erase_seconds: float = 3600.0
     index_megabytes: int | None = None
     max_read_megabytes: int = 32
+    max_tokens_per_day: int | None = None
 
     def index_bytes(self) -> int | None:
         """Give `index_megabytes` in bytes."""

@@ -91,6 +91,7 @@ class EncoderService:
             self.settings,
             preloaded=encoders,
             changed=self._wake_scheduler,
+            spent=self.metrics.spent,
         )
         self._pipeline = Pipeline(
             self._models,

@@ -67,6 +67,7 @@ NEEDED_FUNCTIONS = (
     "_reconcile_rest_v1",
     "_reconcile_text_v1",
     "_release_v1",
+    "_spend_v1",
     "_stored_model_v1",
     "_stored_tokens_v1",
     "_stored_vectors_v1",
@@ -362,6 +363,20 @@ class Store:
                 "fingerprint": fingerprint,
             },
         )
+
+    async def spend(
+        self, model_id: int, tokens: int, most: int | None = None
+    ) -> int | None:
+        """Count tokens of a hosted model; negative ones correct an estimate.
+
+        Returns:
+            The sum of the day; None: it would be more than `most`, and they were not
+            counted.
+        """
+        spent = await self._value(
+            "spend", {"model_id": model_id, "tokens": tokens, "most": most}
+        )
+        return None if spent is None else int(spent)
 
     async def stored_model(self, model_id: int) -> StoredModel | None:
         """Read a static model that is in the database; None: it is not there."""

@@ -117,3 +117,12 @@ comment on column pgembed.query_embedding.wanted_until is
     'When the last caller who waits gives up; nobody encodes it after that.';
 comment on column pgembed.query_embedding.attempts is
     'Claims without an answer: counted at claim, so that a query that kills the service counts too.';
+
+create table pgembed.model_usage (
+    model_id int not null references pgembed.model on delete cascade,
+    day      date not null,
+    tokens   bigint not null,
+    primary key (model_id, day)
+);
+comment on table pgembed.model_usage is
+    'Tokens that each hosted model was sent, by the day in UTC: as its provider counts them, by all services together.';

@@ -9,10 +9,11 @@ import pytest
 from typer.testing import Result
 
 import pgembed
+from pgembed.encoders.cards import find_card
 from pgembed.testing import process_all
 from tests.fixtures.cli import invoke
 from tests.fixtures.cross_encoders import save_cross_encoder
-from tests.fixtures.roles import new_roles
+from tests.fixtures.roles import acting_as, new_roles
 
 
 def run(*arguments: str, dsn: str, columns: int = 200) -> Result:
@@ -59,6 +60,190 @@ def test_declaration_from_model_to_drop(shop: psycopg.Connection, dsn: str) -> N
     assert run("drop", "titles", dsn=dsn).exit_code == 0
     assert run("drop", "titles", "--if-exists", dsn=dsn).exit_code == 0
     assert pgembed.status(shop) == []
+
+
+def test_a_model_is_registered_as_it_is_published(
+    conn: psycopg.Connection, dsn: str
+) -> None:
+    name = "intfloat/e5-base-v2"
+    assert "not registered" in run("model", "show", name, dsn=dsn).output
+    done = run(
+        "model", "add", name, dsn=dsn
+    )  # no file of it is here: nothing is loaded
+    assert done.output == (
+        f"Registered {name}: 768 dimensions.\n"
+        "  As published: 768 dimensions, 512 tokens, query prompt 'query: ', "
+        "document prompt 'passage: '.\n"
+    )
+    shown = json.loads(run("model", "show", name, "--json", dsn=dsn).output)
+    assert shown["registered"]["query_prompt"] == "query: "
+    assert shown["registered"]["document_prompt"] == "passage: "
+    assert shown["registered"]["max_tokens"] == shown["card"]["max_tokens"] == 512
+    assert shown["card"]["license"] == "mit"
+    done = run(
+        *("model", "add", name, "--query-prompt", "", "--dimensions", "300"), dsn=dsn
+    )
+    assert "dimensions, 512" not in done.output
+    assert "document prompt 'passage: '" in done.output
+    assert "It is not published for 300 dimensions: 768 dimensions." in done.output
+    found = conn.execute(
+        "select dimensions, query_prompt, document_prompt from pgembed.model"
+        " where name = %s",
+        [name],
+    ).fetchone()
+    assert found == (300, "", "passage: ")
+    plain = run("model", "show", name, dsn=dsn).output
+    assert "registered: sentence-transformers, 300 dimensions, cosine" in plain
+    assert "query prompt: ''" in plain
+
+
+def test_a_hosted_model_is_known_with_its_price(
+    shop: psycopg.Connection, dsn: str
+) -> None:
+    name = "openai/text-embedding-3-small"
+    done = run("model", "add", name, dsn=dsn)
+    assert "As published: 1536 dimensions, 8191 tokens." in done.output
+    found = shop.execute(
+        "select provider, dimensions from pgembed.model where name = %s", [name]
+    ).fetchone()
+    assert found == ("litellm", 1536)
+    # `create` registers what is known in the same way.
+    done = run(
+        "create", "article", "title", "--model", "Qwen/Qwen3-Embedding-4B", dsn=dsn
+    )
+    assert "Registered Qwen/Qwen3-Embedding-4B: 2560 dimensions." in done.output
+    assert "Query:'" in done.output
+    listed = run("model", "list", "--known", "--json", dsn="host=nowhere").output
+    assert {"price": 0.02, "price_date": "2026-11-28"}.items() <= next(
+        one for one in json.loads(listed) if one["name"] == name
+    ).items()
+    lines = run("model", "list", "--known", dsn="host=nowhere", columns=40).output
+    assert f"\n{name}\n  512 or 1536 dimensions, 8191 tokens, $0.02 a million" in lines
+
+
+def test_what_is_installed_is_what_is_published(conn: psycopg.Connection) -> None:
+    rows = conn.execute(
+        "select name, provider, dimensions, max_tokens, query_prompt, document_prompt"
+        " from pgembed.model"
+    ).fetchall()
+    assert len(rows) > 10
+    for name, provider, dimensions, max_tokens, *prompts in rows:
+        card = find_card(name)
+        assert card is not None, name
+        assert (card.provider, card.dimensions) == (provider, dimensions)
+        assert card.max_tokens == max_tokens
+        # NULL leaves it to the model's own files.
+        published = (card.query_prompt or "", card.document_prompt or "")
+        assert prompts in ([None, None], list(published)), name
+
+
+def test_what_is_to_be_known_of_a_model_is_said(
+    conn: psycopg.Connection, dsn: str
+) -> None:
+    done = run("model", "add", "jinaai/jina-embeddings-v3", dsn=dsn)
+    assert "code of its own" in done.output
+    assert "no commercial use" in done.output
+    unknown = run("model", "show", "me/nothing", dsn=dsn)
+    assert unknown.exit_code == 1
+    assert 'unknown model "me/nothing"' in unknown.output
+    # What is computed otherwise has nothing of the model but its name.
+    done = run("model", "add", "BAAI/bge-m3", "--provider", "hashing", dsn=dsn)
+    assert done.output == "Registered BAAI/bge-m3: 256 dimensions.\n"
+
+
+def test_tokens_that_were_sent_are_shown_to_the_owner(
+    shop: psycopg.Connection, dsn: str
+) -> None:
+    name = "text-embedding-3-small"
+    shop.execute(
+        "insert into pgembed.model_usage select model_id, day, tokens"
+        " from pgembed.model, (values ((now() at time zone 'UTC')::date, 1000000),"
+        " ('2026-01-01', 4000000)) as v(day, tokens) where name = %s",
+        [name],
+    )
+    line = f"{name} was sent 1,000,000 tokens today, 5,000,000 in all, about $0.10"
+    assert line in run("status", dsn=dsn).output
+    shown = run("model", "show", name, dsn=dsn).output
+    assert "1,000,000 tokens today, 5,000,000 in all" in shown
+    listed = json.loads(run("model", "list", "--json", dsn=dsn).output)
+    (one,) = [model for model in listed if model["name"] == name]
+    assert (one["tokens_today"], one["tokens"]) == (1_000_000, 5_000_000)
+    with new_roles(dsn, "searches"):
+        shop.execute("select pgembed.grant_usage('searches')")
+        with (
+            acting_as(dsn, "searches") as conn,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            conn.execute("select * from pgembed.model_usage")
+        other = f"{dsn} options='-c role=searches'"
+        listed = json.loads(run("model", "list", "--json", dsn=other).output)
+        assert {model["tokens"] for model in listed} == {None}
+
+
+def test_what_a_fill_takes_is_said_before(conn: psycopg.Connection, dsn: str) -> None:
+    conn.execute('create table "Odd table" (id int primary key, "the text" text)')
+    conn.execute(
+        """insert into "Odd table" select i, case when i % 2 = 0
+           then repeat('cheap flights to Rome ', 10) end
+           from generate_series(1, 4000) as i"""
+    )
+    ask = ("create", '"Odd table"', '"the text"', "--dry-run", "--model")
+    hosted = run(*ask, "openai/text-embedding-3-small", dsn=dsn).output
+    # 2,000 texts of 220 characters are 56 tokens each, by the estimate; a sample of 300
+    # rows tells how many have a text to some percent.
+    lines = hosted.splitlines()
+    assert lines[1] == "  4,000 rows, of which 300 were read"
+    tokens = int(lines[2].split()[1].replace(",", ""))
+    assert tokens == pytest.approx(112_000, rel=0.25)
+    assert lines[3] == (
+        f"  about ${tokens * 0.02 / 1e6:,.2f}, at $0.02 a million tokens (2026-11-28)"
+    )
+    local = run(*ask, "all-MiniLM-L6-v2", dsn=dsn).output
+    assert " tokens in " in local
+    assert "on this machine" in local
+    assert "$" not in local
+    unknown = run(*ask, "openai/text-embedding-of-my-own", dsn=dsn).output
+    assert "the price of openai/text-embedding-of-my-own is not known" in unknown
+    assert pgembed.status(conn) == []
+    assert "ERROR" in run("create", "article", "x", "--dry-run", dsn=dsn).output
+
+
+def test_what_another_model_takes_is_said_before(
+    embedded: psycopg.Connection, dsn: str
+) -> None:
+    done = run(
+        *("alter", "article_embedding", "--dry-run"),
+        *("--model", "voyage/voyage-3.5"),
+        dsn=dsn,
+    ).output
+    assert done.startswith(
+        "article with voyage/voyage-3.5:\n  2 rows, of which 2 were read\n"
+    ), done
+    assert "at $0.06 a million tokens (2026-11-28)" in done
+    assert "2 chunks are encoded" in done
+    found = embedded.execute(
+        "select count(*) from pgembed.model where name = 'voyage/voyage-3.5'"
+    ).fetchone()
+    assert found == (0,)
+    assert len(pgembed.status(embedded)) == 1
+
+
+def test_what_a_fill_takes_is_told_by_what_the_caller_may_read(
+    conn: psycopg.Connection, dsn: str
+) -> None:
+    conn.execute("create table secret (id int primary key, body text)")
+    conn.execute("insert into secret select i, 'x' from generate_series(1, 50) as i")
+    conn.execute("alter table secret enable row level security")
+    conn.execute("create policy few on secret using (id <= 3)")
+    with new_roles(dsn, "estimates"):
+        conn.execute("grant select on secret to estimates")
+        conn.execute("select pgembed.grant_usage('estimates')")
+        done = run(
+            *("create", "secret", "body", "--dry-run"),
+            *("--model", "openai/text-embedding-3-small"),
+            dsn=f"{dsn} options='-c role=estimates'",
+        )
+    assert "  3 rows, of which 3 were read" in done.output, done.output
 
 
 def test_search_and_similar(embedded: psycopg.Connection, dsn: str) -> None:

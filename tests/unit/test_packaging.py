@@ -40,6 +40,23 @@ def test_every_sql_file_is_package_data() -> None:
     assert set((ROOT / "sql").rglob("*.sql")) <= packaged
 
 
+def test_every_file_of_data_is_package_data() -> None:
+    listed = PYPROJECT["tool"]["setuptools"]["package-data"]
+    found = {
+        path
+        for path in (ROOT / "pgembed").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    packaged = {
+        path
+        for package, patterns in listed.items()
+        if package not in HOMES
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    assert packaged == found
+
+
 def test_version_is_the_distributions() -> None:
     assert pgembed.__version__ == metadata.version("pgembed-kit")
 

@@ -161,3 +161,24 @@ end
 $$;
 comment on function pgembed._model_seen_v1(int, int, int, boolean, text) is
     'A service tells what it has loaded: PE006 or PE011 when that is not the registered model.';
+
+create or replace function pgembed._spend_v1(p_model_id int, p_tokens bigint, p_most bigint default null) returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    today constant date := (clock_timestamp() at time zone 'UTC')::date;
+    spent bigint;
+begin
+    insert into pgembed.model_usage as u (model_id, day, tokens)
+    select m.model_id, today, greatest(p_tokens, 0) from pgembed.model as m
+    where m.model_id = p_model_id and (p_most is null or p_tokens <= p_most)
+    on conflict (model_id, day) do update set tokens = greatest(u.tokens + p_tokens, 0)
+    where p_most is null or u.tokens + p_tokens <= p_most
+    returning u.tokens into spent;
+    return spent;
+end
+$$;
+comment on function pgembed._spend_v1(int, bigint, bigint) is
+    'Counts tokens that a hosted model is about to be sent, or corrects that afterwards: the sum of the day, '
+    'NULL where it would be more than the most, and is not counted.';

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -11,9 +13,15 @@ from psycopg.rows import DictRow
 
 import pgembed
 from pgembed import aclient, errors
+from pgembed._client import rerankers
+from pgembed._client.steps import Work
 from pgembed.encoders.hashing import HashingEncoder
 from pgembed.rerankers import load_reranker
 from tests.fixtures.cross_encoders import ENCODER_FOLDER, save_cross_encoder
+from tests.fixtures.hosted import RERANKERS, relevance
+
+if TYPE_CHECKING:
+    from tests.fixtures.hosted import HostedServer, Request
 
 QUERY = "black tea"
 
@@ -163,3 +171,60 @@ def test_a_vector_alone_cannot_be_reranked(
     vector = encoder.encode_queries([QUERY])[0]
     with pytest.raises(errors.InvalidQuery, match="query's words"):
         pgembed.vector_search(shop, "article", query_embedding=vector, rerank=2)
+
+
+@pytest.mark.parametrize("api", RERANKERS)
+def test_a_hosted_reranker_is_named_like_a_model(
+    shop: psycopg.Connection,
+    encoder: HashingEncoder,
+    hosted_api: HostedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    api: str,
+) -> None:
+    def search() -> list[pgembed.VectorHit[DictRow]]:
+        return pgembed.vector_search(
+            shop,
+            "article",
+            QUERY,
+            encoder=encoder,
+            rerank=4,
+            reranker=f"litellm:{RERANKERS[api]}",
+        )
+
+    monkeypatch.setattr(rerankers, "_loaded", {})
+    with pytest.raises(errors.EncoderError, match="does not send texts"):
+        search()
+    assert hosted_api.requests == []
+    monkeypatch.setenv("PGEMBED_HOSTED_MODELS", "1")
+    hits = search()
+    expected = [relevance(QUERY, hit.content or "") for hit in hits]
+    assert [hit.rerank_score for hit in hits] == pytest.approx(expected)
+    assert expected == sorted(expected, reverse=True)
+    assert [request.api for request in hosted_api.requests] == [api]
+
+
+def test_hosted_rerankers_are_waited_for_side_by_side(
+    hosted_api: HostedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that answers slowly does not stop the other threads of the process."""
+    monkeypatch.setenv("PGEMBED_HOSTED_MODELS", "1")
+    monkeypatch.setattr(rerankers, "_loaded", {})
+    together = threading.Barrier(3, timeout=10)  # seconds; else it is broken
+
+    def fault(_request: Request) -> None:
+        together.wait()
+
+    hosted_api.fault = fault
+    wanted = rerankers.Rerank(2, f"litellm:{RERANKERS['cohere']}", QUERY)
+
+    hits = [pgembed.BM25Hit(None, 1.0, None), pgembed.BM25Hit(None, 0.5, None)]
+    texts = ["tea", "black tea"]
+
+    def score() -> object:
+        step = next(rerankers.reranked(hits, texts, wanted))
+        assert isinstance(step, Work)
+        return step.call()
+
+    with ThreadPoolExecutor(3) as pool:
+        scores = [done.result() for done in [pool.submit(score) for _ in range(3)]]
+    assert scores == [[relevance(QUERY, text) for text in texts]] * 3

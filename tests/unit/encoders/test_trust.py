@@ -34,28 +34,6 @@ class Bomb:
 
 
 @pytest.fixture(scope="session")
-def transformer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT with the real model's tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, BertConfig, BertModel
-
-    folder = tmp_path_factory.mktemp("transformer")
-    torch.manual_seed(7)
-    tokenizer = AutoTokenizer.from_pretrained(str(PACKAGED))
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def saved(transformer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole model, with a Dense layer, as the library saves it."""
     from sentence_transformers import SentenceTransformer

@@ -42,6 +42,7 @@ Result = TypeVar("Result")
 RETRY_LOAD_SECONDS = 60.0
 FIRST_OUTAGE_SECONDS = 1.0
 LAST_OUTAGE_SECONDS = 60.0
+RECOVERING_SECONDS = 0.05  # how often to look whether a test has come back
 PROBE = "a test"  # what a model that works can encode, unless it names another text
 PROBE_SECONDS = 30.0
 BUDGET_SECONDS = 60.0  # until a model whose tokens are used up is looked at again
@@ -67,6 +68,7 @@ class _Slot:
     retry_at: float = 0.0  # time.monotonic()
     outages: int = 0  # in a row
     doubled: int = 0  # those of them that named no time
+    named: bool = False  # whether the outage that it is in did
     told_at: float = 0.0  # time.monotonic()
     worked_at: float = -math.inf  # time.monotonic()
     billed: int = 0  # tokens that are counted in the database
@@ -233,6 +235,7 @@ class Models:
         return min(max(0.0, slot.retry_at - time.monotonic()), LAST_OUTAGE_SECONDS)
 
     def _set_aside(self, slot: _Slot, error: EncoderUnavailable) -> None:
+        slot.named = error.retry_after is not None
         if error.retry_after is not None:
             pause = max(error.retry_after, FIRST_OUTAGE_SECONDS / 10)
         else:
@@ -264,6 +267,17 @@ class Models:
             slot.state = "ready"
             log.info("model.recovered", model=slot.model.model)
             self._changed()
+
+    def resumes_in(self, model_id: int) -> float | None:
+        """Seconds until a model that asked to wait is asked again; None: it did not.
+
+        While it is seen whether it may, these are few.
+        """
+        slot = self._slots.get(model_id)
+        if slot is None or slot.state != "outage" or not slot.named:
+            return None
+        left = slot.retry_at - time.monotonic()
+        return RECOVERING_SECONDS if math.isinf(left) else max(0.0, left)
 
     def worked(self, model_id: int) -> None:
         """Note that a model has encoded something: its outages are over."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from pgembed.service.database import Database
 from pgembed.service.encoding import Priority
 from pgembed.service.faults import ConnectionLost, StatementFailed
 from pgembed.service.isolation import AllOrNone, Isolation, Settle
-from pgembed.service.models import Models
+from pgembed.service.models import ModelOutOfOrder, Models
 from pgembed.service.records import Model, Query, Vector
 from pgembed.service.window import Fault
 
@@ -36,6 +36,7 @@ BATCH = 8  # queries: few enough that another does not wait long for them
 IN_HAND = 2 * BATCH  # of a model: one batch is encoded, one waits
 LEASE_SECONDS = 15.0
 MOST_ATTEMPTS = 3
+PATIENCE_SECONDS = 5.0  # with a model that asks to wait, while their callers wait
 TOGETHER_SECONDS = 4.0  # in one call, while their callers wait: 10 s by default
 ALONE_SECONDS = 1.0  # how long others wait for a query that may kill the service
 POOLED_POLL_SECONDS = 0.1
@@ -152,15 +153,36 @@ class QueryLane:
 
         try:
             try:
-                await self._encode(model, queries[0].attempts, list(waiting), settle)
+                await self._patiently(model, queries[0].attempts, waiting, settle)
             except PgembedError as exc:
                 if isinstance(exc, ConnectionLost | StatementFailed):
                     raise
-                if isinstance(exc, EncoderUnavailable):
-                    self._models.outage(model.model_id, exc)
                 await settle(list(waiting), [exc] * len(waiting))
         except (ConnectionLost, StatementFailed) as exc:
             log.warning("query.lost", model=model.model, error=str(exc))
+
+    async def _patiently(
+        self, model: Model, attempts: int, waiting: Collection[str], settle: Settle
+    ) -> None:
+        """Encode queries; a model that asks to wait for a moment is waited for.
+
+        A rate limit that documents run into would else fail all searches meanwhile.
+        """
+        until = time.monotonic() + PATIENCE_SECONDS
+        texts = list(waiting)
+        while True:
+            try:
+                await self._encode(model, attempts, texts, settle)
+            except (EncoderUnavailable, ModelOutOfOrder) as exc:
+                if isinstance(exc, EncoderUnavailable):
+                    self._models.outage(model.model_id, exc)
+                pause = self._models.resumes_in(model.model_id)
+                if pause is None or time.monotonic() + pause > until:
+                    raise
+                await asyncio.sleep(pause)
+                texts = [text for text in texts if text in waiting]
+            else:
+                return
 
     async def _encode(
         self, model: Model, attempts: int, texts: list[str], settle: Settle

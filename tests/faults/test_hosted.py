@@ -11,6 +11,7 @@ import asyncio
 import io
 import itertools
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from pgembed.hosted.api import HostedModel
 from pgembed.service import ServiceSettings
 from tests.faults.checker import wrong
 from tests.faults.poison import POISON
-from tests.fixtures.hosted import DIMENSIONS, KEY, MODELS, RIGHT, Answer, Limits
+from tests.fixtures.hosted import DIMENSIONS, KEY, MODELS, RIGHT, Answer, Limits, once
 from tests.integration.service.support import running, until, value
 
 if TYPE_CHECKING:
@@ -81,6 +82,12 @@ def failed(conn: Conn) -> list[tuple[Any, ...]]:
 def counted(service: EncoderService, name: str, model: str) -> float:
     labels = {"model": model, "kind": "documents"}
     return service.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def query(dsn: str, text: str, model: str) -> None:
+    """Have a query encoded, for ten seconds at most."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as caller:
+        await caller.execute("call pgembed.encode(%s, %s, 10)", [text, model])
 
 
 def rate_limit(server: HostedServer) -> Fault:
@@ -214,17 +221,39 @@ async def test_a_rate_limit_is_waited_for_by_all(
         insert(conn)
         await until(lambda: refused)
         await until(lambda: model in service.problems)
-        with pytest.raises(psycopg.Error, match="asks to wait"):
-            async with await psycopg.AsyncConnection.connect(
-                dsn, autocommit=True
-            ) as caller:
-                await caller.execute("call pgembed.encode('a query', %s, 5)", [model])
+        # A query waits for it too, if that is not long.
+        await query(dsn, "a query", model)
         await worked_off(conn)
         assert service.outcome.retried == 0
     later = [r.at - refused[0].at for r in hosted_api.requests if r is not refused[0]]
-    # What was under way when the answer came, was.
-    assert min(after for after in later if after > 0.2) >= 2
+    # The other windows' requests, which were under way before the answer was read.
+    under_way = [after for after in later if after < 2]
+    assert len(under_way) <= 2
+    assert len(later) > len(under_way)
     assert wrong(conn, "doc", RIGHT) == []
+
+
+async def test_a_query_waits_for_a_moment_and_not_for_long(
+    dsn: str, conn: Conn, hosted_api: HostedServer
+) -> None:
+    model = MODELS["cohere"]
+    declare(conn, model)
+    async with running(dsn, SETTINGS, {}) as service:
+        await until(lambda: value(conn, "select count(*) from pgembed.worker"))
+        wait = Answer(429, {}, {"Retry-After": "0.5"})
+        hosted_api.fault = once(wait, wait)
+        await query(dsn, "it asks twice to wait", model)
+        assert service.problems == {}
+        hosted_api.fault = once(Answer(429, {}, {"Retry-After": "60"}))
+        started = time.monotonic()
+        with pytest.raises(psycopg.Error, match="asks to wait for 60 s") as caught:
+            await query(dsn, "it asks to wait for long", model)
+        assert caught.value.sqlstate == "PE014"
+        assert time.monotonic() - started < 4
+        before = len(hosted_api.requests)
+        with pytest.raises(psycopg.Error, match="asks to wait"):
+            await query(dsn, "another meanwhile", model)
+        assert len(hosted_api.requests) == before
 
 
 async def test_key_is_neither_stored_nor_logged(

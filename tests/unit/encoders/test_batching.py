@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pgembed.encoders.batching import pack
+from pgembed.encoders.batching import pack, pack_sums
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -30,3 +30,18 @@ def test_pack_keeps_the_order_of_equal_lengths() -> None:
 def test_pack_refuses_a_budget_of_nothing() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         pack([1], 0, 1)
+
+
+def test_sums_keep_to_the_budget_and_the_order() -> None:
+    assert pack_sums([3, 3, 3, 9, 1, 1, 1], budget=6, max_items=2) == [
+        *([0, 1], [2]),
+        *([3],),  # longer than the budget: alone
+        *([4, 5], [6]),
+    ]
+    assert pack_sums([], budget=1, max_items=1) == []
+
+
+@pytest.mark.parametrize(("budget", "max_items"), [(0, 1), (1, 0)])
+def test_sums_of_nothing_are_refused(budget: int, max_items: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        pack_sums([1], budget, max_items)

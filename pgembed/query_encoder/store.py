@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 import psycopg
@@ -26,11 +26,11 @@ from pgembed.query_encoder import vocabulary
 from pgembed.query_encoder.training import Trained, train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
 
     from tokenizers import Tokenizer
 
-    from pgembed.encoders.base import Encoder
     from pgembed.query_encoder.training import Floats
 
 #: Texts that are enough: more make a larger vocabulary, and hardly a better encoder.
@@ -39,6 +39,19 @@ MOST_TEXTS = 100_000
 LEAST_TEXTS = 100
 _AT_ONCE = 1000
 _RANDOM_SIZE = 0.05
+
+
+class _WordEncoder(Protocol):
+    """What is asked of a model: `pgembed.encoders.Encoder` has more."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dimensions(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def plan(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode_documents(self, texts: Sequence[str]) -> Floats: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +69,7 @@ class Target:
     row_security: bool
     learnt_from: str
     encoding: str
+    looked_at: datetime
 
 
 def target(conn: psycopg.Connection, name: str) -> Target:
@@ -74,7 +88,7 @@ def target(conn: psycopg.Connection, name: str) -> Target:
             "select e.embedding_id, m.model_id, m.name, m.fingerprint, e.dimensions,"
             " e.distance, e.storage, pgembed._table_sql(e.side_table),"
             " c.relrowsecurity, t.canonical_expression,"
-            " current_setting('server_encoding')"
+            " current_setting('server_encoding'), clock_timestamp()"
             " from pgembed._embedding(%s) as e"
             " join pgembed.model as m using (model_id)"
             " join pgembed.captured_text as t using (text_id)"
@@ -99,7 +113,7 @@ def train_query_encoder(
     conn: psycopg.Connection,
     name: str,
     *,
-    encoder: Encoder | None = None,
+    encoder: _WordEncoder | None = None,
     vector_type: VectorType = "halfvec",
     most_texts: int = MOST_TEXTS,
     over_row_security: bool = False,
@@ -159,7 +173,7 @@ class _Choices:
 def _train(
     conn: psycopg.Connection,
     name: str,
-    encoder: Encoder | None,
+    encoder: _WordEncoder | None,
     choices: _Choices,
     progress: Callable[[str, float], None],
 ) -> Trained:
@@ -219,6 +233,7 @@ def _train(
                 of.learnt_from,
                 unit_length,
                 choices.over_row_security,
+                of.looked_at,
             ),
         )
     return trained
@@ -263,7 +278,7 @@ def _check_options(most_texts: int, seed: int, vector_type: str) -> None:
         raise InvalidParameter(f"seed is {seed}", hint="Give 0 or more.")
 
 
-def _check_encoder(of: Target, encoder: Encoder | None) -> None:
+def _check_encoder(of: Target, encoder: _WordEncoder | None) -> None:
     if encoder is None:
         return
     if encoder.dimensions < of.dimensions:
@@ -307,7 +322,7 @@ def _chunks(conn: psycopg.Connection) -> psycopg.ServerCursor[Any]:
 def _start(
     of: Target,
     tokenizer: Tokenizer,
-    encoder: Encoder | None,
+    encoder: _WordEncoder | None,
     seed: int,
     progress: Callable[[str, float], None],
 ) -> Floats:
@@ -327,7 +342,9 @@ def _start(
     return start
 
 
-def _planned(encoder: Encoder, words: list[str]) -> Iterator[tuple[float, list[int]]]:
+def _planned(
+    encoder: _WordEncoder, words: list[str]
+) -> Iterator[tuple[float, list[int]]]:
     done = 0
     for places in encoder.plan(words):
         done += len(places)

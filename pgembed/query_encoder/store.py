@@ -178,15 +178,15 @@ def _train(
     progress: Callable[[str, float], None],
 ) -> Trained:
     of = target(conn, name)
-    _check(of, name, over_row_security=choices.over_row_security)
     _check_encoder(of, encoder)
     progress("reading", 0)
-    texts, vectors = _read(conn, of, choices.most_texts)
-    if len(texts) < LEAST_TEXTS:
-        raise InvalidParameter(
-            f"embedding {name!r} has {len(texts)} chunks with vectors",
-            hint=f"A query encoder learns from {LEAST_TEXTS} or more.",
-        )
+    texts, vectors = read_chunks(
+        conn,
+        name,
+        of,
+        most_texts=choices.most_texts,
+        over_row_security=choices.over_row_security,
+    )
     unit_length = _has_unit_length(vectors)
     if of.distance != "cosine" and not unit_length:
         raise InvalidParameter(
@@ -237,6 +237,29 @@ def _train(
             ),
         )
     return trained
+
+
+def read_chunks(
+    conn: psycopg.Connection,
+    name: str,
+    of: Target,
+    *,
+    most_texts: int = MOST_TEXTS,
+    over_row_security: bool = False,
+) -> tuple[list[str], Floats]:
+    """Read what there is to learn from: chunks, and their vectors.
+
+    Raises:
+        InvalidParameter: As `train_query_encoder`.
+    """
+    _check(of, name, over_row_security=over_row_security)
+    texts, vectors = _read(conn, of, most_texts)
+    if len(texts) < LEAST_TEXTS:
+        raise InvalidParameter(
+            f"embedding {name!r} has {len(texts)} chunks with vectors",
+            hint=f"There is something to learn from {LEAST_TEXTS} or more.",
+        )
+    return texts, vectors
 
 
 def _check(of: Target, name: str, *, over_row_security: bool) -> None:
@@ -327,17 +350,35 @@ def _start(
     progress: Callable[[str, float], None],
 ) -> Floats:
     """Choose the vectors that training begins with."""
-    ids = tokenizer.get_vocab()
     if encoder is None:
-        size = (len(ids), of.dimensions)
+        size = (tokenizer.get_vocab_size(), of.dimensions)
         generator = np.random.default_rng(seed)
         return generator.normal(0, _RANDOM_SIZE, size).astype(np.float32)
-    start = np.empty((len(ids), of.dimensions), dtype=np.float32)
+    start = word_vectors(tokenizer, encoder, progress)
+    return truncate_vectors(start, of.dimensions, normalized=True)
+
+
+def word_vectors(
+    tokenizer: Tokenizer,
+    encoder: _WordEncoder,
+    progress: Callable[[str, float], None],
+) -> Floats:
+    """Have a model encode each piece of a vocabulary by itself.
+
+    Args:
+        tokenizer: Of WordPiece.
+        encoder: The model.
+        progress: Told what is being done, and the share of it that is done.
+
+    Returns:
+        A row a piece: vocabulary x the model's dimensions.
+    """
+    ids = tokenizer.get_vocab()
+    start = np.empty((len(ids), encoder.dimensions), dtype=np.float32)
     pieces = sorted(ids, key=ids.__getitem__)
     words = [piece.removeprefix("##") for piece in pieces]
     for done, places in _planned(encoder, words):
-        made = encoder.encode_documents([words[place] for place in places])
-        start[places] = truncate_vectors(made, of.dimensions, normalized=True)
+        start[places] = encoder.encode_documents([words[place] for place in places])
         progress("encoding words", done)
     return start
 

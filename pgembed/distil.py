@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pgembed.encoders.base import Encoder
-    from pgembed.query_encoder.training import Floats
+    from pgembed.query_encoder.training import Floats, Ints
 
 DIMENSIONS = 256
 #: Of smooth inverse frequency (Arora, Liang and Ma, 2017): pieces rarer than this count
@@ -108,12 +108,12 @@ def distil(
         share = _by_rank(tokenizer.get_vocab_size())
     else:
         tokenizer = vocabulary.learn(texts)
-        tokens = _tokens(tokenizer, texts)
+        tokens = vocabulary.tokens(tokenizer, texts)
         share = _counted(tokens, tokenizer.get_vocab_size())
     own = word_vectors(tokenizer, teacher, progress)
     own[_not_words(tokenizer)] = 0
     if texts is not None and vectors is not None:
-        known = [n for n, one in enumerate(tokens) if one and vectors[n].any()]
+        known = [n for n, one in enumerate(tokens) if len(one) and vectors[n].any()]
         trained = train(
             [tokens[n] for n in known],
             vectors[known],
@@ -145,14 +145,6 @@ def _own_tokenizer(teacher: Encoder) -> Tokenizer:
     return Tokenizer.from_str(found)
 
 
-def _tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    unknown = tokenizer.token_to_id(vocabulary.UNKNOWN)
-    return [
-        [token for token in one.ids if token != unknown]
-        for one in tokenizer.encode_batch(texts, add_special_tokens=False)
-    ]
-
-
 def _not_words(tokenizer: Tokenizer) -> list[int]:
     """Find what stands for no text: [CLS], [unused1]."""
     added: dict[int, Any] = tokenizer.get_added_tokens_decoder()
@@ -171,7 +163,7 @@ def _by_rank(count: int) -> Floats:
     return found
 
 
-def _counted(tokens: Sequence[Sequence[int]], count: int) -> Floats:
+def _counted(tokens: Sequence[Ints], count: int) -> Floats:
     flat = Texts(tokens).flat
     found: Floats = np.bincount(flat, minlength=count).astype(np.float32)
     return found / np.float32(max(1, len(flat)))

@@ -22,7 +22,7 @@ import psycopg
 
 from pgembed.errors import PgembedError
 from pgembed.query_encoder.messages import Order
-from pgembed.query_encoder.store import train_query_encoder
+from pgembed.query_encoder.store import most_texts, target, train_query_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -89,7 +89,10 @@ def _train(order: Order, asks: _ServiceEncoder) -> dict[str, float] | None:
         if conn.execute(_IS_DUE, [order.skip, order.embedding_id]).fetchone() is None:
             return None
         trained = train_query_encoder(
-            conn, order.name, encoder=asks if order.model else None
+            conn,
+            order.name,
+            encoder=asks if order.model else None,
+            most_texts=most_texts(target(conn, order.name).dimensions),
         )
         agreement = trained.agreement
         return {"agreement": agreement.cosine, "overlap": agreement.overlap}

@@ -38,6 +38,8 @@ MOST_TEXTS = 100_000
 #: With fewer there is nothing to learn from.
 LEAST_TEXTS = 100
 _AT_ONCE = 1000
+#: Of memory, for the vectors of the texts, and as much for those of the pieces.
+_MOST_BYTES = 400 << 20
 _RANDOM_SIZE = 0.05
 
 
@@ -170,6 +172,18 @@ class _Choices:
     seed: int
 
 
+def most_texts(dimensions: int) -> int:
+    """Give how many texts fit into the memory that a service lets it have."""
+    copies = 2  # as they are stored, and at unit length
+    fitting = _MOST_BYTES // (copies * 4 * dimensions)
+    return int(np.clip(fitting, LEAST_TEXTS, MOST_TEXTS))
+
+
+def _most_pieces(dimensions: int) -> int:
+    copies = 4  # where they begin, where they are, and Adam's two moments
+    return min(vocabulary.VOCABULARY_SIZE, _MOST_BYTES // (copies * 4 * dimensions))
+
+
 def _train(
     conn: psycopg.Connection,
     name: str,
@@ -196,14 +210,10 @@ def _train(
             hint="Use cosine distance, or a model whose vectors are normalized.",
         )
     progress("learning words", 0)
-    tokenizer = vocabulary.learn(texts)
-    # A word that is unknown says nothing, or all that are unknown would say the same.
-    unknown = tokenizer.token_to_id(vocabulary.UNKNOWN)
-    tokens = [
-        [token for token in one.ids if token != unknown]
-        for one in tokenizer.encode_batch(texts, add_special_tokens=False)
-    ]
-    known = [place for place, one in enumerate(tokens) if one and vectors[place].any()]
+    tokenizer = vocabulary.learn(texts, _most_pieces(of.dimensions))
+    tokens = vocabulary.tokens(tokenizer, texts)
+    del texts
+    known = [n for n, one in enumerate(tokens) if len(one) and vectors[n].any()]
     if len(known) < LEAST_TEXTS:
         raise InvalidParameter(
             f"{len(known)} of the chunks of embedding {name!r} have known words",
@@ -211,8 +221,8 @@ def _train(
         )
     start = _start(of, tokenizer, encoder, choices.seed, progress)
     trained = train(
-        [tokens[place] for place in known],
-        vectors[known],
+        [tokens[n] for n in known],
+        vectors[known] if len(known) < len(vectors) else vectors,
         start,
         seed=choices.seed,
         progress=lambda done: progress("training", done),
@@ -326,16 +336,18 @@ def _read(conn: psycopg.Connection, of: Target, most: int) -> tuple[list[str], F
         "select content, embedding from {} where model_id = %s and"
         " random() <= %s::float8 / greatest((select count(*) from {}), 1) limit %s"
     ).format(sql.SQL(of.side_table), sql.SQL(of.side_table))
-    texts: list[str] = []
-    vectors: list[Floats] = []
+    size = sql.SQL("select count(*) from {}").format(sql.SQL(of.side_table))
     with conn.transaction(), _chunks(conn) as cursor:
+        (found,) = conn.cursor(row_factory=tuple_row).execute(size).fetchone() or (0,)
+        room = min(found, most)
+        texts: list[str] = []
+        vectors = np.empty((room, of.dimensions), dtype=np.float32)
         cursor.itersize = _AT_ONCE
-        cursor.execute(query, [of.model_id, most, most], binary=True)
+        cursor.execute(query, [of.model_id, most, room], binary=True)
         for content, vector in cursor:
+            vectors[len(texts)] = vector.to_numpy()
             texts.append(content)
-            vectors.append(np.asarray(vector.to_numpy(), dtype=np.float32))
-    stacked = np.stack(vectors) if vectors else np.empty((0, of.dimensions))
-    return texts, stacked.astype(np.float32)
+    return texts, vectors[: len(texts)]
 
 
 def _chunks(conn: psycopg.Connection) -> psycopg.ServerCursor[Any]:

@@ -49,13 +49,11 @@ class Texts:
         flat: The tokens of all texts.
     """
 
-    def __init__(self, tokens: Sequence[Sequence[int]]) -> None:
+    def __init__(self, tokens: Sequence[Ints]) -> None:
         self.lengths = np.array([len(one) for one in tokens], dtype=np.int64)
         self._ends = np.cumsum(self.lengths)
-        self.flat: Ints = np.fromiter(
-            (token for one in tokens for token in one),
-            dtype=np.int32,
-            count=int(self._ends[-1]) if len(tokens) else 0,
+        self.flat: Ints = np.concatenate([np.empty(0, np.int32), *tokens]).astype(
+            np.int32
         )
 
     @property
@@ -112,7 +110,7 @@ class Trained:
 
 
 def train(
-    tokens: Sequence[Sequence[int]],
+    tokens: Sequence[Ints],
     vectors: Floats,
     start: Floats,
     *,

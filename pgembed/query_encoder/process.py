@@ -23,9 +23,10 @@ import psycopg
 from pgembed.errors import PgembedError
 from pgembed.query_encoder.messages import Order
 from pgembed.query_encoder.store import most_texts, target, train_query_encoder
+from pgembed.sqlfiles import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from pgembed.query_encoder.training import Floats
 
@@ -81,9 +82,9 @@ def main(told: IO[bytes], says: IO[bytes]) -> None:
 
 def _train(order: Order, asks: _ServiceEncoder) -> dict[str, float] | None:
     """Train; None where another service does, or has."""
-    with psycopg.connect(order.dsn, autocommit=True) as conn:
-        for statement in _SESSION:
-            conn.execute(statement)
+    with psycopg.connect(order.dsn, autocommit=True, client_encoding="utf8") as conn:
+        for name in ("no_timeout", "prepare_session"):  # as a service's own
+            conn.execute(queries()[name].encode(), _SESSION)
         if conn.execute(_TRY_LOCK, LOCK).fetchone() != (True,):
             return None
         if conn.execute(_IS_DUE, [order.skip, order.embedding_id]).fetchone() is None:
@@ -98,11 +99,7 @@ def _train(order: Order, asks: _ServiceEncoder) -> dict[str, float] | None:
         return {"agreement": agreement.cosine, "overlap": agreement.overlap}
 
 
-_SESSION: Iterable[bytes] = (
-    b"set statement_timeout = 0",
-    b"set row_security = off",
-    b"set application_name = 'pgembed query encoder'",
-)
+_SESSION = {"lock_timeout": "10s", "local": False}
 _TRY_LOCK = "select pg_try_advisory_lock(%s, %s)"
 _IS_DUE = "select from pgembed._query_encoders_due_v1(%s) where embedding_id = %s"
 

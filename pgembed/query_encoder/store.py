@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 import psycopg
-from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.rows import tuple_row
 
@@ -38,6 +37,7 @@ MOST_TEXTS = 100_000
 #: With fewer there is nothing to learn from.
 LEAST_TEXTS = 100
 _AT_ONCE = 1000
+_HEADER_BYTES = 4  # the number of dimensions, and an unused number
 #: Of memory, for the vectors of the texts, and as much for those of the pieces.
 _MOST_BYTES = 400 << 20
 _RANDOM_SIZE = 0.05
@@ -72,6 +72,8 @@ class Target:
     learnt_from: str
     encoding: str
     looked_at: datetime
+    vector_schema: str
+    vector_type: str
 
 
 def target(conn: psycopg.Connection, name: str) -> Target:
@@ -90,7 +92,8 @@ def target(conn: psycopg.Connection, name: str) -> Target:
             "select e.embedding_id, m.model_id, m.name, m.fingerprint, e.dimensions,"
             " e.distance, e.storage, pgembed._table_sql(e.side_table),"
             " c.relrowsecurity, t.canonical_expression,"
-            " current_setting('server_encoding'), clock_timestamp()"
+            " current_setting('server_encoding'), clock_timestamp(),"
+            " pgembed._vector_schema(), e.vector_type"
             " from pgembed._embedding(%s) as e"
             " join pgembed.model as m using (model_id)"
             " join pgembed.captured_text as t using (text_id)"
@@ -331,11 +334,16 @@ def _check_encoder(of: Target, encoder: _WordEncoder | None) -> None:
 
 def _read(conn: psycopg.Connection, of: Target, most: int) -> tuple[list[str], Floats]:
     """Read chunks and vectors, at random where there are too many."""
-    register_vector(conn)
+    # As pgvector sends it: its types may be in a schema that is not looked into.
     query = sql.SQL(
-        "select content, embedding from {} where model_id = %s and"
+        "select content, {}(embedding) from {} where model_id = %s and"
         " random() <= %s::float8 / greatest((select count(*) from {}), 1) limit %s"
-    ).format(sql.SQL(of.side_table), sql.SQL(of.side_table))
+    ).format(
+        sql.SQL(f"{of.vector_schema}.{of.vector_type}_send"),
+        sql.SQL(of.side_table),
+        sql.SQL(of.side_table),
+    )
+    numbers = np.dtype(">f4" if of.vector_type == "vector" else ">f2")
     size = sql.SQL("select count(*) from {}").format(sql.SQL(of.side_table))
     with conn.transaction(), _chunks(conn) as cursor:
         (found,) = conn.cursor(row_factory=tuple_row).execute(size).fetchone() or (0,)
@@ -345,7 +353,7 @@ def _read(conn: psycopg.Connection, of: Target, most: int) -> tuple[list[str], F
         cursor.itersize = _AT_ONCE
         cursor.execute(query, [of.model_id, most, room], binary=True)
         for content, vector in cursor:
-            vectors[len(texts)] = vector.to_numpy()
+            vectors[len(texts)] = np.frombuffer(vector, numbers, offset=_HEADER_BYTES)
             texts.append(content)
     return texts, vectors[: len(texts)]
 

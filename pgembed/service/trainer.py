@@ -34,6 +34,7 @@ log = events(__name__)
 
 LOOK_SECONDS = 30.0
 RETRY_SECONDS = 3600.0  # after a training that failed
+REST = 9  # times as long as it took, before the same is trained again
 _HOSTED = "litellm"
 
 
@@ -98,7 +99,8 @@ class Trainer:
         for due in await self._store.query_encoders_due(self._skipped()):
             if time.monotonic() < self._not_before.get(due.embedding_id, 0.0):
                 continue
-            self._not_before[due.embedding_id] = time.monotonic() + RETRY_SECONDS
+            began = time.monotonic()
+            self._not_before[due.embedding_id] = began + RETRY_SECONDS
             try:
                 await self._train(due)
             except TrainingFailed as exc:
@@ -107,7 +109,8 @@ class Trainer:
                         "query_encoder.failed", embedding=due.name, error=str(exc)
                     )
             else:
-                del self._not_before[due.embedding_id]
+                ended = time.monotonic()
+                self._not_before[due.embedding_id] = ended + REST * (ended - began)
 
     def stop(self) -> None:
         """Break off what is under way; nothing of it is stored."""

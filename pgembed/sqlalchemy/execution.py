@@ -128,8 +128,8 @@ def _with_vector(
     search: Search[Any, Any], connection: Connection, options: Mapping[str, Any]
 ) -> Search[Any, Any]:
     call = search._call
-    by_words = call.function == "bm25_search"
-    if call.query is None or call.vector is not None or by_words:
+    needs_none = call.function == "bm25_search" or call.query_encoder == "static"
+    if call.query is None or call.vector is not None or needs_none:
         return search
     if call.encoder is not None:
         encoder = _encoder(call.encoder, connection)

@@ -50,7 +50,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     -- What these are worth is measured in docs/query-encoder.md.
-    select coalesce((t).new_share >= 0.1 and (t).new_agreement < (t).agreement - 0.1, false)
+    select coalesce((t).new_share >= 0.02 and (t).new_agreement < (t).agreement - 0.1, false)
            or coalesce((t).new_share >= 0.5 and (t).trained_on < 100000, false)
 $$;
 comment on function pgembed._query_encoder_stale(pgembed.token_encoder) is

@@ -80,6 +80,7 @@ def encoder() -> FaultyEncoder:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(trainer, "REST", 0)
 
 
 def due(conn: Conn) -> list[Any]:
@@ -100,7 +101,7 @@ async def test_a_service_trains_one_and_again_as_the_table_drifts(
 ) -> None:
     assert state(docs) == "none"
     async with running(dsn, settings, {"test": encoder}):
-        await until(lambda: state(docs) == "ready", seconds=60, pause=0.1)
+        await until(lambda: state(docs) == "ready", seconds=120, pause=0.1)
         _, trained_at, agreement, overlap = status(docs)
         assert agreement > 0.8
         assert overlap > 0.3
@@ -112,7 +113,7 @@ async def test_a_service_trains_one_and_again_as_the_table_drifts(
         write(docs, 2001, 300, seed=1)  # other words
         await asyncio.to_thread(pgembed.await_embedded, docs, "doc", timeout=30)
         docs.execute("update pgembed.token_encoder set looked_at = '-infinity'")
-        await until(lambda: status(docs)[1] > trained_at, seconds=60, pause=0.1)
+        await until(lambda: status(docs)[1] > trained_at, seconds=120, pause=0.1)
         assert state(docs) == "ready"
         assert status(docs)[2] > 0.8
         assert value(docs, "select trained_on from pgembed.token_encoder") == 1300
@@ -185,6 +186,28 @@ def test_a_stale_one_is_told(docs: Conn, dsn: str) -> None:
     assert found is not None
     assert "33 % of the chunks" in found[1]
     assert "pgembed train-query-encoder 'public.doc_embedding'" in found[2]
+
+
+async def test_settings_of_the_role_and_the_place_of_pgvector_do_not_matter(
+    docs: Conn, dsn: str, encoder: FaultyEncoder, settings: ServiceSettings
+) -> None:
+    docs.execute("create schema elsewhere; alter extension vector set schema elsewhere")
+    docs.execute(
+        "drop index doc_embedding_hnsw;"
+        "alter table doc_embedding alter column embedding"
+        f" type elsewhere.halfvec({DIMENSIONS});"
+        "update pgembed.embedding set vector_type = 'halfvec'"
+    )
+    name = docs.info.dbname
+    for setting in (
+        "statement_timeout = '1ms'",
+        "default_transaction_read_only = on",
+        "client_encoding = 'latin1'",
+    ):
+        docs.execute(f'alter database "{name}" set {setting}'.encode())
+    async with running(dsn, settings, {"test": encoder}):
+        await until(lambda: state(docs) == "ready", seconds=120, pause=0.1)
+    assert status(docs)[2] > 0.8
 
 
 async def test_one_that_is_told_not_to_trains_none(

@@ -222,6 +222,28 @@ def test_the_embedding_says_where_a_search_does_not(docs: psycopg.Connection) ->
     ).fetchall()
 
 
+def test_another_model_waits_for_its_query_encoder(
+    docs: psycopg.Connection, dsn: str
+) -> None:
+    def next_waits_for() -> str | None:
+        (found,) = (one for one in pgembed.status(docs) if one.generation == "next")
+        return found.switch_waits_for
+
+    pgembed.alter_embedding(docs, "doc_embedding", query_encoder="static")
+    pgembed.register_model(docs, "other", DIMENSIONS, provider="hashing")
+    pgembed.alter_embedding(docs, "doc_embedding", model="other")
+    process_all(dsn)
+    assert next_waits_for() == "its query encoder"
+    (hit,) = pgembed.vector_search(docs, "doc", "shock wave", k=1)
+    assert hit.encoded_by == "static"
+    train_query_encoder(docs, "doc_embedding_next")
+    process_all(dsn)
+    found = {one.generation: one.query_encoder for one in pgembed.status(docs)}
+    assert found == {"current": "static", "previous": "static"}
+    (hit,) = pgembed.vector_search(docs, "doc", "shock wave", k=1)
+    assert hit.encoded_by == "static"
+
+
 def test_auto_does_not_wait_for_a_service_that_was_killed(
     docs: psycopg.Connection, dsn: str, tmp_path: Path
 ) -> None:

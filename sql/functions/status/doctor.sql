@@ -158,6 +158,9 @@ declare
     restricted constant boolean := (select c.relrowsecurity from pg_class as c where c.oid = e.source::oid);
     again text := format('pgembed train-query-encoder %s', quote_literal(name));
 begin
+    if e.generation = 'previous' then
+        return;
+    end if;
     if restricted and (t.encoder_id is not null and not t.over_row_security and e.query_encoder <> 'model'
                        or t.encoder_id is null and e.query_encoder = 'static') then
         return query select 'warning', 'query_encoder_row_security',

@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, default=DIMENSIONS)
     options = parser.parse_args()
     data = load_data(find_data(options.data, options.split))
-    found = list(documents(options.data))
+    found = [one for one in documents(options.data) if one.text.strip()]
     ids = [one.id for one in found]
     texts = [f"{one.title} {one.text}" for one in found]
     pairs: list[tuple[str, str, float]] = []

@@ -170,7 +170,21 @@ class ModelOptions(TypedDict, total=False):
     revision: str | None
 
 
-class TextOptions(TypedDict, total=False):
+class QueryEncoderOptions(TypedDict, total=False):
+    """What encodes queries, of an embedding and of a search.
+
+    Attributes:
+        query_encoder: `model`: the encoder service; `static`: PostgreSQL itself, by
+            token vectors that services train; `auto`: the service where one answers,
+            else `static` where there is one. A search that does not say takes what the
+            embedding has, `auto` by default; with `model` none is trained for it.
+            `encoded_by` of each hit says which it was.
+    """
+
+    query_encoder: QueryEncoder | None
+
+
+class TextOptions(QueryEncoderOptions, total=False):
     """How a text becomes vectors: options of every embedding.
 
     Attributes:
@@ -255,6 +269,7 @@ DEFAULTS: dict[str, Any] = {
     "index_options": {},
     "wake": "notify",
     "max_attempts": 5,
+    "query_encoder": "auto",
     "bm25_options": {},
 }
 
@@ -266,6 +281,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "vector_type": get_args(VectorType),
     "wake": get_args(Wake),
     "switch": get_args(Switch),
+    "query_encoder": get_args(QueryEncoder),
 }
 
 
@@ -323,21 +339,16 @@ class SimilarityOptions(TypedDict, total=False):
     min_similarity: float | None
 
 
-class EncoderOptions(TypedDict, total=False):
+class EncoderOptions(QueryEncoderOptions, total=False):
     """Where a query becomes a vector.
 
     Attributes:
         encoder: Encodes the query in this process: an encoder, or the name of a
             registered model. Without one the encoder service does it.
-        query_encoder: `model`: the encoder service; `static`: PostgreSQL itself, by
-            token vectors that `pgembed train-query-encoder` has trained; `auto`, the
-            default: the service where one answers, else `static` where there is one.
-            `encoded_by` of each hit says which it was.
         timeout: Longest wait for the encoder service, in seconds; 10.
     """
 
     encoder: Encoder | str | None
-    query_encoder: QueryEncoder | None
     timeout: float
 
 

@@ -14,6 +14,7 @@ from pgembed.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     import psycopg
     from numpy.typing import NDArray
@@ -71,6 +72,7 @@ class TrainedFor:
         learnt_from: The text expression, as the server prints it.
         unit_length: Whether the vectors that it was trained on have length 1.
         over_row_security: Whether roles may use it that row security restricts.
+        read_at: When the texts were read.
     """
 
     embedding_id: int | None = None
@@ -80,6 +82,7 @@ class TrainedFor:
     learnt_from: str | None = None
     unit_length: bool = True
     over_row_security: bool = False
+    read_at: datetime | None = None
 
 
 def of_static(encoder: StaticEncoder) -> TokenVectors:
@@ -185,13 +188,14 @@ def store_encoder(
         "insert into pgembed.token_encoder"
         " (model_id, tokenizer_id, dimensions, normalized, max_tokens, fingerprint,"
         " embedding_id, trained_on, agreement, overlap, learnt_from, unit_length,"
-        " over_row_security) values"
-        " (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning encoder_id",
+        " over_row_security, read_at)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        " returning encoder_id",
         [
             *(model_id, tokenizer_id, stored.dimensions, stored.normalized),
             *(stored.max_tokens, stored.fingerprint),
             *(of.embedding_id, of.texts, of.agreement, of.overlap),
-            *(of.learnt_from, of.unit_length, of.over_row_security),
+            *(of.learnt_from, of.unit_length, of.over_row_security, of.read_at),
         ],
     ).fetchone()
     assert row is not None

@@ -144,7 +144,7 @@ select token_id, is_half, sent from pgembed._stored_vectors_v1(%(encoder_id)s, %
 
 -- heartbeat --
 -- Says that this service is alive.
-select pgembed._heartbeat_v1(%(worker_id)s, %(hostname)s, %(pid)s, %(version)s, %(models)s::jsonb, %(work)s::jsonb, %(problems)s::text[])
+select pgembed._heartbeat_v1(%(worker_id)s, %(hostname)s, %(pid)s, %(version)s, %(models)s::jsonb, %(work)s::jsonb, %(problems)s::text[], case when %(keeps_session)s then pg_catalog.pg_backend_pid() end)
 
 -- goodbye --
 -- Says that it stops.
@@ -169,6 +169,10 @@ select embedding, rows, embedded, waiting, encoding, failed, oldest_seconds from
 -- findings --
 -- What the doctor finds, for metrics.
 select severity, code, embedding, findings from pgembed._findings_v1(%(worker_id)s)
+
+-- query_encoders_due --
+-- Which query encoders are to be trained.
+select embedding_id, name, model_id, why from pgembed._query_encoders_due_v1(%(skip)s::int[])
 
 -- query_claim --
 -- Leases queries.

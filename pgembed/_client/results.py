@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from datetime import timedelta
+    from datetime import datetime, timedelta
+
+    from pgembed.options import QueryEncoder
 
 RowT = TypeVar("RowT")
 RowT_co = TypeVar("RowT_co", covariant=True)
@@ -174,6 +176,14 @@ class EmbeddingStatus:
         switch: When a next generation takes its place: `auto`, `manual`.
         switch_waits_for: What a next or previous generation lacks to take the place of
             the current one; None: nothing.
+        query_encoder: What encodes queries where a search does not say: `auto`,
+            `static` or `model`.
+        query_encoder_state: `none` was trained for the vectors that it has now,
+            `ready`, or `stale`: the table has changed much since.
+        query_encoder_trained_at: When.
+        query_encoder_agreement: Mean cosine of its vectors and the model's, over texts
+            that it was not trained on.
+        query_encoder_overlap: Mean share of the 10 nearest of these that both find.
     """
 
     name: str
@@ -211,6 +221,11 @@ class EmbeddingStatus:
     generation: Literal["current", "next", "previous"]
     switch: Literal["auto", "manual"] | None
     switch_waits_for: str | None
+    query_encoder: QueryEncoder
+    query_encoder_state: Literal["none", "ready", "stale"]
+    query_encoder_trained_at: datetime | None
+    query_encoder_agreement: float | None
+    query_encoder_overlap: float | None
 
     @property
     def pending(self) -> int:

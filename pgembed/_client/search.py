@@ -73,24 +73,21 @@ _CHOSEN_EMBEDDING = _CHOSEN + sql.SQL(
     " and (%(embedding)s::text is not null or e.generation = 'current')"
 )
 # One look tells the model of the searched embedding and whether the query needs no
-# service: its answer is in the cache, or none is running and PostgreSQL can encode it.
+# service: its answer is in the cache, or PostgreSQL is to encode it.
 # Where the choice of the embedding is not clear, there is no single row, and the search
 # itself says what is wrong.
 _CACHED = (
     sql.SQL(
         "select m.name,"
-        " (select c.embedding is not null"
-        " from pgembed._cached_query(%(query)s, m.model_id) as c)"
-        " or %(query_encoder)s::text is distinct from 'model'"
-        " and not pgembed._service_alive_public()"
-        " and pgembed._has_query_encoder(e.embedding_id)"
+        " pgembed._needs_no_service(e.embedding_id, %(query)s, %(query_encoder)s)"
         " from pgembed.embedding as e join pgembed.model as m using (model_id)"
     )
     + _CHOSEN_EMBEDDING
 )
-_TRAINED = (
+_MAY_BE_STATIC = (
     sql.SQL(
-        "select pgembed._has_query_encoder(e.embedding_id) from pgembed.embedding as e"
+        "select pgembed._may_be_static(e.embedding_id, %(query_encoder)s)"
+        " from pgembed.embedding as e"
     )
     + _CHOSEN_EMBEDDING
 )
@@ -428,9 +425,6 @@ def _with_vector(
         rows = yield search.statement({**arguments, **vector})
         return rows
     asked = {**arguments, "query": query}
-    if options.get("query_encoder") == "static":
-        rows = yield search.statement(asked)
-        return rows
     idle: bool = yield IsIdle()
     again = search.unless_missing(asked, options.get("embedding"))
     rows = yield again
@@ -457,9 +451,13 @@ def _asked_for(
         yield from encode(query, model, timeout)
     except NoEncoderService:
         # Where a query encoder was trained, the function goes on with that.
-        where = {"source": table_text(table), "embedding": options.get("embedding")}
-        trained: Rows = yield Statement(_TRAINED, where, alone=idle)
-        if options.get("query_encoder") == "model" or trained.rows != [(True,)]:
+        where = {
+            "source": table_text(table),
+            "embedding": options.get("embedding"),
+            "query_encoder": options.get("query_encoder"),
+        }
+        goes_on: Rows = yield Statement(_MAY_BE_STATIC, where, alone=idle)
+        if goes_on.rows != [(True,)]:
             raise
     return {"query": query}
 
@@ -486,8 +484,6 @@ def _encode_here(query: str, encoder: Encoder | str) -> Flow[dict[str, object]]:
 def _encode_by_service(
     query: str, table: Table, options: Mapping[str, Any]
 ) -> Flow[dict[str, object]]:
-    if options.get("query_encoder") == "static":
-        return {"query": query}
     embedding = options.get("embedding")
     idle: bool = yield IsIdle()
     found: Rows = yield Statement(

@@ -24,7 +24,7 @@ select e.name, sn.nspname as schema, s.relname as "table", e.source::oid as sour
        (declared).dimensions, (declared).distance, e.storage, e.column_name,
        (declared).vector_type, (declared).chunking, (declared).chunk_size,
        (declared).chunk_overlap, (declared).index_kind, (declared).index_options,
-       (declared).wake, (declared).max_attempts, e.state,
+       (declared).wake, (declared).max_attempts, (declared).query_encoder, e.state,
        pgembed._index_name(e) as index_name, {bm25} as bm25,
        array(select a.attname::text from pg_catalog.pg_index as i
              join pg_catalog.pg_attribute as a
@@ -166,6 +166,7 @@ def _existing(
         "index_options": row["index_options"],
         "wake": row["wake"],
         "max_attempts": row["max_attempts"],
+        "query_encoder": row["query_encoder"],
         # A schema from before BM25 has none, and wants none.
         "bm25": unless(bm25 is not None, row["bm25_by_default"]) if has_bm25 else None,
         "bm25_options": {} if bm25 is None else _bm25_options(bm25),

@@ -132,6 +132,15 @@ def serve(
             show_default="the server's shared_buffers",
         ),
     ] = None,
+    train_query_encoders: Annotated[
+        bool,
+        typer.Option(
+            "--train-query-encoders/--no-train-query-encoders",
+            envvar="PGEMBED_TRAIN_QUERY_ENCODERS",
+            help="Train query encoders, which PostgreSQL encodes queries with by "
+            "itself, when nothing else is to be done.",
+        ),
+    ] = True,
     health_port: Annotated[
         int | None,
         typer.Option(
@@ -226,6 +235,7 @@ def serve(
         max_read_megabytes=max_text,
         erase_seconds=erase_after,
         index_megabytes=index_memory,
+        train_query_encoders=train_query_encoders,
         health_port=health_port,
         health_host=health_host,
         max_tokens_per_day=max_tokens_per_day,

@@ -150,7 +150,7 @@ def _embedding(one: EmbeddingStatus) -> Iterator[Text]:
     yield _text(_has(one))
     yield _text(_to_do(one))
     size = (one.index_bytes or 0) + (one.side_table_bytes or 0)
-    yield _text([_index(one), _bm25(one), _size(size)])
+    yield _text([_index(one), _bm25(one), *_query_encoder(one), _size(size)])
     if one.generation != "current":
         yield Text(f"  {_place(one)}")
     for wrong in (one.state_reason, one.model_reason, one.index_error):
@@ -266,6 +266,18 @@ def _bm25(one: EmbeddingStatus) -> str | tuple[str, str]:
     return (text, "red") if one.bm25_state == "broken" else text
 
 
+def _query_encoder(one: EmbeddingStatus) -> Iterator[str | tuple[str, str]]:
+    if one.query_encoder_state == "none":
+        return
+    text = f"query encoder {one.query_encoder_state}"
+    if one.query_encoder_trained_at is not None:
+        text += f" of {one.query_encoder_trained_at:%Y-%m-%d}"
+    if one.query_encoder_agreement is not None:
+        text += f" (cosine {one.query_encoder_agreement:.2f}"
+        text += f", overlap {100 * (one.query_encoder_overlap or 0):.0f} %)"
+    yield (text, "yellow") if one.query_encoder_state == "stale" else text
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
@@ -298,8 +310,10 @@ def _size(value: float) -> str:
 
 
 def _plain(one: EmbeddingStatus) -> dict[str, object]:
-    """Durations as seconds: what JSON can hold."""
+    """Durations as seconds, times as text: what JSON can hold."""
     values = asdict(one)
+    if one.query_encoder_trained_at is not None:
+        values["query_encoder_trained_at"] = one.query_encoder_trained_at.isoformat()
     for name in ("oldest_pending", "eta"):
         value = values.pop(name)
         values[f"{name}_seconds"] = None if value is None else value.total_seconds()

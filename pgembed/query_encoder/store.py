@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 import psycopg
-from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.rows import tuple_row
 
@@ -26,11 +25,11 @@ from pgembed.query_encoder import vocabulary
 from pgembed.query_encoder.training import Trained, train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
 
     from tokenizers import Tokenizer
 
-    from pgembed.encoders.base import Encoder
     from pgembed.query_encoder.training import Floats
 
 #: Texts that are enough: more make a larger vocabulary, and hardly a better encoder.
@@ -38,7 +37,23 @@ MOST_TEXTS = 100_000
 #: With fewer there is nothing to learn from.
 LEAST_TEXTS = 100
 _AT_ONCE = 1000
+_HEADER_BYTES = 4  # the number of dimensions, and an unused number
+#: Of memory, for the vectors of the texts, and as much for those of the pieces.
+_MOST_BYTES = 400 << 20
 _RANDOM_SIZE = 0.05
+
+
+class _WordEncoder(Protocol):
+    """What is asked of a model: `pgembed.encoders.Encoder` has more."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dimensions(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def plan(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode_documents(self, texts: Sequence[str]) -> Floats: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +71,9 @@ class Target:
     row_security: bool
     learnt_from: str
     encoding: str
+    looked_at: datetime
+    vector_schema: str
+    vector_type: str
 
 
 def target(conn: psycopg.Connection, name: str) -> Target:
@@ -74,7 +92,8 @@ def target(conn: psycopg.Connection, name: str) -> Target:
             "select e.embedding_id, m.model_id, m.name, m.fingerprint, e.dimensions,"
             " e.distance, e.storage, pgembed._table_sql(e.side_table),"
             " c.relrowsecurity, t.canonical_expression,"
-            " current_setting('server_encoding')"
+            " current_setting('server_encoding'), clock_timestamp(),"
+            " pgembed._vector_schema(), e.vector_type"
             " from pgembed._embedding(%s) as e"
             " join pgembed.model as m using (model_id)"
             " join pgembed.captured_text as t using (text_id)"
@@ -99,7 +118,7 @@ def train_query_encoder(
     conn: psycopg.Connection,
     name: str,
     *,
-    encoder: Encoder | None = None,
+    encoder: _WordEncoder | None = None,
     vector_type: VectorType = "halfvec",
     most_texts: int = MOST_TEXTS,
     over_row_security: bool = False,
@@ -156,23 +175,35 @@ class _Choices:
     seed: int
 
 
+def most_texts(dimensions: int) -> int:
+    """Give how many texts fit into the memory that a service lets it have."""
+    copies = 2  # as they are stored, and at unit length
+    fitting = _MOST_BYTES // (copies * 4 * dimensions)
+    return int(np.clip(fitting, LEAST_TEXTS, MOST_TEXTS))
+
+
+def _most_pieces(dimensions: int) -> int:
+    copies = 4  # where they begin, where they are, and Adam's two moments
+    return min(vocabulary.VOCABULARY_SIZE, _MOST_BYTES // (copies * 4 * dimensions))
+
+
 def _train(
     conn: psycopg.Connection,
     name: str,
-    encoder: Encoder | None,
+    encoder: _WordEncoder | None,
     choices: _Choices,
     progress: Callable[[str, float], None],
 ) -> Trained:
     of = target(conn, name)
-    _check(of, name, over_row_security=choices.over_row_security)
     _check_encoder(of, encoder)
     progress("reading", 0)
-    texts, vectors = _read(conn, of, choices.most_texts)
-    if len(texts) < LEAST_TEXTS:
-        raise InvalidParameter(
-            f"embedding {name!r} has {len(texts)} chunks with vectors",
-            hint=f"A query encoder learns from {LEAST_TEXTS} or more.",
-        )
+    texts, vectors = read_chunks(
+        conn,
+        name,
+        of,
+        most_texts=choices.most_texts,
+        over_row_security=choices.over_row_security,
+    )
     unit_length = _has_unit_length(vectors)
     if of.distance != "cosine" and not unit_length:
         raise InvalidParameter(
@@ -182,14 +213,10 @@ def _train(
             hint="Use cosine distance, or a model whose vectors are normalized.",
         )
     progress("learning words", 0)
-    tokenizer = vocabulary.learn(texts)
-    # A word that is unknown says nothing, or all that are unknown would say the same.
-    unknown = tokenizer.token_to_id(vocabulary.UNKNOWN)
-    tokens = [
-        [token for token in one.ids if token != unknown]
-        for one in tokenizer.encode_batch(texts, add_special_tokens=False)
-    ]
-    known = [place for place, one in enumerate(tokens) if one and vectors[place].any()]
+    tokenizer = vocabulary.learn(texts, _most_pieces(of.dimensions))
+    tokens = vocabulary.tokens(tokenizer, texts)
+    del texts
+    known = [n for n, one in enumerate(tokens) if len(one) and vectors[n].any()]
     if len(known) < LEAST_TEXTS:
         raise InvalidParameter(
             f"{len(known)} of the chunks of embedding {name!r} have known words",
@@ -197,8 +224,8 @@ def _train(
         )
     start = _start(of, tokenizer, encoder, choices.seed, progress)
     trained = train(
-        [tokens[place] for place in known],
-        vectors[known],
+        [tokens[n] for n in known],
+        vectors[known] if len(known) < len(vectors) else vectors,
         start,
         seed=choices.seed,
         progress=lambda done: progress("training", done),
@@ -219,9 +246,33 @@ def _train(
                 of.learnt_from,
                 unit_length,
                 choices.over_row_security,
+                of.looked_at,
             ),
         )
     return trained
+
+
+def read_chunks(
+    conn: psycopg.Connection,
+    name: str,
+    of: Target,
+    *,
+    most_texts: int = MOST_TEXTS,
+    over_row_security: bool = False,
+) -> tuple[list[str], Floats]:
+    """Read what there is to learn from: chunks, and their vectors.
+
+    Raises:
+        InvalidParameter: As `train_query_encoder`.
+    """
+    _check(of, name, over_row_security=over_row_security)
+    texts, vectors = _read(conn, of, most_texts)
+    if len(texts) < LEAST_TEXTS:
+        raise InvalidParameter(
+            f"embedding {name!r} has {len(texts)} chunks with vectors",
+            hint=f"There is something to learn from {LEAST_TEXTS} or more.",
+        )
+    return texts, vectors
 
 
 def _check(of: Target, name: str, *, over_row_security: bool) -> None:
@@ -263,7 +314,7 @@ def _check_options(most_texts: int, seed: int, vector_type: str) -> None:
         raise InvalidParameter(f"seed is {seed}", hint="Give 0 or more.")
 
 
-def _check_encoder(of: Target, encoder: Encoder | None) -> None:
+def _check_encoder(of: Target, encoder: _WordEncoder | None) -> None:
     if encoder is None:
         return
     if encoder.dimensions < of.dimensions:
@@ -283,21 +334,28 @@ def _check_encoder(of: Target, encoder: Encoder | None) -> None:
 
 def _read(conn: psycopg.Connection, of: Target, most: int) -> tuple[list[str], Floats]:
     """Read chunks and vectors, at random where there are too many."""
-    register_vector(conn)
+    # As pgvector sends it: its types may be in a schema that is not looked into.
     query = sql.SQL(
-        "select content, embedding from {} where model_id = %s and"
+        "select content, {}(embedding) from {} where model_id = %s and"
         " random() <= %s::float8 / greatest((select count(*) from {}), 1) limit %s"
-    ).format(sql.SQL(of.side_table), sql.SQL(of.side_table))
-    texts: list[str] = []
-    vectors: list[Floats] = []
+    ).format(
+        sql.SQL(f"{of.vector_schema}.{of.vector_type}_send"),
+        sql.SQL(of.side_table),
+        sql.SQL(of.side_table),
+    )
+    numbers = np.dtype(">f4" if of.vector_type == "vector" else ">f2")
+    size = sql.SQL("select count(*) from {}").format(sql.SQL(of.side_table))
     with conn.transaction(), _chunks(conn) as cursor:
+        (found,) = conn.cursor(row_factory=tuple_row).execute(size).fetchone() or (0,)
+        room = min(found, most)
+        texts: list[str] = []
+        vectors = np.empty((room, of.dimensions), dtype=np.float32)
         cursor.itersize = _AT_ONCE
-        cursor.execute(query, [of.model_id, most, most], binary=True)
+        cursor.execute(query, [of.model_id, most, room], binary=True)
         for content, vector in cursor:
+            vectors[len(texts)] = np.frombuffer(vector, numbers, offset=_HEADER_BYTES)
             texts.append(content)
-            vectors.append(np.asarray(vector.to_numpy(), dtype=np.float32))
-    stacked = np.stack(vectors) if vectors else np.empty((0, of.dimensions))
-    return texts, stacked.astype(np.float32)
+    return texts, vectors[: len(texts)]
 
 
 def _chunks(conn: psycopg.Connection) -> psycopg.ServerCursor[Any]:
@@ -307,27 +365,47 @@ def _chunks(conn: psycopg.Connection) -> psycopg.ServerCursor[Any]:
 def _start(
     of: Target,
     tokenizer: Tokenizer,
-    encoder: Encoder | None,
+    encoder: _WordEncoder | None,
     seed: int,
     progress: Callable[[str, float], None],
 ) -> Floats:
     """Choose the vectors that training begins with."""
-    ids = tokenizer.get_vocab()
     if encoder is None:
-        size = (len(ids), of.dimensions)
+        size = (tokenizer.get_vocab_size(), of.dimensions)
         generator = np.random.default_rng(seed)
         return generator.normal(0, _RANDOM_SIZE, size).astype(np.float32)
-    start = np.empty((len(ids), of.dimensions), dtype=np.float32)
+    start = word_vectors(tokenizer, encoder, progress)
+    return truncate_vectors(start, of.dimensions, normalized=True)
+
+
+def word_vectors(
+    tokenizer: Tokenizer,
+    encoder: _WordEncoder,
+    progress: Callable[[str, float], None],
+) -> Floats:
+    """Have a model encode each piece of a vocabulary by itself.
+
+    Args:
+        tokenizer: Of WordPiece.
+        encoder: The model.
+        progress: Told what is being done, and the share of it that is done.
+
+    Returns:
+        A row a piece: vocabulary x the model's dimensions.
+    """
+    ids = tokenizer.get_vocab()
+    start = np.empty((len(ids), encoder.dimensions), dtype=np.float32)
     pieces = sorted(ids, key=ids.__getitem__)
     words = [piece.removeprefix("##") for piece in pieces]
     for done, places in _planned(encoder, words):
-        made = encoder.encode_documents([words[place] for place in places])
-        start[places] = truncate_vectors(made, of.dimensions, normalized=True)
+        start[places] = encoder.encode_documents([words[place] for place in places])
         progress("encoding words", done)
     return start
 
 
-def _planned(encoder: Encoder, words: list[str]) -> Iterator[tuple[float, list[int]]]:
+def _planned(
+    encoder: _WordEncoder, words: list[str]
+) -> Iterator[tuple[float, list[int]]]:
     done = 0
     for places in encoder.plan(words):
         done += len(places)

@@ -43,21 +43,23 @@ class Texts:
 
     Args:
         tokens: Of each text; one without tokens is None of the training's.
+
+    Attributes:
+        lengths: Number of tokens of each text.
+        flat: The tokens of all texts.
     """
 
-    def __init__(self, tokens: Sequence[Sequence[int]]) -> None:
+    def __init__(self, tokens: Sequence[Ints]) -> None:
         self.lengths = np.array([len(one) for one in tokens], dtype=np.int64)
         self._ends = np.cumsum(self.lengths)
-        self._tokens: Ints = np.fromiter(
-            (token for one in tokens for token in one),
-            dtype=np.int32,
-            count=int(self._ends[-1]) if len(tokens) else 0,
+        self.flat: Ints = np.concatenate([np.empty(0, np.int32), *tokens]).astype(
+            np.int32
         )
 
     @property
     def all(self) -> Ints:
         """The different tokens of all texts."""
-        return np.unique(self._tokens)
+        return np.unique(self.flat)
 
     def counts(self, which: npt.NDArray[np.int64]) -> tuple[Ints, Floats]:
         """Count the tokens of some texts.
@@ -66,7 +68,7 @@ class Texts:
             The different tokens, and how often each text has each: texts x tokens.
         """
         parts = [
-            self._tokens[self._ends[i] - self.lengths[i] : self._ends[i]] for i in which
+            self.flat[self._ends[i] - self.lengths[i] : self._ends[i]] for i in which
         ]
         rows = np.repeat(np.arange(len(which)), self.lengths[which])
         tokens, places = np.unique(np.concatenate(parts), return_inverse=True)
@@ -108,7 +110,7 @@ class Trained:
 
 
 def train(
-    tokens: Sequence[Sequence[int]],
+    tokens: Sequence[Ints],
     vectors: Floats,
     start: Floats,
     *,

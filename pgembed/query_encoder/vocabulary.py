@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+import numpy as np
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
 VOCABULARY_SIZE = 30_000
 UNKNOWN = "[UNK]"
 _LEAST_OFTEN = 2
+_AT_ONCE = 1000
 _LONGEST_WORD = 100  # as BERT's
 
 
@@ -44,3 +48,19 @@ def learn(texts: Iterable[str], size: int = VOCABULARY_SIZE) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+    """Cut texts into known pieces.
+
+    A word that is unknown says nothing, or all that are unknown would say the same.
+    """
+    unknown = tokenizer.token_to_id(UNKNOWN)
+    found: list[NDArray[np.int32]] = []
+    # What the library makes of a text is fifty times as large as its tokens.
+    for at in range(0, len(texts), _AT_ONCE):
+        part = texts[at : at + _AT_ONCE]
+        for one in tokenizer.encode_batch(part, add_special_tokens=False):
+            ids = np.array(one.ids, dtype=np.int32)
+            found.append(ids[ids != unknown])
+    return found

@@ -31,6 +31,8 @@ class ServiceSettings(Settings):
         index_megabytes: Most memory of the server that the build of a vector index may
             take, in MiB, where maintenance_work_mem is less; None: as much as its
             shared_buffers.
+        train_query_encoders: Whether query encoders are trained when nothing else is to
+            be done.
         max_read_megabytes: Most text read at once, in MiB; the rest waits, and a row
             with more fails.
         max_tokens_per_day: Most tokens that each hosted model is sent in a day (UTC),
@@ -48,6 +50,7 @@ class ServiceSettings(Settings):
     read_seconds: float = 10.0
     erase_seconds: float = 3600.0
     index_megabytes: int | None = None
+    train_query_encoders: bool = True
     max_read_megabytes: int = 32
     max_tokens_per_day: int | None = None
 

@@ -150,6 +150,18 @@ class Readiness(NamedTuple):
     wait_seconds: float | None
 
 
+class DueQueryEncoder(NamedTuple):
+    """An embedding whose query encoder is to be trained.
+
+    `why` is `none` (it has none) or `stale`.
+    """
+
+    embedding_id: int
+    name: str
+    model_id: int
+    why: str
+
+
 @dataclass(slots=True)
 class WriteBatch:
     """Arguments of `_write_v1`: keys with their new chunks, and jobs to remove.

@@ -110,6 +110,12 @@ class Scheduler:
         """Windows under way."""
         return list(self._windows.values())
 
+    def skipped(self) -> list[int]:
+        """Embeddings, by id, that are not worked for now."""
+        usable = {embedding.embedding_id for embedding in self._usable()}
+        ids = [embedding.embedding_id for embedding in self.catalog or ()]
+        return [one for one in ids if one not in usable]
+
     def stop(self) -> None:
         """Claim nothing more."""
         self._stopping = True
@@ -141,7 +147,7 @@ class Scheduler:
             if self._windows or self._suspects or self._paging or self._models.loading:
                 await self._rest(BUSY_POLL_SECONDS)
                 continue
-            readiness = await self._fast.ready(self._skipped())
+            readiness = await self._fast.ready(self.skipped())
             if not readiness.ready:
                 waits = (readiness.wait_seconds, self._postponed.next_seconds())
                 return min((s for s in waits if s is not None), default=None)
@@ -321,7 +327,7 @@ class Scheduler:
             )
 
     async def _sleep(self) -> None:
-        locked, readiness, catalog = await self._fast.fall_asleep(self._skipped())
+        locked, readiness, catalog = await self._fast.fall_asleep(self.skipped())
         self._asleep = locked
         wait = self._settings.poll_seconds
         if self._learn(catalog):
@@ -395,11 +401,6 @@ class Scheduler:
             if embedding.embedding_id not in self._postponed
             and self._models.usable(embedding.its_model())
         ]
-
-    def _skipped(self) -> list[int]:
-        usable = {embedding.embedding_id for embedding in self._usable()}
-        ids = [embedding.embedding_id for embedding in self.catalog or ()]
-        return [one for one in ids if one not in usable]
 
     def _bulk_windows(self) -> int:
         # By who claimed them, not by priority: where the fast lane has no room left,

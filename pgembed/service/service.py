@@ -25,6 +25,7 @@ from pgembed.service.pipeline import Outcome, Pipeline
 from pgembed.service.queries import QueryLane
 from pgembed.service.scheduler import Scheduler
 from pgembed.service.store import Store
+from pgembed.service.trainer import Trainer
 
 if TYPE_CHECKING:
     from pgembed.encoders.base import Encoder
@@ -71,7 +72,7 @@ class EncoderService:
             purpose: Link(dsn, purpose)
             for purpose in (
                 *("listen", "query", "maintenance", "reconcile"),
-                *("aside", "slow", "control"),
+                *("aside", "slow", "control", "training"),
             )
         }
         for purpose in ("fast", "bulk", "pages"):
@@ -148,6 +149,14 @@ class EncoderService:
             self.settings.erase_seconds,
             self._maintenance.problems,
         )
+        self._trainer = Trainer(
+            self._stores["training"],
+            self._database,
+            self._models,
+            dsn,
+            idle=lambda: not self._scheduler.windows,
+            skipped=self._scheduler.skipped,
+        )
         self._tick = time.monotonic()
         self.metrics.connected.set_function(lambda: float(self._connected_now()))
 
@@ -168,6 +177,7 @@ class EncoderService:
         """
         self._stopping.set()
         self._scheduler.stop()
+        self._trainer.stop()
 
     async def run(self) -> None:
         """Serve until `stop` is called.
@@ -268,6 +278,8 @@ class EncoderService:
         ]
         if not self._links["listen"].pooled:
             parts.append(self._listener.run())
+        if self.settings.train_query_encoders:
+            parts.append(self._trainer.run())
         background = [asyncio.create_task(part) for part in parts]
         scheduling = asyncio.create_task(self._scheduler.run())
         try:

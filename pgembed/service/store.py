@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 from pgembed.encoders.stored import StoredModel
 from pgembed.service.connection import QUERIES, Connection, Link
 from pgembed.service.records import (
+    DueQueryEncoder,
     Embedding,
     Finding,
     Job,
@@ -61,6 +62,7 @@ NEEDED_FUNCTIONS = (
     "_models_v1",
     "_query_answer_v1",
     "_query_claim_v1",
+    "_query_encoders_due_v1",
     "_query_extend_v1",
     "_read_v1",
     "_ready_v1",
@@ -436,6 +438,7 @@ class Store:
                 "work": Jsonb({str(k): v._asdict() for k, v in work.items()}),
                 # PostgreSQL has no NUL in text; an error may quote one.
                 "problems": [problem.replace("\0", "\\0") for problem in problems],
+                "keeps_session": not self.link.pooled,
             },
         )
 
@@ -463,6 +466,15 @@ class Store:
         """What the doctor finds; nothing where another service looks."""
         values = {"worker_id": worker_id}
         return await self._rows("findings", Finding, values, seconds=LOOK_SECONDS)
+
+    async def query_encoders_due(self, skip: Sequence[int]) -> list[DueQueryEncoder]:
+        """Which query encoders are to be trained, embeddings in `skip` left out."""
+        return await self._rows(
+            "query_encoders_due",
+            DueQueryEncoder,
+            {"skip": list(skip)},
+            seconds=LOOK_SECONDS,
+        )
 
     async def claim_queries(
         self,

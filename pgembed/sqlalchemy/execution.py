@@ -48,7 +48,7 @@ from pgembed.sqlalchemy.version import explain_missing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import Select
     from sqlalchemy.engine import Result
     from sqlalchemy.orm import Mapper, ORMExecuteState
     from sqlalchemy.pool import Pool
@@ -98,19 +98,13 @@ def _execute_search(state: ORMExecuteState) -> Result[Any] | None:
 
 
 def _cached(search: Search[Any, Any]) -> Select[Any]:
-    # As in the psycopg client: the model, and whether the answer is in the cache.
+    # As in the psycopg client: the model, and whether the query needs no service.
     call = search._call
-    answer = func.pgembed._cached_query(
-        literal(call.query, Text()), _model.c.model_id
-    ).table_valued("embedding", name="c")
-    is_there: ColumnElement[bool] = select(
-        answer.c.embedding.is_not(None)
-    ).scalar_subquery()
-    if call.query_encoder != "model":
-        is_there = is_there | (
-            ~func.pgembed._service_alive_public()
-            & func.pgembed._has_query_encoder(_embedding.c.embedding_id)
-        )
+    is_there = func.pgembed._needs_no_service(
+        _embedding.c.embedding_id,
+        literal(call.query, Text()),
+        literal(call.query_encoder, Text()),
+    )
     return select(_model.c.name, is_there).where(
         _embedding.c.model_id == _model.c.model_id,
         _embedding.c.name == literal(call.embedding, Text()),
@@ -118,11 +112,13 @@ def _cached(search: Search[Any, Any]) -> Select[Any]:
     )
 
 
-def _trained(search: Search[Any, Any]) -> Select[Any]:
-    """Ask whether a query encoder was trained for the searched embedding."""
+def _may_be_static(search: Search[Any, Any]) -> Select[Any]:
+    """Ask whether the query encoder of the searched embedding may go on."""
     call = search._call
-    trained = func.pgembed._has_query_encoder(_embedding.c.embedding_id)
-    return select(trained).where(
+    may_be = func.pgembed._may_be_static(
+        _embedding.c.embedding_id, literal(call.query_encoder, Text())
+    )
+    return select(may_be).where(
         _embedding.c.name == literal(call.embedding, Text()),
         _embedding.c.source == source_oid(call.source),
     )
@@ -154,10 +150,7 @@ def _with_vector(
         meaning = meaning_of(exc)
         if isinstance(meaning, NoEncoderService) and (
             "on_missing_query_embedding" in call.options
-            or (
-                call.query_encoder != "model"
-                and connection.scalar(_trained(search), execution_options=kept)
-            )
+            or connection.scalar(_may_be_static(search), execution_options=kept)
         ):
             return search  # the function knows what to do
         raise

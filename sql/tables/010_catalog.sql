@@ -139,6 +139,7 @@ create table pgembed.embedding (
     index_builder        uuid,
     wake                 text not null check (wake in ('notify', 'poll')),
     max_attempts         smallint not null check (max_attempts > 0),
+    query_encoder        text not null default 'auto' check (query_encoder in ('auto', 'model', 'static')),
     state                text not null default 'active'
                          check (state in ('active', 'paused', 'broken')),
     state_reason         text,
@@ -167,6 +168,8 @@ comment on column pgembed.embedding.chunk_size is
 comment on column pgembed.embedding.chunk_overlap is
     'Most tokens that a chunk repeats of the one before it, in whole sentences; NULL: an eighth of '
     'the chunk size.';
+comment on column pgembed.embedding.query_encoder is
+    'What encodes queries where a search does not say: auto, static or model; with model none is trained by services.';
 comment on column pgembed.embedding.state_reason is
     'Why the embedding is broken, and what to do.';
 comment on column pgembed.embedding.index_notice is

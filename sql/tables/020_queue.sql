@@ -66,6 +66,7 @@ create table pgembed.worker (
     work         jsonb not null default '{}',
     builds       jsonb not null default '{}',
     problems     text[] not null default '{}',
+    session      int,
     started_at   timestamptz not null default now(),
     heartbeat_at timestamptz not null default now()
 ) with (fillfactor = 50);    -- a row is updated each second
@@ -78,6 +79,8 @@ comment on column pgembed.worker.work is
 comment on column pgembed.worker.builds is
     'Vector indexes that it builds, by embedding_id: phase, percent, and waits_for (process id of whom it waits for).';
 comment on column pgembed.worker.problems is 'What keeps it from its duties.';
+comment on column pgembed.worker.session is
+    'Server process of the session that its heartbeats come from: with the service, that is gone at once. NULL: behind a transaction pooler.';
 
 create table pgembed.clock (
     latest  timestamptz not null default '-infinity',

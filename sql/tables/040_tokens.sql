@@ -70,6 +70,10 @@ create table pgembed.token_encoder (
     learnt_from  text,
     unit_length  boolean not null default true,
     over_row_security boolean not null default false,
+    read_at      timestamptz,
+    looked_at    timestamptz,
+    new_share    real,
+    new_agreement real,
     created_at   timestamptz not null default now(),
     unique nulls not distinct (model_id, embedding_id)
 );
@@ -93,6 +97,14 @@ comment on column pgembed.token_encoder.unit_length is
     'Whether the vectors that it was trained on have length 1, as its own: else only their directions can be compared.';
 comment on column pgembed.token_encoder.over_row_security is
     'Whether roles that row security restricts may use it, although it was trained on rows that they do not see.';
+comment on column pgembed.token_encoder.read_at is
+    'When the texts were read that a query encoder was trained on: what was encoded since is new to it.';
+comment on column pgembed.token_encoder.looked_at is
+    'When a service last looked how well it does on what is new.';
+comment on column pgembed.token_encoder.new_share is
+    'Share of the chunks that is new, in a sample.';
+comment on column pgembed.token_encoder.new_agreement is
+    'Mean cosine of its vectors and those of the model, over a sample of the new chunks.';
 comment on column pgembed.token_encoder.model_id is
     'In whose space its vectors are.';
 comment on column pgembed.token_encoder.normalized is

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
+import time
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -29,6 +32,7 @@ from pgembed.sqlalchemy import Embedding
 from pgembed.testing import process_all
 from tests.fixtures.postgres import prepared_by
 from tests.fixtures.roles import acting_as, new_roles
+from tests.fixtures.serving import ServeProcess
 from tests.fixtures.urls import sqlalchemy_url
 
 MODEL = "hashing"
@@ -189,6 +193,89 @@ def test_client_and_orm_go_on_without_a_service(
                 Doc.embedding.vector_search("shock wave", query_encoder="model")
             )
     engine.dispose()
+
+
+def test_the_embedding_says_where_a_search_does_not(docs: psycopg.Connection) -> None:
+    def find(**options: Any) -> list[str | None]:
+        found = pgembed.vector_search(docs, "doc", "shock wave", k=1, **options)
+        return [hit.encoded_by for hit in found]
+
+    pgembed.alter_embedding(docs, "doc_embedding", query_encoder="model")
+    assert pgembed.status(docs)[0].query_encoder == "model"
+    with pytest.raises(psycopg.Error, match="not at hand"):
+        row(docs, ENCODED["search"] + ")", "shock wave")
+    with pytest.raises(NoEncoderService):
+        find()
+    with pytest.raises(NoEncoderService):
+        pgembed.search_count(docs, "doc", "shock wave", min_similarity=0.5)
+    assert find(query_encoder="auto") == find(query_encoder="static") == ["static"]
+    pgembed.alter_embedding(docs, "doc_embedding", query_encoder="static")
+    assert row(docs, ENCODED["search"] + ")", "shock wave") == ("static",)
+    assert find() == ["static"]
+    with pytest.raises(NoEncoderService):
+        find(query_encoder="model")
+    docs.execute("delete from pgembed.token_encoder")
+    with pytest.raises(NoEncoderService, match="cannot encode this query"):
+        find()
+    assert ("error", "query_encoder_missing") in docs.execute(
+        "select severity, code from pgembed.doctor()"
+    ).fetchall()
+
+
+def test_another_model_waits_for_its_query_encoder(
+    docs: psycopg.Connection, dsn: str
+) -> None:
+    def next_waits_for() -> str | None:
+        (found,) = (one for one in pgembed.status(docs) if one.generation == "next")
+        return found.switch_waits_for
+
+    pgembed.alter_embedding(docs, "doc_embedding", query_encoder="static")
+    pgembed.register_model(docs, "other", DIMENSIONS, provider="hashing")
+    pgembed.alter_embedding(docs, "doc_embedding", model="other")
+    process_all(dsn)
+    assert next_waits_for() == "its query encoder"
+    (hit,) = pgembed.vector_search(docs, "doc", "shock wave", k=1)
+    assert hit.encoded_by == "static"
+    train_query_encoder(docs, "doc_embedding_next")
+    process_all(dsn)
+    found = {one.generation: one.query_encoder for one in pgembed.status(docs)}
+    assert found == {"current": "static", "previous": "static"}
+    (hit,) = pgembed.vector_search(docs, "doc", "shock wave", k=1)
+    assert hit.encoded_by == "static"
+
+
+def test_auto_does_not_wait_for_a_service_that_was_killed(
+    docs: psycopg.Connection, dsn: str, tmp_path: Path
+) -> None:
+    service = ServeProcess(dsn, tmp_path / "log", "--no-train-query-encoders")
+    service.event("model.ready")
+    (hit,) = pgembed.vector_search(docs, "doc", "shock wave", k=1)
+    assert hit.encoded_by == "model"
+    service.stop(signal.SIGKILL)
+    began = time.monotonic()
+    while row(docs, "select pgembed._service_awake()") == (True,):
+        assert time.monotonic() < began + 5
+    (hit,) = pgembed.vector_search(docs, "doc", "another wave", k=1)
+    assert hit.encoded_by == "static"
+    assert time.monotonic() < began + 5
+    # Its heartbeat is young still: whoever wants the model waits.
+    assert row(docs, "select pgembed._service_alive()") == (True,)
+    with pytest.raises(NoEncoderService, match="answered within 1"):
+        pgembed.vector_search(
+            docs, "doc", "another wave", k=1, query_encoder="model", timeout=1
+        )
+
+
+def test_row_security_keeps_it_off_and_the_doctor_says_so(
+    docs: psycopg.Connection,
+) -> None:
+    finding = "select advice from pgembed.doctor() where code ~ 'query_encoder'"
+    assert docs.execute(finding).fetchall() == []
+    docs.execute("alter table doc enable row level security")
+    docs.execute("select pgembed._reconcile_v1()")
+    assert "--over-row-security" in row(docs, finding)[0]
+    train_query_encoder(docs, "doc_embedding", over_row_security=True)
+    assert docs.execute(finding).fetchall() == []
 
 
 def test_without_one_errors_are_those_of_before(docs: psycopg.Connection) -> None:

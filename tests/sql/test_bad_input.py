@@ -197,6 +197,8 @@ OPTIONS = [
     ("storage => 'column', chunking => 'sentences'", "PE007", ["column"]),
     ("vector_type => 'bit'", "PE007", ["bit"]),
     ("chunking => 'pages'", "PE007", ["pages"]),
+    ("query_encoder => 'modle'", "PE007", ["modle"]),
+    ("query_encoder => 'static', storage => 'column'", "PE007", ["column storage"]),
     ("chunk_size => 0", "PE007", ["0"]),
     ("chunk_size => 257", "PE007", ["257", "all-MiniLM-L6-v2"]),
     ("chunk_overlap => -1", "PE007", ["-1"]),

@@ -123,6 +123,7 @@ def test_defaults(article: psycopg.Connection) -> None:
         "index_options": {},
         "wake": "notify",
         "max_attempts": 5,
+        "query_encoder": "auto",
         "state": "active",
         "capture": True,
         "revision": 1,
@@ -145,6 +146,7 @@ def test_every_option_lands_in_the_catalog(article: psycopg.Connection) -> None:
         "index_options": '{"m": 8, "ef_construction": 32}',
         "wake": "poll",
         "max_attempts": 2,
+        "query_encoder": "static",
     }
     text = "title || E'\\n\\n' || body -- the whole text"
     row = catalog(service_for(article, create(article, "article", text, **options)))
@@ -455,6 +457,7 @@ def build_index(service: Service) -> list[str]:
     [
         ({"wake": "poll"}, 0, False),
         ({"max_attempts": 9}, 0, False),
+        ({"query_encoder": "model"}, 0, False),
         ({"text_expression": "body"}, 0, False),
         ({"text_expression": "body || ' x'"}, 3, False),
         ({"text_expression": "coalesce(body, title)"}, 0, False),
@@ -509,6 +512,7 @@ RESET = {
     "index_options": '{"m": 5}',
     "wake": "poll",
     "max_attempts": 9,
+    "query_encoder": "static",
     "bm25": False,
 }
 

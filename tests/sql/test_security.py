@@ -265,7 +265,7 @@ def test_functions_of_the_owner_are_pinned_and_closed(conn: Connection) -> None:
         "       has_function_privilege('public', oid, 'execute')"
         " from pg_proc where pronamespace = 'pgembed'::regnamespace and prosecdef"
     ).fetchall()
-    assert len(functions) == 26  # six of the prototype of BM25 indexes
+    assert len(functions) == 27  # six of the prototype of BM25 indexes
     for name, settings, open_to_all in functions:
         if re.search(r"_text_\d+_(read|run|change|queue)\(", name):
             assert not open_to_all, name

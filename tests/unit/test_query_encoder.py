@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 
 from pgembed.query_encoder import vocabulary
-from pgembed.query_encoder.training import Texts, _Adam, _step, train
+from pgembed.query_encoder.training import Ints, Texts, _Adam, _step, train
 
 VOCABULARY = 60
 DIMENSIONS = 16
 
 
-def made_up(texts: int, seed: int = 1) -> tuple[list[list[int]], np.ndarray]:
+def made_up(texts: int, seed: int = 1) -> tuple[list[Ints], np.ndarray]:
     generator = np.random.default_rng(seed)
     truth = generator.normal(size=(VOCABULARY, DIMENSIONS)).astype(np.float32)
     # The last token is in no text.
     tokens = [
-        generator.integers(0, VOCABULARY - 1, size=generator.integers(1, 9)).tolist()
+        generator.integers(
+            0, VOCABULARY - 1, size=generator.integers(1, 9), dtype=np.int32
+        )
         for _ in range(texts)
     ]
     return tokens, np.stack([truth[one].sum(axis=0) for one in tokens])

@@ -113,6 +113,11 @@ begin
         raise exception 'unknown wake "%"', e.wake using errcode = 'PE007',
             hint = 'Wake is ''notify'', or ''poll'' for applications that use two-phase commit.';
     end if;
+    perform pgembed._check_query_encoder(e.query_encoder);
+    if e.query_encoder = 'static' and e.storage = 'column' then
+        raise exception 'an embedding with column storage has no query encoder' using errcode = 'PE007',
+            detail = 'A query encoder learns from the chunks of a side table.', hint = 'Use storage => ''table'', or query_encoder => ''model''.';
+    end if;
     if e.index_kind not in ('hnsw', 'ivfflat', 'none') then
         raise exception 'unknown index "%"', e.index_kind using errcode = 'PE007',
             hint = 'Indexes are hnsw, ivfflat and none (exact search).';

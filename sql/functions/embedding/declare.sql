@@ -61,9 +61,9 @@ begin
     end if;
     e.side_table := pgembed._create_side_table(e, pgembed._qualified_name(e.source, e.name));
     insert into pgembed.embedding (name, text_id, source, side_table, model_id, dimensions, distance, storage, column_name,
-        vector_type, chunking, chunk_size, chunk_overlap, index_kind, index_options, wake, max_attempts, generation, current_id, switch)
+        vector_type, chunking, chunk_size, chunk_overlap, index_kind, index_options, wake, max_attempts, query_encoder, generation, current_id, switch)
     values (e.name, e.text_id, e.source, e.side_table, e.model_id, e.dimensions, e.distance, e.storage, e.column_name,
-        e.vector_type, e.chunking, e.chunk_size, e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts,
+        e.vector_type, e.chunking, e.chunk_size, e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts, e.query_encoder,
         coalesce(e.generation, 'current'), e.current_id, e.switch)
     returning * into e;
     return e;
@@ -89,6 +89,7 @@ create or replace function pgembed.create_embedding(
     index_options jsonb default '{}',
     wake text default 'notify',
     max_attempts bigint default 5,
+    query_encoder text default 'auto',
     bm25 boolean default null,
     bm25_options jsonb default '{}',
     if_not_exists boolean default false
@@ -130,6 +131,7 @@ begin
     e.index_options := coalesce(create_embedding.index_options, '{}');
     e.wake := coalesce(create_embedding.wake, 'notify');
     e.max_attempts := pgembed._check_attempts(coalesce(create_embedding.max_attempts, 5));
+    e.query_encoder := coalesce(create_embedding.query_encoder, 'auto');
     perform pgembed._check_declaration(e);
     if e.index_kind <> 'none' then
         perform pgembed._check_no_relation(e.source, pgembed._index_name(e), 'index');
@@ -176,7 +178,7 @@ begin
     return e.name;
 end
 $$;
-comment on function pgembed.create_embedding(text, text, text, text, bigint, text, text, text, text, bigint, bigint, text, text, jsonb, text, bigint, boolean, jsonb, boolean) is
+comment on function pgembed.create_embedding(text, text, text, text, bigint, text, text, text, text, bigint, bigint, text, text, jsonb, text, bigint, text, boolean, jsonb, boolean) is
     'Declares that a text expression over the rows of a table has an embedding: makes the side '
     'table and the triggers, and queues the rows that are there. It has a BM25 index too, unless bm25 => false '
     '(or NULL, the default, and the expression calls functions of your own). Returns its name, which is unique in '
@@ -309,6 +311,7 @@ create or replace function pgembed.alter_embedding(
     index_options jsonb default null,
     wake text default null,
     max_attempts bigint default null,
+    query_encoder text default null,
     bm25 boolean default null,
     bm25_options jsonb default null,
     reset text[] default null,
@@ -336,7 +339,7 @@ begin
     perform pgembed._check_embedding_reset(fresh, alter_embedding.bm25_options, json_build_object(
         'model', model, 'dimensions', dimensions, 'distance', distance, 'chunking', chunking, 'chunk_size', chunk_size,
         'chunk_overlap', chunk_overlap, 'vector_type', vector_type, 'index', index, 'index_options', index_options,
-        'wake', wake, 'max_attempts', max_attempts, 'bm25', bm25));
+        'wake', wake, 'max_attempts', max_attempts, 'query_encoder', query_encoder, 'bm25', bm25));
     perform pgembed._lock_declarations();
     select * into searched from pgembed.embedding where embedding_id = searched.embedding_id for no key update;
     was := coalesce(pgembed._generation(searched, 'next'), searched);
@@ -365,6 +368,7 @@ begin
     e.wake := coalesce(alter_embedding.wake, case when 'wake' <> all (fresh) then was.wake else 'notify' end);
     e.max_attempts := pgembed._check_attempts(
         coalesce(alter_embedding.max_attempts, case when 'max_attempts' <> all (fresh) then was.max_attempts else 5 end));
+    e.query_encoder := coalesce(alter_embedding.query_encoder, case when 'query_encoder' <> all (fresh) then was.query_encoder else 'auto' end);
     perform pgembed._check_declaration(e);
     if was.embedding_id <> searched.embedding_id and pgembed._new_vectors(was, e) then
         if pgembed._new_vectors(searched, e) then
@@ -420,7 +424,7 @@ begin
         model_id = e.model_id, dimensions = e.dimensions, distance = e.distance,
         vector_type = e.vector_type, chunking = e.chunking, chunk_size = e.chunk_size,
         chunk_overlap = e.chunk_overlap, index_kind = e.index_kind, index_options = e.index_options,
-        index_error = null, wake = e.wake, max_attempts = e.max_attempts,
+        index_error = null, wake = e.wake, max_attempts = e.max_attempts, query_encoder = e.query_encoder,
         state = case state when 'broken' then 'active' else state end, state_reason = null,
         revision = revision + 1,
         switch = case when switch is not null then coalesce(nullif(alter_embedding.switch, 'in_place'), switch) end,
@@ -445,7 +449,7 @@ begin
     perform set_config('search_path', path, true);
 end
 $$;
-comment on function pgembed.alter_embedding(text, text, text, bigint, text, text, bigint, bigint, text, text, jsonb, text, bigint, boolean, jsonb, text[], text) is
+comment on function pgembed.alter_embedding(text, text, text, bigint, text, text, bigint, bigint, text, text, jsonb, text, bigint, text, boolean, jsonb, text[], text) is
     'Changes an embedding; NULL keeps a setting, and reset names those that go back to their defaults (bm25_options.k1: '
     'one BM25 option). Vectors of another model, dimensions, type or distance are made beside those that searches use, and take their place '
     'when all are there (switch => ''auto'') or at switch_embedding (''manual''); ''in_place'' removes the old ones first. '

@@ -105,7 +105,7 @@ begin
         -- Back to what it was: that is kept up to date.
         perform pgembed._rename_embedding(earlier.embedding_id, name);
         update pgembed.embedding
-        set generation = 'next', switch = p_switch, wake = e.wake, max_attempts = e.max_attempts, revision = revision + 1
+        set generation = 'next', switch = p_switch, wake = e.wake, max_attempts = e.max_attempts, query_encoder = e.query_encoder, revision = revision + 1
         where embedding_id = earlier.embedding_id;
         return;
     end if;
@@ -145,6 +145,8 @@ begin
         return 'its side table has been dropped';
     elsif e.backfill_state <> 'done' or exists (select from pgembed.queue where embedding_id = e.embedding_id and priority = 2) then
         return 'its first fill';
+    elsif e.query_encoder = 'static' and not pgembed._has_query_encoder(e.embedding_id) and pgembed._has_query_encoder(e.current_id) then
+        return 'its query encoder';
     end if;
     lacking := (select count(*) from pgembed.dead_letter as d
                 where d.embedding_id = e.embedding_id and not exists (

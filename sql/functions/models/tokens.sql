@@ -202,35 +202,6 @@ comment on function pgembed._stored_vectors_v1(int, int, int) is
     'Vectors of tokens behind one, as pgvector sends them in binary: the number of dimensions and an unused number of 16 bits each, then '
     'the numbers, of 32 or 16 bits, the highest byte first.';
 
-create or replace function pgembed._query_encoder(p_embedding pgembed.embedding) returns pgembed.token_encoder
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    found_row pgembed.token_encoder;
-begin
-    select e.* into found_row
-    from pgembed.token_encoder as e
-    join pgembed.model as m using (model_id)
-    join pgembed.captured_text as t on t.text_id = p_embedding.text_id
-    where e.embedding_id = p_embedding.embedding_id and e.model_id = p_embedding.model_id
-      and e.dimensions = p_embedding.dimensions and e.fingerprint is not distinct from m.fingerprint
-      and e.learnt_from = t.canonical_expression and (e.unit_length or p_embedding.distance = 'cosine');
-    return found_row;
-end
-$$;
-comment on function pgembed._query_encoder(pgembed.embedding) is
-    'The query encoder that was trained for an embedding, if it is of the vectors that are stored now; else NULL.';
-
-create or replace function pgembed._has_query_encoder(p_embedding_id int) returns boolean
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select (pgembed._query_encoder(e)).encoder_id is not null from pgembed.embedding as e where e.embedding_id = p_embedding_id
-$$;
-comment on function pgembed._has_query_encoder(int) is
-    'Whether the caller may use a query encoder that was trained for an embedding.';
-
 create or replace function pgembed._forget_tokenizers() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp

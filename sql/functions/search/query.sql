@@ -221,6 +221,48 @@ $$;
 comment on function pgembed._service_alive_public() is
     'Whether an encoder service is running, for callers who may not read pgembed.worker.';
 
+create or replace function pgembed._service_awake() returns boolean
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    -- The session of a service that was killed is gone long before its heartbeat is old. From a standby no service can be asked.
+    select not pg_is_in_recovery() and exists (
+        select from pgembed.worker as w
+        where w.heartbeat_at > clock_timestamp() - interval '30 seconds'
+          and (w.session is null or exists (select from pg_stat_get_activity(w.session))))
+$$;
+comment on function pgembed._service_awake() is
+    'Whether a query that is asked now would be answered, as far as can be told: what query_encoder => ''auto'' goes by.';
+
+create or replace function pgembed._needs_no_service(p_embedding_id int, p_query text, p_query_encoder text) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    e pgembed.embedding;
+    wanted text;
+begin
+    select * into e from pgembed.embedding where embedding_id = p_embedding_id;
+    wanted := coalesce(p_query_encoder, e.query_encoder);
+    return wanted = 'static'
+        or (pgembed._cached_query(p_query, e.model_id)).embedding is not null
+        or wanted <> 'model' and not pgembed._service_awake() and pgembed._has_query_encoder(p_embedding_id);
+end
+$$;
+comment on function pgembed._needs_no_service(int, text, text) is
+    'Whether a search finds the vector of its query without a service: for clients, which else ask one. What it says of '
+    'query_encoder comes before what the embedding says.';
+
+create or replace function pgembed._may_be_static(p_embedding_id int, p_query_encoder text) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(p_query_encoder, e.query_encoder) <> 'model' and pgembed._has_query_encoder(p_embedding_id)
+    from pgembed.embedding as e where e.embedding_id = p_embedding_id
+$$;
+comment on function pgembed._may_be_static(int, text) is
+    'Whether a search may go on with the query encoder of an embedding, where no service has answered.';
+
 create or replace function pgembed._query_claim_v1(p_n int, p_lease interval, p_busy int[] default '{}', p_models text[] default null)
 returns table (model_id int, role name, query_hash bytea, query text, attempts smallint)
 language sql

@@ -110,12 +110,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     m pgembed.model;
-    wanted constant text := coalesce(p_query_encoder, 'auto');
+    wanted constant text := pgembed._check_query_encoder(coalesce(p_query_encoder, p_embedding.query_encoder));
 begin
-    if wanted not in ('auto', 'model', 'static') then
-        raise exception 'unknown query encoder "%"', wanted using errcode = 'PE007',
-            hint = 'It is model, static (trained by pgembed train-query-encoder), or auto: the model where a service answers, else static.';
-    end if;
     q := p_query_embedding;
     select * into m from pgembed.model where model_id = p_embedding.model_id;
     if p_query_model is not null

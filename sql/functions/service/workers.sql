@@ -30,7 +30,7 @@ $$;
 comment on function pgembed._set_back(interval) is 'Follows the server''s clock, which was set back so far.';
 
 create or replace function pgembed._heartbeat_v1(
-    p_worker_id uuid, p_hostname text, p_pid int, p_version text, p_models jsonb, p_work jsonb, p_problems text[] default '{}'
+    p_worker_id uuid, p_hostname text, p_pid int, p_version text, p_models jsonb, p_work jsonb, p_problems text[] default '{}', p_session int default null
 ) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -52,14 +52,14 @@ begin
         update pgembed.queue set not_before = heard where attempts = 0 and not_before > heard;
     end if;
     update pgembed.clock as c set latest = heard, highest = greatest(c.highest, heard);
-    insert into pgembed.worker (worker_id, hostname, pid, version, models, work, builds, problems)
-    values (p_worker_id, p_hostname, p_pid, p_version, p_models, p_work, builds, p_problems)
+    insert into pgembed.worker (worker_id, hostname, pid, version, models, work, builds, problems, session)
+    values (p_worker_id, p_hostname, p_pid, p_version, p_models, p_work, builds, p_problems, p_session)
     on conflict (worker_id) do update
-    set models = excluded.models, work = excluded.work, builds = excluded.builds, problems = excluded.problems,
+    set models = excluded.models, work = excluded.work, builds = excluded.builds, problems = excluded.problems, session = excluded.session,
         heartbeat_at = heard;
 end
 $$;
-comment on function pgembed._heartbeat_v1(uuid, text, int, text, jsonb, jsonb, text[]) is
+comment on function pgembed._heartbeat_v1(uuid, text, int, text, jsonb, jsonb, text[], int) is
     'A service says that it is alive, how its models stand, what it has in hand, and what keeps it from its duties. '
     'Notices that the clock was set back.';
 

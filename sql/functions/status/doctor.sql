@@ -146,6 +146,44 @@ end
 $$;
 comment on function pgembed._doctor_bm25(pgembed.bm25) is 'What is wrong with a BM25 index.';
 
+create or replace function pgembed._doctor_query_encoder(e pgembed.embedding, p_served boolean)
+returns table (severity text, code text, problem text, advice text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    name constant text := pgembed._qualified_name(e.source, e.name);
+    t constant pgembed.token_encoder := pgembed._query_encoder(e);
+    restricted constant boolean := (select c.relrowsecurity from pg_class as c where c.oid = e.source::oid);
+    again text := format('pgembed train-query-encoder %s', quote_literal(name));
+begin
+    if e.generation = 'previous' then
+        return;
+    end if;
+    if restricted and (t.encoder_id is not null and not t.over_row_security and e.query_encoder <> 'model'
+                       or t.encoder_id is null and e.query_encoder = 'static') then
+        return query select 'warning', 'query_encoder_row_security',
+            'roles that row security restricts may not use its query encoder, which learns from all rows'::text,
+            format('If all who search may know which words there are: %s --over-row-security. Else: SELECT pgembed.alter_embedding(%L, query_encoder => ''model'').', again, name);
+        return;
+    end if;
+    again := again || case when t.over_row_security then ' --over-row-security' else '' end || '.';
+    if p_served and not restricted and e.query_encoder <> 'model' then
+        again := 'A running service trains it when it has nothing else to do, unless it is told not to; or at once: ' || again;
+    end if;
+    if t.encoder_id is null and e.query_encoder = 'static' then
+        return query select 'error', 'query_encoder_missing', 'its searches are to use a query encoder, and none is trained for the vectors that it has'::text, again;
+    elsif pgembed._query_encoder_stale(t) then
+        return query select 'warning', 'query_encoder_stale',
+            format('its query encoder is stale: %s %% of the chunks came after it was trained, and on these it agrees with the model by %s (cosine), on others by %s',
+                   round(100 * t.new_share::numeric), round(t.new_agreement::numeric, 2), round(t.agreement::numeric, 2)), again;
+    end if;
+end
+$$;
+comment on function pgembed._doctor_query_encoder(pgembed.embedding, boolean) is
+    'What is wrong with the query encoder of an embedding. p_served: whether a service runs that can use its model.';
+
 create or replace function pgembed._doctor_vectors(e pgembed.embedding, p_served boolean)
 returns table (severity text, code text, problem text, advice text)
 language plpgsql stable
@@ -208,6 +246,7 @@ begin
         return query select 'error', 'other_model', 'holds vectors of another model than it declares: they cannot be compared',
             format('SELECT pgembed.reembed(%L).', name);
     end if;
+    return query select d.severity, d.code, d.problem, d.advice from pgembed._doctor_query_encoder(e, p_served) as d;
     counts := pgembed._row_counts(e, p_look => false);
     if counts.failed > 0 then
         return query select 'warning', 'failed', format('%s rows could not be encoded', counts.failed),

@@ -272,17 +272,23 @@ select
     case words.state when 'pending' then pgembed._bm25_percent(e.text_id, counts.source_rows) end as bm25_percent,
     e.generation,
     e.switch,
-    case when e.generation <> 'current' then pgembed._switch_waits_for(e) end as switch_waits_for
+    case when e.generation <> 'current' then pgembed._switch_waits_for(e) end as switch_waits_for,
+    e.query_encoder,
+    case when trained.encoder_id is null then 'none' when pgembed._query_encoder_stale(trained) then 'stale' else 'ready' end as query_encoder_state,
+    trained.created_at as query_encoder_trained_at,
+    trained.agreement as query_encoder_agreement,
+    trained.overlap as query_encoder_overlap
 from pgembed.embedding as e
 join pgembed._standing as standing on standing.kind = 'embedding' and standing.id = e.embedding_id
 join pgembed.model as m using (model_id)
 cross join lateral pgembed._row_counts(e) as counts
 cross join lateral pgembed._model_standing(m.name) as loaded
 cross join lateral pgembed._build_standing(e) as build
-left join (pgembed.bm25 as x join pgembed._standing as words on words.kind = 'bm25' and words.id = x.bm25_id) using (embedding_id);
+left join (pgembed.bm25 as x join pgembed._standing as words on words.kind = 'bm25' and words.id = x.bm25_id) using (embedding_id)
+cross join lateral pgembed._query_encoder(e) as trained;
 comment on view pgembed.status is
     'How each embedding is doing, in rows: with a vector, waiting, being encoded, failed, without a text, unseen (written while '
-    'triggers did not fire); coverage, rows a second, time to go; its model, its indexes; what a next or previous generation lacks to take '
+    'triggers did not fire); coverage, rows a second, time to go; its model, its indexes, its query encoder; what a next or previous generation lacks to take '
     'the place of the current one. Counts are estimates above 200,000 rows or 50,000 jobs.';
 
 create or replace function pgembed._bm25_counts(

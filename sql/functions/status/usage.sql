@@ -20,7 +20,7 @@ begin
                   '%1$s select, insert (model_id, query_hash, query, wanted_until), '
                   'update (query, error, answered_at, requested_at, wanted_until, claimed_until) '
                   'on pgembed.query_embedding %2$s %3$s; '
-                  '%1$s execute on function pgembed._service_alive_public(), pgembed._words_unread(int) %2$s %3$s; '
+                  '%1$s execute on function pgembed._service_alive_public(), pgembed._service_awake(), pgembed._words_unread(int) %2$s %3$s; '
                   '%1$s usage on schema pgembed %2$s %3$s',
                   p_way, case p_way when 'grant' then 'to' else 'from' end, who);
 end

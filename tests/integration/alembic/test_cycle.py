@@ -43,7 +43,8 @@ _SETTINGS = """
 select e.name, e.source::text, t.text_expression, m.name, e.dimensions, e.distance,
        e.storage, e.column_name, e.chunking, e.chunk_size, e.chunk_overlap,
        e.vector_type, e.index_kind, e.index_options::text, e.wake, e.max_attempts,
-       e.state, b.config, b.config_expression, b.k1, b.b, b.field_weights
+       e.query_encoder, e.state, b.config, b.config_expression, b.k1, b.b,
+       b.field_weights
 from pgembed.embedding as e join pgembed.model as m using (model_id)
 join pgembed.captured_text as t on t.text_id = e.text_id
 left join pgembed.bm25 as b using (embedding_id) order by 1, 2
@@ -88,7 +89,7 @@ def test_the_whole_cycle(empty_project: Project) -> None:
         (
             "Embedding('title', model='sentence-transformers/all-MiniLM-L6-v2',"
             " dimensions=128, vector_type='halfvec', chunking='none', wake='poll',"
-            " max_attempts=3, distance='l2')",
+            " max_attempts=3, distance='l2', query_encoder='model')",
             "title lang",
             ["alter_embedding"],
         ),

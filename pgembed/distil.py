@@ -1,0 +1,177 @@
+"""A static model out of a sentence encoder, for documents too.
+
+Each piece of a word gets the vector that the encoder gives it alone, reduced by PCA and
+weighted by how rare it is: as model2vec does it (Tulkens and van Dongen, 2024), by any
+encoder with all its modules. Where a table has the encoder's vectors of its texts, the
+pieces are trained on these instead, as a query encoder is, which is much better.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pgembed.encoders.sql_tokenizer import sql_tokenizer
+from pgembed.errors import DimensionMismatch, InvalidParameter, MissingExtra
+from pgembed.query_encoder import vocabulary
+from pgembed.query_encoder.store import word_vectors
+from pgembed.query_encoder.training import Texts, train
+
+try:
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer
+except ImportError as exc:
+    raise MissingExtra("static") from exc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from pgembed.encoders.base import Encoder
+    from pgembed.query_encoder.training import Floats, Ints
+
+DIMENSIONS = 256
+#: Of smooth inverse frequency (Arora, Liang and Ma, 2017): pieces rarer than this count
+#: in full.
+_RARE = 1e-4
+_MODULE = "sentence_transformers.models"
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """A static model.
+
+    Attributes:
+        tokenizer: Cuts a text into pieces of words.
+        vectors: A row a piece, weight multiplied in.
+    """
+
+    tokenizer: Tokenizer
+    vectors: Floats
+
+    def save(self, folder: Path) -> None:
+        """Write it as model2vec does: sentence-transformers reads it too."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        save_file({"embeddings": self.vectors}, folder / "model.safetensors")
+        config = {
+            "model_type": "model2vec",
+            "architectures": ["StaticModel"],
+            "hidden_dim": self.vectors.shape[1],
+            "normalize": True,
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2))
+        modules = [
+            {"idx": n, "name": str(n), "path": path, "type": f"{_MODULE}.{kind}"}
+            for n, (path, kind) in enumerate(
+                [(".", "StaticEmbedding"), ("1_Normalize", "Normalize")]
+            )
+        ]
+        (folder / "modules.json").write_text(json.dumps(modules, indent=2))
+
+
+def distil(
+    teacher: Encoder,
+    *,
+    dimensions: int = DIMENSIONS,
+    texts: Sequence[str] | None = None,
+    vectors: Floats | None = None,
+    progress: Callable[[str, float], None] = lambda _what, _done: None,
+) -> Distilled:
+    """Make a static model.
+
+    Args:
+        teacher: The encoder that it is to do as.
+        dimensions: Of its vectors.
+        texts: What it is for: its vocabulary is learnt from these, and how rare a
+            piece is. None: the teacher's own vocabulary.
+        vectors: The teacher's of these texts: it is trained on them.
+        progress: Told what is being done, and the share of it that is done, 0 to 1.
+
+    Raises:
+        DimensionMismatch: The teacher has fewer dimensions.
+        InvalidParameter: There are no texts, and the teacher's tokenizer is none that
+            PostgreSQL can run.
+    """
+    if not 1 <= dimensions <= teacher.dimensions:
+        raise DimensionMismatch(
+            f"model {teacher.name!r} has {teacher.dimensions} dimensions, so "
+            f"{dimensions} are not possible",
+            hint="Give as many, or fewer.",
+        )
+    progress("learning words", 0)
+    if texts is None:
+        tokenizer = _own_tokenizer(teacher)
+        share = _by_rank(tokenizer.get_vocab_size())
+    else:
+        tokenizer = vocabulary.learn(texts)
+        tokens = vocabulary.tokens(tokenizer, texts)
+        share = _counted(tokens, tokenizer.get_vocab_size())
+    own = word_vectors(tokenizer, teacher, progress)
+    own[_not_words(tokenizer)] = 0
+    if texts is not None and vectors is not None:
+        known = [n for n, one in enumerate(tokens) if len(one) and vectors[n].any()]
+        trained = train(
+            [tokens[n] for n in known],
+            vectors[known],
+            own,
+            progress=lambda done: progress("training", done),
+        ).vectors
+        return Distilled(tokenizer, trained @ _axes(vectors, dimensions))
+    words = own.any(axis=1)
+    centred = own - own[words].mean(axis=0)
+    reduced = centred @ _axes(centred[words], dimensions)
+    weights = words * _RARE / (_RARE + share)
+    return Distilled(tokenizer, (reduced * weights[:, None]).astype(np.float32))
+
+
+def _own_tokenizer(teacher: Encoder) -> Tokenizer:
+    found = teacher.tokenizer_json()
+    if found is None:
+        raise InvalidParameter(
+            f"model {teacher.name!r} has no tokenizer that can be taken over",
+            hint="Give a table (--table), whose texts a vocabulary is learnt from.",
+        )
+    try:
+        sql_tokenizer(found)
+    except InvalidParameter as exc:
+        raise InvalidParameter(
+            str(exc).splitlines()[0],
+            hint="Give a table (--table), whose texts a vocabulary is learnt from.",
+        ) from exc
+    return Tokenizer.from_str(found)
+
+
+def _not_words(tokenizer: Tokenizer) -> list[int]:
+    """Find what stands for no text: [CLS], [unused1]."""
+    added: dict[int, Any] = tokenizer.get_added_tokens_decoder()
+    unused = [n for token, n in tokenizer.get_vocab().items() if _is_unused(token)]
+    return [*added, *unused]
+
+
+def _is_unused(token: str) -> bool:
+    return token.startswith("[unused") and token.endswith("]")
+
+
+def _by_rank(count: int) -> Floats:
+    """Guess the share of each piece by Zipf's law: the most frequent come first."""
+    shares = 1 / np.arange(2, count + 2)
+    found: Floats = (shares / shares.sum()).astype(np.float32)
+    return found
+
+
+def _counted(tokens: Sequence[Ints], count: int) -> Floats:
+    flat = Texts(tokens).flat
+    found: Floats = np.bincount(flat, minlength=count).astype(np.float32)
+    return found / np.float32(max(1, len(flat)))
+
+
+def _axes(vectors: Floats, dimensions: int) -> Floats:
+    """Find the directions in which vectors are longest."""
+    wide = vectors.astype(np.float64)
+    _, axes = np.linalg.eigh(wide.T @ wide)
+    first: Floats = axes[:, ::-1][:, :dimensions].astype(np.float32)
+    return first

@@ -276,7 +276,7 @@ def models_page() -> str:
                     _number(one.max_tokens),
                     one.languages,
                     None if one.price is None else f"${one.price:.2f}",
-                    one.price_date and one.price_date.isoformat(),
+                    None if one.price_date is None else one.price_date.isoformat(),
                 )
                 for one in hosted
             ],

@@ -38,6 +38,7 @@ FUNCTIONS = {
     "search_facets",
     "similar",
     "status",
+    "switch_embedding",
     "vector_search",
 }
 

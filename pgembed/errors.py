@@ -20,7 +20,8 @@ PgembedError
 │   ├── BrokenEmbedding        PE016
 │   ├── Bm25NotReady           PE017
 │   ├── ForeignCodeFailed      PE018
-│   └── NotEmbeddedInTime      PE019
+│   ├── NotEmbeddedInTime      PE019
+│   └── NotComplete            PE020
 ├── EncoderError
 │   ├── ModelNotFound
 │   ├── EncoderUnavailable     outage: the texts are fine, try again later

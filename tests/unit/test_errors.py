@@ -23,7 +23,7 @@ def test_every_sqlstate_that_the_sql_raises_has_a_class() -> None:
 
 
 def test_sqlstates_are_the_documented_ones() -> None:
-    assert sorted(SQLSTATES) == [f"PE{number:03}" for number in range(1, 20)]
+    assert sorted(SQLSTATES) == [f"PE{number:03}" for number in range(1, 21)]
 
 
 def test_every_error_has_one_root_and_a_docstring() -> None:

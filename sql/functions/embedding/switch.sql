@@ -158,6 +158,9 @@ begin
     if state not in ('none', 'valid') and not (e.index_kind = 'ivfflat' and pgembed._row_count(e.side_table) = 0) then
         return concat('its index, which is ', state, ': ' || e.index_error);
     end if;
+    if exists (select from pgembed.queue where embedding_id = e.embedding_id offset 1000) then
+        return 'more than 1,000 changes';
+    end if;
     lacking := (select count(*) from pgembed.queue as q
                 where q.embedding_id = e.embedding_id and not exists (
                     select from pgembed.queue as c

@@ -171,7 +171,7 @@ def uninstall(conninfo: str = "", *, force: bool = False) -> list[str]:
                 name
                 for (name,) in conn.execute(
                     "select pgembed._qualified_name(source, name)"
-                    " from pgembed.embedding order by 1"
+                    " from pgembed.embedding where generation = 'current' order by 1"
                 )
             ]
         for name in names:
@@ -283,8 +283,9 @@ def version_from(
             detail=f"It says revision {revision}.",
             hint="Embeddings are declared again after a new installation, and their "
             "vectors made again. Keep what else you need; then, with the functions "
-            "that are still there: SELECT pgembed.drop_embedding(name) FROM "
-            "pgembed.embedding; DROP SCHEMA pgembed CASCADE; and run: pgembed install",
+            "that are still there: SELECT pgembed.drop_embedding(name, true) "
+            "FROM pgembed.embedding; DROP SCHEMA pgembed CASCADE; and run: "
+            "pgembed install",
         )
     return SchemaVersion(
         revision=revision,

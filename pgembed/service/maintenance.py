@@ -175,7 +175,7 @@ class Maintenance:
             return
         async with self._reconciling:
             try:
-                for name in await self._reconciler.switch_due():
+                while name := await self._reconciler.switch_due():
                     log.info("embedding.switched", embedding=name)
             finally:
                 await self._reconciler.link.close()

@@ -328,10 +328,10 @@ class Store:
         """Look at the table of an embedding; whether it can be read at all."""
         return bool(await self._value("follow", {"embedding_id": embedding_id}))
 
-    async def switch_due(self) -> list[str]:
-        """Have complete generations take their place; gives the embeddings' names."""
-        names: list[str] = await self._value("switch_due", {})
-        return names
+    async def switch_due(self) -> str | None:
+        """Have a complete generation take its place; gives the embedding's name."""
+        name: str | None = await self._value("switch_due", {})
+        return name
 
     async def broken(self, embedding_id: int, revision: int, reason: str) -> None:
         """Take an embedding out of service, as it was at a revision."""

@@ -67,7 +67,12 @@ _EMBEDDING = text(
     " on x.kind = 'embedding' and x.id = e.embedding_id"
     " where e.name = :name and e.source = cast(:source as oid)"
 )
-_LAST = text("select coalesce(max(seq), 0) from pgembed.queue where embedding_id = :id")
+# A generation that takes its place has the same changes with numbers of their own.
+_LAST = text(
+    "select coalesce(max(seq), 0) from pgembed.queue where embedding_id = :id"
+    " or embedding_id in (select g.embedding_id from pgembed.embedding as g"
+    " where g.current_id = :id)"
+)
 _WAITING = text(
     "select exists (select from pgembed.queue where embedding_id = :id"
     " and (cast(:keys as text[]) is null or key = any (cast(:keys as text[]))"

@@ -151,6 +151,7 @@ create table pgembed.embedding (
     generation           text not null default 'current' check (generation in ('current', 'next', 'previous')),
     current_id           int references pgembed.embedding,
     switch               text check (switch in ('auto', 'manual')),
+    switch_error         text,
     check ((storage = 'column') = (column_name is not null)),
     check ((generation = 'current') = (current_id is null)),
     check ((generation = 'next') = (switch is not null)),
@@ -185,6 +186,8 @@ comment on column pgembed.embedding.current_id is
     'The embedding whose next or previous generation this is.';
 comment on column pgembed.embedding.switch is
     'Whether a next generation takes the place of the current one as soon as it is complete (auto), or when it is told to (manual).';
+comment on column pgembed.embedding.switch_error is
+    'Why a complete next generation could not take the place of the current one when that was tried last.';
 comment on column pgembed.embedding.valid_from is
     'Vectors written before this time are to be made again (reembed, new chunk size).';
 

@@ -17,10 +17,8 @@ create or replace function pgembed._table_sql(p_table oid) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select format('%I.%I', n.nspname, c.relname)
-    from pg_class as c
-    join pg_namespace as n on n.oid = c.relnamespace
-    where c.oid = p_table
+    -- Its name of now, even if it was renamed since the snapshot; qualified, as no table of a user is in this path.
+    select c.oid::regclass::text from pg_class as c where c.oid = p_table
 $$;
 comment on function pgembed._table_sql(oid) is
     'Schema-qualified quoted name of a table; NULL when there is no such table any more.';

@@ -50,6 +50,54 @@ end
 $$;
 comment on function pgembed._check_no_relation(oid, text, text) is 'PE002 where a relation has a name that is needed.';
 
+create or replace function pgembed._await_writers(e pgembed.embedding) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    deadline constant timestamptz := clock_timestamp() + interval '10 seconds';
+    patience constant text := current_setting('lock_timeout');
+begin
+    loop
+        begin
+            -- Other writers wait behind it: for moments.
+            perform set_config('lock_timeout', '50ms', true);
+            perform pgembed._run_as_owner(e.text_id, pgembed._lock_source_sql(e.source, 'share row exclusive'));
+            perform set_config('lock_timeout', patience, true);
+            return;
+        exception when lock_not_available then
+            if clock_timestamp() > deadline then
+                raise exception 'a transaction that writes to % is open for long', e.source using errcode = 'lock_not_available',
+                    detail = 'What it has written would not be seen.', hint = 'Try again when it has ended.';
+            end if;
+        end;
+        perform pg_sleep(0.1);
+    end loop;
+end
+$$;
+comment on function pgembed._await_writers(pgembed.embedding) is
+    'Waits until no transaction that has written to a table is open, and keeps new ones out until the end of this one; others do '
+    'not wait behind it for longer than a moment. 55P03 after ten seconds.';
+
+create or replace function pgembed._move_text(p_current pgembed.embedding, p_text_id int) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    moved int;
+begin
+    for moved in
+        update pgembed.embedding as x set text_id = p_text_id, revision = x.revision + 1
+        where coalesce(x.current_id, x.embedding_id) = coalesce(p_current.current_id, p_current.embedding_id) and x.text_id <> p_text_id
+        returning x.embedding_id
+    loop
+        perform pgembed._restart_backfill(moved);
+    end loop;
+end
+$$;
+comment on function pgembed._move_text(pgembed.embedding, int) is
+    'Gives all generations of an embedding another text: rows whose text is another now are encoded again.';
+
 create or replace function pgembed._add_embedding(e pgembed.embedding) returns pgembed.embedding
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -57,7 +105,7 @@ as $$
 begin
     -- What an open transaction has written would be queued for those that were there before alone.
     if exists (select from pgembed.embedding where text_id = e.text_id) then
-        perform pgembed._run_as_owner(e.text_id, pgembed._lock_source_sql(e.source, 'share row exclusive'));
+        perform pgembed._await_writers(e);
     end if;
     e.side_table := pgembed._create_side_table(e, pgembed._qualified_name(e.source, e.name));
     insert into pgembed.embedding (name, text_id, source, side_table, model_id, dimensions, distance, storage, column_name,
@@ -329,12 +377,20 @@ declare
     m pgembed.model;
     new_vectors boolean;
     new_chunks boolean;
+    t_was int;    -- the text that it had
     fresh constant pg_catalog.text[] := coalesce(alter_embedding.reset, '{}');    -- what is not kept where it is not given
 begin
     perform pgembed._require_owner();
     searched := pgembed._embedding(alter_embedding.name);
     perform pgembed._back_inside();
     perform pgembed._check_switch(alter_embedding.switch);
+    if searched.generation <> 'current' and (alter_embedding.text_expression is not null or alter_embedding.bm25 is not null
+            or alter_embedding.bm25_options is not null or 'bm25' = any (fresh) or array_to_string(fresh, ' ') ~ 'bm25_options') then
+        raise exception '"%" is the % generation of an embedding', searched.name, searched.generation using errcode = 'PE007',
+            detail = 'The text and the words are those of the embedding.',
+            hint = format('Change them there: SELECT pgembed.alter_embedding(%L, ...).',
+                          (select pgembed._qualified_name(x.source, x.name) from pgembed.embedding as x where x.embedding_id = searched.current_id));
+    end if;
     perform pgembed._require_source(searched.source, searched.name);
     perform pgembed._check_embedding_reset(fresh, alter_embedding.bm25_options, json_build_object(
         'model', model, 'dimensions', dimensions, 'distance', distance, 'chunking', chunking, 'chunk_size', chunk_size,
@@ -371,14 +427,9 @@ begin
     e.query_encoder := coalesce(alter_embedding.query_encoder, case when 'query_encoder' <> all (fresh) then was.query_encoder else 'auto' end);
     perform pgembed._check_declaration(e);
     if was.embedding_id <> searched.embedding_id and pgembed._new_vectors(was, e) then
-        if pgembed._new_vectors(searched, e) then
-            raise exception 'embedding "%" is being changed already', searched.name using errcode = 'PE007',
-                detail = format('Its next generation has %s dimensions of model "%s", and is being filled.', was.dimensions,
-                                (select x.name from pgembed.model as x where x.model_id = was.model_id)),
-                hint = format('Wait until it has taken its place, or give it up: SELECT pgembed.drop_embedding(%L).',
-                              pgembed._qualified_name(was.source, was.name));
-        end if;
-        perform pgembed._drop_embedding(was);    -- back to what it is
+        -- What was asked for last counts: another one, or back to what it is.
+        raise notice 'the next generation of "%" is given up', searched.name;
+        perform pgembed._drop_embedding(was);
         e := pgembed._placed(e, searched);
         was := searched;
     end if;
@@ -394,17 +445,23 @@ begin
         update pgembed.captured_text set state = 'active', state_reason = null where text_id = t.text_id;
     end if;
     e.text_id := t.text_id;
+    t_was := was.text_id;
     perform pgembed._check_not_own_column(e);
     perform pgembed._follow_parts(pgembed._text(was.text_id));
     select side_table into e.side_table from pgembed.embedding where embedding_id = e.embedding_id;
     was.side_table := e.side_table;
     if was.generation = 'current' and coalesce(alter_embedding.switch, 'auto') <> 'in_place'
        and pgembed._new_vectors(was, e) and pgembed._row_count(e.side_table) > 0 then
+        perform pgembed._move_text(was, e.text_id);
+        was.text_id := e.text_id;
         perform pgembed._make_next(was, e, coalesce(alter_embedding.switch, 'auto'));
         perform pgembed._alter_embedding_bm25(
             pgembed._placed(e, was), case when 'bm25' = any (fresh) then pgembed._bm25_by_default(pgembed._text(e.text_id)) else alter_embedding.bm25 end,
             alter_embedding.bm25_options, fresh, path);
         perform pgembed._install_capture(pgembed._text(e.text_id));
+        if e.text_id <> t_was then
+            perform pgembed._drop_text_unless_used(t_was);
+        end if;
         perform pgembed._sync_privileges(pgembed._text(e.text_id));
         perform pgembed._wake('');
         perform set_config('search_path', path, true);
@@ -431,6 +488,12 @@ begin
         valid_from = case when new_chunks then pgembed._later() else valid_from end
     where embedding_id = e.embedding_id
     returning * into e;
+    perform pgembed._move_text(searched, e.text_id);
+    -- What does not make the vectors is of the current one too.
+    update pgembed.embedding as x
+    set wake = e.wake, max_attempts = e.max_attempts, query_encoder = e.query_encoder, revision = x.revision + 1,
+        state = case x.state when 'broken' then 'active' else x.state end, state_reason = null
+    where x.embedding_id = searched.embedding_id and x.embedding_id <> e.embedding_id;
     if new_vectors then
         perform pgembed._clear_vectors(e);
     end if;

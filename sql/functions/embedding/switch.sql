@@ -80,7 +80,9 @@ begin
         execute format('alter index %s rename to %I', pgembed._table_sql(index_oid), pgembed._index_name(e));
     end if;
     select c.conname into key_constraint from pg_constraint as c where c.conrelid = e.side_table and c.contype = 'p';
-    execute format('alter table %s rename constraint %I to %I', side, key_constraint, pgembed._with_suffix(e.name, 'pkey'));
+    if to_regclass(pgembed._qualified_name(e.source, pgembed._with_suffix(e.name, 'pkey'))) is null then
+        execute format('alter table %s rename constraint %I to %I', side, key_constraint, pgembed._with_suffix(e.name, 'pkey'));
+    end if;
     execute format('alter table %s rename to %I', side, e.name);
 end
 $$;
@@ -94,7 +96,11 @@ declare
     earlier constant pgembed.embedding := pgembed._generation(was, 'previous');
     name constant text := pgembed._with_suffix(was.name, 'next');
 begin
-    if was.storage = 'column' then
+    if was.state = 'paused' then
+        raise exception 'embedding "%" is paused', was.name using errcode = 'PE007',
+            hint = format('Resume it first: SELECT pgembed.resume_embedding(%L). Or change it in place: switch => ''in_place''.',
+                          pgembed._qualified_name(was.source, was.name));
+    elsif was.storage = 'column' then
         raise exception 'vectors in a column cannot be made anew beside those that are there' using errcode = 'PE007',
             detail = format('Embedding "%s" keeps its vectors in column "%s" of %s.', was.name, was.column_name, was.source),
             hint = 'switch => ''in_place'' removes them first; searches by meaning find rows as they are encoded again. Or declare '
@@ -103,10 +109,14 @@ begin
     if earlier.embedding_id is not null and earlier.text_id = e.text_id and not pgembed._new_vectors(earlier, e)
        and (earlier.chunking, earlier.chunk_size, earlier.chunk_overlap) is not distinct from (e.chunking, e.chunk_size, e.chunk_overlap) then
         -- Back to what it was: that is kept up to date.
-        perform pgembed._rename_embedding(earlier.embedding_id, name);
+        if (earlier.index_kind, earlier.index_options) is distinct from (e.index_kind, e.index_options) then
+            perform pgembed._drop_index(earlier);
+        end if;
         update pgembed.embedding
-        set generation = 'next', switch = p_switch, wake = e.wake, max_attempts = e.max_attempts, query_encoder = e.query_encoder, revision = revision + 1
+        set generation = 'next', switch = p_switch, wake = e.wake, max_attempts = e.max_attempts, query_encoder = e.query_encoder,
+            index_kind = e.index_kind, index_options = e.index_options, index_error = null, revision = revision + 1
         where embedding_id = earlier.embedding_id;
+        perform pgembed._rename_embedding(earlier.embedding_id, name);
         return;
     end if;
     e.name := name;
@@ -146,7 +156,7 @@ begin
     elsif e.backfill_state <> 'done' or exists (select from pgembed.queue where embedding_id = e.embedding_id and priority = 2) then
         return 'its first fill';
     elsif e.query_encoder = 'static' and not pgembed._has_query_encoder(e.embedding_id) and pgembed._has_query_encoder(e.current_id) then
-        return 'its query encoder';
+        return format('its query encoder, which pgembed train-query-encoder %s trains if no service does', e.name);
     end if;
     lacking := (select count(*) from pgembed.dead_letter as d
                 where d.embedding_id = e.embedding_id and not exists (
@@ -173,17 +183,14 @@ comment on function pgembed._switch_waits_for(pgembed.embedding) is
 
 create or replace function pgembed._switch(p_embedding_id int, p_force boolean) returns text
 language plpgsql
-set search_path = pg_catalog, pg_temp
+set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'    -- nobody waits for long behind what this waits for: it is tried again
 as $$
 declare
     e pgembed.embedding;
     was pgembed.embedding;
     earlier pgembed.embedding;
     waits_for text;
-    patience constant text := current_setting('lock_timeout');
 begin
-    -- Nobody waits for long behind what this waits for: it is tried again.
-    perform set_config('lock_timeout', '50ms', true);
     perform pgembed._lock_declarations();
     -- No service writes vectors until the end.
     perform from pgembed.embedding as x
@@ -204,7 +211,7 @@ begin
     if earlier.embedding_id <> e.embedding_id then
         perform pgembed._drop_embedding(earlier);
     end if;
-    update pgembed.embedding set current_id = null, generation = 'current', switch = null where embedding_id = e.embedding_id;
+    update pgembed.embedding set current_id = null, generation = 'current', switch = null, switch_error = null where embedding_id = e.embedding_id;
     update pgembed.embedding set current_id = e.embedding_id
     where current_id = was.embedding_id;    -- a next generation, when the previous one comes back
     update pgembed.embedding set current_id = e.embedding_id, generation = 'previous' where embedding_id = was.embedding_id;
@@ -216,7 +223,6 @@ begin
     perform pgembed._rename_embedding(e.embedding_id, was.name);
     perform pgembed._sync_privileges(pgembed._text(text_id)) from (select e.text_id union select was.text_id) as x(text_id);
     perform pgembed._wake('');
-    perform set_config('lock_timeout', patience, true);
     return null;
 end
 $$;
@@ -276,14 +282,13 @@ comment on function pgembed.switch_embedding(text, text, boolean) is
     'What it replaces is kept up to date as NAME_previous until it is dropped, or until the next switch. PE020 while it is not complete; '
     'force => true does not wait for that. Example: SELECT pgembed.switch_embedding(''article_embedding'');';
 
-create or replace function pgembed._switch_due_v1() returns text[]
+create or replace function pgembed._switch_due_v1() returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     e pgembed.embedding;
     waits_for text;
-    switched text[] := '{}';
 begin
     for e in select * from pgembed.embedding where switch = 'auto' order by embedding_id loop
         -- Under writes it has all that the current one has now and then: for moments.
@@ -292,21 +297,25 @@ begin
             if waits_for is null then
                 begin
                     waits_for := pgembed._switch(e.embedding_id, false);
-                exception when lock_not_available or deadlock_detected then
-                    waits_for := null;
-                    exit;    -- a second later: others wait behind it
+                exception
+                    when lock_not_available or deadlock_detected then
+                        exit;    -- a second later: others wait behind it
+                    when others then
+                        update pgembed.embedding as x set switch_error = sqlerrm
+                        where x.embedding_id = e.embedding_id and x.switch_error is distinct from sqlerrm;
+                        exit;
                 end;
-                if waits_for is null then
-                    switched := switched || (select x.name from pgembed.embedding as x where x.embedding_id = e.embedding_id);
-                    exit;
+                if waits_for is null then    -- what is locked now is free at the end
+                    return (select x.name from pgembed.embedding as x where x.embedding_id = e.embedding_id);
                 end if;
             end if;
             exit when waits_for !~ '^[0-9]+ changes';
             perform pg_sleep(0.03);
         end loop;
     end loop;
-    return switched;
+    return null;
 end
 $$;
 comment on function pgembed._switch_due_v1() is
-    'Has every next generation that is complete, and is to, take its place; returns the names. A service calls it each second.';
+    'Has a next generation that is complete, and is to, take its place; returns the name of the embedding, NULL: none did. A service '
+    'calls it each second.';

@@ -92,18 +92,19 @@ comment on function pgembed._request_query(text, text, float8) is
     'Asks the services for the vector of a query, for as many seconds; NULL when it is in the cache '
     'already. Takes effect at commit.';
 
-create or replace function pgembed._models_beside(p_model_id int) returns int[]
+create or replace function pgembed._models_beside(p_model_id int, out now int[], out soon int[])
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select coalesce(array_agg(distinct other.model_id), '{}')
+    select coalesce(array_agg(distinct other.model_id) filter (where other.generation = 'current'), '{}'),
+           coalesce(array_agg(distinct other.model_id) filter (where other.generation = 'next'), '{}')
     from pgembed.embedding as e
     join pgembed.embedding as other on other.current_id = e.embedding_id and other.generation = 'next' and other.backfill_state = 'done'
                                     or e.current_id = other.embedding_id and e.generation = 'previous'
     where e.model_id = p_model_id and other.model_id <> p_model_id
 $$;
 comment on function pgembed._models_beside(int) is
-    'Models that searches use in the place of a model, or soon will: of the embeddings that are switched, or were.';
+    'Models that searches use in the place of a model, as an embedding was switched, or soon will.';
 
 create or replace procedure pgembed.encode(
     query text, model text default 'all-MiniLM-L6-v2', timeout float8 default 10
@@ -111,34 +112,39 @@ create or replace procedure pgembed.encode(
 language plpgsql
 as $$
 declare
-    wanted_model int;
-    beside int[];
+    wanted_models int[];
+    beside pg_catalog.record;
     asked bigint;
+    there_since pg_catalog.timestamptz;
     has_written constant boolean := pg_catalog.pg_current_xact_id_if_assigned() is not null;
     deadline constant pg_catalog.timestamptz := pg_catalog.clock_timestamp() operator(pg_catalog.+) pgembed._check_timeout(timeout);
     answer pg_catalog.record;
     pause pg_catalog.float8 := 0.001;    -- seconds
 begin
     -- It commits, so it can have no search_path of its own: every name is qualified.
-    wanted_model := (pgembed._model(model)).model_id;
-    beside := pgembed._models_beside(wanted_model);
+    wanted_models := array[(pgembed._model(model)).model_id];
+    select * into beside from pgembed._models_beside(wanted_models[1]);
+    wanted_models := wanted_models operator(pg_catalog.||) beside.now;
     asked := pg_catalog.count(pgembed._request_query(query, m.name, timeout)) from pgembed.model as m
-             where m.model_id operator(pg_catalog.=) any (array[wanted_model] operator(pg_catalog.||) beside);
+             where m.model_id operator(pg_catalog.=) any (wanted_models);
     if asked operator(pg_catalog.=) 0 then
         return;
     end if;
+    perform pgembed._request_query(query, m.name, timeout) from pgembed.model as m where m.model_id operator(pg_catalog.=) any (beside.soon);
     call pgembed._check_may_commit('pgembed.encode()', has_written,
         'Call it in autocommit mode, before BEGIN: the vector stays in the cache for the transactions after it. '
         'Or encode the query in the application and pass query_embedding => ...');
     -- The request goes out with the first COMMIT.
     loop
         commit;    -- each look has a new snapshot
-        select * into answer from pgembed._cached_query(query, wanted_model);
-        -- A search that comes meanwhile to another generation finds its vector too.
-        if answer.embedding is not null and not exists (
-            select from pg_catalog.unnest(beside) as b(model_id) cross join lateral pgembed._cached_query(query, b.model_id) as c
-            where c.embedding is null and c.error is null) then
-            return;
+        select pg_catalog.bool_and(c.embedding is not null) as is_there, pg_catalog.min(c.error) as error into answer
+        from pg_catalog.unnest(wanted_models) as w(model_id) cross join lateral pgembed._cached_query(query, w.model_id) as c;
+        if answer.is_there then
+            -- A search that comes after a switch shall find its vector too, if that is no matter of waiting.
+            there_since := coalesce(there_since, pg_catalog.clock_timestamp());
+            exit when pg_catalog.clock_timestamp() operator(pg_catalog.>) (there_since operator(pg_catalog.+) pg_catalog.make_interval(secs => 0.2))
+                or not exists (select from pg_catalog.unnest(beside.soon) as b(model_id) cross join lateral pgembed._cached_query(query, b.model_id) as c
+                               where c.embedding is null and c.error is null);
         elsif answer.error is not null then
             raise exception 'the encoder service could not encode the query: %', answer.error
                 using errcode = 'PE014', hint = 'See the service''s log and pgembed doctor.';

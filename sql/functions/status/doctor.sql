@@ -211,6 +211,10 @@ begin
     if pgembed._table_sql(e.source) is null or pgembed._table_sql(e.side_table) is null then
         return;
     end if;
+    if e.switch_error is not null then
+        return query select 'error', 'switch_failed', 'cannot take the place of the current generation: ' || e.switch_error,
+            'Remove the cause; a running service tries again each second.';
+    end if;
     state := pgembed._index_state(e);
     build := pgembed._build_standing(e);
     if e.index_error is not null then

@@ -272,7 +272,7 @@ select
     case words.state when 'pending' then pgembed._bm25_percent(e.text_id, counts.source_rows) end as bm25_percent,
     e.generation,
     e.switch,
-    case when e.generation <> 'current' then pgembed._switch_waits_for(e) end as switch_waits_for,
+    case when e.generation <> 'current' then coalesce(pgembed._switch_waits_for(e), e.switch_error) end as switch_waits_for,
     e.query_encoder,
     case when trained.encoder_id is null then 'none' when pgembed._query_encoder_stale(trained) then 'stale' else 'ready' end as query_encoder_state,
     trained.created_at as query_encoder_trained_at,

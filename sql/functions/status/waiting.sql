@@ -33,8 +33,11 @@ left join pgembed.bm25 as b on x.kind = 'bm25' and b.bm25_id = x.id
 join pgembed.captured_text as t on t.text_id = coalesce(e.text_id, b.text_id)
 -- Their numbers would tell how many rows there are that row security hides.
 left join lateral (
-    select min(q.seq) as first_seq, max(q.seq) as last_seq
-    from (select q.seq from pgembed.queue as q where q.embedding_id = x.id order by q.priority, q.not_before offset 0) as q
+    -- A generation that takes its place has the same changes with numbers of their own.
+    select min(q.seq) filter (where q.embedding_id = x.id) as first_seq, max(q.seq) as last_seq
+    from (select x.id as embedding_id union all select g.embedding_id from pgembed.embedding as g where g.current_id = x.id) as g
+    cross join lateral (
+        select q.embedding_id, q.seq from pgembed.queue as q where q.embedding_id = g.embedding_id order by q.priority, q.not_before offset 0) as q
 ) as jobs on x.kind = 'embedding' and not row_security_active(x.source)
 where has_any_column_privilege(x.source::oid, 'select') and e.generation is distinct from 'next' and e.generation is distinct from 'previous';
 comment on view pgembed._searchable is

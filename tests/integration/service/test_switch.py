@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
 
-from pgembed import client
+from pgembed import client, schema
 from pgembed.encoders.base import truncate_vectors
 from pgembed.encoders.hashing import HashingEncoder
 from pgembed.errors import (
@@ -203,15 +203,15 @@ def test_what_is_asked_for_again_is_one_change(dsn: str, filled: Conn) -> None:
     alter(filled, model="other")
     alter(filled, model="other")
     assert len(embeddings(filled)) == 2
-    with pytest.raises(InvalidParameter, match="being changed already"):
-        alter(filled, model="same size")
-    assert len(embeddings(filled)) == 2
-    # What makes no other vectors changes those that are made.
+    alter(filled, model="same size")
+    assert embeddings(filled)["article_embedding_next"] == ("next", "same size")
+    alter(filled, model="other")
+    # What makes no other vectors is of both.
     alter(filled, max_attempts=3, wake="poll")
     assert filled.execute(
         "select name, max_attempts, wake from pgembed.embedding order by name"
     ).fetchall() == [
-        ("article_embedding", 5, "notify"),
+        ("article_embedding", 3, "poll"),
         ("article_embedding_next", 3, "poll"),
     ]
     # Back to what searches use: it is given up.
@@ -494,3 +494,138 @@ async def test_searches_under_writes_and_kills_never_see_a_gap(
     rows = value(filled, "select count(*) from article")
     for table in ("article_embedding", "article_embedding_previous"):
         assert value(filled, f"select count(*) from {table}") == rows
+
+
+async def test_a_model_that_no_service_has_holds_no_query_up(
+    dsn: str, filled: Conn
+) -> None:
+    """Queries are encoded for the next generation too, but nobody waits for that."""
+    alter(filled, model="other", switch="manual")
+    await drain(dsn, encoders=BOTH)
+    async with running(dsn, ServiceSettings(models="test"), {"test": OLD}):
+        await until(lambda: value(filled, "select pgembed._service_alive()"))
+
+        def search() -> list[int]:
+            with psycopg.connect(dsn, autocommit=True) as conn:
+                conn.execute("call pgembed.encode('number 5', 'test', 3)")
+                hits = client.vector_search(conn, "article", "number 5", k=1, timeout=3)
+                return [hit.doc["id"] for hit in hits]
+
+        assert await asyncio.to_thread(search) == [5]
+        with psycopg.connect(dsn) as conn:  # what is there needs no commit
+            conn.execute("select 1")
+            conn.execute("call pgembed.encode('number 5', 'test')")
+
+
+def test_one_that_cannot_be_switched_holds_no_other_up(dsn: str, filled: Conn) -> None:
+    filled.execute("create table other (id int primary key, body text)")
+    filled.execute("insert into other values (1, 'one')")
+    filled.execute("select pgembed.create_embedding('other', 'body', model => 'test')")
+    asyncio.run(drain(dsn, encoders=BOTH))
+    alter(filled, model="other")
+    asyncio.run(drain(dsn, encoders=BOTH))
+    # It will not be dropped: something of the user's reads it.
+    filled.execute("create view mine as select id from article_embedding_previous")
+    alter(filled, model="same size")
+    alter(filled, "other_embedding", model="other")
+    asyncio.run(drain(dsn, encoders=BOTH))
+    asyncio.run(drain(dsn, encoders=BOTH))
+    found = embeddings(filled)
+    assert found["other_embedding"] == ("current", "other")
+    assert found["article_embedding"] == ("current", "other")
+    why = "select switch_waits_for from pgembed.status where generation = 'next'"
+    assert "article_embedding_previous" in value(filled, why)
+    assert "switch_failed" in {row[1] for row in filled.execute(DOCTOR)}
+    filled.execute("drop view mine")
+    asyncio.run(drain(dsn, encoders=BOTH))
+    assert embeddings(filled)["article_embedding"] == ("current", "same size")
+
+
+DOCTOR = "select severity, code from pgembed.doctor()"
+
+
+def test_text_and_words_stay_those_of_the_embedding(dsn: str, filled: Conn) -> None:
+    texts = "select count(distinct text_id) from pgembed.embedding"
+    alter(filled, model="other")
+    asyncio.run(drain(dsn, encoders=BOTH))
+    alter(
+        filled, model="same size", text_expression="'about ' || body", switch="manual"
+    )
+    assert value(filled, texts) == 1
+    client.drop_embedding(filled, "article_embedding_next")
+    asyncio.run(drain(dsn, encoders=BOTH))
+    same = "select b.text_id = e.text_id from pgembed.bm25 as b"
+    same += " join pgembed.embedding as e using (embedding_id)"
+    assert value(filled, same)
+    for name in ("article_embedding", "article_embedding_previous"):
+        found = value(filled, f"select content from {name} where id = 7")
+        assert found == "about number 7"
+    client.switch_embedding(filled, "article_embedding", generation="previous")
+    assert value(filled, same)
+    for options in ({"text_expression": "body"}, {"bm25": True}):
+        with pytest.raises(InvalidParameter, match="previous generation"):
+            alter(filled, "article_embedding_previous", **options)
+
+
+def test_back_with_another_index(dsn: str, filled: Conn) -> None:
+    alter(filled, model="other")
+    asyncio.run(drain(dsn, encoders=BOTH))
+    alter(filled, model="test", index="ivfflat", index_options={"lists": 7})
+    asyncio.run(drain(dsn, encoders=BOTH))
+    found = filled.execute(
+        "select e.index_kind, e.index_options, s.index_state, s.model"
+        " from pgembed.embedding as e join pgembed.status as s using (name)"
+        " where e.generation = 'current'"
+    ).fetchone()
+    assert found == ("ivfflat", {"lists": 7}, "valid", "test")
+
+
+def test_one_that_is_paused_is_not_resumed(dsn: str, filled: Conn) -> None:
+    client.pause_embedding(filled, "article_embedding", capture=False)
+    with pytest.raises(InvalidParameter, match="is paused"):
+        alter(filled, model="other")
+    assert list(embeddings(filled)) == ["article_embedding"]
+
+
+def test_waiting_holds_over_a_switch(dsn: str, filled: Conn) -> None:
+    """The same change has another number in the queue of the next generation."""
+    alter(filled, model="other", switch="manual")
+    asyncio.run(drain(dsn, encoders=BOTH))
+    filled.execute("insert into article values (61, 'number 61')")
+    waited: list[object] = []
+
+    def wait() -> None:
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute("call pgembed.wait('article', 20)")
+            waited.append(nearest(conn, NEW, "number 61")[0])
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    waiting.join(0.5)
+    client.switch_embedding(filled, "article_embedding")
+    waiting.join(1)
+    assert waiting.is_alive()
+    asyncio.run(drain(dsn, encoders=BOTH))
+    waiting.join(10)
+    assert waited == [61]
+
+
+def test_the_callers_settings_stay(dsn: str, filled: Conn) -> None:
+    alter(filled, model="other", switch="manual")
+    with filled.transaction():
+        filled.execute("set local lock_timeout = '7s'")
+        lacks = "select pgembed._switch(embedding_id, false) from pgembed.embedding"
+        filled.execute(f"{lacks} where generation = 'next'")
+        with suppress(NotComplete), filled.transaction():
+            client.switch_embedding(filled, "article_embedding")
+        assert value(filled, "show lock_timeout") == "7s"
+
+
+def test_uninstall_takes_all_generations(dsn: str, filled: Conn) -> None:
+    alter(filled, model="other")
+    asyncio.run(drain(dsn, encoders=BOTH))
+    alter(filled, model="same size")
+    filled.close()
+    schema.uninstall(dsn, force=True)
+    with psycopg.connect(dsn) as conn:
+        assert relations(conn) == {"article", "article_pkey"}

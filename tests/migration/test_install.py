@@ -318,7 +318,7 @@ def test_a_development_schema_from_before_is_refused(
     assert "pgembed upgrade" not in str(caught.value)
     # What it says can be done is possible.
     drop = hint[hint.index("DROP SCHEMA") : hint.index("; and run")]
-    assert "SELECT pgembed.drop_embedding(name) FROM pgembed.embedding" in hint
+    assert "SELECT pgembed.drop_embedding(name, true) FROM pgembed.embedding" in hint
     execute(dsn, drop)
     assert schema.install(dsn).is_current
 

@@ -234,7 +234,12 @@ class World:
         assert self.refused == []
         with self.connect() as conn:
             for name, rows in SOURCES.items():
-                assert _differences(conn, name, rows) == []
+                for (embedding,) in _all(
+                    conn,
+                    "select name from pgembed.embedding"
+                    f" where source = '{name}'::regclass",
+                ):
+                    assert _differences(conn, name, embedding, rows) == []
             for name, table in (("note", "note"), ("entry", "entry")):
                 documents = fetch_lexemes(conn, table, "body", "english")
                 for query in ("w1 w2", "w7", "w11 w12 w13 w150"):
@@ -250,6 +255,7 @@ class World:
 LEFT = """
 select (select count(*) from pgembed.queue), (select count(*) from pgembed.dead_letter),
        (select count(*) from pgembed.embedding where backfill_state <> 'done'),
+       (select count(*) from pgembed.embedding where generation = 'next'),
        (select count(*) from pgembed.bm25 where state <> 'ready')
 """
 
@@ -269,9 +275,9 @@ Chunks = dict[tuple[str, int], tuple[str, Any]]
 """Text and vector by key and number of a chunk."""
 
 
-def _differences(conn: Connection, name: str, rows: str) -> list[str]:
+def _differences(conn: Connection, name: str, embedding: str, rows: str) -> list[str]:
     """Say where what is stored is not what a direct encoding gives."""
-    stored, expected = _stored(conn, name), _expected(conn, name, rows)
+    stored, expected = _stored(conn, name, embedding), _expected(conn, embedding, rows)
     found = [f"{name} {at}: missing" for at in expected.keys() - stored.keys()]
     found += [f"{name} {at}: orphaned" for at in stored.keys() - expected.keys()]
     for at in stored.keys() & expected.keys():
@@ -285,21 +291,23 @@ def _differences(conn: Connection, name: str, rows: str) -> list[str]:
     return found
 
 
-def _stored(conn: Connection, name: str) -> Chunks:
+def _stored(conn: Connection, name: str, embedding: str) -> Chunks:
+    # Of the previous generation too.
+    statement = STORED[name].replace(f"{name}_embedding", embedding)
     return {
         (key, number): (content, np.array(vector[1:-1].split(","), float))
-        for key, number, content, vector in _all(conn, STORED[name])
+        for key, number, content, vector in _all(conn, statement)
     }
 
 
-def _expected(conn: Connection, name: str, rows: str) -> Chunks:
+def _expected(conn: Connection, embedding: str, rows: str) -> Chunks:
     """Encode every text directly."""
     [(model, dimensions, chunking, size, overlap, storage)] = _all(
         conn,
         "select m.name, e.dimensions, e.chunking, e.chunk_size, e.chunk_overlap,"
         " e.storage from pgembed.embedding as e"
         " join pgembed.model as m using (model_id)"
-        f" where e.source = '{name}'::regclass",
+        f" where e.name = '{embedding}'",
     )
     encoder = HashingEncoder(model, dimensions)
     chunker = Chunker.for_encoder(

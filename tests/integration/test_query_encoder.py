@@ -233,7 +233,7 @@ def test_another_model_waits_for_its_query_encoder(
     pgembed.register_model(docs, "other", DIMENSIONS, provider="hashing")
     pgembed.alter_embedding(docs, "doc_embedding", model="other")
     process_all(dsn)
-    assert next_waits_for() == "its query encoder"
+    assert (next_waits_for() or "").startswith("its query encoder")
     (hit,) = pgembed.vector_search(docs, "doc", "shock wave", k=1)
     assert hit.encoded_by == "static"
     train_query_encoder(docs, "doc_embedding_next")

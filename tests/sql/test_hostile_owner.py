@@ -122,7 +122,10 @@ LOOK = [
 NEW_TEXT = (
     "select pgembed.alter_embedding('{s}_e', text_expression => $t${text} || '!'$t$)"
 )
-NEW_MODEL = "select pgembed.alter_embedding('{s}_e', model => 'four')"
+NEW_MODEL = (
+    "select pgembed.alter_embedding('{s}_e', model => 'four',"
+    " switch => case '{s}' when 'col' then 'in_place' else 'auto' end)"
+)
 
 
 def writes(*verbs: str) -> list[Act]:

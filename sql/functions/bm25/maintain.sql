@@ -38,8 +38,11 @@ begin
             perform set_config('lock_timeout', '1s', true);
             locks := pgembed._follow(t, false) and vectors or locks;
             perform set_config('lock_timeout', patience, true);
-        exception when lock_not_available then
-            return 'waits: the table has changed, and transactions that write are open';
+        exception
+            when lock_not_available then
+                return 'waits: the table has changed, and transactions that write are open';
+            when sqlstate 'PE018' then
+                return format('waits: its text cannot be looked at: %s', sqlerrm);
         end;
         t := pgembed._text(b.text_id);
         if t.state = 'broken' then

@@ -55,13 +55,14 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    deadline constant timestamptz := clock_timestamp() + interval '10 seconds';
+    deadline constant timestamptz := clock_timestamp() + interval '30 seconds';
     patience constant text := current_setting('lock_timeout');
+    most int := 50;    -- milliseconds
 begin
     loop
         begin
-            -- Other writers wait behind it: for moments.
-            perform set_config('lock_timeout', '50ms', true);
+            -- Other writers wait behind it: for a moment, and for more only if that is never enough.
+            perform set_config('lock_timeout', most || 'ms', true);
             perform pgembed._run_as_owner(e.text_id, pgembed._lock_source_sql(e.source, 'share row exclusive'));
             perform set_config('lock_timeout', patience, true);
             return;
@@ -71,13 +72,14 @@ begin
                     detail = 'What it has written would not be seen.', hint = 'Try again when it has ended.';
             end if;
         end;
-        perform pg_sleep(0.1);
+        perform pg_sleep(most / 1000.0);
+        most := least(2 * most, 2000);
     end loop;
 end
 $$;
 comment on function pgembed._await_writers(pgembed.embedding) is
     'Waits until no transaction that has written to a table is open, and keeps new ones out until the end of this one; others do '
-    'not wait behind it for longer than a moment. 55P03 after ten seconds.';
+    'not wait behind it for longer than two seconds. 55P03 after thirty.';
 
 create or replace function pgembed._move_text(p_current pgembed.embedding, p_text_id int) returns void
 language plpgsql

@@ -184,7 +184,11 @@ declare
     wanted int;
 begin
     for wanted in select text_id from pgembed.captured_text order by text_id loop
-        perform pgembed._reconcile_text_v1(wanted);
+        begin
+            perform pgembed._reconcile_text_v1(wanted);
+        exception when sqlstate 'PE018' then
+            null;    -- of this one nothing is known: the others go on
+        end;
     end loop;
     perform pgembed._reconcile_rest_v1();
 end

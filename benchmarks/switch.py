@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 K = 10
 WRITERS = 8
 SEARCHERS = 2
-PAUSE_SECONDS = 0.1  # of each writer: 80 changes a second together
+PAUSE_SECONDS = 0.5  # of each writer: 48 changes a second together
 QUERIES = 50
 ENCODERS = [HashingEncoder("old", 384), HashingEncoder("new", 768)]
 
@@ -173,7 +173,7 @@ def main() -> None:
                     writer.join()
             service.terminate()
             service.wait()
-        print(f"{server_version(conn)}; switched after {seconds:.1f} s")
+        print(f"{server_version(dsn)}; switched after {seconds:.1f} s")
         figures = [
             [
                 len(one.seconds),

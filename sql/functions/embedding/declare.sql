@@ -379,7 +379,6 @@ declare
     m pgembed.model;
     new_vectors boolean;
     new_chunks boolean;
-    t_was int;    -- the text that it had
     fresh constant pg_catalog.text[] := coalesce(alter_embedding.reset, '{}');    -- what is not kept where it is not given
 begin
     perform pgembed._require_owner();
@@ -447,7 +446,6 @@ begin
         update pgembed.captured_text set state = 'active', state_reason = null where text_id = t.text_id;
     end if;
     e.text_id := t.text_id;
-    t_was := was.text_id;
     perform pgembed._check_not_own_column(e);
     perform pgembed._follow_parts(pgembed._text(was.text_id));
     select side_table into e.side_table from pgembed.embedding where embedding_id = e.embedding_id;
@@ -455,49 +453,40 @@ begin
     if was.generation = 'current' and coalesce(alter_embedding.switch, 'auto') <> 'in_place'
        and pgembed._new_vectors(was, e) and pgembed._row_count(e.side_table) > 0 then
         perform pgembed._move_text(was, e.text_id);
-        was.text_id := e.text_id;
         perform pgembed._make_next(was, e, coalesce(alter_embedding.switch, 'auto'));
-        perform pgembed._alter_embedding_bm25(
-            pgembed._placed(e, was), case when 'bm25' = any (fresh) then pgembed._bm25_by_default(pgembed._text(e.text_id)) else alter_embedding.bm25 end,
-            alter_embedding.bm25_options, fresh, path);
-        perform pgembed._install_capture(pgembed._text(e.text_id));
-        if e.text_id <> t_was then
-            perform pgembed._drop_text_unless_used(t_was);
+    else
+        new_vectors := (e.model_id, e.dimensions, e.vector_type)
+                       is distinct from (was.model_id, was.dimensions, was.vector_type);
+        new_chunks := (e.chunking, e.chunk_size, e.chunk_overlap)
+                      is distinct from (was.chunking, was.chunk_size, was.chunk_overlap);
+        if new_vectors or (e.index_kind, e.index_options, e.distance)
+                          is distinct from (was.index_kind, was.index_options, was.distance) then
+            perform pgembed._drop_index(was);
         end if;
-        perform pgembed._sync_privileges(pgembed._text(e.text_id));
-        perform pgembed._wake('');
-        perform set_config('search_path', path, true);
-        return;
-    end if;
-
-    new_vectors := (e.model_id, e.dimensions, e.vector_type)
-                   is distinct from (was.model_id, was.dimensions, was.vector_type);
-    new_chunks := (e.chunking, e.chunk_size, e.chunk_overlap)
-                  is distinct from (was.chunking, was.chunk_size, was.chunk_overlap);
-    if new_vectors or (e.index_kind, e.index_options, e.distance)
-                      is distinct from (was.index_kind, was.index_options, was.distance) then
-        perform pgembed._drop_index(was);
-    end if;
-    update pgembed.embedding
-    set text_id = e.text_id,
-        model_id = e.model_id, dimensions = e.dimensions, distance = e.distance,
-        vector_type = e.vector_type, chunking = e.chunking, chunk_size = e.chunk_size,
-        chunk_overlap = e.chunk_overlap, index_kind = e.index_kind, index_options = e.index_options,
-        index_error = null, wake = e.wake, max_attempts = e.max_attempts, query_encoder = e.query_encoder,
-        state = case state when 'broken' then 'active' else state end, state_reason = null,
-        revision = revision + 1,
-        switch = case when switch is not null then coalesce(nullif(alter_embedding.switch, 'in_place'), switch) end,
-        valid_from = case when new_chunks then pgembed._later() else valid_from end
-    where embedding_id = e.embedding_id
-    returning * into e;
-    perform pgembed._move_text(searched, e.text_id);
-    -- What does not make the vectors is of the current one too.
-    update pgembed.embedding as x
-    set wake = e.wake, max_attempts = e.max_attempts, query_encoder = e.query_encoder, revision = x.revision + 1,
-        state = case x.state when 'broken' then 'active' else x.state end, state_reason = null
-    where x.embedding_id = searched.embedding_id and x.embedding_id <> e.embedding_id;
-    if new_vectors then
-        perform pgembed._clear_vectors(e);
+        update pgembed.embedding
+        set text_id = e.text_id,
+            model_id = e.model_id, dimensions = e.dimensions, distance = e.distance,
+            vector_type = e.vector_type, chunking = e.chunking, chunk_size = e.chunk_size,
+            chunk_overlap = e.chunk_overlap, index_kind = e.index_kind, index_options = e.index_options,
+            index_error = null, wake = e.wake, max_attempts = e.max_attempts, query_encoder = e.query_encoder,
+            state = case state when 'broken' then 'active' else state end, state_reason = null,
+            revision = revision + 1,
+            switch = case when switch is not null then coalesce(nullif(alter_embedding.switch, 'in_place'), switch) end,
+            valid_from = case when new_chunks then pgembed._later() else valid_from end
+        where embedding_id = e.embedding_id
+        returning * into e;
+        perform pgembed._move_text(searched, e.text_id);
+        -- What does not make the vectors is of the current one too.
+        update pgembed.embedding as x
+        set wake = e.wake, max_attempts = e.max_attempts, query_encoder = e.query_encoder, revision = x.revision + 1,
+            state = case x.state when 'broken' then 'active' else x.state end, state_reason = null
+        where x.embedding_id = searched.embedding_id and x.embedding_id <> e.embedding_id;
+        if new_vectors then
+            perform pgembed._clear_vectors(e);
+        end if;
+        if new_vectors or new_chunks or was.state = 'broken' or e.text_id <> was.text_id then
+            perform pgembed._restart_backfill(e.embedding_id);
+        end if;
     end if;
     perform pgembed._alter_embedding_bm25(
         pgembed._placed(e, searched), case when 'bm25' = any (fresh) then pgembed._bm25_by_default(pgembed._text(e.text_id)) else alter_embedding.bm25 end,
@@ -507,9 +496,6 @@ begin
         perform pgembed._drop_text_unless_used(was.text_id);
     end if;
     perform pgembed._sync_privileges(pgembed._text(e.text_id));
-    if new_vectors or new_chunks or was.state = 'broken' or e.text_id <> was.text_id then
-        perform pgembed._restart_backfill(e.embedding_id);
-    end if;
     perform pgembed._wake('');
     perform set_config('search_path', path, true);
 end

@@ -23,6 +23,32 @@ $$;
 comment on function pgembed._table_sql(oid) is
     'Schema-qualified quoted name of a table; NULL when there is no such table any more.';
 
+create or replace function pgembed._held_name(p_table regclass) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    name text;
+begin
+    -- A switch may give its name to another table, but not once this one has been read. The name of now, not
+    -- of the snapshot: so no look into pg_class.
+    loop
+        name := p_table::text;
+        begin
+            execute format('select from %s limit 0', name);
+            exit when to_regclass(name) = p_table;
+        exception when undefined_table then
+            if p_table::text = name then    -- it was dropped
+                raise;
+            end if;
+        end;
+    end loop;
+    return name;
+end
+$$;
+comment on function pgembed._held_name(regclass) is
+    'Name of a table, which it keeps until the end of the transaction.';
+
 create or replace function pgembed._type_sql(p_type oid) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp

@@ -10,9 +10,10 @@ begin
         raise exception 'the side table of embedding "%" has been dropped', e.name using errcode = 'PE016',
             hint = format('SELECT pgembed.repair(%L) makes it again.', pgembed._qualified_name(e.source, e.name));
     end if;
+    perform pgembed._held_name(e.side_table);
 end
 $$;
-comment on function pgembed._require_side_table(pgembed.embedding) is 'PE016 for an embedding without a side table.';
+comment on function pgembed._require_side_table(pgembed.embedding) is 'PE016 for an embedding without a side table; one that is there keeps its name until the end.';
 
 create or replace function pgembed._keys_without_vector(e pgembed.embedding, p_keys text[]) returns text[]
 language plpgsql

@@ -296,13 +296,7 @@ begin
     where i.indrelid = e.source and i.indisprimary and k.position <= i.indnkeyatts;
     chunk_values := case when in_table then 'c.chunk, c.content' else '0 as chunk' end;
 
-    -- A switch may give its name to another table, but not once this one has been read. The name of now, not
-    -- of the snapshot: so no look into pg_class.
-    loop
-        vectors := vector_table::text;
-        execute format('select from %s limit 0', vectors);
-        exit when to_regclass(vectors) = vector_table;
-    end loop;
+    vectors := pgembed._held_name(vector_table);
     vector := quote_ident(coalesce(e.column_name, 'embedding'));
     query := format('$1::%s.%I(%s)', vector_schema, e.vector_type, e.dimensions);
     distance := format('c.%s operator(%s.%s) %s', vector, vector_schema,
@@ -610,7 +604,8 @@ begin
     -- The direction of the row: the mean of its chunks' vectors.
     begin
         execute format('select %1$s.avg(c.%2$I::%1$s.vector) from %3$s as c cross join (select $1) as pgembed_key(key) where %4$s',
-            pgembed._vector_schema(), coalesce(e.column_name, 'embedding'), (pgembed._search_names(e)).vectors,
+            pgembed._vector_schema(), coalesce(e.column_name, 'embedding'),
+            pgembed._held_name(case e.storage when 'table' then e.side_table else e.source end),
             pgembed._key_sql(e.source, e.side_table,
                              case e.storage when 'table' then 'c.%3$I %7$s %5$s::%4$s' else 'c.%2$I %7$s %5$s::%4$s' end, ' and '))
         into q using key_text;

@@ -19,7 +19,7 @@ begin
         return case p_condition when 'true' then estimate
             else pgembed._estimated_rows(format('select from %s where %s', pgembed._table_sql(p_table), p_condition)) end;
     end if;
-    execute format('select count(*) from %s where %s', pgembed._table_sql(p_table), p_condition) into counted;
+    execute format('select count(*) from %s where %s', pgembed._held_name(p_table), p_condition) into counted;
     return counted;
 exception when insufficient_privilege or lock_not_available then
     return null;
@@ -157,7 +157,7 @@ as $$
 #variable_conflict use_column
 declare
     most constant int := 200000;
-    side constant text := pgembed._table_sql(e.side_table);
+    side text;
     jobs record;
     every int;               -- which part of the keys is counted
     changed bigint;          -- rows that have jobs
@@ -168,6 +168,7 @@ declare
 begin
     source_rows := pgembed._source_count(e.text_id);
     embedded := pgembed._row_count(e.side_table, 'chunk = 0');
+    side := pgembed._table_sql(e.side_table);    -- as it is called now that it is held
     estimated := greatest(pgembed._estimated_size(e.source), pgembed._estimated_size(e.side_table)) > most;
     failed := (select count(distinct coalesce(key, '')) from pgembed.dead_letter as d where d.embedding_id = e.embedding_id);
     select sum((w.work -> e.embedding_id::text ->> 'encoding')::bigint), sum((w.work -> e.embedding_id::text ->> 'rate')::float8)

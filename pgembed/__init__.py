@@ -18,6 +18,7 @@ from pgembed.errors import PgembedError
 if TYPE_CHECKING:
     from pgembed.client import (
         BM25Hit,
+        EmbeddingComparison,
         EmbeddingStatus,
         FacetValue,
         HybridHit,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         bm25_maintain,
         bm25_rebuild,
         bm25_search,
+        compare_embeddings,
         create_bm25,
         create_embedding,
         drop_bm25,
@@ -59,6 +61,7 @@ __version__ = metadata.version("pgembed-kit")
 
 __all__ = [
     "BM25Hit",
+    "EmbeddingComparison",
     "EmbeddingStatus",
     "FacetValue",
     "HybridHit",
@@ -71,6 +74,7 @@ __all__ = [
     "bm25_maintain",
     "bm25_rebuild",
     "bm25_search",
+    "compare_embeddings",
     "create_bm25",
     "create_embedding",
     "drop_bm25",

@@ -81,7 +81,7 @@ def _query_encoder(value: Any, name: str) -> str:
 _TEXTS = (
     "boost, chunking, column_name, config, distance, document_prompt, embedding,"
     " fingerprint, fusion, index, model, name, on_missing_query_embedding, provider,"
-    " generation, query_prompt, revision, role, storage, switch, syntax,"
+    " generation, other, query_prompt, revision, role, storage, switch, syntax,"
     " text_expression, vector_type, wake, where_sql"
 )
 _WHOLE_NUMBERS = "chunk_overlap, chunk_size, dimensions, max_attempts, max_tokens"
@@ -105,7 +105,7 @@ CHECKS: dict[str, Check] = {
     **_all(_TRUTHS, check_bool),
     **_all("bm25, normalized", _or_none(check_bool)),
     **_all("capture, force, if_exists, if_not_exists", check_bool),
-    **_all("k, max_values", check_int),
+    **_all("k, max_values, sample", check_int),
     "offset": _whole,
     "reset": _or_none(_names),
     "filter": _filter,

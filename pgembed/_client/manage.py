@@ -8,7 +8,12 @@ from psycopg import sql
 
 from pgembed._client.arguments import check_names, checked, named
 from pgembed._client.names import table_text
-from pgembed._client.results import STATUS_COLUMNS, EmbeddingStatus, status_from_row
+from pgembed._client.results import (
+    STATUS_COLUMNS,
+    EmbeddingComparison,
+    EmbeddingStatus,
+    status_from_row,
+)
 from pgembed._client.steps import Flow, IsIdle, Rows, Statement
 from pgembed._client.values import check_seconds, check_text
 from pgembed.errors import InvalidParameter
@@ -102,6 +107,17 @@ def bm25_maintain(arguments: Mapping[str, Any]) -> Flow[dict[str, str]]:
     for index, done in rows.rows:  # two schemas may have one of the same name
         found[index] = f"{found[index]}; {done}" if index in found else done
     return found
+
+
+def compare_embeddings(arguments: Mapping[str, Any]) -> Flow[EmbeddingComparison]:
+    """Compare two embeddings by the rows that they find."""
+    given = checked(arguments)
+    query = sql.SQL(
+        "select c.compared, c.overlap, c.lowest"
+        " from pgembed.compare_embeddings({}) as c"
+    ).format(named(given))
+    rows: Rows = yield Statement(query, given)
+    return EmbeddingComparison(*rows.rows[0])
 
 
 def status() -> Flow[list[EmbeddingStatus]]:

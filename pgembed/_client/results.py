@@ -129,6 +129,22 @@ class FacetValue:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingComparison:
+    """How far two embeddings of a table find the same rows.
+
+    Attributes:
+        compared: How many rows stood for queries: those of the sample.
+        overlap: Mean share of the `k` rows most like one of them that both find; 0 to
+            1, None where no row has a vector of both.
+        lowest: That share of the row for which it is least.
+    """
+
+    compared: int
+    overlap: float | None
+    lowest: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddingStatus:
     """How an embedding stands; one row of the view `pgembed.status`.
 

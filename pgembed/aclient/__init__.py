@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from pgembed._client.results import (
     BM25Hit,
+    EmbeddingComparison,
     EmbeddingStatus,
     FacetValue,
     HybridHit,
@@ -61,6 +62,7 @@ from pgembed.aclient.watch import (
     await_embedded,
     bm25_maintain,
     bm25_rebuild,
+    compare_embeddings,
     erase,
     is_fresh,
     pause_embedding,
@@ -74,6 +76,7 @@ from pgembed.options import Filter, RerankerLike, Table, Vector
 
 __all__ = [
     "BM25Hit",
+    "EmbeddingComparison",
     "EmbeddingStatus",
     "FacetValue",
     "Filter",
@@ -89,6 +92,7 @@ __all__ = [
     "bm25_maintain",
     "bm25_rebuild",
     "bm25_search",
+    "compare_embeddings",
     "create_bm25",
     "create_embedding",
     "drop_bm25",

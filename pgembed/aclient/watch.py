@@ -10,7 +10,7 @@ from pgembed._client import manage
 from pgembed._client.arun import arun
 
 if TYPE_CHECKING:
-    from pgembed._client.results import EmbeddingStatus
+    from pgembed._client.results import EmbeddingComparison, EmbeddingStatus
     from pgembed.options import Table
 
 AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]
@@ -192,3 +192,33 @@ async def bm25_rebuild(conn: AsyncConnection, name: str) -> None:
         UnknownEmbedding: There is none of this name.
     """
     await arun(conn, manage.call("bm25_rebuild", {"name": name}))
+
+
+async def compare_embeddings(
+    conn: AsyncConnection,
+    name: str,
+    other: str | None = None,
+    *,
+    k: int = 10,
+    sample: int = 100,
+) -> EmbeddingComparison:
+    """Compare two embeddings of a table by the rows that they find.
+
+    Rows stand for queries, so nothing is encoded and no judgements are needed. Where
+    there are judgements, evaluate both instead: an overlap says how far a change is
+    noticed, not whether it is for the better.
+
+    Args:
+        conn: Connection whose role may read the table.
+        name: An embedding.
+        other: Another one of the table; its next generation, or its previous one.
+        k: How many rows are looked for; 1 to 10,000.
+        sample: For how many rows, taken by chance of those that have both vectors;
+            1 to 10,000. The keys of the whole table are read.
+
+    Raises:
+        UnknownEmbedding: There is no such embedding, or not of the same table.
+        InvalidParameter: `k` or `sample` is out of range.
+    """
+    arguments = {"name": name, "other": other, "k": k, "sample": sample}
+    return await arun(conn, manage.compare_embeddings(arguments))

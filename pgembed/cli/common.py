@@ -30,6 +30,7 @@ Dsn = Annotated[
         callback=checked_dsn,
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 # A wrong word on the command line; the class has moved between versions of typer.
 _UsageError: type[Exception] = typer.BadParameter.__base__ or Exception
 

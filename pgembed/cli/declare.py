@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import psycopg
 import typer
 
-from pgembed.cli.common import Dsn, console, errors
+from pgembed.cli.common import AsJson, Dsn, console, errors
 from pgembed.cli.models import register_if_unknown, say_estimate
 from pgembed.cli.options import takes_options
 from pgembed.dsn import connect
@@ -44,7 +45,7 @@ Reset = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (create, alter, switch, drop, pause, resume):
+    for command in (create, alter, compare, switch, drop, pause, resume):
         app.command(rich_help_panel=_PANEL)(command)
     for command in (reembed, repair, retry, erase):
         app.command(rich_help_panel=_PANEL)(command)
@@ -192,6 +193,38 @@ def switch(
         f"Switched {name} to its {generation} generation; what it was before is "
         f"{name}_previous.",
         markup=False,
+    )
+
+
+def compare(
+    name: Name,
+    other: Annotated[
+        str | None,
+        typer.Argument(help="Another of the table; its next or previous generation."),
+    ] = None,
+    *,
+    dsn: Dsn = "",
+    k: Annotated[int, typer.Option("-k", "--k", help="How many rows each finds.")] = 10,
+    sample: Annotated[
+        int, typer.Option(help="For how many rows, taken by chance.")
+    ] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two embeddings of a table by which rows they find alike."""
+    from pgembed import client
+
+    with connect(dsn, autocommit=True) as conn:
+        found = client.compare_embeddings(conn, name, other, k=k, sample=sample)
+    if as_json:
+        console.print_json(data=asdict(found))
+        return
+    if found.overlap is None:
+        console.print("No row has a vector of both.")
+        return
+    console.print(
+        f"{found.overlap:.0%} of the {k} rows most like a row are found by both.\n"
+        f"  mean of {found.compared:,} rows; {found.lowest:.0%} for the one that "
+        "changes most"
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.text import Text
 
-from pgembed.cli.common import Dsn, console
+from pgembed.cli.common import AsJson, Dsn, console
 from pgembed.dsn import connect
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 def doctor(
     *,
     dsn: Dsn = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look for what is wrong and say what to do. Exit code 1 when there are errors."""
     from pgembed.doctor import examine

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pgembed.cli.common import Dsn, console
+from pgembed.cli.common import AsJson, Dsn, console
 from pgembed.cli.search import Embedding, FilterText, TableName
 from pgembed.dsn import connect
 from pgembed.errors import InvalidParameter
@@ -26,7 +26,6 @@ Chart = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Draw a chart: .png, .svg or .pdf."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Encoder = Annotated[
     bool,
     typer.Option(

@@ -10,7 +10,7 @@ import psycopg
 import typer
 from psycopg.rows import dict_row
 
-from pgembed.cli.common import Dsn, console
+from pgembed.cli.common import AsJson, Dsn, console
 from pgembed.cli.options import takes_options
 from pgembed.dsn import connect
 from pgembed.options import ModelOptions, VectorType
@@ -116,7 +116,7 @@ def list_models(
             "--known", help="Those that pgembed knows by name, of no database."
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the registered models, or those that are known by name."""
     if known:
@@ -153,7 +153,7 @@ def show(
     name: Annotated[str, typer.Argument(help="Name of the model.")],
     *,
     dsn: Dsn = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show how a model is registered, and what is published of it."""
     from pgembed.cli.cards import details, plain, summary

@@ -14,7 +14,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from pgembed.cli.common import Dsn, console
+from pgembed.cli.common import AsJson, Dsn, console
 from pgembed.dsn import connect
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Refresh each second until Ctrl-C.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show how each embedding stands: rows, pace, model, indexes.
 

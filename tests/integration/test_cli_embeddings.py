@@ -228,6 +228,18 @@ def test_what_another_model_takes_is_said_before(
     assert len(pgembed.status(embedded)) == 1
 
 
+def test_compare(embedded: psycopg.Connection, dsn: str) -> None:
+    done = run("compare", "article_embedding", dsn=dsn)
+    assert 'embedding "article_embedding" has no other generation' in done.output
+    ask = ("compare", "article_embedding", "article_embedding", "-k", "1")
+    assert run(*ask, dsn=dsn).output == (
+        "100% of the 1 rows most like a row are found by both.\n"
+        "  mean of 2 rows; 100% for the one that changes most\n"
+    )
+    found = json.loads(run(*ask, "--json", dsn=dsn).output)
+    assert found == {"compared": 2, "overlap": 1.0, "lowest": 1.0}
+
+
 def test_what_a_fill_takes_is_told_by_what_the_caller_may_read(
     conn: psycopg.Connection, dsn: str
 ) -> None:

@@ -16,6 +16,7 @@ FUNCTIONS = {
     "bm25_maintain",
     "bm25_rebuild",
     "bm25_search",
+    "compare_embeddings",
     "create_bm25",
     "create_embedding",
     "drop_bm25",
@@ -46,6 +47,7 @@ FUNCTIONS = {
 def test_public_names_are_pinned() -> None:
     types = {
         "BM25Hit",
+        "EmbeddingComparison",
         "EmbeddingStatus",
         "FacetValue",
         "Filter",
@@ -59,6 +61,7 @@ def test_public_names_are_pinned() -> None:
     assert set(aclient.__all__) == FUNCTIONS | types
     assert set(pgembed.__all__) == FUNCTIONS | {
         "BM25Hit",
+        "EmbeddingComparison",
         "EmbeddingStatus",
         "FacetValue",
         "HybridHit",

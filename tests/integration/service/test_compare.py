@@ -28,8 +28,8 @@ def both(dsn: str, article: Conn) -> Conn:
     """Give a table whose next generation is complete and waits."""
     client.register_model(article, NEW.name, NEW.dimensions, provider="hashing")
     article.execute(
-        "insert into article select i, 'word' || i %% 7 || ' word' || i %% 5 || ' word' "
-        "|| i %% 3 from generate_series(1, %s) as i",
+        "insert into article select i, concat_ws(' word', i %% 7, i %% 5, i %% 3)"
+        " from generate_series(1, %s) as i",
         [ROWS],
     )
     asyncio.run(drain(dsn, encoders=ENCODERS))

@@ -30,6 +30,16 @@ class Backend(StrEnum):
     ONNX = "onnx"
 
 
+def let_threads_sleep() -> None:
+    """Have threads of torch sleep while they wait for each other.
+
+    Else they spin, and take the cores from the server beside them: 2.6 times the CPU
+    for a batch, 8 times for a query. Counts when torch is loaded, which has to be
+    later. Whoever has set `OMP_WAIT_POLICY` otherwise is heard.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What a process that encodes may be told.

@@ -10,6 +10,7 @@ import psycopg
 import typer
 from psycopg.rows import dict_row
 
+from pgembed.cli.bench import bench
 from pgembed.cli.common import AsJson, Dsn, console
 from pgembed.cli.options import takes_options
 from pgembed.dsn import connect
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
     group.command("import")(import_model)
     group.command("accept")(accept)
     group.command("export")(export)
+    group.command("bench")(bench)
     app.add_typer(group, name="model", rich_help_panel="Embeddings")
 
 

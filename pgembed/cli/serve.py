@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgembed.cli.common import Dsn, errors
-from pgembed.settings import Backend
+from pgembed.settings import Backend, let_threads_sleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -216,10 +216,7 @@ def serve(
     from pgembed.cli.logs import configure_logging
     from pgembed.service import EncoderService, ServiceSettings
 
-    # Else threads of torch that wait for each other spin, and take the cores from the
-    # server beside them: 2.6 times the CPU for a batch, 8 times for a query. Whoever
-    # sets it otherwise is heard; it counts when torch is loaded, which is later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    let_threads_sleep()
     configure_logging(log_format.value, "debug" if verbose else "info", dsn=dsn)
     settings = replace(
         # Options have read their variables themselves.

@@ -655,3 +655,48 @@ def test_the_extra_is_named_where_onnxruntime_is_missing() -> None:
     )
     assert printed.split() == ["onnx"]
     assert MissingExtra("onnx").hint == "pip install 'pgembed-kit[onnx]'"
+
+
+def bench(*arguments: str, **environment: str) -> Any:
+    from pgembed.cli import app
+
+    return CliRunner().invoke(
+        app,
+        ["model", "bench", *arguments],
+        env={"PGEMBED_DEBUG": "", **environment},
+        catch_exceptions=False,
+    )
+
+
+def test_bench_measures_both_backends_and_compares_them(both: Path) -> None:
+    done = bench(str(both), "--texts", "6", "--json")
+    assert done.exit_code == 0, done.output
+    torch, onnx = json.loads(done.output)
+    assert (torch["backend"], onnx["backend"]) == ("torch", "onnx")
+    assert torch["agreement"] is None
+    assert onnx["agreement"] == pytest.approx(1, abs=1e-5)
+    # Both compute the same, so their shares are as their speeds.
+    assert 0 < torch["of_peak"] < 1
+    assert onnx["of_peak"] / torch["of_peak"] == pytest.approx(
+        onnx["texts_s"] / torch["texts_s"]
+    )
+    for one in (torch, onnx):
+        assert one["tokens_s"] > 6 * one["texts_s"]
+        assert one["query_ms"] > 0 < one["start_s"]
+        assert one["memory_mib"] > 50
+    assert onnx["memory_mib"] < torch["memory_mib"]
+
+
+def test_bench_without_an_export_says_so_and_goes_on(tmp_path: Path) -> None:
+    done = bench(NAME, "--texts", "2", PGEMBED_EXPORTS=str(tmp_path))
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[2].startswith("torch")
+    assert f"pgembed model export {NAME}" in done.stderr
+
+
+def test_bench_of_other_providers() -> None:
+    (found,) = json.loads(bench("any", "--provider", "hashing", "--json").output)
+    assert (found["backend"], found["of_peak"]) == ("hashing", None)
+    done = bench("openai/text-embedding-3-small", "--provider", "litellm")
+    assert done.exit_code == 1
+    assert "every text would be sent" in done.output.lower()

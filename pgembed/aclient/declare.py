@@ -243,6 +243,24 @@ async def register_model(
     await arun(conn, manage.register_model(name, dimensions, options))
 
 
+async def drop_model(
+    conn: AsyncConnection, name: str, *, if_exists: bool = False
+) -> None:
+    """Remove a model that no embedding uses, with what is stored of it.
+
+    Args:
+        conn: Connection as the owner of pgembed.
+        name: The model.
+        if_exists: Where there is none, do nothing.
+
+    Raises:
+        UnknownModel: There is none of this name, unless `if_exists`.
+        InvalidParameter: An embedding uses it.
+    """
+    arguments = {"name": name, "if_exists": if_exists}
+    await arun(conn, manage.call("drop_model", arguments))
+
+
 async def accept_weights(conn: AsyncConnection, name: str, fingerprint: str) -> None:
     """Say that a model's weights changed on purpose: its vectors are made again.
 

@@ -371,6 +371,27 @@ class RegisterModelOp(PgembedOp):
         operations.invoke(cls(name, dimensions, **_given(options)))
 
 
+@Operations.register_operation("drop_model")
+class DropModelOp(PgembedOp):
+    """Remove a model."""
+
+    function = "drop_model"
+    parameters = ("name",)
+
+    @classmethod
+    def drop_model(
+        cls, operations: Operations, name: str, *, if_exists: bool = False
+    ) -> None:
+        """Remove a model that no embedding uses, with what is stored of it.
+
+        Args:
+            operations: Alembic's.
+            name: The model.
+            if_exists: Do nothing where there is none.
+        """
+        operations.invoke(cls(name, **_given({"if_exists": if_exists or None})))
+
+
 @Operations.register_operation("accept_weights")
 class AcceptWeightsOp(PgembedOp):
     """Say that a model's weights changed on purpose."""
@@ -454,6 +475,7 @@ for _kind in (
     DropBM25Op,
     RegisterModelOp,
     AcceptWeightsOp,
+    DropModelOp,
     GrantUsageOp,
     RevokeUsageOp,
 ):

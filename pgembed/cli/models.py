@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_models)
     group.command("show")(show)
     group.command("import")(import_model)
+    group.command("drop")(drop)
     group.command("accept")(accept)
     group.command("export")(export)
     group.command("bench")(bench)
@@ -243,6 +244,17 @@ def _summary(row: dict[str, Any]) -> str:
     if row["tokens"] is not None:
         about.append(f"{row['tokens_today']:,} tokens today, {row['tokens']:,} in all")
     return ", ".join(about)
+
+
+def drop(
+    name: Annotated[str, typer.Argument(help="Name of the model.")], *, dsn: Dsn = ""
+) -> None:
+    """Remove a model that no embedding uses, with what is stored of it."""
+    from pgembed import client
+
+    with connect(dsn, autocommit=True) as conn:
+        client.drop_model(conn, name)
+    console.print(f"Dropped {name}.", markup=False, soft_wrap=True)
 
 
 def accept(

@@ -238,6 +238,22 @@ def register_model(
     run(conn, manage.register_model(name, dimensions, options))
 
 
+def drop_model(conn: Connection, name: str, *, if_exists: bool = False) -> None:
+    """Remove a model that no embedding uses, with what is stored of it.
+
+    Args:
+        conn: Connection as the owner of pgembed.
+        name: The model.
+        if_exists: Where there is none, do nothing.
+
+    Raises:
+        UnknownModel: There is none of this name, unless `if_exists`.
+        InvalidParameter: An embedding uses it.
+    """
+    arguments = {"name": name, "if_exists": if_exists}
+    run(conn, manage.call("drop_model", arguments))
+
+
 def accept_weights(conn: Connection, name: str, fingerprint: str) -> None:
     """Say that a model's weights changed on purpose: its vectors are made again.
 

@@ -124,6 +124,10 @@ def test_command_says_the_size_asks_and_stores(
     encoder = StaticEncoder(str(folder), dimensions=32)
     estimate = token_vectors.of_static(encoder).stored_bytes("halfvec")
     assert estimate == pytest.approx(row[0], rel=0.25)
+    done = run("model", "drop", "mine", dsn=dsn)
+    assert done.output == "Dropped mine.\n"
+    for table in ("token_encoder", "token_vector", "tokenizer", "token"):
+        assert conn.execute(f"select from pgembed.{table}").fetchall() == []
 
 
 def test_search_needs_no_service_in_a_transaction_that_only_reads(

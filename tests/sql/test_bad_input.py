@@ -388,6 +388,7 @@ def test_role_without_privileges(article: psycopg.Connection, dsn: str) -> None:
                 "reembed('taken')",
                 "retry()",
                 "register_model('m', 3)",
+                "drop_model('toy')",
                 "accept_weights('toy', 'x')",
                 f"grant_usage('{role}')",
             ]:
@@ -442,3 +443,16 @@ def test_register_model_again_changes_it(conn: psycopg.Connection) -> None:
     register_toy(conn)
     register_toy(conn, 4)
     assert value(conn, "select dimensions from pgembed.model where name = 'toy'") == 4
+
+
+def test_a_model_in_use_is_not_dropped(article: psycopg.Connection) -> None:
+    article.execute(
+        "select pgembed.create_embedding('article', 'title', model => 'toy')"
+    )
+    error = refused(article, "select pgembed.drop_model('toy')")
+    expect(error, "PE007", "toy")
+    assert error.diag.message_detail == "By: public.article_embedding."
+    article.execute("select pgembed.drop_embedding('article_embedding')")
+    article.execute("select pgembed.drop_model('toy')")
+    expect(refused(article, "select pgembed.drop_model('toy')"), "PE005", "toy")
+    article.execute("select pgembed.drop_model('toy', if_exists => true)")

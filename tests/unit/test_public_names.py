@@ -21,6 +21,7 @@ FUNCTIONS = {
     "create_embedding",
     "drop_bm25",
     "drop_embedding",
+    "drop_model",
     "embed",
     "encode",
     "erase",

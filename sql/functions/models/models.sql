@@ -94,6 +94,35 @@ comment on function pgembed.register_model(text, bigint, text, text, boolean, te
     'service does that. Endpoints and keys are the service''s configuration, never SQL''s. Example: '
     'SELECT pgembed.register_model(''intfloat/e5-base-v2'', 768, query_prompt => ''query: '', document_prompt => ''passage: '');';
 
+create or replace function pgembed.drop_model(name text, if_exists boolean default false) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    m pgembed.model;
+    used text;
+begin
+    perform pgembed._require_owner();
+    if coalesce(drop_model.if_exists, false) and not exists (select from pgembed.model where name = drop_model.name) then
+        return;
+    end if;
+    m := pgembed._model(drop_model.name);
+    -- Waits for embeddings that are being declared with it.
+    perform from pgembed.model where model_id = m.model_id for update;
+    select string_agg(pgembed._qualified_name(e.source, e.name), ', ' order by e.name) into used
+    from pgembed.embedding as e where e.model_id = m.model_id;
+    if used is not null then
+        raise exception 'model "%" is in use', m.name using errcode = 'PE007',
+            detail = format('By: %s.', used), hint = 'Give these another model, or drop them.';
+    end if;
+    delete from pgembed.model where model_id = m.model_id;
+end
+$$;
+comment on function pgembed.drop_model(text, boolean) is
+    'Removes a model that no embedding uses, with what is stored of it: tokens and their vectors, cached queries, what it was sent. '
+    'Example: SELECT pgembed.drop_model(''potion-base-8M'');';
+
 create or replace function pgembed.accept_weights(name text, fingerprint text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp

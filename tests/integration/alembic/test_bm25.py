@@ -90,7 +90,10 @@ def test_a_migration_grants_and_registers(project: Project) -> None:
         "    op.install_pgembed()\n"
         "    op.register_model('own', 8, provider='hashing', max_tokens=64)\n"
         "    op.accept_weights('own', 'f1')\n"
-        "    op.grant_usage('pgembed_searcher')\n",
+        "    op.grant_usage('pgembed_searcher')\n"
+        "    op.register_model('mistaken', 8, provider='hashing')\n"
+        "    op.drop_model('mistaken')\n"
+        "    op.drop_model('mistaken', if_exists=True)\n",
     )
     assert "grant_usage" in text
     path.write_text(text)
@@ -99,6 +102,7 @@ def test_a_migration_grants_and_registers(project: Project) -> None:
     assert project.query(usage) == [(True,)]
     own = "select dimensions, max_tokens, fingerprint from pgembed.model"
     assert project.query(f"{own} where name = 'own'") == [(8, 64, "f1")]
+    assert project.query(f"{own} where name = 'mistaken'") == []
     project.run("select pgembed.revoke_usage('pgembed_searcher')")
 
 

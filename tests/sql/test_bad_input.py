@@ -446,13 +446,10 @@ def test_register_model_again_changes_it(conn: psycopg.Connection) -> None:
 
 
 def test_a_model_in_use_is_not_dropped(article: psycopg.Connection) -> None:
-    article.execute(
-        "select pgembed.create_embedding('article', 'title', model => 'toy')"
-    )
     error = refused(article, "select pgembed.drop_model('toy')")
     expect(error, "PE007", "toy")
-    assert error.diag.message_detail == "By: public.article_embedding."
-    article.execute("select pgembed.drop_embedding('article_embedding')")
+    assert error.diag.message_detail == "By: public.taken."
+    article.execute("select pgembed.drop_embedding('taken')")
     article.execute("select pgembed.drop_model('toy')")
     expect(refused(article, "select pgembed.drop_model('toy')"), "PE005", "toy")
     article.execute("select pgembed.drop_model('toy', if_exists => true)")

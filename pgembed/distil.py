@@ -18,7 +18,7 @@ from pgembed.encoders.sql_tokenizer import sql_tokenizer
 from pgembed.errors import DimensionMismatch, InvalidParameter, MissingExtra
 from pgembed.query_encoder import vocabulary
 from pgembed.query_encoder.store import word_vectors
-from pgembed.query_encoder.training import Texts, train
+from pgembed.query_encoder.training import train
 
 try:
     from safetensors.numpy import save_file
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from pgembed.query_encoder.training import Floats, Ints
 
 DIMENSIONS = 256
-#: Of smooth inverse frequency (Arora, Liang and Ma, 2017): pieces rarer than this count
-#: in full.
+#: Of smooth inverse frequency (Arora, Liang and Ma, 2017), where there are no texts to
+#: count in: pieces rarer than this count in full.
 _RARE = 1e-4
 _MODULE = "sentence_transformers.models"
 
@@ -105,11 +105,9 @@ def distil(
     progress("learning words", 0)
     if texts is None:
         tokenizer = _own_tokenizer(teacher)
-        share = _by_rank(tokenizer.get_vocab_size())
     else:
         tokenizer = vocabulary.learn(texts)
         tokens = vocabulary.tokens(tokenizer, texts)
-        share = _counted(tokens, tokenizer.get_vocab_size())
     own = word_vectors(tokenizer, teacher, progress)
     own[_not_words(tokenizer)] = 0
     if texts is not None and vectors is not None:
@@ -124,7 +122,8 @@ def distil(
     words = own.any(axis=1)
     centred = own - own[words].mean(axis=0)
     reduced = centred @ _axes(centred[words], dimensions)
-    weights = words * _RARE / (_RARE + share)
+    size = tokenizer.get_vocab_size()
+    weights = words * (_by_rank(size) if texts is None else _rareness(tokens, size))
     return Distilled(tokenizer, (reduced * weights[:, None]).astype(np.float32))
 
 
@@ -157,16 +156,19 @@ def _is_unused(token: str) -> bool:
 
 
 def _by_rank(count: int) -> Floats:
-    """Guess the share of each piece by Zipf's law: the most frequent come first."""
+    """Weigh pieces by Zipf's law: the most frequent come first in a vocabulary."""
     shares = 1 / np.arange(2, count + 2)
-    found: Floats = (shares / shares.sum()).astype(np.float32)
+    found: Floats = (_RARE / (_RARE + shares / shares.sum())).astype(np.float32)
     return found
 
 
-def _counted(tokens: Sequence[Ints], count: int) -> Floats:
-    flat = Texts(tokens).flat
-    found: Floats = np.bincount(flat, minlength=count).astype(np.float32)
-    return found / np.float32(max(1, len(flat)))
+def _rareness(tokens: Sequence[Ints], count: int) -> Floats:
+    """Weigh pieces by their inverse document frequency (Sparck Jones, 1972)."""
+    texts = np.zeros(count, dtype=np.float64)
+    for some in tokens:
+        texts[np.unique(some)] += 1
+    found: Floats = np.log((len(tokens) + 1) / (texts + 1)).astype(np.float32)
+    return found
 
 
 def _axes(vectors: Floats, dimensions: int) -> Floats:

@@ -116,6 +116,19 @@ def test_trained_on_vectors_it_is_nearer_to_the_teacher() -> None:
     assert np.corrcoef(similar.ravel(), (vectors @ vectors.T).ravel())[0, 1] > 0.9
 
 
+def test_without_vectors_a_word_weighs_as_it_is_rare() -> None:
+    teacher = HashingEncoder("hashing", 64)
+    some = ["wing", "jet", "shock", "flow", "wave", "heat", "drag", "lift"]
+    texts = [f"every {word} {some[n // 2]}" for n, word in enumerate(some)]
+    made = distil(teacher, dimensions=8, texts=texts)
+    lengths = {
+        word: np.linalg.norm(made.vectors[made.tokenizer.encode(word).ids].sum(axis=0))
+        for word in ("every", "wing", "lift")
+    }
+    assert lengths["every"] == 0  # as in all texts
+    assert 0 < lengths["wing"] < lengths["lift"]
+
+
 def test_bad_input() -> None:
     teacher = HashingEncoder("hashing", 64)
     with pytest.raises(DimensionMismatch, match="has 64 dimensions"):

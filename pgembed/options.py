@@ -184,7 +184,18 @@ class QueryEncoderOptions(TypedDict, total=False):
     query_encoder: QueryEncoder | None
 
 
-class TextOptions(QueryEncoderOptions, total=False):
+class DefaultOptions(TypedDict, total=False):
+    """Which of several a search means that names only the table.
+
+    Attributes:
+        is_default: Searches that name only the table use it, instead of the first of
+            the table.
+    """
+
+    is_default: bool
+
+
+class TextOptions(QueryEncoderOptions, DefaultOptions, total=False):
     """How a text becomes vectors: options of every embedding.
 
     Attributes:
@@ -270,6 +281,7 @@ DEFAULTS: dict[str, Any] = {
     "wake": "notify",
     "max_attempts": 5,
     "query_encoder": "auto",
+    "is_default": False,
     "bm25_options": {},
 }
 

@@ -103,7 +103,7 @@ CHECKS: dict[str, Check] = {
     **_all(_NUMBERS, _or_none(check_number)),
     **_all(_MAPPINGS, _or_none(_json)),
     **_all(_TRUTHS, check_bool),
-    **_all("bm25, normalized", _or_none(check_bool)),
+    **_all("bm25, is_default, normalized", _or_none(check_bool)),
     **_all("capture, force, if_exists, if_not_exists", check_bool),
     **_all("k, max_values, sample", check_int),
     "offset": _whole,

@@ -200,6 +200,7 @@ class EmbeddingStatus:
         query_encoder_agreement: Mean cosine of its vectors and the model's, over texts
             that it was not trained on.
         query_encoder_overlap: Mean share of the 10 nearest of these that both find.
+        is_default: Whether searches that name only the table use it.
     """
 
     name: str
@@ -242,6 +243,7 @@ class EmbeddingStatus:
     query_encoder_trained_at: datetime | None
     query_encoder_agreement: float | None
     query_encoder_overlap: float | None
+    is_default: bool
 
     @property
     def pending(self) -> int:

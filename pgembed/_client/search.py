@@ -66,11 +66,8 @@ T = TypeVar("T")
 # Which embedding, or BM25 index, of a table is meant.
 _CHOSEN = sql.SQL(
     " where e.source = to_regclass(%(source)s)"
-    " and (%(embedding)s::text is null or %(embedding)s in"
+    " and (%(embedding)s::text is null and e.is_default or %(embedding)s in"
     " (e.name, pgembed._qualified_name(e.source, e.name)))"
-)
-_CHOSEN_EMBEDDING = _CHOSEN + sql.SQL(
-    " and (%(embedding)s::text is not null or e.generation = 'current')"
 )
 # One look tells the model of the searched embedding and whether the query needs no
 # service: its answer is in the cache, or PostgreSQL is to encode it.
@@ -82,14 +79,14 @@ _CACHED = (
         " pgembed._needs_no_service(e.embedding_id, %(query)s, %(query_encoder)s)"
         " from pgembed.embedding as e join pgembed.model as m using (model_id)"
     )
-    + _CHOSEN_EMBEDDING
+    + _CHOSEN
 )
 _MAY_BE_STATIC = (
     sql.SQL(
         "select pgembed._may_be_static(e.embedding_id, %(query_encoder)s)"
         " from pgembed.embedding as e"
     )
-    + _CHOSEN_EMBEDDING
+    + _CHOSEN
 )
 # The look and the search in one statement: the search is not begun where a vector is
 # missing, and then there is one row with the name of its model. OFFSET 0 keeps that
@@ -115,7 +112,7 @@ _ARMS = sql.SQL(
 _EXPRESSION = sql.SQL(
     "select pgembed._compose_sql(e.text_id, 'v.doc') from pgembed.{} as e"
 )
-_OF_EMBEDDING = _EXPRESSION.format(sql.Identifier("embedding")) + _CHOSEN_EMBEDDING
+_OF_EMBEDDING = _EXPRESSION.format(sql.Identifier("embedding")) + _CHOSEN
 _OF_BM25 = _EXPRESSION.format(sql.Identifier("bm25")) + _CHOSEN
 
 

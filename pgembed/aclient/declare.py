@@ -138,6 +138,7 @@ async def create_bm25(
     *,
     name: str | None = None,
     options: Mapping[str, object] | None = None,
+    is_default: bool = False,
     if_not_exists: bool = False,
 ) -> str:
     """Declare a BM25 index over an expression, without any vectors.
@@ -157,6 +158,8 @@ async def create_bm25(
             (columns of the text, and how many times their words count:
             `{"title": 3, "body": 1}`);
             `k1` (1.2), `b` (0.75).
+        is_default: Searches by words that name only the table use it, in the place of
+            the table's first.
         if_not_exists: Where there is one of this name, change nothing.
 
     Returns:
@@ -169,7 +172,12 @@ async def create_bm25(
         InvalidParameter: An option is unknown or out of range.
         InsufficientPrivilege: The role owns neither.
     """
-    given = {"name": name, "options": options, "if_not_exists": if_not_exists}
+    given = {
+        "name": name,
+        "options": options,
+        "is_default": is_default,
+        "if_not_exists": if_not_exists,
+    }
     return await arun(conn, manage.create("create_bm25", table, text_expression, given))
 
 
@@ -180,6 +188,7 @@ async def alter_bm25(
     text_expression: str | None = None,
     options: Mapping[str, object] | None = None,
     reset: Sequence[str] | None = None,
+    is_default: bool | None = None,
 ) -> None:
     """Change a BM25 index of its own; what is None stays.
 
@@ -191,6 +200,7 @@ async def alter_bm25(
         text_expression: Another SQL expression; None: the one it has.
         options: Those of `create_bm25` that change.
         reset: Names of options that go back to their defaults: `["k1"]`.
+        is_default: True: searches by words that name only the table use it.
 
     Raises:
         UnknownEmbedding: There is none of this name.
@@ -201,6 +211,7 @@ async def alter_bm25(
         "text_expression": text_expression,
         "options": options,
         "reset": reset,
+        "is_default": is_default,
     }
     await arun(conn, manage.call("alter_bm25", arguments))
 

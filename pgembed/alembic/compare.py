@@ -117,6 +117,7 @@ def compare(
         else:
             del wanted[own_name]
             plan.keep(one, differences.changes(connection, entry[2], one))
+            plan.choose(one, entry[2])
     for entry in wanted.values():
         plan.create(*entry)
     plan.finish()
@@ -258,6 +259,16 @@ class _Plan:
             resume.undo = PauseEmbeddingOp(name, **schema, capture=False)
             position = ops.index(modify)
             ops[position : position + 1] = [pause, modify, resume]
+
+    def choose(self, existing: Existing, wanted: Declaration) -> None:
+        """Make it the default of its table, if it is to be that and is not."""
+        if not wanted.is_default or existing.is_default:
+            return
+        kind, schema = existing.declaration.kind, _schema(existing)
+        before = existing.default_name or existing.name
+        undo = _ALTER[kind](before, **schema, is_default=True)
+        alter = _ALTER[kind](existing.name, **schema, is_default=True)
+        self.last.append(alter.undone_by(undo))
 
     def _modified(self, existing: Existing) -> list[ModifyTableOps]:
         """Find the changes of a table; other embeddings of it may have split them."""

@@ -62,6 +62,8 @@ def normalized(wanted: Declaration, existing: Existing) -> dict[str, Any]:
         for name, value in options["bm25_options"].items()
         if value != BM25_DEFAULTS.get(name)
     }
+    # Not of one alone: another one that takes it over changes it.
+    options["is_default"] = existing.declaration.is_default
     if wanted.kind == "bm25":
         return options
     was = existing.declaration.options["model"]

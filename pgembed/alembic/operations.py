@@ -259,6 +259,7 @@ class CreateBM25Op(PgembedOp):
         schema: str | None = None,
         name: str | None = None,
         options: Mapping[str, Any] | None = None,
+        is_default: bool = False,
         if_not_exists: bool = False,
     ) -> None:
         """Declare that the rows of a table are found by the words of a text.
@@ -270,12 +271,14 @@ class CreateBM25Op(PgembedOp):
             schema: The table's schema.
             name: The index's; `<table>_bm25`. It is unique in the schema.
             options: As in `pgembed.create_bm25()`.
+            is_default: Searches by words that name only the table use it.
             if_not_exists: Do nothing where there is one of this name.
         """
         named = {
             "schema": schema,
             "name": name,
             "options": options,
+            "is_default": is_default or None,
             "if_not_exists": if_not_exists or None,
         }
         operations.invoke(cls(source, text_expression, **_given(named)))
@@ -297,6 +300,7 @@ class AlterBM25Op(PgembedOp):
         text_expression: str | None = None,
         options: Mapping[str, Any] | None = None,
         reset: Sequence[str] | None = None,
+        is_default: bool | None = None,
     ) -> None:
         """Change a BM25 index; what is not given stays. It is built anew.
 
@@ -307,12 +311,15 @@ class AlterBM25Op(PgembedOp):
             text_expression: SQL over the table's row.
             options: Those of `op.create_bm25()` that change.
             reset: Names of options that go back to their defaults.
+            is_default: True: searches by words that name only the table use it. Alone,
+                it builds nothing.
         """
         named = {
             "schema": schema,
             "text_expression": text_expression,
             "options": options,
             "reset": reset,
+            "is_default": is_default,
         }
         operations.invoke(cls(name, **_given(named)))
 

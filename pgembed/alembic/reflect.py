@@ -25,7 +25,12 @@ select e.name, sn.nspname as schema, s.relname as "table", e.source::oid as sour
        (declared).vector_type, (declared).chunking, (declared).chunk_size,
        (declared).chunk_overlap, (declared).index_kind, (declared).index_options,
        (declared).wake, (declared).max_attempts, (declared).query_encoder, e.state,
-       pgembed._index_name(e) as index_name, {bm25} as bm25,
+       pgembed._index_name(e) as index_name, {bm25} as bm25, e.is_default,
+       (select d.name from pgembed.embedding as d
+        where d.source = e.source and d.is_default) as default_name,
+       exists (select from pgembed.embedding as d
+               where d.source = e.source and d.generation = 'current'
+                   and d.embedding_id <> e.embedding_id) as has_others,
        array(select a.attname::text from pg_catalog.pg_index as i
              join pg_catalog.pg_attribute as a
                  on a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[])
@@ -59,7 +64,11 @@ _BM25 = f"""(
 _INDEXES = f"""
 select i.name, sn.nspname as schema, s.relname as "table", i.source::oid as source,
        t.text_expression, t.canonical_expression, t.source_columns,
-       {_OF_INDEX} as bm25,
+       {_OF_INDEX} as bm25, i.is_default,
+       (select d.name from pgembed.bm25 as d
+        where d.source = i.source and d.is_default) as default_name,
+       exists (select from pgembed.bm25 as d
+               where d.source = i.source and d.bm25_id <> i.bm25_id) as has_others,
        array(select a.attname::text from pg_catalog.pg_index as k
              join pg_catalog.pg_attribute as a
                  on a.attrelid = k.indrelid and a.attnum = any (k.indkey::int2[])
@@ -91,6 +100,8 @@ class Existing:
         bm25_possible: Whether its text can be searched for words.
         default_config: Text search configuration of a new word index.
         generation: `current`, or what is made or kept beside it: `next`, `previous`.
+        is_default: Whether searches use it that name only the table.
+        default_name: Of the one that they use, of the same kind.
     """
 
     name: str
@@ -104,6 +115,8 @@ class Existing:
     bm25_possible: bool
     default_config: str | None
     generation: str = "current"
+    is_default: bool = False
+    default_name: str | None = None
     side_schema: str | None = None
     side_table: str | None = None
     model_dimensions: int = 0
@@ -136,14 +149,24 @@ def _existing_index(row: dict[str, Any], default_schema: str | None) -> Existing
         table=row["table"],
         source=row["source"],
         declaration=Declaration(
-            row["name"], row["text_expression"], _bm25_options(bm25), kind="bm25"
+            row["name"],
+            row["text_expression"],
+            {**_bm25_options(bm25), "is_default": _said_to_be_default(row)},
+            kind="bm25",
         ),
         canonical=row["canonical_expression"],
         effective={"bm25": True},
         columns=frozenset(row["source_columns"]) | frozenset(row["key_columns"]),
         bm25_possible=True,
         default_config=bm25["default_config"],
+        is_default=row["is_default"],
+        default_name=row["default_name"],
     )
+
+
+def _said_to_be_default(row: Mapping[str, Any]) -> bool:
+    """Whether it takes an option to make it so; the only one is the default anyway."""
+    return bool(row["is_default"] and row["has_others"])
 
 
 def _existing(
@@ -167,6 +190,7 @@ def _existing(
         "wake": row["wake"],
         "max_attempts": row["max_attempts"],
         "query_encoder": row["query_encoder"],
+        "is_default": _said_to_be_default(row),
         # A schema from before BM25 has none, and wants none.
         "bm25": unless(bm25 is not None, row["bm25_by_default"]) if has_bm25 else None,
         "bm25_options": {} if bm25 is None else _bm25_options(bm25),
@@ -183,6 +207,8 @@ def _existing(
         side_schema=unless(row["side_schema"], default_schema),
         side_table=row["side_table"],
         generation=row["generation"],
+        is_default=row["is_default"],
+        default_name=row["default_name"],
         declaration=Declaration(row["name"], row["text_expression"], given=options),
         canonical=row["canonical_expression"],
         effective={**options, **effective, "bm25": bm25 is not None},

@@ -41,6 +41,13 @@ B = Annotated[
     float | None, typer.Option("--b", help="How much length counts, 0 to 1; 0.75.")
 ]
 
+IsDefault = Annotated[
+    bool,
+    typer.Option(
+        "--is-default", help="Searches by words that name only the table use it."
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -74,6 +81,7 @@ def create(
     fields: Fields = None,
     k1: K1 = None,
     b: B = None,
+    is_default: IsDefault = False,
     if_not_exists: IfNotExists = False,
 ) -> None:
     """Declare that a table's rows are found by the words of an expression."""
@@ -94,6 +102,7 @@ def create(
             text_expression,
             name=name,
             options=options,
+            is_default=is_default,
             if_not_exists=if_not_exists,
         )
     if any("already, skipping" in notice for notice in notices):
@@ -115,6 +124,7 @@ def alter(
     k1: K1 = None,
     b: B = None,
     reset: Reset = None,
+    is_default: IsDefault = False,
 ) -> None:
     """Change a BM25 index; what is not given stays."""
     from pgembed import client
@@ -134,6 +144,7 @@ def alter(
             text_expression=text_expression,
             options=options,
             reset=reset,
+            is_default=is_default or None,
         )
     console.print(f"Changed BM25 index {name}.", markup=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,10 +88,11 @@ def _lines(conn: psycopg.Connection[Any]) -> Iterator[Text]:
 
     statuses = client.status(conn)
     alone = _bm25_alone(conn)
+    tables = Counter(one.source for one in statuses if one.generation == "current")
     few = len(statuses) <= _IN_FULL
     for one in sorted(statuses, key=lambda one: _in_order(one) and not few):
         if few or not _in_order(one):
-            yield from _embedding(one)
+            yield from _embedding(one, one.is_default and tables[one.source] > 1)
             yield Text()
         else:
             yield _short(one)
@@ -136,7 +138,7 @@ def _short(one: EmbeddingStatus) -> Text:
     )
 
 
-def _embedding(one: EmbeddingStatus) -> Iterator[Text]:
+def _embedding(one: EmbeddingStatus, is_chosen: bool) -> Iterator[Text]:
     """Show an embedding in four lines, and one more for each thing that is wrong."""
     # What matters first: a long line is cut at its end.
     yield Text.assemble(
@@ -146,6 +148,7 @@ def _embedding(one: EmbeddingStatus) -> Iterator[Text]:
         ", model ",
         _model(one),
         f" ({one.model}) on {one.source}",
+        ", its default" if is_chosen else "",
     )
     yield _text(_has(one))
     yield _text(_to_do(one))
@@ -235,17 +238,21 @@ def _services(conn: psycopg.Connection[Any]) -> Iterator[Text]:
 def _bm25_alone(conn: psycopg.Connection[Any]) -> list[Text]:
     """Show BM25 indexes that belong to no embedding, a line each."""
     rows = conn.execute(
-        "select name, source::text, state, state_reason, percent"
-        " from pgembed.bm25_status where embedding is null order by name, 2"
+        "select name, source::text, state, state_reason, percent,"
+        " is_default and exists (select from pgembed.bm25 as b"
+        " where b.source = s.source and not b.is_default)"
+        " from pgembed.bm25_status as s where embedding is null order by name, 2"
     )
     return [
         Text(
-            f"BM25 index {name} on {source}: {state}"
+            f"BM25 index {name} on {source}"
+            + (", its default" if is_chosen else "")
+            + f": {state}"
             + (f". {reason}" if reason else "")
             + (f", {percent:.0f} % read" if percent is not None else ""),
             style="red" if state == "broken" else "",
         )
-        for name, source, state, reason, percent in rows
+        for name, source, state, reason, percent, is_chosen in rows
     ]
 
 

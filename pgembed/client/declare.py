@@ -135,6 +135,7 @@ def create_bm25(
     *,
     name: str | None = None,
     options: Mapping[str, object] | None = None,
+    is_default: bool = False,
     if_not_exists: bool = False,
 ) -> str:
     """Declare a BM25 index over an expression, without any vectors.
@@ -154,6 +155,8 @@ def create_bm25(
             (columns of the text, and how many times their words count:
             `{"title": 3, "body": 1}`);
             `k1` (1.2), `b` (0.75).
+        is_default: Searches by words that name only the table use it, in the place of
+            the table's first.
         if_not_exists: Where there is one of this name, change nothing.
 
     Returns:
@@ -166,7 +169,12 @@ def create_bm25(
         InvalidParameter: An option is unknown or out of range.
         InsufficientPrivilege: The role owns neither.
     """
-    given = {"name": name, "options": options, "if_not_exists": if_not_exists}
+    given = {
+        "name": name,
+        "options": options,
+        "is_default": is_default,
+        "if_not_exists": if_not_exists,
+    }
     return run(conn, manage.create("create_bm25", table, text_expression, given))
 
 
@@ -177,6 +185,7 @@ def alter_bm25(
     text_expression: str | None = None,
     options: Mapping[str, object] | None = None,
     reset: Sequence[str] | None = None,
+    is_default: bool | None = None,
 ) -> None:
     """Change a BM25 index of its own; what is None stays.
 
@@ -188,6 +197,7 @@ def alter_bm25(
         text_expression: Another SQL expression; None: the one it has.
         options: Those of `create_bm25` that change.
         reset: Names of options that go back to their defaults: `["k1"]`.
+        is_default: True: searches by words that name only the table use it.
 
     Raises:
         UnknownEmbedding: There is none of this name.
@@ -198,6 +208,7 @@ def alter_bm25(
         "text_expression": text_expression,
         "options": options,
         "reset": reset,
+        "is_default": is_default,
     }
     run(conn, manage.call("alter_bm25", arguments))
 

@@ -42,14 +42,15 @@ _COLUMNS = sql.SQL(
 _EMBEDDINGS = sql.SQL(
     "select e.name, pgembed._qualified_name(e.source, e.name), m.name, m.provider,"
     " m.dimensions, m.query_prompt, m.document_prompt, m.revision,"
-    " e.generation = 'current'"
+    " e.is_default"
     " from pgembed.embedding as e join pgembed.model as m using (model_id)"
     " where e.source::pg_catalog.oid"
     " = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
     " order by e.name"
 )
 _BM25 = sql.SQL(
-    "select b.name, pgembed._qualified_name(b.source, b.name) from pgembed.bm25 as b"
+    "select b.name, pgembed._qualified_name(b.source, b.name), b.is_default"
+    " from pgembed.bm25 as b"
     " where b.source::pg_catalog.oid"
     " = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"
     " order by b.name"
@@ -115,14 +116,15 @@ def find_target(
     Args:
         conn: Connection whose role may search the table.
         table: As in `pgembed.client.vector_search`.
-        name: Embedding or BM25 index, where the table has several; the schema of the
-            table may stand before it.
+        name: Embedding or BM25 index; the table's default. The schema of the table may
+            stand before it.
         key: Column with the documents' ids; the primary key, if that is one column.
         composite_key: A primary key of several columns is fine; the first is given.
 
     Raises:
         InvalidSource: There is no such table.
-        UnknownEmbedding: It has nothing to search, or several and none is named.
+        UnknownEmbedding: It has nothing to search, or several, none is named and none
+            is its default.
         EvaluationError: There is no such key column, or none is given and the primary
             key has several.
     """
@@ -132,22 +134,19 @@ def find_target(
         raise InvalidSource(f"there is no table {table!r}")
     found = fetch(conn, _EMBEDDINGS, table=text).rows
     found_bm25 = fetch(conn, _BM25, table=text).rows
-    every = {row[0]: row[2:-1] for row in found}
-    current = [str(row[0]) for row in found if row[-1]]
-    indexes = [str(row[0]) for row in found_bm25]
-    if name is not None:
-        qualified = {row[1]: str(row[0]) for row in [*found, *found_bm25]}
-        name = qualified.get(name, name)
-    embeddings = current if name is None else [name] if name in every else []
-    # An embedding's own index has its name; else it goes with the table's only one.
-    if name is not None and (name in indexes or not embeddings):
-        indexes = [name] if name in indexes else []
-    if not embeddings + indexes or len(embeddings) > 1 or len(indexes) > 1:
-        choice = sorted({*embeddings, *indexes})
+    embedding = _chosen(found, name)
+    # An embedding's own index has its name; else it goes with the table's default one.
+    own = _chosen(found_bm25, embedding[0] if embedding else name)
+    bm25 = own or (_chosen(found_bm25, None) if embedding or name is None else None)
+    if embedding is None and (bm25 is None or (found and name is None)):
+        choice = sorted({str(row[0]) for row in [*found, *found_bm25]})
         raise UnknownEmbedding(
             f"table {table!r} has "
-            + (f"several: {', '.join(choice)}" if choice else "nothing to search")
-            + (f" called {name!r}" if name and not choice else ""),
+            + (
+                f"several: {', '.join(choice)}, and none is its default"
+                if choice and name is None
+                else "nothing to search" + (f" called {name!r}" if name else "")
+            ),
             hint="Say which with embedding=... (--embedding)."
             if choice
             else "Declare an embedding or a BM25 index on it first.",
@@ -155,10 +154,20 @@ def find_target(
     return Target(
         table=table,
         key=_key(columns, key, table, composite=composite_key),
-        embedding=embeddings[0] if embeddings else None,
-        bm25=indexes[0] if indexes else None,
-        model=encoders.ModelRow(*every[embeddings[0]]) if embeddings else None,
+        embedding=embedding[0] if embedding else None,
+        bm25=bm25[0] if bm25 else None,
+        model=encoders.ModelRow(*embedding[2:-1]) if embedding else None,
     )
+
+
+def _chosen(
+    rows: Sequence[tuple[Any, ...]], name: str | None
+) -> tuple[Any, ...] | None:
+    """Find what has a name, plain or with its schema; None: what is the default."""
+    for row in rows:
+        if row[-1] if name is None else name in row[:2]:
+            return row
+    return None
 
 
 def _key(

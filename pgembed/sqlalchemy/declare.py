@@ -144,6 +144,17 @@ class Declared:
                     hint="Give one of them another name: name='...'.",
                 )
         declared = table.info.setdefault(INFO_KEY, _Declarations())
+        chosen = [
+            one.name
+            for one in (*declared.values(), declaration)
+            if one.is_default and one.kind == self.kind
+        ]
+        if declaration.is_default and len(set(chosen)) > 1:
+            raise InvalidParameter(
+                f"{' and '.join(map(repr, chosen))} are both the default of table "
+                f"{table.fullname!r}",
+                hint="Declare one of them with is_default=True.",
+            )
         declared[declaration.name] = declaration
         follow(table, declaration)
         return declaration
@@ -271,6 +282,7 @@ class BM25Index(Declared):
         options: How its words are read and weighed.
         name: Of the index; `<table>_<attribute>`. It is unique in the schema of the
             table.
+        is_default: Searches by words that name only the table use it.
 
     Raises:
         InvalidParameter: The options are none.
@@ -284,12 +296,14 @@ class BM25Index(Declared):
         options: BM25 = BM25(),  # noqa: B008 - frozen
         *,
         name: str | None = None,
+        is_default: bool = False,
     ) -> None:
         if not isinstance(options, BM25):
             raise InvalidParameter(
                 f"options is {options!r}", hint="Give BM25(config='english')."
             )
-        super().__init__(expression, name, set_fields(options))
+        given = set_fields(options) | ({"is_default": True} if is_default else {})
+        super().__init__(expression, name, given)
 
     def __get__(self, row: object, owner: type[T]) -> BM25Of[T]:
         """Give the searches of the class."""

@@ -25,7 +25,8 @@ class Declaration:
         name: Of the embedding, and of its side table; of the index.
         text_expression: SQL over the row.
         given: Options that are not left to the default; see
-            `pgembed.options.NewEmbeddingOptions`, and `BM25` for an index.
+            `pgembed.options.NewEmbeddingOptions`, and `BM25` for an index, which has
+            `is_default` besides.
         kind: `embedding` or `bm25`.
     """
 
@@ -38,14 +39,19 @@ class Declaration:
     def options(self) -> dict[str, Any]:
         """All options as an embedding has them, each as it was given or its default."""
         if self.kind == "bm25":
-            return {**DEFAULTS, "bm25": True, "bm25_options": self.given}
+            own = {"is_default": self.is_default, "bm25_options": self._bm25}
+            return {**DEFAULTS, "bm25": True, **own}
         return {**DEFAULTS, **self.given}
 
     def arguments(self) -> dict[str, Any]:
         """Give the arguments of the function that are not its defaults."""
-        found = {"text_expression": self.text_expression, "name": self.name}
+        found: dict[str, Any] = {
+            "text_expression": self.text_expression,
+            "name": self.name,
+        }
         if self.kind == "bm25":
-            return {**found, "options": dict(self.given)} if self.given else found
+            found |= {"options": self._bm25} if self._bm25 else {}
+            return found | ({"is_default": True} if self.is_default else {})
         return {
             **found,
             **{
@@ -54,6 +60,15 @@ class Declaration:
                 if value != DEFAULTS[name]
             },
         }
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is declared to be what searches use that name only the table."""
+        return bool(self.given.get("is_default"))
+
+    @property
+    def _bm25(self) -> dict[str, Any]:
+        return {name: v for name, v in self.given.items() if name != "is_default"}
 
     @property
     def vector_column(self) -> str | None:

@@ -152,9 +152,11 @@ create table pgembed.embedding (
     current_id           int references pgembed.embedding,
     switch               text check (switch in ('auto', 'manual')),
     switch_error         text,
+    is_default           boolean not null default false,
     check ((storage = 'column') = (column_name is not null)),
     check ((generation = 'current') = (current_id is null)),
     check ((generation = 'next') = (switch is not null)),
+    check (generation = 'current' or not is_default),
     unique (current_id, generation),
     foreign key (text_id, source) references pgembed.captured_text (text_id, source)
 );
@@ -188,8 +190,12 @@ comment on column pgembed.embedding.switch is
     'Whether a next generation takes the place of the current one as soon as it is complete (auto), or when it is told to (manual).';
 comment on column pgembed.embedding.switch_error is
     'Why a complete next generation could not take the place of the current one when that was tried last.';
+comment on column pgembed.embedding.is_default is
+    'Whether it is the one that a search means which names only the table; of one table at most one is.';
 comment on column pgembed.embedding.valid_from is
     'Vectors written before this time are to be made again (reembed, new chunk size).';
+
+create unique index embedding_source_idx on pgembed.embedding (source) where is_default;
 
 -- Apart from what all who search may read, because it names a row.
 create table pgembed.backfill (

@@ -21,8 +21,10 @@ create table pgembed.bm25 (
                          check (state in ('pending', 'ready', 'broken')),
     state_reason         text,
     created_at           timestamptz not null default now(),
+    is_default           boolean not null default false,
     foreign key (text_id, source) references pgembed.captured_text (text_id, source)
 );
+create unique index bm25_source_idx on pgembed.bm25 (source) where is_default;
 
 -- Apart from what all who search may read, because it tells of all rows.
 create table pgembed.bm25_pack (

@@ -425,6 +425,33 @@ def test_bm25_alone_from_create_to_drop(shop: psycopg.Connection, dsn: str) -> N
     assert run("bm25", "drop", "titles", "--if-exists", dsn=dsn).exit_code == 0
 
 
+def test_of_several_one_is_the_default(shop: psycopg.Connection, dsn: str) -> None:
+    shop.execute("select pgembed.register_model('hashing', 8, 'hashing')")
+    model = ("--model", "hashing")
+    chosen = "--is-default"
+    run("create", "article", "title", "--name", "titles", *model, dsn=dsn)
+    assert "default" not in run("status", dsn=dsn).output
+    prices = ("article", "price::text", "--name", "prices", chosen)
+    run("create", *prices, *model, dsn=dsn)
+    (line,) = [
+        line for line in run("status", dsn=dsn).output.splitlines() if "default" in line
+    ]
+    assert line.startswith("prices: ")
+    assert line.endswith("on article, its default")
+    run("alter", "titles", chosen, dsn=dsn)
+    found = json.loads(run("status", "--json", dsn=dsn).output)
+    assert {one["name"]: one["is_default"] for one in found} == {
+        "prices": False,
+        "titles": True,
+    }
+    run("bm25", "create", *prices[:3], "w", chosen, dsn=dsn)
+    assert "BM25 index w on article, its default: " in run("status", dsn=dsn).output
+    run("alter", "titles", chosen, dsn=dsn)
+    assert "BM25 index w on article: " in run("status", dsn=dsn).output
+    run("bm25", "alter", "w", chosen, dsn=dsn)
+    assert "BM25 index w on article, its default: " in run("status", dsn=dsn).output
+
+
 def test_bm25_of_an_embedding_is_declared_with_it(
     shop: psycopg.Connection, dsn: str
 ) -> None:

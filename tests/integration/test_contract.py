@@ -118,6 +118,7 @@ def test_defaults_are_those_of_sql(functions: dict[str, Any]) -> None:
     theirs = _arguments(functions["create_embedding"])
     for name, value in options.DEFAULTS.items():
         written = "NULL" if value is None else str(value)
+        written = written.lower() if isinstance(value, bool) else written
         default = re.sub(r"^'(.*)'::\w+$", r"\1", theirs[name] or "")
         default = "NULL" if default.startswith("NULL") else default
         assert default == written, name

@@ -201,8 +201,15 @@ def test_table_that_cannot_be_searched(
     pgembed.create_bm25(docs, "two", "body")
     assert "2 columns" in run("eval", "two", folder, dsn=dsn).output
     pgembed.create_bm25(docs, "doc", "docno", name="numbers")
+    here = ("--key", "docno", "--encode-here")
+    output = run("eval", "doc", folder, *here, dsn=dsn).output
+    assert "doc_embedding: " in output  # the first is the default
+    pgembed.create_embedding(docs, "doc", "docno", name="third", model=MODEL)
+    pgembed.create_embedding(docs, "doc", "docno", name="fourth", model=MODEL)
+    docs.execute("update pgembed.embedding set is_default = false")
     output = run("eval", "doc", folder, "--key", "docno", dsn=dsn).output
-    assert "several: doc_embedding, numbers" in output
+    assert "several: doc_embedding, fourth, numbers, third" in output
+    assert "none is its default" in output
     done = run(
         *("eval", "doc", folder, "--key", "docno", "--embedding", "numbers"), dsn=dsn
     )

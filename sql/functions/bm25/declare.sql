@@ -238,6 +238,7 @@ begin
     values (b.name, b.embedding_id, b.text_id, b.source, b.config, b.config_expression, b.config_columns, b.config_foreign,
             b.config_digest, b.analyzer, b.field_columns, b.field_weights, b.k1, b.b)
     returning * into b;
+    perform pgembed._keep_default(b.source);
     t := pgembed._text(b.text_id);
     perform pgembed._bm25_make_parts(b);
     perform pgembed._install_capture(t);
@@ -254,6 +255,7 @@ create or replace function pgembed.create_bm25(
     text_expression text default null,
     name text default null,
     options jsonb default '{}',
+    is_default boolean default false,
     if_not_exists boolean default false
 ) returns text
 language plpgsql
@@ -278,15 +280,19 @@ begin
     end if;
     b.text_id := (pgembed._declare_text(b.source, create_bm25.text_expression, true, path)).text_id;
     b := pgembed._bm25_create(pgembed._bm25_defaults(b, create_bm25.options, path));
+    if create_bm25.is_default then
+        perform pgembed._make_default(b);
+    end if;
     perform pgembed._wake('');
     perform set_config('search_path', path, true);
     return b.name;
 end
 $$;
-comment on function pgembed.create_bm25(text, text, text, jsonb, boolean) is
+comment on function pgembed.create_bm25(text, text, text, jsonb, boolean, boolean) is
     'Declares a BM25 index over a text expression, without vectors. Options: config (text search '
     'configuration or language), config_expression (for tables of several languages), analyzer, fields (columns of the text and how many times '
-    'their words count, which may take the place of the text expression: {"title": 3, "body": 1}), k1, b. Returns its '
+    'their words count, which may take the place of the text expression: {"title": 3, "body": 1}), k1, b. Searches by words '
+    'that name only the table use its first index, or the one that was last declared with is_default => true. Returns its '
     'name, which is unique in the schema of the table. Example: '
     'SELECT pgembed.create_bm25(''article'', ''title || '''' '''' || body'');';
 
@@ -341,7 +347,7 @@ comment on function pgembed._bm25_alter(pgembed.bm25, int, jsonb, text[], text) 
     'Changes a BM25 index, or repairs it, and builds it again.';
 
 create or replace function pgembed.alter_bm25(
-    name text, text_expression text default null, options jsonb default null, reset text[] default null
+    name text, text_expression text default null, options jsonb default null, reset text[] default null, is_default boolean default null
 ) returns void
 language plpgsql
 as $$
@@ -361,7 +367,15 @@ begin
     perform pgembed._check_reset(alter_bm25.reset, 'options'::text || pgembed._bm25_options(),
                                  array(select 'options' where alter_bm25.options is not null
                                        union all select pgembed._object_keys(alter_bm25.options)));
+    perform pgembed._check_default(alter_bm25.is_default, b.is_default, b.source, b.name);
     perform pgembed._lock_declarations();
+    if alter_bm25.is_default then
+        perform pgembed._make_default(b);
+        if coalesce(alter_bm25.text_expression, alter_bm25.options::text, alter_bm25.reset::text) is null then    -- its words stay
+            perform set_config('search_path', path, true);
+            return;
+        end if;
+    end if;
     t := pgembed._text(b.text_id);
     if alter_bm25.text_expression is not null and alter_bm25.text_expression <> t.text_expression then
         t := pgembed._declare_text(b.source, alter_bm25.text_expression, true, path);
@@ -371,9 +385,10 @@ begin
     perform set_config('search_path', path, true);
 end
 $$;
-comment on function pgembed.alter_bm25(text, text, jsonb, text[]) is
+comment on function pgembed.alter_bm25(text, text, jsonb, text[], boolean) is
     'Changes the text or the options of a BM25 index, and builds it again before it returns. '
-    'NULL, or an option that is not named, keeps what is; reset names options that go back to their defaults. Example: '
+    'NULL, or an option that is not named, keeps what is; reset names options that go back to their defaults. is_default => true, '
+    'alone, builds nothing: searches by words that name only the table use it. Example: '
     'SELECT pgembed.alter_bm25(''article_bm25'', options => ''{"config": "german"}'');';
 
 create or replace function pgembed.bm25_rebuild(name text) returns void
@@ -408,6 +423,7 @@ begin
         perform pgembed._drop_text_unless_used(b.text_id);
     end if;
     perform pgembed._bm25_drop_parts(b.bm25_id, '{f,r,S}');
+    perform pgembed._keep_default(b.source);
 end
 $$;
 comment on function pgembed._bm25_drop(pgembed.bm25, boolean) is

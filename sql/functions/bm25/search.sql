@@ -69,15 +69,11 @@ begin
                 using errcode = 'PE001', hint = format('Write NULL::%s.', b.source);
         end if;
     else
-        names := array(select name from pgembed.bm25 where source = searched order by name);
-        if cardinality(names) <> 1 then
-            raise exception 'table % has % BM25 indexes', searched, cardinality(names)
-                using errcode = 'PE001',
-                detail = case when names = '{}' then '' else format('Its BM25 indexes: %s.', array_to_string(names, ', ')) end,
-                hint = case when names = '{}' then 'Declare an embedding with bm25 => true, or pgembed.create_bm25.'
-                            else 'Say which: embedding => ''...''.' end;
+        select * into b from pgembed.bm25 as x where x.source = searched and x.is_default;
+        if not found then
+            names := array(select name from pgembed.bm25 where source = searched order by name);
+            perform pgembed._no_default(searched, 'bm25', names, 'Declare an embedding with bm25 => true, or pgembed.create_bm25.');
         end if;
-        select * into b from pgembed.bm25 as x where x.source = searched;
     end if;
     perform pgembed._bm25_require_parts(b);
     raise exception 'the BM25 index "%" is %', b.name, case b.state when 'pending' then 'not built yet' else 'broken' end
@@ -98,17 +94,12 @@ as $$
 #variable_conflict use_column
 declare
     b pgembed.bm25;
-    several boolean;    -- NULL: none
 begin
     -- One statement where all is well: the first search of a session plans each.
-    for b in
-        select * from pgembed.bm25
-        where source::oid = (select typrelid from pg_catalog.pg_type where oid = pg_catalog.pg_typeof(_bm25_target.source)::oid)
-          and (p_name is null or pgembed._name_matches(source, name, p_name))
-    loop
-        several := several is not null;
-    end loop;
-    if several is distinct from false or b.state <> 'ready' then
+    select * into b from pgembed.bm25
+    where source::oid = (select typrelid from pg_catalog.pg_type where oid = pg_catalog.pg_typeof(_bm25_target.source)::oid)
+      and case when p_name is null then is_default else pgembed._name_matches(source, name, p_name) end;
+    if b.state is distinct from 'ready' then
         perform pgembed._bm25_no_target(source, p_name);
     end if;
     return b;

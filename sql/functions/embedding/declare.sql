@@ -116,6 +116,7 @@ begin
         e.vector_type, e.chunking, e.chunk_size, e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts, e.query_encoder,
         coalesce(e.generation, 'current'), e.current_id, e.switch)
     returning * into e;
+    perform pgembed._keep_default(e.source);
     return e;
 end
 $$;
@@ -140,6 +141,7 @@ create or replace function pgembed.create_embedding(
     wake text default 'notify',
     max_attempts bigint default 5,
     query_encoder text default 'auto',
+    is_default boolean default false,
     bm25 boolean default null,
     bm25_options jsonb default '{}',
     if_not_exists boolean default false
@@ -209,6 +211,10 @@ begin
         perform pgembed._sync_privileges(t);
     end if;
 
+    if create_embedding.is_default then
+        perform pgembed._make_default(e);
+    end if;
+
     -- The triggers now hold off writers until this commits, so an empty table
     -- stays empty and can have its index at once. IVFFlat learns its lists from
     -- rows: it waits for them.
@@ -228,10 +234,11 @@ begin
     return e.name;
 end
 $$;
-comment on function pgembed.create_embedding(text, text, text, text, bigint, text, text, text, text, bigint, bigint, text, text, jsonb, text, bigint, text, boolean, jsonb, boolean) is
+comment on function pgembed.create_embedding(text, text, text, text, bigint, text, text, text, text, bigint, bigint, text, text, jsonb, text, bigint, text, boolean, boolean, jsonb, boolean) is
     'Declares that a text expression over the rows of a table has an embedding: makes the side '
     'table and the triggers, and queues the rows that are there. It has a BM25 index too, unless bm25 => false '
-    '(or NULL, the default, and the expression calls functions of your own). Returns its name, which is unique in '
+    '(or NULL, the default, and the expression calls functions of your own). Searches that name only the table use the '
+    'first embedding of it, or the one that was last declared with is_default => true. Returns its name, which is unique in '
     'the schema of the table. Example: '
     'SELECT pgembed.create_embedding(''article'', $$ title || E''\n\n'' || body $$);';
 
@@ -362,6 +369,7 @@ create or replace function pgembed.alter_embedding(
     wake text default null,
     max_attempts bigint default null,
     query_encoder text default null,
+    is_default boolean default null,
     bm25 boolean default null,
     bm25_options jsonb default null,
     reset text[] default null,
@@ -386,13 +394,14 @@ begin
     perform pgembed._back_inside();
     perform pgembed._check_switch(alter_embedding.switch);
     if searched.generation <> 'current' and (alter_embedding.text_expression is not null or alter_embedding.bm25 is not null
-            or alter_embedding.bm25_options is not null or 'bm25' = any (fresh) or array_to_string(fresh, ' ') ~ 'bm25_options') then
+            or alter_embedding.is_default is not null or alter_embedding.bm25_options is not null or 'bm25' = any (fresh) or array_to_string(fresh, ' ') ~ 'bm25_options') then
         raise exception '"%" is the % generation of an embedding', searched.name, searched.generation using errcode = 'PE007',
-            detail = 'The text and the words are those of the embedding.',
+            detail = 'The text, the words, and whether searches mean it, are those of the embedding.',
             hint = format('Change them there: SELECT pgembed.alter_embedding(%L, ...).',
                           (select pgembed._qualified_name(x.source, x.name) from pgembed.embedding as x where x.embedding_id = searched.current_id));
     end if;
     perform pgembed._require_source(searched.source, searched.name);
+    perform pgembed._check_default(alter_embedding.is_default, searched.is_default, searched.source, searched.name);
     perform pgembed._check_embedding_reset(fresh, alter_embedding.bm25_options, json_build_object(
         'model', model, 'dimensions', dimensions, 'distance', distance, 'chunking', chunking, 'chunk_size', chunk_size,
         'chunk_overlap', chunk_overlap, 'vector_type', vector_type, 'index', index, 'index_options', index_options,
@@ -491,6 +500,9 @@ begin
     perform pgembed._alter_embedding_bm25(
         pgembed._placed(e, searched), case when 'bm25' = any (fresh) then pgembed._bm25_by_default(pgembed._text(e.text_id)) else alter_embedding.bm25 end,
         alter_embedding.bm25_options, fresh, path);
+    if alter_embedding.is_default then
+        perform pgembed._make_default(searched);
+    end if;
     perform pgembed._install_capture(pgembed._text(e.text_id));
     if e.text_id <> was.text_id then
         perform pgembed._drop_text_unless_used(was.text_id);
@@ -500,11 +512,12 @@ begin
     perform set_config('search_path', path, true);
 end
 $$;
-comment on function pgembed.alter_embedding(text, text, text, bigint, text, text, bigint, bigint, text, text, jsonb, text, bigint, text, boolean, jsonb, text[], text) is
+comment on function pgembed.alter_embedding(text, text, text, bigint, text, text, bigint, bigint, text, text, jsonb, text, bigint, text, boolean, boolean, jsonb, text[], text) is
     'Changes an embedding; NULL keeps a setting, and reset names those that go back to their defaults (bm25_options.k1: '
     'one BM25 option). Vectors of another model, dimensions, type or distance are made beside those that searches use, and take their place '
     'when all are there (switch => ''auto'') or at switch_embedding (''manual''); ''in_place'' removes the old ones first. '
-    'Another text or chunk size refreshes them in place. Also repairs a broken embedding. Example: '
+    'Another text or chunk size refreshes them in place. is_default => true: searches that name only the table use it. '
+    'Also repairs a broken embedding. Example: '
     'SELECT pgembed.alter_embedding(''article_embedding'', chunk_size => 128);';
 
 create or replace function pgembed.drop_embedding(name text, if_exists boolean default false)
@@ -552,6 +565,7 @@ begin
     end if;
     delete from pgembed.queue where embedding_id = e.embedding_id;
     delete from pgembed.dead_letter where embedding_id = e.embedding_id;
+    perform pgembed._keep_default(e.source);
 end
 $$;
 comment on function pgembed._drop_embedding(pgembed.embedding) is

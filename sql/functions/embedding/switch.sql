@@ -211,7 +211,9 @@ begin
     if earlier.embedding_id <> e.embedding_id then
         perform pgembed._drop_embedding(earlier);
     end if;
-    update pgembed.embedding set current_id = null, generation = 'current', switch = null, switch_error = null where embedding_id = e.embedding_id;
+    update pgembed.embedding set is_default = false where embedding_id = was.embedding_id;
+    update pgembed.embedding set current_id = null, generation = 'current', switch = null, switch_error = null, is_default = was.is_default
+    where embedding_id = e.embedding_id;
     update pgembed.embedding set current_id = e.embedding_id
     where current_id = was.embedding_id;    -- a next generation, when the previous one comes back
     update pgembed.embedding set current_id = e.embedding_id, generation = 'previous' where embedding_id = was.embedding_id;

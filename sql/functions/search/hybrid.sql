@@ -184,7 +184,7 @@ begin
     perform pgembed._check_min_score(min_score), pgembed._check_min_similarity(min_similarity, e.distance);
     perform pgembed._check_fusion(fusion, vector_weight, bm25_weight, rrf_k, candidates, wanted, on_missing_query_embedding);
     perform pgembed._check_ef_search(ef_search, e.index_kind);
-    -- Its own index, else the only one that the table has.
+    -- Its own index, else the table's default one.
     select x.* into b from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
     b := pgembed._bm25_target(source, b.name);
     depths := case when candidates is null then pgembed._fusion_depths(wanted) else array[candidates] end;

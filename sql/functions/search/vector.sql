@@ -41,12 +41,12 @@ declare
     e pgembed.embedding;
     found_row pgembed.embedding;
     many int := 0;
+    names text[];
 begin
     for found_row in
         select x.* from pgembed.embedding as x
         where x.source = searched
-          and case when p_name is null then x.generation = 'current' else pgembed._name_matches(x.source, x.name, p_name) end
-        order by x.name
+          and case when p_name is null then x.is_default else pgembed._name_matches(x.source, x.name, p_name) end
     loop
         many := many + 1;
         e := found_row;
@@ -57,12 +57,8 @@ begin
             raise exception 'embedding "%" is declared on %, not on %', p_name, e.source, searched
                 using errcode = 'PE001', hint = format('Write NULL::%s.', e.source);
         end if;
-        raise exception 'table % has % embeddings', searched, many
-            using errcode = 'PE001',
-            detail = coalesce((select 'Its embeddings: ' || string_agg(name, ', ' order by name) || '.'
-                               from pgembed.embedding as x where x.source = searched and x.generation = 'current'), ''),
-            hint = case many when 0 then 'Declare one with pgembed.create_embedding.'
-                             else 'Say which: embedding => ''...''.' end;
+        names := array(select x.name from pgembed.embedding as x where x.source = searched and x.generation = 'current' order by x.name);
+        perform pgembed._no_default(searched, 'embedding', names, 'Declare one with pgembed.create_embedding.');
     end if;
     if e.side_table is null or not exists (select from pg_class where oid = e.side_table) then
         perform pgembed._require_side_table(e);

@@ -278,7 +278,8 @@ select
     case when trained.encoder_id is null then 'none' when pgembed._query_encoder_stale(trained) then 'stale' else 'ready' end as query_encoder_state,
     trained.created_at as query_encoder_trained_at,
     trained.agreement as query_encoder_agreement,
-    trained.overlap as query_encoder_overlap
+    trained.overlap as query_encoder_overlap,
+    e.is_default
 from pgembed.embedding as e
 join pgembed._standing as standing on standing.kind = 'embedding' and standing.id = e.embedding_id
 join pgembed.model as m using (model_id)
@@ -289,7 +290,7 @@ left join (pgembed.bm25 as x join pgembed._standing as words on words.kind = 'bm
 cross join lateral pgembed._query_encoder(e) as trained;
 comment on view pgembed.status is
     'How each embedding is doing, in rows: with a vector, waiting, being encoded, failed, without a text, unseen (written while '
-    'triggers did not fire); coverage, rows a second, time to go; its model, its indexes, its query encoder; what a next or previous generation lacks to take '
+    'triggers did not fire); coverage, rows a second, time to go; its model, its indexes, its query encoder; whether searches that name only the table use it; what a next or previous generation lacks to take '
     'the place of the current one. Counts are estimates above 200,000 rows or 50,000 jobs.';
 
 create or replace function pgembed._bm25_counts(
@@ -317,7 +318,7 @@ create or replace view pgembed.bm25_status as
 select pgembed._schema_of(x.source) as schema, x.name, x.source, e.name as embedding, x.config, standing.state, standing.state_reason,
        case standing.state when 'pending' then pgembed._bm25_percent(x.text_id, pgembed._source_count(x.text_id)) end as percent,
        p.packed_rows, c.recent as recent_rows, c.dead as dead_rows, c.failed, pgembed._unseen_rows(x.text_id) as unseen,
-       c.must_rebuild, cardinality(p.segments) as segments, c.bytes
+       c.must_rebuild, cardinality(p.segments) as segments, c.bytes, x.is_default
 from pgembed.bm25 as x
 join pgembed._standing as standing on standing.kind = 'bm25' and standing.id = x.bm25_id
 join pgembed.bm25_pack as p using (bm25_id)
@@ -325,7 +326,7 @@ left join pgembed.embedding as e using (embedding_id)
 cross join lateral pgembed._bm25_counts(x) as c;
 comment on view pgembed.bm25_status is
     'How each BM25 index is doing: how much of the table is read while it is built, documents packed, not packed yet (recent), '
-    'deleted but not purged yet (dead), rows that could not be read (failed) or were written while triggers did not fire (unseen), size.';
+    'deleted but not purged yet (dead), rows that could not be read (failed) or were written while triggers did not fire (unseen), size; whether searches by words that name only the table use it.';
 
 create or replace view pgembed.failed as
 select 'embedding' as kind, pgembed._schema_of(e.source) as schema, e.name, e.source, d.key, d.op, d.attempts, d.error, d.failed_at, d.seq

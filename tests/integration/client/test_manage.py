@@ -9,6 +9,7 @@ import pytest
 
 import pgembed
 from pgembed import errors
+from pgembed.encoders import load_encoder
 from pgembed.testing import process_all
 from tests.integration.client.conftest import running_service
 
@@ -57,6 +58,37 @@ def test_options_arrive_as_declared(shop: psycopg.Connection) -> None:
     ).fetchone()
     options = {"m": 8, "ef_construction": 32}
     assert found == (32, "l2", "none", "halfvec", options, "poll", 2, "category")
+
+
+def test_the_default_is_searched_where_only_the_table_is_named(
+    shop: psycopg.Connection, dsn: str
+) -> None:
+    second = pgembed.create_embedding(
+        shop, "article", "category", name="categories", model="hashing"
+    )
+    process_all(dsn)
+    encoder = load_encoder("hashing", "hashing", dimensions=64)
+
+    def found(words: str, **options: Any) -> list[str | None]:
+        hits = pgembed.vector_search(
+            shop, "article", words, encoder=encoder, k=1, **options
+        )
+        return [hit.content for hit in hits]
+
+    before = found("red fox")
+    assert before != found("red fox", embedding=second)
+    pgembed.alter_embedding(shop, second, is_default=True)
+    assert found("red fox") == found("red fox", embedding=second)
+    assert [one.name for one in pgembed.status(shop) if one.is_default] == [second]
+    pgembed.drop_embedding(shop, second)
+    assert found("red fox") == before
+    with pytest.raises(errors.InvalidParameter, match="is_default"):
+        pgembed.alter_embedding(shop, "article_embedding", is_default="yes")  # type: ignore[arg-type]
+    words = pgembed.create_bm25(shop, "article", "category", is_default=True)
+    hits = pgembed.bm25_search(shop, "article", "red")
+    assert hits == pgembed.bm25_search(shop, "article", "red", embedding=words)
+    pgembed.alter_bm25(shop, "article_embedding", is_default=True)
+    assert pgembed.bm25_search(shop, "article", "red") != hits
 
 
 def test_alter_changes_only_what_is_given(shop: psycopg.Connection, dsn: str) -> None:

@@ -38,7 +38,7 @@ from pgembed.errors import (
     UnsupportedEnvironment,
 )
 from pgembed.schema import LIBRARY_VERSION
-from pgembed.sqlalchemy import BM25, HNSW, Embedding, IVFFlat, attach
+from pgembed.sqlalchemy import BM25, HNSW, BM25Index, Embedding, IVFFlat, attach
 from pgembed.testing import HASHING_DIMENSIONS, HASHING_MODEL, process_all
 
 ENCODER = load_encoder("hashing", "hashing", dimensions=HASHING_DIMENSIONS)
@@ -405,6 +405,34 @@ def test_wrong_declarations() -> None:
         with pytest.raises(InvalidParameter) as caught:
             hashed(**one)
         assert caught.value.hint
+
+
+def test_one_of_several_is_the_default(new: Engine, new_dsn: str) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Note(Base):
+        __tablename__ = "note"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        title: Mapped[str]
+        body: Mapped[str]
+        titles = hashed("title")
+        bodies = hashed("body", is_default=True)
+        words = BM25Index("title || body")
+
+    make_and_fill(new, new_dsn, Base, Note(title="red", body="blue"))
+    with new.connect() as connection:
+        for view in ("status", "bm25_status"):
+            chosen = f"select name from pgembed.{view} where is_default"
+            assert connection.exec_driver_sql(chosen).all() == [("note_bodies",)]
+    assert "is_default" not in Note.titles.declaration.arguments()
+    with pytest.raises(InvalidParameter, match=r"'note_bodies' and 'note_both' are"):
+        hashed("title || body", name="note_both", is_default=True).declare(
+            Base.metadata.tables["note"]
+        )
+    # Vectors and words are chosen apart.
+    table = Base.metadata.tables["note"]
+    BM25Index("body", name="note_words2", is_default=True).declare(table)
 
 
 def test_declaration_without_defaults() -> None:

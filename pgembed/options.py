@@ -80,10 +80,13 @@ class HNSW:
         m: Links of each node, 2 to 100; pgvector's default is 16.
         ef_construction: Candidates looked at while building, 4 to 1,000; its
             default is 64.
+        binary: Index the signs of the vectors, which takes a bit a dimension; the
+            nearest 400 by these are ranked again by the vectors themselves.
     """
 
     m: int | None = None
     ef_construction: int | None = None
+    binary: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,11 @@ class IVFFlat:
 
     Attributes:
         lists: Number of lists, 1 to 32,768; by the number of rows.
+        binary: As of `HNSW`.
     """
 
     lists: int | None = None
+    binary: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -242,7 +247,8 @@ class EmbeddingOptions(TextOptions, total=False):
 
     Attributes:
         index: `hnsw`, `ivfflat` or `none`; `hnsw`.
-        index_options: `{"m": 16, "ef_construction": 64}` or `{"lists": 100}`.
+        index_options: `{"m": 16, "ef_construction": 64}` or `{"lists": 100}`;
+            `{"binary": true}`: the signs of the vectors.
         bm25: Whether the text can be searched by words too (`bm25_search`,
             `hybrid_search`); wherever the expression allows it.
         bm25_options: As `options` of `create_bm25`.

@@ -467,6 +467,7 @@ def build_index(service: Service) -> list[str]:
         ({"distance": "l2"}, 0, True),
         ({"index": "ivfflat", "index_options": '{"lists": 2}'}, 0, True),
         ({"index_options": '{"m": 5}'}, 0, True),
+        ({"index_options": '{"binary": true}'}, 0, True),
         ({"vector_type": "halfvec"}, 3, True),
         ({"model": "toy3"}, 3, True),
     ],

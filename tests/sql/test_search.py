@@ -120,18 +120,23 @@ def test_rows_at_one_distance_come_in_key_order(conn: Connection) -> None:
     assert found == [(i, 0) for i in range(1, 13)]
 
 
-def test_many_dimensions_are_found_by_their_signs(conn: Connection) -> None:
-    """More than 4,000 dimensions: binary candidates, ranked by whole vectors."""
-    vectors = make_documents(conn, dimensions=4100, rows=100)
+@pytest.mark.parametrize("options", ['{"m": 8}', '{"m": 8, "binary": true}'])
+def test_signs_find_the_candidates_and_vectors_rank_them(
+    conn: Connection, options: str
+) -> None:
+    """Of more than 4,000 dimensions, and of fewer where that is asked for."""
+    dimensions = 256 if "binary" in options else 4100
+    vectors = make_documents(conn, dimensions, rows=100, index_options=options)
     index = conn.execute(
         "select indexdef from pg_indexes where indexname = 'doc_embedding_hnsw'"
     ).fetchone()
     assert index is not None
     assert "binary_quantize" in index[0]
     assert "bit_hamming_ops" in index[0]
+    assert "WITH (m='8')" in index[0]
     conn.execute("set enable_seqscan = off")  # so few rows are read faster whole
     hits = 0
-    for query in make_vectors(5, 4100, seed=5):
+    for query in make_vectors(5, dimensions, seed=5):
         scores = vectors @ query / np.linalg.norm(vectors, axis=1)
         rows = {int(i) // 3 + 1: None for i in np.argsort(-scores)}
         found = conn.execute(

@@ -122,24 +122,27 @@ begin
         raise exception 'unknown index "%"', e.index_kind using errcode = 'PE007',
             hint = 'Indexes are hnsw, ivfflat and none (exact search).';
     end if;
-    if e.index_kind <> 'none' and e.distance = 'l2' and pgembed._index_is_binary(e) then
-        raise exception 'index % on % of % dimensions does not support distance l2',
-            e.index_kind, e.vector_type, e.dimensions using errcode = 'PE007',
-            detail = 'So many dimensions are indexed by their signs (binary quantisation), which '
-                     'tell of angles, not of lengths.',
-            hint = 'Use distance cosine or inner_product, fewer dimensions (up to 2,000 as vector, '
-                   '4,000 as halfvec), or index => ''none''.';
-    end if;
     if jsonb_typeof(e.index_options) <> 'object' then
         raise exception 'index_options must be a JSON object, not %', e.index_options
             using errcode = 'PE007', hint = 'For example {"m": 16, "ef_construction": 64}.';
+    elsif jsonb_typeof(e.index_options -> 'binary') <> 'boolean' then
+        raise exception 'index option binary is true or false, not %', e.index_options -> 'binary' using errcode = 'PE007',
+            hint = 'With true the index has the signs of the vectors, and is much smaller.';
+    elsif e.index_kind <> 'none' and e.distance = 'l2' and pgembed._index_is_binary(e) then
+        raise exception 'index % on % of % dimensions does not support distance l2',
+            e.index_kind, e.vector_type, e.dimensions using errcode = 'PE007',
+            detail = concat(case when e.index_options ? 'binary' then 'With binary its index has' else 'So many dimensions are indexed by' end,
+                            ' their signs (binary quantisation), which tell of angles, not of lengths.'),
+            hint = 'Use distance cosine or inner_product, or fewer dimensions (up to 2,000 as vector, '
+                   '4,000 as halfvec) without binary, or index => ''none''.';
     end if;
     for option, value in select * from jsonb_each(e.index_options) loop
-        if not ((e.index_kind = 'hnsw' and option in ('m', 'ef_construction'))
-                or (e.index_kind = 'ivfflat' and option = 'lists')) then
+        if not ((e.index_kind = 'hnsw' and option in ('m', 'ef_construction', 'binary'))
+                or (e.index_kind = 'ivfflat' and option in ('lists', 'binary'))) then
             raise exception 'index % has no option "%"', e.index_kind, option using errcode = 'PE007',
-                hint = 'hnsw takes m and ef_construction, ivfflat takes lists.';
+                hint = 'hnsw takes m and ef_construction, ivfflat takes lists, both take binary.';
         end if;
+        continue when option = 'binary';
         if jsonb_typeof(value) <> 'number' or value::text !~ '^\d{1,6}$'
            or not (value::int <@ (case option when 'm' then int4range(2, 100, '[]')
                                               when 'ef_construction' then int4range(4, 1000, '[]')

@@ -37,11 +37,12 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     -- pgvector indexes up to 2,000 dimensions of vector and 4,000 of halfvec.
-    select p_embedding.dimensions > case p_embedding.vector_type when 'vector' then 2000 else 4000 end
+    select coalesce((p_embedding.index_options ->> 'binary')::boolean, false)
+           or p_embedding.dimensions > case p_embedding.vector_type when 'vector' then 2000 else 4000 end
 $$;
 comment on function pgembed._index_is_binary(pgembed.embedding) is
-    'Whether the vectors are too long to be indexed whole: then their signs are (binary '
-    'quantisation), and candidates are ranked again by the whole vectors.';
+    'Whether the index is to have the signs of the vectors (binary quantisation), or they are too long to be indexed '
+    'whole: candidates are then ranked again by the whole vectors.';
 
 create or replace function pgembed._vector_column(p_embedding pgembed.embedding, out table_sql text, out column_name name)
 language sql stable
@@ -96,7 +97,7 @@ begin
             case when row_count <= 1e6 then ceil(row_count / 1000) else sqrt(row_count) end))::int);
     end if;
     select string_agg(format('%I = %s', key, value), ', ' order by key) into options
-    from jsonb_each_text(p_embedding.index_options);
+    from jsonb_each_text(p_embedding.index_options) where key <> 'binary';
     return format('create index %s %I on %s using %I (%s %s.%I)%s',
         case when p_concurrently then 'concurrently' else '' end,
         pgembed._index_name(p_embedding), vectors.table_sql, p_embedding.index_kind,

@@ -21,6 +21,7 @@ from pgembed.cli import (
     search,
     serve,
     status,
+    tune_index,
 )
 from pgembed.cli.common import CleanErrors
 
@@ -43,6 +44,7 @@ for _module in (
     bm25,
     search,
     evaluate,
+    tune_index,
     serve,
     status,
     doctor,

@@ -6,7 +6,8 @@
     ...     print(report.modes[0].measures)
 
 `evaluate` compares the ways to search over a table that is there, `measure_recall`
-an approximate vector index with the exact order. `chart` draws what they found.
+an approximate vector index with the exact order, `tune_index` tries which index suits
+the vectors of an embedding. `chart` draws what they found.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ from pgembed.evaluation.files import (
 )
 from pgembed.evaluation.measures import DEFAULT_MEASURES, score_run
 from pgembed.evaluation.recall import RecallOptions, RecallReport, measure_recall
+from pgembed.evaluation.tuning import (
+    TuningOptions,
+    TuningPlan,
+    TuningReport,
+    plan_tuning,
+    tune_index,
+)
 
 __all__ = [
     "DEFAULT_MEASURES",
@@ -35,13 +43,18 @@ __all__ = [
     "RecallOptions",
     "RecallReport",
     "Report",
+    "TuningOptions",
+    "TuningPlan",
+    "TuningReport",
     "evaluate",
     "find_data",
     "load_data",
     "measure_recall",
+    "plan_tuning",
     "read_documents",
     "read_judgements",
     "read_queries",
     "save_chart",
     "score_run",
+    "tune_index",
 ]

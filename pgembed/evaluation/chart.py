@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pgembed.errors import EvaluationError, MissingExtra
 from pgembed.evaluation.compare import Report
+from pgembed.evaluation.recall import RecallReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from pgembed.evaluation.recall import RecallReport
+    from pgembed.evaluation.tuning import TuningReport
 
 _FORMATS: Final = (".png", ".svg", ".pdf")
 _COLOURS: Final = ("#4c72b0", "#dd8452", "#55a868", "#8172b3")
 _DPI: Final = 150
 
 
-def save_chart(report: Report | RecallReport, path: str | Path) -> Path:
+def save_chart(report: Report | RecallReport | TuningReport, path: str | Path) -> Path:
     """Draw a report and write it to a file.
 
     Args:
-        report: What `evaluate` or `measure_recall` found.
+        report: What `evaluate`, `measure_recall` or `tune_index` found.
         path: File, whose ending says the format: .png, .svg or .pdf.
 
     Returns:
@@ -44,8 +45,10 @@ def save_chart(report: Report | RecallReport, path: str | Path) -> Path:
         figure = Figure(figsize=(10, 4), layout="constrained")
         if isinstance(report, Report):
             _draw_modes(figure, report)
-        else:
+        elif isinstance(report, RecallReport):
             _draw_recall(figure, report)
+        else:
+            _draw_tuning(figure, report)
         try:
             figure.savefig(file, dpi=_DPI)
         except OSError as exc:
@@ -162,3 +165,33 @@ def _draw_recall(figure: Figure, report: RecallReport) -> None:
     lines, labels = axes.get_legend_handles_labels()
     more, more_labels = beside.get_legend_handles_labels()
     axes.legend(lines + more, labels + more_labels, loc="lower right", frameon=False)
+
+
+def _draw_tuning(figure: Figure, report: TuningReport) -> None:
+    """Draw recall against time: a line an index, a mark an effort of its searches."""
+    axes = figure.subplots()
+    figure.suptitle(
+        f"{report.embedding}: {report.rows:,} vectors, {report.queries} queries"
+    )
+    for position, one in enumerate(report.tried):
+        axes.plot(
+            [point.latency.p50 for point in one.points],
+            [point.recall for point in one.points],
+            marker="o" if one.is_current else ".",
+            linewidth=2.5 if position == report.recommended else 1,
+            label=one.setup.label + (", as it is" if one.is_current else ""),
+        )
+    if report.recommended is not None:
+        best = report.tried[report.recommended].best(report.recall)
+        axes.plot(
+            *(best.latency.p50, best.recall),
+            marker="o",
+            markersize=14,
+            markerfacecolor="none",
+            markeredgecolor=_COLOURS[2],
+        )
+    axes.axhline(report.recall, color="grey", linewidth=0.8, linestyle="--")
+    axes.set_xscale("log")
+    axes.set_xlabel("ms a search, p50")
+    axes.set_ylabel(f"recall@{report.k}")
+    figure.legend(loc="outside right upper", frameon=False)

@@ -14,9 +14,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from pgembed.cli.common import Dsn, console, errors
+from pgembed.cli.common import AsJson, Dsn, console, errors
 from pgembed.cli.declare import Name
-from pgembed.cli.evaluate import AsJson, Chart, Encoder, Queries
+from pgembed.cli.evaluate import Chart, Encoder, Queries
 from pgembed.dsn import connect
 
 if TYPE_CHECKING:
@@ -184,8 +184,8 @@ def _show(report: TuningReport) -> None:
         console.print(f"Note: {warning}", style="yellow", highlight=False, markup=False)
     if report.recommended is None:
         console.print(
-            f"None of these has a recall of {report.recall:g}: try a finer graph (--m 64), or "
-            "less recall.",
+            f"None of these has a recall of {report.recall:g}: try a finer graph "
+            "(--m 64), or less recall.",
             style="yellow",
             highlight=False,
             markup=False,
@@ -197,6 +197,14 @@ def _show(report: TuningReport) -> None:
     console.print(f"\n{said}", highlight=False, markup=False)
     if report.change is not None:
         console.print(report.change, highlight=False, markup=False, soft_wrap=True)
+    if (ndcg := chosen.best(report.recall).ndcg) is not None:
+        exact = report.tried[0].points[0].ndcg or 0
+        console.print(
+            f"Its nDCG@{report.k} is {ndcg:.3f}, that of an exact search of the "
+            f"vectors as they are {exact:.3f}.",
+            highlight=False,
+            markup=False,
+        )
     if report.effort is not None:
         console.print(
             f"with ef_search => {report.effort} in searches, or for all of a role's: "
@@ -215,8 +223,8 @@ def _table(report: TuningReport) -> Table:
         ),
         title_justify="left",
         caption=Text(
-            "* as it is now; look: ef_search or probes; ms a search; size: vectors "
-            "and index"
+            "* as it is now; look: ef_search or probes; recall and nDCG at "
+            f"{report.k}; ms a search; size: vectors and index"
         ),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -225,9 +233,9 @@ def _table(report: TuningReport) -> Table:
     )
     table.add_column("")
     table.add_column("dims", justify="right")
-    table.add_column("type")
-    table.add_column("index")
-    measure = [f"nDCG@{report.k}"] if judged else []
+    table.add_column("type", no_wrap=True)
+    table.add_column("index", no_wrap=True)
+    measure = ["nDCG"] if judged else []
     for name in ("look", "recall", *measure, "p50", "p95", "build", "size"):
         table.add_column(name, justify="right", no_wrap=True)
     for position, one in enumerate(report.tried):

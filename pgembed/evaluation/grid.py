@@ -109,8 +109,10 @@ def is_needless(setup: Setup, tried: Sequence[Tried], recall: float) -> bool:
     if not isinstance(setup.index, HNSW) or setup.index.m != _FINER_M:
         return False
     coarser = replace(setup, index=replace(setup.index, m=None, ef_construction=None))
+    # With signs alone most of the time goes into ranking the pool.
+    far = math.inf if setup.binary else USUAL_EF_SEARCH
     return any(
-        point.recall >= recall and (point.effort or 0) <= USUAL_EF_SEARCH
+        point.recall >= recall and (point.effort or 0) <= far
         for one in tried
         if one.setup == coarser
         for point in one.points

@@ -419,6 +419,20 @@ def test_the_command_fits_a_terminal(items: Conn, dsn: str, tmp_path: Path) -> N
     assert run(NAME, "--type", "bits", dsn=dsn).exit_code == 1
 
 
+def test_the_command_says_what_judgements_say(
+    items: Conn, dsn: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgembed._client.encoders.load", lambda _row: KNOWN)
+    only = ("--rows", 1000, "--index", "hnsw", "--index", "none", "--key", "code")
+    given = ("--judgements", folder, "--encode-here", "--m", 100)
+    done = run(NAME, *only, *given, dsn=dsn)
+    assert done.exit_code == 0, done.output
+    assert "Its nDCG@10 is 1.000, that of an exact search" in done.stdout
+    row, _bar = re.findall(r"^.* binary +hnsw 100/400 .*$", done.stdout, re.MULTILINE)
+    assert len(row) <= 80
+    assert " 1.000 " in row
+
+
 def test_ctrl_c_leaves_nothing(items: Conn, dsn: str) -> None:
     process = subprocess.Popen(
         [

@@ -144,7 +144,9 @@ def test_the_embedding_is_named(conn: Connection, article: Service) -> None:
     declare(conn, "article", "body || '!'", name="loud", bm25=False).drain()
     conn.execute("select pgembed.create_bm25('article', 'price::text', 'prices')")
     given = ", 'red', query_embedding => %s"
-    assert "Say which" in fails(conn, "PE001", f"'article'{given}", vector("x"))
+    assert hits(conn, f"'article'{given}, k => 1", vector("red fox"))[0][5] == "red fox"
+    loud = f"'article'{given}, embedding => 'loud', k => 1, vector_weight => 9"
+    assert hits(conn, loud, vector("red fox!"))[0][5] == "red fox!"
     named = f"'article'{given}, embedding => 'article_embedding', k => 1"
     assert hits(conn, named, vector("red fox"))[0][5] == "red fox"
     assert keys(conn, "'article', '300', embedding => 'prices'") == [3]

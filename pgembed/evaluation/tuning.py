@@ -47,7 +47,7 @@ _EMBEDDING = sql.SQL(
     "select e.source::text, pgembed._qualified_name(e.source, e.name), n.vectors,"
     " n.vector, n.chunk_keys, e.dimensions, e.vector_type, e.distance, m.normalized,"
     " pgembed._vector_schema()::text, e.index_kind, e.index_options,"
-    " e.generation, e.model_id, m.dimensions"
+    " e.generation, e.model_id"
     " from pgembed._embedding(%(name)s) as e"
     " join pgembed.model as m using (model_id)"
     " cross join lateral pgembed._search_names(e) as n"
@@ -224,7 +224,6 @@ class _Embedding:
     stored: Stored
     current: Setup
     model_id: int
-    model_dimensions: int
     target: Target
 
 
@@ -311,16 +310,17 @@ def _check(options: TuningOptions) -> None:
             hint="0.95 is nineteen of twenty.",
         )
     for given, known in ((options.kinds, KINDS), (options.indexes, INDEXES)):
-        if unknown := [one for one in given if one not in known] or not given:
+        unknown = [one for one in given if one not in known]
+        if unknown or not given:
             raise InvalidParameter(
-                f"{unknown} is nothing to try", hint=f"Known: {', '.join(known)}."
+                f"{list(given)} is nothing to try", hint=f"Known: {', '.join(known)}."
             )
 
 
 def _embedding(conn: Connection, embedding: str, options: TuningOptions) -> _Embedding:
     row = fetch(conn, _EMBEDDING, name=embedding).rows[0]
     source, name, vectors, column, keys, dimensions, kind, distance, *more = row
-    normalized, schema, index, index_options, generation, model_id, whole = more
+    normalized, schema, index, index_options, generation, model_id = more
     if generation != "current":
         raise UnknownEmbedding(
             f"{name!r} is the {generation} generation of an embedding",
@@ -353,7 +353,6 @@ def _embedding(conn: Connection, embedding: str, options: TuningOptions) -> _Emb
         ),
         current=Setup(dimensions, kind, advice.plain_index(index, index_options)),
         model_id=model_id,
-        model_dimensions=whole,
         target=find_target(
             conn,
             source,

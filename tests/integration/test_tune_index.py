@@ -24,7 +24,14 @@ from pgembed.options import HNSW, IVFFlat, index_arguments
 from tests.fixtures.cli import invoke
 from tests.fixtures.postgres import prepared_by
 from tests.fixtures.roles import acting_as, new_roles
-from tests.fixtures.vectors import build_indexes, declare, make_vectors, put_chunks
+from tests.fixtures.vectors import (
+    as_text,
+    build_indexes,
+    declare,
+    finish,
+    make_vectors,
+    put_chunks,
+)
 
 Conn = psycopg.Connection[Any]
 
@@ -179,6 +186,37 @@ def test_the_recall_of_cut_vectors_is_that_of_numpy(items: Conn) -> None:
         shares.append(len(both) / 10)
     assert measured == pytest.approx(np.mean(shares), abs=0.8 * float(np.std(shares)))
     assert 0.2 < measured < 0.95
+
+
+@pytest.mark.parametrize("storage", ["table", "column"])
+def test_composite_keys_and_vectors_in_a_column(conn: Conn, storage: str) -> None:
+    conn.execute("create table part (a int, b text, name text, primary key (b, a))")
+    conn.execute("insert into part select i, 'x', 'p' from generate_series(1, 1100) i")
+    name = declare(
+        conn,
+        "part",
+        "name",
+        dimensions=DIMENSIONS,
+        bm25=False,
+        storage=storage,
+        distance="l2",
+    )
+    if storage == "table":
+        keyed = ((("x", i + 1), 0, "p", v) for i, v in enumerate(VECTORS[:1100]))
+        put_chunks(conn, name, keyed)
+    else:
+        for i, vector in enumerate(VECTORS[:1100]):
+            conn.execute(
+                "update part set embedding = %s where a = %s", [as_text(vector), i + 1]
+            )
+        finish(conn)
+    build_indexes(conn)
+    report = evaluation.tune_index(conn, name, QUICK)
+    assert report.rows == 1080
+    tried = by_label(report)
+    assert not any(one.setup.binary for one in report.tried)  # signs have no lengths
+    assert tried["32 vector hnsw 16/64"].points[-1].recall >= 0.95
+    assert tried["32 vector hnsw 16/64"].is_current
 
 
 def test_what_it_recommends_can_be_pasted(items: Conn) -> None:
@@ -355,7 +393,7 @@ def test_names_on_the_callers_path_are_not_taken(items: Conn) -> None:
         ({"sample": 0}, "sample must be"),
         ({"m": (1,)}, "m must be"),
         ({"recall": float("nan")}, "recall must be"),
-        ({"kinds": ("bits",)}, "'bits'"),
+        ({"kinds": ("vector", "bits")}, "'bits'"),
         ({"indexes": ()}, "nothing to try"),
         ({"dimensions": (64,)}, "the vectors have 32 dimensions, so 64"),
         ({"dimensions": (0,)}, "dimensions must be"),

@@ -26,6 +26,7 @@ PgembedError
 │   ├── ModelNotFound
 │   ├── EncoderUnavailable     outage: the texts are fine, try again later
 │   └── TextError              this text cannot be encoded
+│       └── ImageError         this image cannot be encoded
 ├── RerankError               a re-ranker cannot score these texts
 ├── EvaluationError           queries or judgements cannot be used
 ├── SchemaVersionError
@@ -226,6 +227,10 @@ class EncoderUnavailable(EncoderError):
 
 class TextError(EncoderError):
     """This text cannot be encoded."""
+
+
+class ImageError(TextError):
+    """This image cannot be encoded: it is none, damaged, or too large."""
 
 
 class RerankError(PgembedError):

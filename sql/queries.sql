@@ -124,7 +124,7 @@ select pgembed._broken_v1(%(embedding_id)s, %(revision)s, %(reason)s)
 
 -- model_seen --
 -- Tells what has been loaded.
-select pgembed._model_seen_v1(%(model_id)s, %(dimensions)s, %(max_tokens)s, %(normalized)s, %(fingerprint)s)
+select pgembed._model_seen_v1(%(model_id)s, %(dimensions)s, %(max_tokens)s, %(normalized)s, %(fingerprint)s, %(images)s)
 
 -- spend --
 -- Counts tokens of a hosted model; NULL: that is more than the most of a day.
@@ -176,7 +176,7 @@ select embedding_id, name, model_id, why from pgembed._query_encoders_due_v1(%(s
 
 -- query_claim --
 -- Leases queries.
-select model_id, role, query_hash, query, attempts from pgembed._query_claim_v1(%(n)s, make_interval(secs => %(lease)s), %(busy)s::int[], %(served)s::text[])
+select model_id, role, query_hash, query, attempts, is_image from pgembed._query_claim_v1(%(n)s, make_interval(secs => %(lease)s), %(busy)s::int[], %(served)s::text[])
 
 -- query_extend --
 -- Renews leases of queries.

@@ -11,6 +11,7 @@ pytest.register_assert_rewrite("tests.faults.world")
 pytest_plugins = [
     "tests.fixtures.exports",
     "tests.fixtures.hosted",
+    "tests.fixtures.image_model",
     "tests.fixtures.postgres",
     "tests.fixtures.skips",
 ]

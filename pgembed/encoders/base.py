@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from pgembed.errors import TextError
+from pgembed.errors import InvalidParameter, TextError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,6 +118,22 @@ class Billed(Protocol):
         """What it was sent so far."""
 
 
+@runtime_checkable
+class ImageEncoder(Protocol):
+    """What an encoder has besides that may encode images, into the space of texts."""
+
+    @property
+    def images(self) -> bool:
+        """Whether the model does encode images: of some the weights decide."""
+
+    def encode_images(self, images: Sequence[bytes]) -> NDArray[np.float32]:
+        """Encode image files, given their bytes: shape (len(images), dimensions).
+
+        Raises:
+            ImageError: One of them cannot be decoded; a `TextError`.
+        """
+
+
 class EncoderSettings(Protocol):
     """What encoders read from the service's settings."""
 
@@ -152,6 +168,25 @@ class EncoderSettings(Protocol):
     @property
     def request_timeout_seconds(self) -> float:
         """Longest wait for a hosted model's answer."""
+
+
+def image_encoder(encoder: Encoder) -> ImageEncoder:
+    """Give an encoder, if it encodes images.
+
+    Raises:
+        InvalidParameter: It encodes texts only.
+    """
+    if isinstance(encoder, ImageEncoder) and encoder.images:
+        return encoder
+    raise InvalidParameter(
+        f"model {encoder.name!r} encodes no images",
+        hint="Take a model of images and texts, such as clip-ViT-B-32.",
+    )
+
+
+def encodes_images(encoder: Encoder) -> bool:
+    """Whether an encoder encodes images."""
+    return isinstance(encoder, ImageEncoder) and encoder.images
 
 
 def check_texts(texts: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from pgembed.encoders.base import (
 )
 from pgembed.encoders.batching import pack
 from pgembed.encoders.forks import torch_is_used
+from pgembed.encoders.images import open_image
 from pgembed.encoders.lookup import find_model
 from pgembed.encoders.pooling import Assumed
 from pgembed.encoders.prompts import choose_prompts
@@ -40,8 +41,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from pgembed.encoders.base import EncoderSettings
+
+    _Inputs = list[str] | list[Image]
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +73,7 @@ class SentenceTransformersEncoder:
         backend: `torch`.
         device: Where it runs: `cuda:0`, `mps`, `cpu`.
         origin: Where it was found: `path`, `package` or `hub`.
+        images: Whether it encodes images too.
     """
 
     backend = "torch"
@@ -141,6 +146,7 @@ class SentenceTransformersEncoder:
         # Static models state infinity, some tokenizers 10**30: no limit.
         self.max_tokens = int(limit) if limit and limit < 1 << 30 else None
         self._tokenizer = _fast_tokenizer(self._model)
+        self.images = bool(self._model.supports("image"))
         self.normalized = False
         probe = self._forward(["a", "two words"], "", "document")
         self.normalized = bool(np.allclose(np.linalg.norm(probe, axis=1), 1, atol=5e-3))
@@ -187,6 +193,21 @@ class SentenceTransformersEncoder:
         """
         return self._encode(texts, self.query_prompt, "query")
 
+    def encode_images(self, images: Sequence[bytes]) -> NDArray[np.float32]:
+        """Encode image files, given their bytes: shape (len(images), dimensions).
+
+        Raises:
+            ImageError: One of them cannot be decoded.
+            TextError: One of them cannot be encoded.
+            EncoderUnavailable: The device is out of memory or out of order.
+        """
+        pixels = [open_image(image) for image in images]
+        return truncate_vectors(
+            self._forward(pixels, None, "document"),
+            self.dimensions,
+            normalized=self.normalized,
+        )
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count tokens with special tokens and document prompt, untruncated.
 
@@ -219,7 +240,9 @@ class SentenceTransformersEncoder:
             )
         return vectors
 
-    def _forward(self, texts: list[str], prompt: str, task: str) -> NDArray[np.float32]:
+    def _forward(
+        self, texts: _Inputs, prompt: str | None, task: str
+    ) -> NDArray[np.float32]:
         """Run one batch; halve it for as long as the device has no room for it."""
         encode = (
             self._model.encode_query if task == "query" else self._model.encode_document
@@ -241,7 +264,7 @@ class SentenceTransformersEncoder:
         return self._forward_halves(texts, prompt, task, memory_error)
 
     def _forward_halves(
-        self, texts: list[str], prompt: str, task: str, cause: BaseException
+        self, texts: _Inputs, prompt: str | None, task: str, cause: BaseException
     ) -> NDArray[np.float32]:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -268,7 +291,11 @@ class SentenceTransformersEncoder:
         )
 
     def _checked(
-        self, texts: list[str], vectors: NDArray[np.float32], prompt: str, task: str
+        self,
+        texts: _Inputs,
+        vectors: NDArray[np.float32],
+        prompt: str | None,
+        task: str,
     ) -> NDArray[np.float32]:
         if np.isfinite(vectors).all():
             # Again, in 32 bits: a half-precision length is 1 only to three digits.
@@ -333,7 +360,7 @@ def _is_out_of_memory(exc: BaseException) -> bool:
 
 
 def _encoding_error(
-    texts: list[str], exc: BaseException
+    texts: _Inputs, exc: BaseException
 ) -> TextError | EncoderUnavailable:
     what = f"{type(exc).__name__}: {exc}"
     if "CUDA error" in str(exc) or "CUBLAS" in str(exc) or "CUDNN" in str(exc):

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pgembed.encoders.base import check_vectors, truncate_vectors
+from pgembed.encoders.base import check_vectors, image_encoder, truncate_vectors
+from pgembed.encoders.images import read_base64
 from pgembed.errors import EncoderUnavailable, InvalidParameter
 from pgembed.service.encoding import CallGivenUp, Priority
 from pgembed.service.isolation import AllOrNone, Isolation
@@ -18,7 +19,13 @@ from pgembed.service.metrics import Metrics
 from pgembed.service.models import ModelOutOfOrder, Models, TokensUsedUp
 from pgembed.service.pace import Pace
 from pgembed.service.records import Embedding, Vector
-from pgembed.service.window import Document, Fault, Plan, slices_by_length
+from pgembed.service.window import (
+    Document,
+    Fault,
+    Plan,
+    slices_by_length,
+    slices_of_images,
+)
 
 if TYPE_CHECKING:
     from pgembed.chunking import Chunker
@@ -47,10 +54,16 @@ class DocumentEncoder:
         Raises:
             ModelOutOfOrder: The model is not loaded (any more).
             EncoderUnavailable: Its tokenizer is out of order.
-            InvalidParameter: The chunk size does not fit the model.
+            InvalidParameter: The chunk size does not fit the model, or it encodes no
+                images.
         """
         texts = [document for document in plan.documents if document.row.content]
         if not texts:
+            return
+        if embedding.images:
+            image_encoder(self._models.encoder(embedding.model_id))
+            for document in texts:
+                document.chunks = [document.row.content or ""]
             return
         chunker = self._models.known_chunker(embedding)
         if chunker is None:
@@ -107,7 +120,8 @@ class DocumentEncoder:
 
         # All batches at once: the thread takes them in turn with other windows'.
         async with AllOrNone() as group:
-            for some in [*slices_by_length(others), *([text] for text in slow)]:
+            slices = slices_of_images if embedding.images else slices_by_length
+            for some in [*slices(others), *([text] for text in slow)]:
                 batches = await self._plan(embedding, priority, encoder, some)
                 pieces, batches = self._pace.cut(embedding, batches)
                 isolation = Isolation(
@@ -134,8 +148,8 @@ class DocumentEncoder:
         encoder: Encoder,
         texts: list[str],
     ) -> list[list[int]]:
-        if len(texts) == 1:
-            return [[0]]
+        if len(texts) == 1 or embedding.images:
+            return [list(range(len(texts)))]
         try:
             return await self._models.call(
                 embedding.model_id,
@@ -163,7 +177,12 @@ class DocumentEncoder:
     ) -> Vector:
         """Run the model (in the encode thread)."""
         started = time.perf_counter()
-        vectors = check_vectors(encoder.encode_documents(texts), len(texts), encoder)
+        made = (
+            image_encoder(encoder).encode_images([read_base64(text) for text in texts])
+            if embedding.images
+            else encoder.encode_documents(texts)
+        )
+        vectors = check_vectors(made, len(texts), encoder)
         seconds = time.perf_counter() - started
         if len(texts) > 1:  # a text cannot be cut
             self._pace.note(embedding, seconds, pieces)

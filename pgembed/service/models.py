@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pgembed.encoders.base import Billed, check_vectors
+from pgembed.encoders.base import Billed, check_vectors, encodes_images
 from pgembed.encoders.registry import load_encoder
 from pgembed.errors import EncoderUnavailable, MissingExtra, PgembedError
 from pgembed.events import events
@@ -468,6 +468,7 @@ class Models:
             max_tokens=encoder.max_tokens,
             normalized=encoder.normalized,
             fingerprint=encoder.fingerprint,
+            images=encodes_images(encoder),
         )
 
     def _failed(self, slot: _Slot, reason: str, retry: float) -> None:

@@ -240,7 +240,9 @@ class Pipeline:
         ]
         for row in rows:
             if row.too_long:
-                await self._fail(window, jobs[row.key], self._too_long())
+                await self._fail(
+                    window, jobs[row.key], self._too_long(window.embedding)
+                )
         plan = Plan(
             [
                 Document(row, jobs[row.key])
@@ -276,7 +278,9 @@ class Pipeline:
         """Encode and write, now and then what there is: a slow text delays itself."""
         window.plan = plan
         first_fill = window.embedding.switch is not None
-        if known := plan.partly_known(first_fill=first_fill):
+        if not window.embedding.images and (
+            known := plan.partly_known(first_fill=first_fill)
+        ):
             plan.reuse(await window.store.chunks(window.embedding.embedding_id, known))
         encoding = asyncio.create_task(
             self._documents.encode(window.embedding, window.priority, plan)
@@ -381,9 +385,11 @@ class Pipeline:
             await self._aside.link.close()
             await self._slow.link.close()
 
-    def _too_long(self) -> Fault:
+    def _too_long(self, embedding: Embedding) -> Fault:
         most = f"{self._max_bytes >> 20} MiB (pgembed serve --max-text)"
         message = f"the text is longer than {most}: spread it over several rows"
+        if embedding.images:
+            message = f"the image is longer than {most} in base64: store a smaller one"
         return Fault(message, "TextTooLong")
 
     def _too_slow(self, error: StatementFailed) -> Fault:
@@ -411,7 +417,13 @@ class Pipeline:
             return
         try:
             await self._write_at_once(
-                window, write_batch(documents, plan.vectors, finished)
+                window,
+                write_batch(
+                    documents,
+                    plan.vectors,
+                    finished,
+                    images=window.embedding.images,
+                ),
             )
         except StatementFailed as exc:
             waits = exc.timed_out or exc.blame is Blame.MOMENT

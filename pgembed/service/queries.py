@@ -14,7 +14,8 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pgembed.encoders.base import check_vectors
+from pgembed.encoders.base import check_vectors, image_encoder
+from pgembed.encoders.images import read_base64
 from pgembed.errors import EncoderUnavailable, PgembedError
 from pgembed.events import events
 from pgembed.service.database import Database
@@ -96,18 +97,25 @@ class QueryLane:
         return [model_id for model_id, count in in_hand.items() if count >= IN_HAND]
 
     async def _start(self, queries: list[Query]) -> None:
-        """Answer each model's queries by themselves: one may have to be loaded."""
-        by_model: dict[int, list[Query]] = {}
+        """Answer each model's queries by themselves: one may have to be loaded.
+
+        Its texts and its images are calls of their own.
+        """
+        together: dict[tuple[int, bool], list[Query]] = {}
         for query in queries:
-            by_model.setdefault(query.model_id, []).append(query)
+            key = query.model_id, query.is_image
+            together.setdefault(key, []).append(query)
         alone = queries[0].attempts > 1
         if alone and self._in_hand:
             await asyncio.wait(self._in_hand, timeout=ALONE_SECONDS)
         # Read anew each time: a model's prompts may have been changed.
-        for model in await self._store.models(list(by_model)):
-            task = asyncio.create_task(self._answer(model, by_model[model.model_id]))
-            self._in_hand[task] = by_model[model.model_id]
-            task.add_done_callback(self._ended)
+        models = await self._store.models([model_id for model_id, _ in together])
+        by_id = {model.model_id: model for model in models}
+        for (model_id, _), asked in together.items():
+            if model_id in by_id:
+                task = asyncio.create_task(self._answer(by_id[model_id], asked))
+                self._in_hand[task] = asked
+                task.add_done_callback(self._ended)
         if alone and self._in_hand:
             await asyncio.wait(self._in_hand, timeout=ALONE_SECONDS)
 
@@ -127,7 +135,7 @@ class QueryLane:
     async def _answer(self, model: Model, queries: list[Query]) -> None:
         """Have queries of a model encoded, and answer each as soon as it is."""
         started = time.perf_counter()
-        # By text: several roles may ask the same.
+        # By text, or image: several roles may ask the same.
         waiting: dict[str, list[Query]] = {}
         for query in queries:
             waiting.setdefault(query.query, []).append(query)
@@ -153,7 +161,7 @@ class QueryLane:
 
         try:
             try:
-                await self._patiently(model, queries[0].attempts, waiting, settle)
+                await self._patiently(model, queries[0], waiting, settle)
             except PgembedError as exc:
                 if isinstance(exc, ConnectionLost | StatementFailed):
                     raise
@@ -162,7 +170,7 @@ class QueryLane:
             log.warning("query.lost", model=model.model, error=str(exc))
 
     async def _patiently(
-        self, model: Model, attempts: int, waiting: Collection[str], settle: Settle
+        self, model: Model, first: Query, waiting: Collection[str], settle: Settle
     ) -> None:
         """Encode queries; a model that asks to wait for a moment is waited for.
 
@@ -172,7 +180,7 @@ class QueryLane:
         texts = list(waiting)
         while True:
             try:
-                await self._encode(model, attempts, texts, settle)
+                await self._encode(model, first, texts, settle)
             except (EncoderUnavailable, ModelOutOfOrder) as exc:
                 if isinstance(exc, EncoderUnavailable):
                     self._models.outage(model.model_id, exc)
@@ -185,9 +193,9 @@ class QueryLane:
                 return
 
     async def _encode(
-        self, model: Model, attempts: int, texts: list[str], settle: Settle
+        self, model: Model, first: Query, texts: list[str], settle: Settle
     ) -> None:
-        if attempts > MOST_ATTEMPTS:
+        if first.attempts > MOST_ATTEMPTS:
             raise PgembedError(
                 f"claimed {MOST_ATTEMPTS} times without an answer: each time the "
                 "service died over it"
@@ -198,14 +206,21 @@ class QueryLane:
             model.model_id,
             Priority.QUERY,
             model.model_id,
-            partial(self._run_model, encoder),
+            partial(self._run_model, encoder, first.is_image),
             together_seconds=TOGETHER_SECONDS,
         )
         await isolation.encode(texts, settle)
 
-    def _run_model(self, encoder: Encoder, texts: Sequence[str]) -> Vector:
+    def _run_model(
+        self, encoder: Encoder, images: bool, texts: Sequence[str]
+    ) -> Vector:
         started = time.perf_counter()
-        vectors = check_vectors(encoder.encode_queries(texts), len(texts), encoder)
+        made = (
+            image_encoder(encoder).encode_images([read_base64(text) for text in texts])
+            if images
+            else encoder.encode_queries(texts)
+        )
+        vectors = check_vectors(made, len(texts), encoder)
         seconds = time.perf_counter() - started
         self._metrics.encode_seconds.labels("queries").observe(seconds)
         self._metrics.batch_texts.labels("queries").observe(len(texts))

@@ -54,6 +54,7 @@ class Embedding:
     revision: int
     model_revision: str | None = None
     switch: str | None = None
+    images: bool = False
 
     def its_model(self) -> Model:
         """The model's part of this row."""
@@ -98,13 +99,17 @@ class Row(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A claimed query. `attempts` counts this claim and those without an answer."""
+    """A claimed query. `attempts` counts this claim and those without an answer.
+
+    Of an image the query is what its file holds, in base64.
+    """
 
     model_id: int
     role: str
     query_hash: bytes
     query: str
     attempts: int
+    is_image: bool
 
 
 class Measure(NamedTuple):
@@ -167,7 +172,8 @@ class WriteBatch:
     """Arguments of `_write_v1`: keys with their new chunks, and jobs to remove.
 
     `chunk_rows` are 1-based positions in `keys`; a key without chunks loses the
-    ones it has. `hashes` are those of the texts that were encoded.
+    ones it has. `hashes` are those of the texts that were encoded. Images are not kept
+    as contents.
     """
 
     jobs: list[Job]
@@ -175,7 +181,7 @@ class WriteBatch:
     hashes: list[bytes | None]
     chunk_rows: list[int]
     chunks: list[int]
-    contents: list[str]
+    contents: list[str | None]
     embeddings: list[Vector]
 
 

@@ -348,6 +348,7 @@ class Store:
         max_tokens: int | None,
         normalized: bool,
         fingerprint: str,
+        images: bool,
     ) -> None:
         """Tell what has been loaded.
 
@@ -363,6 +364,7 @@ class Store:
                 "max_tokens": max_tokens,
                 "normalized": normalized,
                 "fingerprint": fingerprint,
+                "images": images,
             },
         )
 

@@ -21,6 +21,9 @@ SUSPECT_ATTEMPTS = 3
 PLAN_CHARACTERS = 50_000
 """Characters in a slice of a window: some batches, counted in well under 50 ms."""
 
+IMAGES = 8
+"""Images in a batch, which Pace cuts where it takes long."""
+
 FIRST_DELAY_SECONDS = 2.0
 FIRST_PATIENT_DELAY_SECONDS = 60.0
 LAST_DELAY_SECONDS = 600.0
@@ -112,6 +115,11 @@ def slices_by_length(texts: Sequence[str]) -> list[list[str]]:
         slices[-1].append(text)
         characters += len(text)
     return slices
+
+
+def slices_of_images(images: Sequence[str]) -> list[list[str]]:
+    """Part images into batches: each is as much work as any other."""
+    return [list(images[at : at + IMAGES]) for at in range(0, len(images), IMAGES)]
 
 
 @dataclass(slots=True)
@@ -206,6 +214,8 @@ def write_batch(
     documents: Sequence[Document],
     vectors: Mapping[str, Vector],
     finished: Sequence[Job] = (),
+    *,
+    images: bool = False,
 ) -> WriteBatch:
     """Make the arguments of one write.
 
@@ -213,6 +223,7 @@ def write_batch(
         documents: Rows whose chunks all have a vector.
         vectors: Vector by chunk text.
         finished: Jobs that need no write, only their removal.
+        images: Whether the chunks are images, which are not stored again.
     """
     batch = WriteBatch(list(finished), [], [], [], [], [], [])
     for position, document in enumerate(documents, start=1):
@@ -222,6 +233,6 @@ def write_batch(
         for number, chunk in enumerate(document.chunks):
             batch.chunk_rows.append(position)
             batch.chunks.append(number)
-            batch.contents.append(chunk)
+            batch.contents.append(None if images else chunk)
             batch.embeddings.append(vectors[chunk])
     return batch

@@ -38,7 +38,7 @@ class EmbeddingChunk:
 
     Attributes:
         chunk: Its number, from 0.
-        content: Its text; not there with column storage.
+        content: Its text, None of an image; not there with column storage.
         embedding: Its vector; not there with column storage.
         text_hash: Of the row's whole text, SHA-256.
         model_id: The model that encoded it, in `pgembed.model`.
@@ -77,7 +77,7 @@ def side_table(declaration: Declaration, source: Table) -> Table:
     ]
     columns.append(Column("chunk", Integer, primary_key=True, autoincrement=False))
     if declaration.options["storage"] == "table":
-        columns.append(Column("content", Text, nullable=False))
+        columns.append(Column("content", Text))
         columns.append(Column("embedding", vector_type(declaration), nullable=False))
     columns += [
         Column("text_hash", LargeBinary, nullable=False),

@@ -16,7 +16,8 @@ create table pgembed.model (
     document_prompt text,
     max_tokens      int check (max_tokens > 0),
     revision        text,
-    fingerprint     text
+    fingerprint     text,
+    images          boolean
 );
 
 comment on table pgembed.model is
@@ -34,6 +35,9 @@ comment on column pgembed.model.revision is
 comment on column pgembed.model.fingerprint is
     'SHA-256 over the weights, set by the first service that loads the model; '
     'a service that finds other weights refuses to mix them in.';
+
+comment on column pgembed.model.images is
+    'Whether the model encodes images too, into the space of its texts; NULL until a service has loaded the model.';
 
 -- Models that many teams use. Dimensions must be known when a side table is
 -- made, possibly long before a service loads the weights.
@@ -59,7 +63,11 @@ values
      'search_query: ', 'search_document: '),
     ('Qwen/Qwen3-Embedding-0.6B', 'sentence-transformers', 1024, 32768, null, null),
     ('text-embedding-3-small', 'litellm', 1536, 8191, '', ''),
-    ('text-embedding-3-large', 'litellm', 3072, 8191, '', '');
+    ('text-embedding-3-large', 'litellm', 3072, 8191, '', ''),
+    ('clip-ViT-B-32', 'sentence-transformers', 512, 77, '', ''),
+    ('clip-ViT-B-16', 'sentence-transformers', 512, 77, '', ''),
+    ('clip-ViT-L-14', 'sentence-transformers', 768, 77, '', '');
+update pgembed.model set images = name like 'clip-%';
 
 -- The text of a table that something is made of: vectors, a BM25 index, or both.
 -- Triggers, the functions that read the table as its owner, and the follow-up of
@@ -82,6 +90,7 @@ create table pgembed.captured_text (
     state                text not null default 'active' check (state in ('active', 'broken')),
     state_reason         text,
     created_at           timestamptz not null default now(),
+    kind                 text not null default 'text' check (kind in ('text', 'image')),
     unique (text_id, source)
 );
 
@@ -115,6 +124,8 @@ comment on column pgembed.captured_text.unseen is
     'Whether triggers were off when last looked at: once they are on, the table is read again.';
 comment on column pgembed.captured_text.state_reason is
     'Why the text is broken, and what to do.';
+comment on column pgembed.captured_text.kind is
+    'text, or image: the expression gives the bytes of image files, and the canonical one gives these in base64.';
 
 create table pgembed.embedding (
     embedding_id         int generated always as identity primary key,

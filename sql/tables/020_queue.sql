@@ -103,6 +103,7 @@ create table pgembed.query_embedding (
     attempts      smallint not null default 0,
     claimed_until timestamptz,
     answered_at   timestamptz,
+    image         bytea check (octet_length(image) <= 10485760),    -- as _check_asked() does
     primary key (model_id, query_hash, role)
 );
 create index query_embedding_open_idx on pgembed.query_embedding (role, requested_at)
@@ -116,6 +117,8 @@ comment on table pgembed.query_embedding is
     'Requests for the vector of a query, and the cache of the answers; each role sees its own.';
 comment on column pgembed.query_embedding.query is
     'The query''s text, kept only until it is answered.';
+comment on column pgembed.query_embedding.image is
+    'In place of a text the bytes of an image file, kept only until it is answered.';
 comment on column pgembed.query_embedding.wanted_until is
     'When the last caller who waits gives up; nobody encodes it after that.';
 comment on column pgembed.query_embedding.attempts is

@@ -173,10 +173,11 @@ begin
     end if;
 
     select atttypid into column_type from pg_attribute where attrelid = p_view and attnum = 1;
-    if (select typcategory from pg_type where oid = column_type) <> 'S' then
+    t.kind := case when pgembed._base_type(column_type) = 'bytea'::regtype then 'image' else 'text' end;
+    if t.kind = 'text' and (select typcategory from pg_type where oid = column_type) <> 'S' then
         raise exception 'the text expression is of type %, not text', column_type
             using errcode = 'PE004', detail = format('Expression: %s', p_expression),
-            hint = format('Cast it: (%s)::text.', btrim(p_expression));
+            hint = format('Cast it: (%s)::text. An expression of type bytea gives the bytes of image files.', btrim(p_expression));
     end if;
 
     -- Functions, operators and casts in the parse tree, those of PostgreSQL too
@@ -199,6 +200,9 @@ begin
         raise exception 'the text expression must be one value of one row'
             using errcode = 'PE004', detail = format('Expression: %s', p_expression),
             hint = 'Give one expression over the columns of the table, no query.';
+    end if;
+    if t.kind = 'image' then    -- from here on a text like any other: one that only an image model reads
+        t.canonical_expression := format('encode(%s, ''base64''::text)', t.canonical_expression);
     end if;
     if tree ~ ':varattno 0 ' then    -- a whole row: every column is read
         select array_agg(attname::text order by attnum) into t.source_columns

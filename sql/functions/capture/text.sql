@@ -52,7 +52,7 @@ as $$
 begin
     update pgembed.captured_text as x
     set canonical_expression = t.canonical_expression, source_columns = t.source_columns, volatility = t.volatility,
-        foreign_code = t.foreign_code, code_functions = t.code_functions, code_digest = t.code_digest
+        foreign_code = t.foreign_code, code_functions = t.code_functions, code_digest = t.code_digest, kind = t.kind
     where x.text_id = t.text_id
     returning x.* into t;
     return t;
@@ -165,7 +165,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     -- Names in a plain expression mean columns of the one row that is in reach. The row is s.*: s alone
     -- would be a column of that name.
-    select case when foreign_code then format('pgembed._text_%s_compose(%s)', text_id, p_row)
+    select case when kind = 'image' then 'null::pg_catalog.text'    -- which is not shown
+                when foreign_code then format('pgembed._text_%s_compose(%s)', text_id, p_row)
                 when pgembed._reads_foreign_type(source, source_columns) then pgembed._types_changed(text_id)
                 else format('(%s)::pg_catalog.text', canonical_expression) end
     from pgembed.captured_text where text_id = p_text_id

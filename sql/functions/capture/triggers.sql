@@ -125,8 +125,9 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     -- Over a whole row a session that has compared once would not notice a column that
-    -- is added later; functions of users may be slow, and the service compares anyway.
-    select (t).volatility = 'immutable' and not (t).foreign_code and (t).canonical_expression !~ '\.\*'
+    -- is added later; functions of users may be slow, as is an image twice in base64, and the
+    -- service compares anyway.
+    select (t).kind = 'text' and (t).volatility = 'immutable' and not (t).foreign_code and (t).canonical_expression !~ '\.\*'
 $$;
 comment on function pgembed._compares(pgembed.captured_text) is
     'Whether the update trigger compares the texts themselves, where only vectors hang on them.';

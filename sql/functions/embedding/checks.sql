@@ -163,6 +163,42 @@ $$;
 comment on function pgembed._check_declaration(pgembed.embedding) is
     'PE006 or PE007 for a declaration whose options are wrong or do not go together.';
 
+create or replace function pgembed._of_text(e pgembed.embedding, t pgembed.captured_text, p_default_chunking boolean) returns pgembed.embedding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    model pgembed.model;
+begin
+    e.text_id := t.text_id;
+    if t.kind = 'text' then
+        return e;
+    end if;
+    select * into model from pgembed.model where model_id = e.model_id;
+    if p_default_chunking then
+        e.chunking := 'none';
+    end if;
+    if e.chunking <> 'none' or e.chunk_size is not null or e.chunk_overlap is not null then
+        raise exception 'an image is not cut into chunks' using errcode = 'PE007',
+            detail = format('The expression gives bytea, which are images: %s.', t.text_expression),
+            hint = 'Leave chunking, chunk_size and chunk_overlap out: an image has one vector.';
+    end if;
+    if e.query_encoder = 'static' then
+        raise exception 'an embedding of images has no query encoder' using errcode = 'PE007',
+            detail = 'A query encoder learns from texts and their vectors.', hint = 'Use query_encoder => ''model''.';
+    end if;
+    if not model.images then
+        raise exception 'model "%" encodes no images', model.name using errcode = 'PE007',
+            detail = format('The expression gives bytea, which are images: %s.', t.text_expression),
+            hint = 'Name a model of images and texts, such as model => ''clip-ViT-B-32''. For a text give an expression of type text: '
+                   'convert_from(..., ''utf8'').';
+    end if;
+    return e;
+end
+$$;
+comment on function pgembed._of_text(pgembed.embedding, pgembed.captured_text, boolean) is
+    'An embedding over a captured text, checked against what the text is; images are not cut into chunks.';
+
 create or replace function pgembed._check_not_own_column(e pgembed.embedding) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

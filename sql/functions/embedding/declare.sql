@@ -189,7 +189,7 @@ begin
         perform pgembed._check_no_relation(e.source, pgembed._index_name(e), 'index');
     end if;
     t := pgembed._declare_text(e.source, create_embedding.text_expression, false, path);
-    e.text_id := t.text_id;
+    e := pgembed._of_text(e, t, create_embedding.chunking is null);
 
     if e.storage = 'column' then
         if exists (select from pg_attribute
@@ -246,7 +246,7 @@ create or replace function pgembed._bm25_by_default(t pgembed.captured_text) ret
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select (t).volatility = 'immutable' and not (t).foreign_code and (t).canonical_expression !~ '[.][*]'
+    select (t).kind = 'text' and (t).volatility = 'immutable' and not (t).foreign_code and (t).canonical_expression !~ '[.][*]'
            and pgembed._bm25_possible((t).source)
 $$;
 comment on function pgembed._bm25_by_default(pgembed.captured_text) is
@@ -454,7 +454,7 @@ begin
         t := pgembed._store_analysis(pgembed._reanalyzed(t));
         update pgembed.captured_text set state = 'active', state_reason = null where text_id = t.text_id;
     end if;
-    e.text_id := t.text_id;
+    e := pgembed._of_text(e, t, alter_embedding.chunking is null);
     perform pgembed._check_not_own_column(e);
     perform pgembed._follow_parts(pgembed._text(was.text_id));
     select side_table into e.side_table from pgembed.embedding where embedding_id = e.embedding_id;

@@ -65,7 +65,7 @@ begin
                    'model_id int not null, embedded_at timestamptz not null, primary key (%s, chunk))',
         p_side, key_columns,
         case when p_embedding.storage = 'table'
-             then format('content text not null, embedding %s not null,',
+             then format('content text, embedding %s not null,',
                          pgembed._vector_column_type(p_embedding)) else '' end,
         key_list);
     -- Large vectors are moved out of line; compressing floats only costs time.

@@ -155,7 +155,7 @@ comment on function pgembed.accept_weights(text, text) is
     'SELECT pgembed.accept_weights(''all-MiniLM-L6-v2'', ''3f1c2a'');';
 
 create or replace function pgembed._model_seen_v1(
-    p_model_id int, p_dimensions int, p_max_tokens int, p_normalized boolean, p_fingerprint text
+    p_model_id int, p_dimensions int, p_max_tokens int, p_normalized boolean, p_fingerprint text, p_images boolean default null
 ) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -181,14 +181,14 @@ begin
                           'SELECT pgembed.accept_weights(%L, %L).', m.name, p_fingerprint);
     end if;
     if m.fingerprint is null or m.max_tokens is distinct from p_max_tokens
-       or m.normalized is distinct from p_normalized then
+       or m.normalized is distinct from p_normalized or m.images <> p_images or m.images is null and p_images is not null then
         update pgembed.model
-        set max_tokens = p_max_tokens, normalized = p_normalized, fingerprint = p_fingerprint
+        set max_tokens = p_max_tokens, normalized = p_normalized, fingerprint = p_fingerprint, images = coalesce(p_images, images)
         where model_id = p_model_id;
     end if;
 end
 $$;
-comment on function pgembed._model_seen_v1(int, int, int, boolean, text) is
+comment on function pgembed._model_seen_v1(int, int, int, boolean, text, boolean) is
     'A service tells what it has loaded: PE006 or PE011 when that is not the registered model.';
 
 create or replace function pgembed._spend_v1(p_model_id int, p_tokens bigint, p_most bigint default null) returns bigint

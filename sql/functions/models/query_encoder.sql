@@ -104,8 +104,9 @@ begin
         select x.* from pgembed.embedding as x
         join pgembed._standing as s on s.kind = 'embedding' and s.id = x.embedding_id and s.state = 'active'
         join pgembed.model as m using (model_id)
+        join pgembed.captured_text as t using (text_id)
         join pg_class as c on c.oid = x.source::oid
-        where x.query_encoder <> 'model' and x.generation <> 'previous' and x.storage = 'table' and x.backfill_state = 'done' and not c.relrowsecurity
+        where x.query_encoder <> 'model' and t.kind = 'text' and x.generation <> 'previous' and x.storage = 'table' and x.backfill_state = 'done' and not c.relrowsecurity
           and m.fingerprint is not null and x.embedding_id <> all (p_skip)
         order by x.embedding_id
     loop

@@ -99,7 +99,7 @@ comment on function pgembed._static_query(pgembed.embedding, text, text) is
 
 create or replace function pgembed._query_vector(
     p_embedding pgembed.embedding, p_query text, p_query_embedding vector, p_query_model text, p_query_encoder text,
-    out q vector, out made_by text
+    p_query_image bytea default null, out q vector, out made_by text
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -119,7 +119,13 @@ begin
             hint = 'Vectors of different models cannot be compared: encode the query with the '
                    'embedding''s model.';
     end if;
-    if q is null then
+    if p_query_image is not null and coalesce(p_query, q::text) is not null then
+        raise exception 'a search has one query: an image, words or a vector' using errcode = 'PE009',
+            hint = 'Leave query and query_embedding out, or query_image.';
+    elsif p_query_image is not null then
+        q := pgembed.embed(model => m.name, image => p_query_image);
+        made_by := 'model';
+    elsif q is null then
         perform pgembed._check_query(p_query);
         if wanted <> 'model' then
             q := pgembed._static_query(p_embedding, p_query, wanted);
@@ -147,8 +153,8 @@ begin
     end if;
 end
 $$;
-comment on function pgembed._query_vector(pgembed.embedding, text, vector, text, text) is
-    'The vector to search with: the given one, checked, or that of the query.';
+comment on function pgembed._query_vector(pgembed.embedding, text, vector, text, text, bytea) is
+    'The vector to search with: the given one, checked, or that of the query, words or image.';
 
 create or replace function pgembed._estimated_rows(p_query text) returns float8
 language plpgsql volatile    -- EXPLAIN is not allowed in a STABLE function
@@ -543,7 +549,8 @@ create or replace function pgembed.vector_search(
     exact boolean default false,
     "offset" bigint default 0,
     min_similarity float8 default null,
-    query_encoder text default null
+    query_encoder text default null,
+    query_image bytea default null
 )
 returns table (doc anyelement, similarity float8, distance float8, chunk int, content text, encoded_by text)
 language plpgsql stable
@@ -557,7 +564,7 @@ begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_page(k, "offset"), pgembed._check_min_similarity(min_similarity, e.distance);
     perform pgembed._check_ef_search(ef_search, e.index_kind);
-    q := pgembed._query_vector(e, query, query_embedding, query_model, query_encoder);
+    q := pgembed._query_vector(e, query, query_embedding, query_model, query_encoder, query_image);
     return query
     select h.*, q.made_by from pgembed._search(source, array[source], e, q.q, k::int, "offset"::int, min_similarity,
                                   pgembed._search_condition(e.source, filter, where_sql, path),
@@ -565,8 +572,8 @@ begin
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.vector_search(anyelement, text, bigint, jsonb, text, text, vector, text, bigint, boolean, bigint, float8, text) is
-    'The k rows of a table that are nearest to a query (its text, or its vector) in the embedding''s '
+comment on function pgembed.vector_search(anyelement, text, bigint, jsonb, text, text, vector, text, bigint, boolean, bigint, float8, text, bytea) is
+    'The k rows of a table that are nearest to a query (its text, an image by the bytes of its file, or its vector) in the embedding''s '
     'distance. source names the table: NULL::article. filter is data and safe to build from user '
     'input; where_sql is SQL and is not. Each hit has the row, its similarity, and the best chunk '
     'with its text. offset leaves out the first rows of the ranking, min_similarity those that are less similar. '

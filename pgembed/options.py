@@ -380,6 +380,17 @@ class QueryVectorOptions(EncoderOptions, total=False):
     query_embedding: Vector | None
 
 
+class ImageOptions(TypedDict, total=False):
+    """An image as the query.
+
+    Attributes:
+        query_image: The bytes of an image file, instead of words: for embeddings of
+            models of texts and images.
+    """
+
+    query_image: bytes | None
+
+
 class RerankOptions(TypedDict, total=False):
     """Ranking the best again with a cross-encoder, in this process or hosted.
 
@@ -478,7 +489,12 @@ class SimilarOptions(PageOptions, SimilarityOptions, total=False):
 
 
 class VectorSearchOptions(
-    VectorOptions, PageOptions, QueryVectorOptions, RerankOptions, total=False
+    VectorOptions,
+    PageOptions,
+    QueryVectorOptions,
+    ImageOptions,
+    RerankOptions,
+    total=False,
 ):
     """Options of `vector_search`."""
 

@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 
 from pgembed._client.values import (
     check_bool,
+    check_image,
     check_int,
     check_number,
     check_seconds,
@@ -48,6 +49,10 @@ def _json(value: object, name: str) -> Jsonb:
 
 def _vector(value: Any, _name: str) -> str:
     return vector_text(value)
+
+
+def _image(value: Any, _name: str) -> bytes:
+    return check_image(value)
 
 
 def _filter(value: Any, _name: str) -> Jsonb | None:
@@ -111,6 +116,7 @@ CHECKS: dict[str, Check] = {
     "filter": _filter,
     "query_embedding": _or_none(_vector),
     "query_encoder": _or_none(_query_encoder),
+    "query_image": _or_none(_image),
 }
 
 #: Options that are for this process, and no arguments of the SQL function.

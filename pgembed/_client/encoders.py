@@ -63,12 +63,19 @@ def load(model: ModelRow) -> Encoder:
         return encoder
 
 
-def query_vector(encoder: Encoder, query: str) -> Vector:
-    """Encode a query.
+def query_vector(encoder: Encoder, query: str | bytes) -> Vector:
+    """Encode a query: words, or an image by the bytes of its file.
 
     Raises:
-        EncoderError: The text or the encoder is not in order.
+        EncoderError: The text, the image or the encoder is not in order.
+        InvalidParameter: The encoder encodes no images.
     """
+    vector: Vector
     with nullcontext() if getattr(encoder, "concurrent", False) else _lock:
-        vector: Vector = encoder.encode_queries([query])[0]
+        if isinstance(query, str):
+            vector = encoder.encode_queries([query])[0]
+        else:
+            from pgembed.encoders.base import image_encoder
+
+            vector = image_encoder(encoder).encode_images([query])[0]
     return vector

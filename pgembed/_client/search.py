@@ -41,6 +41,7 @@ from pgembed._client.steps import (
     Work,
 )
 from pgembed._client.values import (
+    check_asked,
     check_query,
     check_seconds,
     check_text,
@@ -76,7 +77,8 @@ _CHOSEN = sql.SQL(
 _CACHED = (
     sql.SQL(
         "select m.name,"
-        " pgembed._needs_no_service(e.embedding_id, %(query)s, %(query_encoder)s)"
+        " pgembed._needs_no_service("
+        "  e.embedding_id, %(query)s, %(query_encoder)s, %(query_image)s::bytea)"
         " from pgembed.embedding as e join pgembed.model as m using (model_id)"
     )
     + _CHOSEN
@@ -98,8 +100,13 @@ _UNLESS_MISSING = sql.SQL(
     " select m.model, f.* from (select (select model from missing) as model) as m"
     " left join ({search} where not exists (select from missing) offset 0) as f on true"
 )
-_ENCODE = sql.SQL("call pgembed.encode(%(query)s, %(model)s, %(timeout)s::float8)")
-_EMBED = sql.SQL("select pgembed.embed(%(query)s, %(model)s)::text")
+_ENCODE = sql.SQL(
+    "call pgembed.encode("
+    " %(query)s, %(model)s, %(timeout)s::float8, %(query_image)s::bytea)"
+)
+_EMBED = sql.SQL(
+    "select pgembed.embed(%(query)s, %(model)s, %(query_image)s::bytea)::text"
+)
 
 _ARMS = sql.SQL(
     "select case when t.source is not null then"
@@ -151,11 +158,17 @@ def vector_search(
 ) -> Flow[list[VectorHit[RowT]]]:
     """Find the rows nearest to a query."""
     check_names("vector_search", options, VectorSearchOptions)
-    words = _words(query, options)
+    asked: str | bytes | None
+    if options.get("query_image") is None:
+        asked = words = _words(query, options)
+    else:
+        both = query if query is not None else options.get("query_embedding")
+        asked, words = check_asked(both, options["query_image"]), None
     rerank = rerankers.plan(options, words)
     arguments = _arguments(table, options, rerank)
+    arguments.pop("query_image", None)
     search = _Select("vector_search", HIT_COLUMNS, table)
-    rows: Rows = yield from _with_vector(search, words, arguments, options)
+    rows: Rows = yield from _with_vector(search, asked, arguments, options)
     hits = hits_from_rows(rows.columns, rows.rows, row_factory)
     if not rerank:
         return hits
@@ -256,7 +269,7 @@ def similar(
 
 
 def query_vector(
-    table: Table, query: str | None, options: Mapping[str, Any]
+    table: Table, query: str | bytes | None, options: Mapping[str, Any]
 ) -> Flow[dict[str, object]]:
     """See to it that the query has a vector, and give the arguments that carry it."""
     timeout_of(options)
@@ -273,7 +286,7 @@ def query_vector(
     return arguments
 
 
-def encode(query: str, model: str, timeout: float) -> Flow[None]:
+def encode(query: str | bytes, model: str, timeout: float) -> Flow[None]:
     """Have a service encode a query, so that its vector is in the cache."""
     statement = Statement(
         _ENCODE, _encode_parameters(query, model, timeout), returns_rows=False
@@ -284,11 +297,11 @@ def encode(query: str, model: str, timeout: float) -> Flow[None]:
         yield Beside((statement,))
 
 
-def embed(query: str, model: str, timeout: float) -> Flow[list[float]]:
+def embed(query: str | bytes, model: str, timeout: float) -> Flow[list[float]]:
     """Have a service encode a query, and return the vector."""
     parameters = _encode_parameters(query, model, timeout)
     ask = Statement(_ENCODE, parameters, returns_rows=False)
-    read = Statement(_EMBED, {"query": query, "model": model})
+    read = Statement(_EMBED, {**_asks(query), "model": model})
     rows: Rows
     if (yield IsIdle()):
         yield replace(ask, alone=True)
@@ -404,13 +417,15 @@ class _Select:
             "source": table_text(self.table),
             "embedding": embedding,
             "query_encoder": None,
+            "query": None,
+            "query_image": None,
         }
         return Statement(query, {**look, **arguments}, table=self.table)
 
 
 def _with_vector(
     search: _Select,
-    query: str | None,
+    query: str | bytes | None,
     arguments: dict[str, object],
     options: Mapping[str, Any],
 ) -> Flow[Rows]:
@@ -421,7 +436,7 @@ def _with_vector(
         vector = yield from query_vector(search.table, query, options)
         rows = yield search.statement({**arguments, **vector})
         return rows
-    asked = {**arguments, "query": query}
+    asked = {**arguments, **_found_by(query)}
     idle: bool = yield IsIdle()
     again = search.unless_missing(asked, options.get("embedding"))
     rows = yield again
@@ -437,7 +452,12 @@ def _with_vector(
 
 
 def _asked_for(
-    query: str, model: str, table: Table, options: Mapping[str, Any], *, idle: bool
+    query: str | bytes,
+    model: str,
+    table: Table,
+    options: Mapping[str, Any],
+    *,
+    idle: bool,
 ) -> Flow[dict[str, object]]:
     """Have a service encode a query; give the arguments that find its vector."""
     timeout = timeout_of(options)
@@ -454,16 +474,26 @@ def _asked_for(
             "query_encoder": options.get("query_encoder"),
         }
         goes_on: Rows = yield Statement(_MAY_BE_STATIC, where, alone=idle)
-        if goes_on.rows != [(True,)]:
+        if goes_on.rows != [(True,)] or isinstance(query, bytes):
             raise
-    return {"query": query}
+    return _found_by(query)
+
+
+def _asks(query: str | bytes) -> dict[str, object]:
+    """Give the parameters of a statement that takes words or an image."""
+    return {"query": None, "query_image": None, **_found_by(query)}
+
+
+def _found_by(query: str | bytes) -> dict[str, object]:
+    """Give the argument that a query is."""
+    return {"query" if isinstance(query, str) else "query_image": query}
 
 
 def _given(options: Mapping[str, Any]) -> set[str]:
     return {name for name, value in options.items() if value is not None}
 
 
-def _encode_here(query: str, encoder: Encoder | str) -> Flow[dict[str, object]]:
+def _encode_here(query: str | bytes, encoder: Encoder | str) -> Flow[dict[str, object]]:
     if isinstance(encoder, str):
         check_text(encoder, "encoder", InvalidParameter)
         found: Rows = yield Statement(encoders.MODEL_ROW, {"model": encoder})
@@ -479,14 +509,14 @@ def _encode_here(query: str, encoder: Encoder | str) -> Flow[dict[str, object]]:
 
 
 def _encode_by_service(
-    query: str, table: Table, options: Mapping[str, Any]
+    query: str | bytes, table: Table, options: Mapping[str, Any]
 ) -> Flow[dict[str, object]]:
     embedding = options.get("embedding")
     idle: bool = yield IsIdle()
     found: Rows = yield Statement(
         _CACHED,
         {
-            "query": query,
+            **_asks(query),
             "source": table_text(table),
             "embedding": embedding,
             "query_encoder": options.get("query_encoder"),
@@ -494,22 +524,25 @@ def _encode_by_service(
         alone=idle,
     )
     if len(found.rows) != 1 or found.rows[0][1]:
-        return {"query": query}
+        return _found_by(query)
     return (yield from _asked_for(query, found.rows[0][0], table, options, idle=idle))
 
 
-def _carried(query: str, model: str, timeout: float) -> Flow[dict[str, object]]:
+def _carried(query: str | bytes, model: str, timeout: float) -> Flow[dict[str, object]]:
     vector = yield from embed(query, model, timeout)
+    words = _found_by(query) if isinstance(query, str) else {}
     return {
-        "query": query,
+        **words,
         "query_embedding": vector_text(vector),
         "query_model": model,
     }
 
 
-def _encode_parameters(query: str, model: str, timeout: float) -> dict[str, object]:
+def _encode_parameters(
+    query: str | bytes, model: str, timeout: float
+) -> dict[str, object]:
     return {
-        "query": check_query(query),
+        **_asks(query),
         "model": check_text(model, "model", InvalidParameter),
         "timeout": check_seconds(timeout, "timeout"),
     }

@@ -69,6 +69,36 @@ def check_query(query: str) -> str:
     return text
 
 
+def check_image(image: object) -> bytes:
+    """Return the bytes of an image file; what is in them, the model's side looks at.
+
+    Raises:
+        InvalidQuery: These are no bytes, or none.
+    """
+    if not isinstance(image, bytes | bytearray | memoryview) or not len(image):
+        raise InvalidQuery(
+            f"an image is searched with by its file's bytes, not by {image!r}"[:200],
+            hint="Path('photo.jpg').read_bytes()",
+        )
+    return bytes(image)
+
+
+def check_asked(query: Any, image: object) -> str | bytes:
+    """Return the words, or the image, that is to be encoded.
+
+    Raises:
+        InvalidQuery: One is not in order, or both are given.
+    """
+    if image is None:
+        return check_query(query)
+    if query is not None:
+        raise InvalidQuery(
+            "a search has one query: an image, words or a vector",
+            hint="Leave query and query_embedding out, or the image.",
+        )
+    return check_image(image)
+
+
 def check_int(value: object, what: str, minimum: int = 1) -> int:
     """Return `value` when it is a whole number that fits an SQL integer.
 

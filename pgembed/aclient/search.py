@@ -10,6 +10,7 @@ from pgembed._client import matches
 from pgembed._client import search as flows
 from pgembed._client.arun import arun
 from pgembed._client.describe import takes
+from pgembed._client.values import check_asked
 from pgembed.options import (
     DEFAULT_MODEL,
     BM25SearchOptions,
@@ -336,8 +337,9 @@ async def search_facets(
 
 async def encode(
     conn: AsyncConnection,
-    query: str,
+    query: str | None = None,
     model: str = DEFAULT_MODEL,
+    image: bytes | None = None,
     *,
     timeout: float = 10.0,
 ) -> None:
@@ -347,6 +349,7 @@ async def encode(
         conn: Connection whose role may search.
         query: Words.
         model: A registered model.
+        image: The bytes of an image file, instead of words.
         timeout: Longest wait, in seconds.
 
     Raises:
@@ -354,13 +357,14 @@ async def encode(
         UnknownModel: No such model is registered.
         InvalidQuery: The query is empty.
     """
-    await arun(conn, flows.encode(query, model, timeout))
+    await arun(conn, flows.encode(check_asked(query, image), model, timeout))
 
 
 async def embed(
     conn: AsyncConnection,
-    query: str,
+    query: str | None = None,
     model: str = DEFAULT_MODEL,
+    image: bytes | None = None,
     *,
     timeout: float = 10.0,
 ) -> list[float]:
@@ -370,6 +374,7 @@ async def embed(
         conn: Connection whose role may search.
         query: Words.
         model: A registered model.
+        image: The bytes of an image file, instead of words.
         timeout: Longest wait, in seconds.
 
     Raises:
@@ -377,4 +382,4 @@ async def embed(
         UnknownModel: No such model is registered.
         InvalidQuery: The query is empty.
     """
-    return await arun(conn, flows.embed(query, model, timeout))
+    return await arun(conn, flows.embed(check_asked(query, image), model, timeout))

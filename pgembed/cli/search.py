@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import asdict, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -78,9 +79,19 @@ def register(app: typer.Typer) -> None:
 @takes_options(HybridSearchOptions, without=("query_embedding", "snippets"))
 def search(
     table: TableName,
-    query: Annotated[str, typer.Argument(help="Words to search for.")],
+    query: Annotated[
+        str | None, typer.Argument(help="Words to search for.", show_default=False)
+    ] = None,
     *,
     dsn: Dsn = "",
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Search with an image, by vectors of a model of texts and images.",
+            show_default=False,
+        ),
+    ] = None,
     mode: Annotated[
         Mode | None,
         typer.Option(
@@ -109,6 +120,14 @@ def search(
         raise InvalidParameter("--exact goes with --mode vector only")
     if exact:
         mode, options["exact"] = Mode.VECTOR, True
+    if image is not None and mode not in (None, Mode.VECTOR):
+        raise InvalidParameter("--image goes with --mode vector only")
+    if image is not None:
+        mode, options["query_image"] = Mode.VECTOR, _read_image(image)
+    elif query is None:
+        raise InvalidParameter(
+            "nothing to search for", hint="Give words, or --image FILE."
+        )
     if mode is not Mode.VECTOR:
         options["snippets"] = snippets
     _check_options(mode, options)
@@ -140,6 +159,13 @@ def similar(
         found = key[0] if len(key) == 1 else tuple(key)
         hits = client.similar(conn, table, found, **options)
     _show(hits, options.get("offset", 0), columns, as_json=as_json)
+
+
+def _read_image(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as exc:
+        raise InvalidParameter(f"{file} cannot be read: {exc.strerror}") from exc
 
 
 def _check_options(mode: Mode | None, options: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pgembed._client import matches
 from pgembed._client import search as flows
 from pgembed._client.describe import takes
 from pgembed._client.run import run
+from pgembed._client.values import check_asked
 from pgembed.options import (
     DEFAULT_MODEL,
     BM25SearchOptions,
@@ -337,8 +338,9 @@ def search_facets(
 
 def encode(
     conn: Connection,
-    query: str,
+    query: str | None = None,
     model: str = DEFAULT_MODEL,
+    image: bytes | None = None,
     *,
     timeout: float = 10.0,
 ) -> None:
@@ -348,6 +350,7 @@ def encode(
         conn: Connection whose role may search.
         query: Words.
         model: A registered model.
+        image: The bytes of an image file, instead of words.
         timeout: Longest wait, in seconds.
 
     Raises:
@@ -355,13 +358,14 @@ def encode(
         UnknownModel: No such model is registered.
         InvalidQuery: The query is empty.
     """
-    run(conn, flows.encode(query, model, timeout))
+    run(conn, flows.encode(check_asked(query, image), model, timeout))
 
 
 def embed(
     conn: Connection,
-    query: str,
+    query: str | None = None,
     model: str = DEFAULT_MODEL,
+    image: bytes | None = None,
     *,
     timeout: float = 10.0,
 ) -> list[float]:
@@ -371,6 +375,7 @@ def embed(
         conn: Connection whose role may search.
         query: Words.
         model: A registered model.
+        image: The bytes of an image file, instead of words.
         timeout: Longest wait, in seconds.
 
     Raises:
@@ -378,4 +383,4 @@ def embed(
         UnknownModel: No such model is registered.
         InvalidQuery: The query is empty.
     """
-    return run(conn, flows.embed(query, model, timeout))
+    return run(conn, flows.embed(check_asked(query, image), model, timeout))

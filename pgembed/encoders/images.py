@@ -16,7 +16,7 @@ from pgembed.errors import ImageError, MissingExtra
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+FORMATS: Final[tuple[str, ...]] = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MOST_PIXELS: Final = 80_000_000
 """Of an image: as red, green and blue a quarter of a gigabyte."""
 

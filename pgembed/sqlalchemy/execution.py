@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from sqlalchemy import (
     Connection,
     Engine,
+    LargeBinary,
     Text,
     column,
     event,
@@ -32,7 +33,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 from pgembed._client import encoders
 from pgembed._client.search import model_identity
-from pgembed._client.values import check_query, vector_text
+from pgembed._client.values import check_image, check_query, vector_text
 from pgembed.errors import (
     InvalidParameter,
     NoEncoderService,
@@ -61,7 +62,8 @@ _MODEL = text(
     " from pgembed._model(:model) as m"
 )
 _ENCODE = text(
-    "call pgembed.encode(:query, :model, cast(:timeout as double precision))"
+    "call pgembed.encode(cast(:query as text), :model,"
+    " cast(:timeout as double precision), cast(:image as bytea))"
 )
 
 _embedding = table(
@@ -100,16 +102,22 @@ def _execute_search(state: ORMExecuteState) -> Result[Any] | None:
 def _cached(search: Search[Any, Any]) -> Select[Any]:
     # As in the psycopg client: the model, and whether the query needs no service.
     call = search._call
+    words, image = _words_or_image(call.query)
     is_there = func.pgembed._needs_no_service(
         _embedding.c.embedding_id,
-        literal(call.query, Text()),
+        literal(words, Text()),
         literal(call.query_encoder, Text()),
+        literal(image, LargeBinary()),
     )
     return select(_model.c.name, is_there).where(
         _embedding.c.model_id == _model.c.model_id,
         _embedding.c.name == literal(call.embedding, Text()),
         _embedding.c.source == source_oid(call.source),
     )
+
+
+def _words_or_image(query: str | bytes | None) -> tuple[str | None, bytes | None]:
+    return (None, query) if isinstance(query, bytes) else (query, None)
 
 
 def _may_be_static(search: Search[Any, Any]) -> Select[Any]:
@@ -150,7 +158,10 @@ def _with_vector(
         meaning = meaning_of(exc)
         if isinstance(meaning, NoEncoderService) and (
             "on_missing_query_embedding" in call.options
-            or connection.scalar(_may_be_static(search), execution_options=kept)
+            or (
+                isinstance(call.query, str)
+                and connection.scalar(_may_be_static(search), execution_options=kept)
+            )
         ):
             return search  # the function knows what to do
         raise
@@ -174,7 +185,7 @@ def _in_thread(call: Callable[[], Any]) -> Any:
 
 def encode_query(
     session: Session,
-    query: str,
+    query: str | bytes,
     model: str = DEFAULT_MODEL,
     *,
     timeout: float = 10.0,
@@ -188,7 +199,7 @@ def encode_query(
 
     Args:
         session: Whose database it is; its transaction is not touched.
-        query: Words.
+        query: Words, or the bytes of an image file.
         model: A registered model.
         timeout: Longest wait, in seconds.
         bind_arguments: Which of its databases, where a session has several:
@@ -200,10 +211,10 @@ def encode_query(
         UnknownModel: No such model is registered.
         InvalidQuery: The query is empty.
     """
-    words = check_query(query)
+    asked = check_image(query) if isinstance(query, bytes) else check_query(query)
     try:
         engine = _engine_of(session, bind_arguments)
-        encode_beside(engine, words, model, timeout)
+        encode_beside(engine, asked, model, timeout)
     except DBAPIError as exc:
         meaning = meaning_of(exc)
         if meaning is None:
@@ -234,14 +245,17 @@ def _bound_mappers(session: Session) -> Iterator[Mapper[Any]]:
             yield mapper
 
 
-def encode_beside(engine: Engine, query: str, model: str, timeout: float) -> None:
+def encode_beside(
+    engine: Engine, query: str | bytes, model: str, timeout: float
+) -> None:
     """Have the encoder service encode a query, on a connection of its own.
 
     The answer comes with a commit, so the session's transaction cannot ask. The
     connection is none of the engine's pool: sessions that hold all of those would
     wait for each other.
     """
-    parameters = {"query": query, "model": model, "timeout": timeout}
+    words, image = _words_or_image(query)
+    parameters = {"query": words, "image": image, "model": model, "timeout": timeout}
     with beside(engine).connect() as connection:
         connection.execute(_ENCODE, parameters)
 

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Boolean,
     Float,
     Integer,
+    LargeBinary,
     Select,
     Table,
     Text,
@@ -75,7 +76,7 @@ class Call:
         source: The searched table.
         entity: The class of the results.
         hit: The class of what is said about them.
-        query: Words to search for.
+        query: Words to search for, or the bytes of an image file.
         vector: The query as pgvector writes it, instead or besides.
         query_model: Model, and weights, that made the vector.
         k: Number of results; None: as many as LIMIT and OFFSET ask for, or 10.
@@ -92,7 +93,7 @@ class Call:
     source: Table
     entity: Any
     hit: type
-    query: str | None = None
+    query: str | bytes | None = None
     vector: str | None = None
     query_model: str | None = None
     k: int | None = None
@@ -333,8 +334,10 @@ def _cte(call: Call, k: ColumnElement[Any]) -> CTE:
 
 def _arguments(call: Call) -> dict[str, ColumnElement[Any]]:
     arguments: dict[str, ColumnElement[Any]] = {"embedding": _text(call)}
-    if call.query is not None:
+    if isinstance(call.query, str):
         arguments["query"] = literal(call.query, Text())
+    elif call.query is not None and call.vector is None:
+        arguments["query_image"] = literal(call.query, LargeBinary())
     if call.vector is not None:
         # As text: a driver may have been told to take pgvector's own objects.
         arguments["query_embedding"] = func.pgembed._vector(

@@ -9,7 +9,7 @@ from sqlalchemy import Table, inspect
 
 from pgembed._client.arguments import check_names, checked, timeout_of
 from pgembed._client.describe import takes
-from pgembed._client.values import check_int, check_query, vector_text
+from pgembed._client.values import check_image, check_int, check_query, vector_text
 from pgembed.errors import DimensionMismatch, InvalidParameter, InvalidQuery
 from pgembed.options import (
     ORMHybridSearchOptions,
@@ -158,7 +158,7 @@ class EmbeddingOf(BM25Of[T]):
     @takes(ORMVectorSearchOptions)
     def vector_search(
         self,
-        query: str | Vector,
+        query: str | bytes | Vector,
         k: int | None = None,
         *,
         name: str = "pgembed_hit",
@@ -167,7 +167,7 @@ class EmbeddingOf(BM25Of[T]):
         """Search for the rows that are nearest to a query.
 
         Args:
-            query: Words, or their vector.
+            query: Words, the bytes of an image file, or a vector.
             k: Number of rows, 1 to 10,000; None: as many as `limit()` and `offset()`
                 say, or 10. `offset()` does what the option does, and counts rows of the
                 result where conditions on the hit or on joined tables sort some out.
@@ -243,9 +243,11 @@ class EmbeddingOf(BM25Of[T]):
         arguments = {"key": key_option(self.table, self._key(row)), **call.options}
         return search._changed(options=arguments)
 
-    def _query(self, query: str | Vector) -> dict[str, str]:
+    def _query(self, query: str | bytes | Vector) -> dict[str, str | bytes]:
         if isinstance(query, str):
             return {"query": check_query(query)}
+        if isinstance(query, bytes):
+            return {"query": check_image(query)}
         return {"vector": self._vector(query)}
 
     def _vector(self, vector: Vector) -> str:

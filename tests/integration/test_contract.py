@@ -134,7 +134,8 @@ def test_the_orm_and_alembic_take_the_same_options() -> None:
         assert found <= set(OPTIONS[method].__annotations__), method
         missing = set(OPTIONS[method].__annotations__) - found - LOCAL
         # The class says which table and embedding; conditions are where()'s.
-        assert missing <= {"where_sql", "embedding", "k", "query_embedding"}, method
+        by_itself = {"where_sql", "embedding", "k", "query_embedding", "query_image"}
+        assert missing <= by_itself, method
     declared = set(options.DeclaredOptions.__annotations__) | {"index", "bm25"}
     created = set(options.NewEmbeddingOptions.__annotations__)
     assert created - declared == {"index_options", "bm25_options"}  # HNSW(), BM25()

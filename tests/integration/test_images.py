@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psycopg
 import pytest
+from sqlalchemy import NullPool, create_engine, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from typer.testing import CliRunner
 
 from pgembed import client
+from pgembed.cli import app
 from pgembed.encoders.registry import load_encoder
-from pgembed.errors import InvalidExpression, InvalidParameter, UnknownEmbedding
+from pgembed.errors import (
+    EncodingFailed,
+    InvalidExpression,
+    InvalidParameter,
+    InvalidQuery,
+    UnknownEmbedding,
+)
 from pgembed.service import drain
+from pgembed.sqlalchemy import Embedding
 from pgembed.testing import process_all
 from tests.fixtures.image_model import KINDS, bomb, picture
+from tests.fixtures.serving import ServeProcess
+from tests.fixtures.urls import sqlalchemy_url
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from pgembed.client import VectorHit
-    from pgembed.encoders.base import Encoder
 
 Conn = psycopg.Connection[Any]
 DIMENSIONS = 32
@@ -49,7 +65,7 @@ def drawn(each: int = 1) -> list[tuple[str, bytes | None]]:
 
 
 @cache
-def encoder(folder: str) -> Encoder:
+def encoder(folder: str) -> Any:
     return load_encoder(folder)
 
 
@@ -290,3 +306,172 @@ def test_a_text_becomes_an_image(dsn: str, conn: Conn, image_model: str) -> None
     process_all(dsn)
     rows = conn.execute("select chunk, content from product_embedding").fetchall()
     assert rows == [(0, None)]
+
+
+@pytest.fixture
+def served(dsn: str, product: Conn, tmp_path: Path) -> Iterator[Conn]:
+    """Give a connection to a database of drawings that a service works for."""
+    insert(product, *drawn())
+    service = ServeProcess(dsn, tmp_path / "log")
+    try:
+        client.await_embedded(product, "product", timeout=120)
+        yield product
+    finally:
+        service.stop()
+
+
+def first(hits: Sequence[Any]) -> str:
+    return str(hits[0].doc["name"])
+
+
+def test_a_service_answers_words_and_images(
+    dsn: str, served: Conn, image_model: str, tmp_path: Path
+) -> None:
+    circle = picture("red", "circle", seed=77)
+    square = picture("blue", "square", seed=78)
+    hits = client.vector_search(served, "product", "a red circle", timeout=60)
+    assert first(hits) == "red circle"
+    assert hits[0].encoded_by == "model"
+
+    # By the client: in autocommit, and in a transaction whose snapshot is older.
+    hits = client.vector_search(served, "product", query_image=circle)
+    assert first(hits) == "red circle"
+    with psycopg.connect(dsn) as conn:
+        conn.execute("select 1")
+        hits = client.vector_search(conn, "product", query_image=square)
+        assert first(hits) == "blue square"
+
+    # In plain SQL: the image is in the cache by its digest, and nowhere else.
+    search = (
+        "select (doc).name from pgembed.vector_search("
+        "null::product, query_image => %s, k => 1)"
+    )
+    triangle = picture("green", "triangle", seed=79)
+    with pytest.raises(psycopg.Error, match="is not at hand") as caught:
+        served.execute(search, [triangle])
+    assert "encode(image => ..., model" in (caught.value.diag.message_hint or "")
+    served.execute(
+        "call pgembed.encode(model => %s, image => %s)", [image_model, triangle]
+    )
+    assert served.execute(search, [triangle]).fetchall() == [("green triangle",)]
+    found = served.execute(
+        "select key, doc ->> 'name' from pgembed.search("
+        " 'product', query_image => %s, k => 1)",
+        [triangle],
+    ).fetchall()
+    assert [name for _, name in found] == ["green triangle"]
+    assert served.execute(
+        "select count(*), count(query), count(image), count(error)"
+        " from pgembed.query_embedding"
+    ).fetchone() == (4, 0, 0, 0)
+    mine = np.array(client.embed(served, model=image_model, image=circle))
+    assert np.allclose(mine, encoder(image_model).encode_images([circle])[0], atol=1e-5)
+
+    # What is no image says so, and is not tried for ever.
+    with pytest.raises(EncodingFailed, match="are no image"):
+        client.vector_search(served, "product", query_image=b"hello")
+
+    # The rows most like one, and the command line.
+    (key,) = served.execute(
+        "select id from product where name = 'red circle'"
+    ).fetchone() or (0,)
+    assert client.similar(served, "product", key, k=1)[0].doc["name"] != "red circle"
+    file = tmp_path / "photo.png"
+    file.write_bytes(circle)
+    shown = CliRunner().invoke(
+        app,
+        ["search", "product", "--image", str(file), "-k", "1", "--columns", "name"],
+        env={"PGEMBED_DSN": dsn},
+    )
+    assert "red circle" in shown.output
+
+
+def test_an_image_is_encoded_in_this_process(
+    dsn: str, product: Conn, image_model: str
+) -> None:
+    insert(product, *drawn())
+    process_all(dsn)
+    hits = client.vector_search(
+        product,
+        "product",
+        query_image=picture("yellow", "triangle", seed=5),
+        encoder=image_model,
+    )
+    assert first(hits) == "yellow triangle"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_similar_finds_images_of_the_same_kind(
+    dsn: str, product: Conn, seed: int
+) -> None:
+    insert(product, *drawn(3))
+    process_all(dsn)
+    (key,) = product.execute(
+        "select id from product where name = 'red square' offset %s limit 1",
+        [seed],
+    ).fetchone() or (0,)
+    hits = client.similar(product, "product", key, k=2)
+    assert [hit.doc["name"] for hit in hits] == ["red square"] * 2
+
+
+def test_an_image_goes_with_no_other_query(conn: Conn) -> None:
+    photo = picture("red", "circle")
+    conn.execute("create table product (id int primary key, photo bytea)")
+    client.create_embedding(conn, "product", "photo", model="clip-ViT-B-32")
+    with pytest.raises(InvalidQuery, match="one query"):
+        client.vector_search(conn, "product", "words", query_image=photo)
+    with pytest.raises(InvalidQuery, match="one query"):
+        client.vector_search(
+            conn, "product", query_image=photo, query_embedding=[0.1] * 512
+        )
+    with pytest.raises(psycopg.Error, match="one query"):
+        conn.execute(
+            "select * from pgembed.vector_search("
+            "null::product, 'words', query_image => %s)",
+            [photo],
+        )
+    for image in (b"", "photo.png"):
+        with pytest.raises(InvalidQuery, match="by its file's bytes"):
+            client.vector_search(conn, "product", query_image=image)  # type: ignore[arg-type]
+
+
+def test_an_image_that_is_searched_with_has_a_size(conn: Conn) -> None:
+    conn.execute("create table product (id int primary key, photo bytea)")
+    client.create_embedding(conn, "product", "photo", model="clip-ViT-B-32")
+    for image in (b"", bytes(10 * 1024 * 1024 + 1)):
+        with pytest.raises(psycopg.Error, match="searched with has") as caught:
+            conn.execute(
+                "select pgembed.embed(model => 'clip-ViT-B-32', image => %s)", [image]
+            )
+        assert caught.value.sqlstate == "PE009"
+
+
+def test_a_text_model_is_not_asked_with_images(conn: Conn) -> None:
+    conn.execute("create table article (id int primary key, body text)")
+    client.create_embedding(conn, "article", "body")
+    with pytest.raises(InvalidQuery, match="encodes no images"):
+        client.vector_search(conn, "article", query_image=picture("red", "circle"))
+
+
+def test_the_orm_searches_images(dsn: str, product: Conn, image_model: str) -> None:
+    insert(product, *drawn())
+    process_all(dsn)
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Product(Base):
+        __tablename__ = "product"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+        photo: Mapped[bytes] = mapped_column(deferred=True)
+        embedding = Embedding("photo", model=image_model, dimensions=DIMENSIONS)
+
+    photo = picture("blue", "circle", seed=31)
+    engine = create_engine(sqlalchemy_url(dsn), poolclass=NullPool)
+    with Session(engine) as session:
+        search = Product.embedding.vector_search(photo, k=1, encoder=image_model)
+        (row, hit) = session.execute(search).one()
+        assert (row.name, hit.content) == ("blue circle", None)
+        (chunk,) = session.scalars(select(Product.embedding.chunks).limit(1))
+        assert chunk.content is None

@@ -81,7 +81,7 @@ $$;
 comment on function pgembed._search_arms(regclass, text, boolean, boolean) is
     'Which search of a table, or of what has the name, is meant: by words, by vectors, or both.';
 
-create or replace function pgembed._search_call_sql(p_source regclass, p_function text) returns text
+create or replace function pgembed._search_call_sql(p_source regclass, p_function text, p_image boolean) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -98,13 +98,14 @@ begin
         'select %s, %s, %s from pgembed.%I(null::%s, $1, k => $2, filter => $3, "offset" => $4, embedding => $5%s%s%s) with ordinality as h '
         'cross join lateral (select (h.doc).*) as s where %s order by h.ordinality',
         pgembed._key_json_sql(p_source, 's'), pgembed._row_json_sql(p_source, 's'), result, p_function, pgembed._table_sql(p_source),
-        case when vectors then ', min_similarity => $7, query_embedding => $8, query_model => $9, query_encoder => $18' end,
+        case when vectors then ', min_similarity => $7, query_embedding => $8, query_model => $9, query_encoder => $18' end
+            || case when p_image then ', query_image => $19' else '' end,
         case when words then ', min_score => $6, syntax => $10, prefix => $11, fuzzy => $12, config => $13, snippets => $14' end,
         case when vectors and words then ', vector_weight => $15, bm25_weight => $16, on_missing_query_embedding => $17' end,
         case when words then 'true' else '$6 is null or h.similarity operator(pg_catalog.>=) $6' end);
 end
 $$;
-comment on function pgembed._search_call_sql(regclass, text) is
+comment on function pgembed._search_call_sql(regclass, text, boolean) is
     'Statement that searches a table and gives what search returns; its parameters are those of search, in that order.';
 
 create or replace function pgembed.search(
@@ -126,7 +127,8 @@ create or replace function pgembed.search(
     vector_weight float8 default 1,
     bm25_weight float8 default 1,
     on_missing_query_embedding text default 'error',
-    query_encoder text default null
+    query_encoder text default null,
+    query_image bytea default null
 )
 returns table (key jsonb, doc jsonb, score float8, vector_rank int, bm25_rank int, content text, snippet text, encoded_by text)
 language plpgsql stable
@@ -142,16 +144,17 @@ begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_page(k, "offset"), pgembed._check_min_score(min_score);
     q := pgembed._vector_given(query_embedding);
-    call := pgembed._search_arms(searched, embedding, q is not null, q is null or query is not null);
-    statement := pgembed._search_call_sql(searched, call);
+    call := case when query_image is not null then 'vector_search'
+                 else pgembed._search_arms(searched, embedding, q is not null, q is null or query is not null) end;
+    statement := pgembed._search_call_sql(searched, call, query_image is not null);
     perform pgembed._at_path(path);
     return query execute statement
     using query, k, filter, "offset", embedding, min_score, min_similarity, q, query_model, syntax, prefix, fuzzy, config, snippets,
-          vector_weight, bm25_weight, on_missing_query_embedding, query_encoder;
+          vector_weight, bm25_weight, on_missing_query_embedding, query_encoder, query_image;
 end
 $$;
-comment on function pgembed.search(text, text, bigint, jsonb, bigint, float8, float8, text, anycompatible, text, text, boolean, boolean, text, boolean, float8, float8, text, text) is
+comment on function pgembed.search(text, text, bigint, jsonb, bigint, float8, float8, text, anycompatible, text, text, boolean, boolean, text, boolean, float8, float8, text, text, bytea) is
     'The k best rows of a table, for any language: key and row as JSON, score, both ranks, the best chunk. source is the name of the '
     'table as in a query. By words and by meaning where the table has both (hybrid_search), else by what it has; by the vector '
-    'alone where only query_embedding is given. filter is data, an object or a string that holds one. The other arguments are those of '
+    'alone where only query_embedding is given, or query_image, the bytes of an image file. filter is data, an object or a string that holds one. The other arguments are those of '
     'hybrid_search. Example: SELECT key, doc, score FROM pgembed.search(''article'', ''cheap flights'', k => 5, filter => ''{"price": {"$lt": 300}}'');';

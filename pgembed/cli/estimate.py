@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import sql
 
-from pgembed.errors import PgembedError
+from pgembed.encoders.base import image_encoder
+from pgembed.errors import PgembedError, TextError
 from pgembed.hosted.tokens import estimate
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from pgembed.encoders.cards import Card
 
 _SAMPLE: Final = 300  # rows whose texts are read
+_IMAGES: Final = 16  # rows whose images are
 _COUNTED: Final = 200_000  # above that the planner's estimate will do
 _ENCODE_SECONDS: Final = 5.0
 
@@ -33,12 +36,14 @@ class Sample:
         estimated: Whether it is that.
         read: Number of rows that were read.
         texts: What they have of text; those without any are left out.
+        images: The same of an expression that gives images; fewer rows are read.
     """
 
     rows: int
     estimated: bool
     read: int
     texts: list[str]
+    images: list[bytes]
 
 
 def read_sample(
@@ -71,16 +76,31 @@ def _read_sample(
     if not large:
         count = sql.SQL("select pg_catalog.count(*) from {}").format(source)
         (rows,) = _one(conn, count)
-    part = min(100, 100 * 10 * _SAMPLE / max(rows, 1))
-    whole = sql.SQL("select ({})::text from {} ").format(text, source)
+    whole = sql.SQL("select ({}) from {} ").format(text, source)
+    images = _type_of(conn, whole) == "bytea"
+    if not images:
+        whole = sql.SQL("select ({})::text from {} ").format(text, source)
+    most = _IMAGES if images else _SAMPLE
+    part = min(100, 100 * 10 * most / max(rows, 1))
     drawn = sql.SQL(
         "tablesample system ({}) order by pg_catalog.random() limit {}"
-    ).format(part, _SAMPLE)
+    ).format(part, most)
     found = conn.execute(whole + drawn).fetchall()
     if not found:  # few and large pages
-        first = sql.SQL("limit {}").format(_SAMPLE)
+        first = sql.SQL("limit {}").format(most)
         found = conn.execute(whole + first).fetchall()
-    return Sample(rows, large, len(found), [one for (one,) in found if one])
+    there: list[Any] = [one for (one,) in found if one]
+    return Sample(
+        *(rows, large, len(found)),
+        texts=[] if images else there,
+        images=there if images else [],
+    )
+
+
+def _type_of(conn: psycopg.Connection[Any], query: sql.Composed) -> str:
+    (column,) = conn.execute(query + sql.SQL("limit 0")).description or ()
+    known = conn.adapters.types.get(column.type_code)
+    return "" if known is None else known.name
 
 
 def estimates(
@@ -101,6 +121,9 @@ def estimates(
     """
     about = "about " if sample.estimated else ""
     yield f"{about}{sample.rows:,} rows, of which {sample.read:,} were read"
+    if sample.images:
+        yield from _estimates_of_images(sample, encoder)
+        return
     if not sample.texts:
         yield "none of these has a text: nothing to encode"
         return
@@ -129,6 +152,30 @@ def estimates(
         )
     elif encoder is None:
         yield f"the price of {model} is not known"
+
+
+def _estimates_of_images(sample: Sample, encoder: Encoder | None) -> Iterator[str]:
+    images = sample.rows * len(sample.images) / sample.read
+    size = sum(map(len, sample.images)) / len(sample.images)
+    yield f"about {images:,.0f} images of {size / 1000:,.0f} kB, one vector each"
+    if encoder is None:
+        return
+    able = image_encoder(encoder)
+    done, began = 0, time.perf_counter()
+    for number, image in enumerate(sample.images):
+        with suppress(TextError):  # put aside, when it comes to it
+            able.encode_images([image])
+        if number == 0 and len(sample.images) > 1:  # some things are only done once
+            began = time.perf_counter()
+            continue
+        done += 1
+        if time.perf_counter() - began > _ENCODE_SECONDS:
+            break
+    rate = done / max(time.perf_counter() - began, 1e-6)
+    yield (
+        f"about {_duration(images / rate)} on this machine, {rate:,.1f} images a "
+        "second, if nothing else runs on it"
+    )
 
 
 def load(model: str, provider: str, row: dict[str, Any] | None) -> Encoder | None:

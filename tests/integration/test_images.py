@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -475,3 +476,18 @@ def test_the_orm_searches_images(dsn: str, product: Conn, image_model: str) -> N
         assert (row.name, hit.content) == ("blue circle", None)
         (chunk,) = session.scalars(select(Product.embedding.chunks).limit(1))
         assert chunk.content is None
+
+
+def test_a_dry_run_counts_images(dsn: str, conn: Conn, image_model: str) -> None:
+    client.register_model(conn, image_model, DIMENSIONS)
+    conn.execute("create table product (id int primary key, name text, photo bytea)")
+    insert(conn, *drawn(2), ("none", None), ("broken", b"no image"))
+    shown = CliRunner().invoke(
+        app,
+        ["create", "product", "photo", "--model", image_model, "--dry-run"],
+        env={"PGEMBED_DSN": dsn, "COLUMNS": "200"},
+    )
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"about \d+ images of \d+ kB, one vector each", shown.output)
+    assert re.search(r"[\d,.]+ images a second", shown.output)
+    assert "tokens" not in shown.output

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _EMBEDDINGS = """
 select e.name, sn.nspname as schema, s.relname as "table", e.source::oid as source,
        dn.nspname as side_schema, d.relname as side_table, e.generation,
-       t.text_expression, t.canonical_expression, t.source_columns,
+       t.text_expression, t.canonical_expression, t.source_columns, t.kind,
        pgembed._bm25_by_default(t) as bm25_by_default, m.name as model,
        m.dimensions as model_dimensions, m.distance as model_distance,
        (declared).dimensions, (declared).distance, e.storage, e.column_name,
@@ -173,7 +173,8 @@ def _existing(
     row: dict[str, Any], default_schema: str | None, *, has_bm25: bool
 ) -> Existing:
     bm25: dict[str, Any] | None = row["bm25"]
-    default_chunking = "none" if row["storage"] == "column" else "sentences"
+    whole = row["storage"] == "column" or row["kind"] == "image"
+    default_chunking = "none" if whole else "sentences"
     default_type = "vector" if row["dimensions"] <= 2000 else "halfvec"
     options: dict[str, Any] = {
         "model": row["model"],

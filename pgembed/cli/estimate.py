@@ -98,8 +98,8 @@ def _read_sample(
 
 
 def _type_of(conn: psycopg.Connection[Any], query: sql.Composed) -> str:
-    (column,) = conn.execute(query + sql.SQL("limit 0")).description or ()
-    known = conn.adapters.types.get(column.type_code)
+    columns = conn.execute(query + sql.SQL("limit 0")).description or []
+    known = conn.adapters.types.get(columns[0].type_code)
     return "" if known is None else known.name
 
 

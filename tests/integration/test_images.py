@@ -29,7 +29,7 @@ from pgembed.service import drain
 from pgembed.sqlalchemy import Embedding
 from pgembed.testing import process_all
 from tests.fixtures.image_model import KINDS, bomb, picture
-from tests.fixtures.serving import ServeProcess
+from tests.fixtures.pages import Service
 from tests.fixtures.urls import sqlalchemy_url
 
 if TYPE_CHECKING:
@@ -310,12 +310,12 @@ def test_a_text_becomes_an_image(dsn: str, conn: Conn, image_model: str) -> None
 
 
 @pytest.fixture
-def served(dsn: str, product: Conn, tmp_path: Path) -> Iterator[Conn]:
+def served(dsn: str, product: Conn) -> Iterator[Conn]:
     """Give a connection to a database of drawings that a service works for."""
     insert(product, *drawn())
-    service = ServeProcess(dsn, tmp_path / "log")
+    service = Service(dsn)
     try:
-        client.await_embedded(product, "product", timeout=120)
+        service.wait()
         yield product
     finally:
         service.stop()

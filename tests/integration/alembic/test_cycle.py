@@ -120,3 +120,24 @@ def test_the_whole_cycle(empty_project: Project) -> None:
     assert catalog(project) == start
     project.upgrade()
     assert settings(project) == []
+
+
+def test_an_embedding_of_images_is_as_declared(project: Project) -> None:
+    project.models(
+        """
+        class Product(Base):
+            __tablename__ = "product"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            photo: Mapped[bytes]
+            embedding = Embedding(
+                lambda cls: cls.photo, model="clip-ViT-B-32", query_encoder="model"
+            )
+        """
+    )
+    assert calls(project.revision()) == ["create_table", "create_embedding"]
+    project.upgrade()
+    project.alembic("check")
+    assert project.query(
+        "select kind, chunking from pgembed.captured_text"
+        " join pgembed.embedding using (text_id)"
+    ) == [("image", "none")]

@@ -163,7 +163,7 @@ def vector_search(
         asked = words = _words(query, options)
     else:
         both = query if query is not None else options.get("query_embedding")
-        asked, words = check_asked(both, options["query_image"]), None
+        asked, words = check_asked(both, options["query_image"], "query_image"), None
     rerank = rerankers.plan(options, words)
     arguments = _arguments(table, options, rerank)
     arguments.pop("query_image", None)

@@ -69,7 +69,7 @@ def check_query(query: str) -> str:
     return text
 
 
-def check_image(image: object) -> bytes:
+def check_image(image: object, what: str = "query_image") -> bytes:
     """Return the bytes of an image file; what is in them, the model's side looks at.
 
     Raises:
@@ -77,13 +77,13 @@ def check_image(image: object) -> bytes:
     """
     if not isinstance(image, bytes | bytearray | memoryview) or not len(image):
         raise InvalidQuery(
-            f"an image is searched with by its file's bytes, not by {image!r}"[:200],
+            f"{what} must be the bytes of an image file, not {image!r}"[:200],
             hint="Path('photo.jpg').read_bytes()",
         )
     return bytes(image)
 
 
-def check_asked(query: Any, image: object) -> str | bytes:
+def check_asked(query: Any, image: object, what: str = "image") -> str | bytes:
     """Return the words, or the image, that is to be encoded.
 
     Raises:
@@ -91,12 +91,13 @@ def check_asked(query: Any, image: object) -> str | bytes:
     """
     if image is None:
         return check_query(query)
+    found = check_image(image, what)
     if query is not None:
         raise InvalidQuery(
-            "a search has one query: an image, words or a vector",
-            hint="Leave query and query_embedding out, or the image.",
+            f"a search has one query: {what}, words or a vector",
+            hint=f"Leave query and query_embedding out, or {what}.",
         )
-    return check_image(image)
+    return found
 
 
 def check_int(value: object, what: str, minimum: int = 1) -> int:

@@ -72,7 +72,8 @@ def encoder(folder: str) -> Any:
 
 def near(conn: Conn, query: str, k: int = 3) -> list[VectorHit[dict[str, Any]]]:
     (model,) = conn.execute(
-        "select m.name from pgembed.embedding join pgembed.model as m using (model_id)"
+        "select m.name from pgembed.embedding as e"
+        " join pgembed.model as m using (model_id) where e.generation = 'current'"
     ).fetchone() or ("",)
     return client.vector_search(conn, "product", query, k=k, encoder=encoder(model))
 
@@ -432,7 +433,7 @@ def test_an_image_goes_with_no_other_query(conn: Conn) -> None:
             [photo],
         )
     for image in (b"", "photo.png"):
-        with pytest.raises(InvalidQuery, match="by its file's bytes"):
+        with pytest.raises(InvalidQuery, match="query_image must be the bytes"):
             client.vector_search(conn, "product", query_image=image)  # type: ignore[arg-type]
 
 
@@ -491,3 +492,29 @@ def test_a_dry_run_counts_images(dsn: str, conn: Conn, image_model: str) -> None
     assert re.search(r"about \d+ images of \d+ kB, one vector each", shown.output)
     assert re.search(r"[\d,.]+ images a second", shown.output)
     assert "tokens" not in shown.output
+
+
+def test_a_path_is_a_text_and_that_is_said(conn: Conn) -> None:
+    conn.execute("create table product (id int primary key, file text)")
+    said: list[str] = []
+    conn.add_notice_handler(lambda notice: said.append(str(notice.message_primary)))
+    client.create_embedding(conn, "product", "file", model="clip-ViT-B-32")
+    assert any("will encode the expression as a text" in one for one in said)
+
+
+def test_images_go_to_another_model_without_a_gap(
+    dsn: str, product: Conn, image_model: str
+) -> None:
+    other = f"{image_model}/0_CLIPModel"  # the same weights, as transformers saves them
+    client.register_model(product, other, DIMENSIONS)
+    insert(product, *drawn())
+    process_all(dsn)
+    with pytest.raises(InvalidParameter, match="encodes no images"):
+        client.alter_embedding(product, "product_embedding", model="all-MiniLM-L6-v2")
+    client.alter_embedding(product, "product_embedding", model=other)
+    process_all(dsn)
+    made = "select m.name, count(*) from product_embedding join pgembed.model as m"
+    assert product.execute(f"{made} using (model_id) group by 1").fetchall() == [
+        (other, len(KINDS))
+    ]
+    assert found(product, "a red circle", 1) == ["red circle"]

@@ -171,10 +171,14 @@ declare
     model pgembed.model;
 begin
     e.text_id := t.text_id;
+    select * into model from pgembed.model where model_id = e.model_id;
     if t.kind = 'text' then
+        if model.images then
+            raise notice 'model "%" will encode the expression as a text', model.name
+                using hint = 'Images are what an expression of type bytea gives, the bytes of their files; a path or an address is not followed.';
+        end if;
         return e;
     end if;
-    select * into model from pgembed.model where model_id = e.model_id;
     if p_default_chunking then
         e.chunking := 'none';
     end if;

@@ -90,7 +90,7 @@ def test_upgrade_of_a_current_schema_leaves_the_catalog_equal(dsn: str) -> None:
 
 def test_upgrade_repairs_a_changed_function(dsn: str) -> None:
     before = catalog_of(dsn)
-    execute(dsn, "alter function pgembed.embed(text, text) volatile")
+    execute(dsn, "alter function pgembed.embed(text, text, bytea) volatile")
     assert catalog_of(dsn) != before
     schema.upgrade(dsn)
     assert catalog_of(dsn) == before
@@ -161,7 +161,7 @@ def test_script_does_not_run_twice(server: Server, dsn: str) -> None:
 
 def test_script_from_a_revision_renews_functions(server: Server, dsn: str) -> None:
     before = catalog_of(dsn)
-    execute(dsn, "alter function pgembed.embed(text, text) volatile")
+    execute(dsn, "alter function pgembed.embed(text, text, bytea) volatile")
     done = psql(server, dsn, schema.script(schema.head_revision()))
     assert (done.returncode, done.stderr) == (0, "")
     assert catalog_of(dsn) == before

@@ -367,6 +367,7 @@ declare
     most constant int := 20000;    -- chunks that are taken from an index: as many as the last page may need
     similarity_sql constant text := pgembed._similarity_sql(p_embedding.distance);
     best_sql text;
+    meets_sql text;
     rows_sql text;
     candidate_sql text;
     result_sql text;
@@ -391,12 +392,14 @@ begin
     -- Pinned by who calls; what the caller has written is read under the caller's path.
     select * into names from pgembed._search_names(e);
 
-    -- The row of a chunk c, if it meets the condition: in a subquery of its own, so that
-    -- column names in the condition mean the source's. The aggregates keep the order of
-    -- their input.
-    rows_sql := format('cross join lateral (select (s.*)::%s as doc%s from %s as s where %s and (%s) and %s) as s',
-        pg_typeof(source), case when in_table then '' else format(', %s as content', pgembed._pinned_sql(p_path, 'text', pgembed._compose_sql(e.text_id, 's.*'))) end,
+    -- Whether the row of a chunk c meets the condition: in a subquery of its own, so that
+    -- column names in the condition mean the source's. Only rows of the page are read whole:
+    -- their large values are fetched then. The aggregates keep the order of their input.
+    meets_sql := format('cross join lateral (select from %s as s where %s and (%s) and %s) as s',
         e.source, names.chunk_of_row, p_condition, coalesce(p_skip, 'true'));
+    rows_sql := format('cross join lateral (select (s.*)::%s as doc%s from %s as s where %s) as s',
+        pg_typeof(source), case when in_table then '' else format(', %s as content', pgembed._pinned_sql(p_path, 'text', pgembed._compose_sql(e.text_id, 's.*'))) end,
+        e.source, names.chunk_of_row);
     best_sql := format('pg_catalog.array_agg(c.doc), pg_catalog.array_agg(c.chunk), pg_catalog.array_agg(c.content), '
                        'pg_catalog.array_agg(c.distance), pg_catalog.array_agg(%s)', similarity_sql);
 
@@ -449,10 +452,10 @@ begin
                 'with pgembed_chunk as materialized (%1$s), '
                 'pgembed_end as materialized (select pg_catalog.min(c.place) as place from pgembed_chunk as c where %2$s operator(pg_catalog.<) $2) '
                 'select (select pg_catalog.count(*) from pgembed_chunk), (select place is not null from pgembed_end), %3$s '
-                'from (select s.doc, c.chunk, %4$s as content, c.distance from (select distinct on (%5$s) * from pgembed_chunk as c '
+                'from (select s.doc, c.chunk, %4$s as content, c.distance from (select c.* from (select distinct on (%5$s) * from pgembed_chunk as c '
                 'where (select e.place is null or c.place operator(pg_catalog.<) e.place from pgembed_end as e) order by %5$s, c.place) as c '
-                '%6$s order by c.place offset $3 limit $4) as c',
-                candidate_sql, similarity_sql, best_sql, case when in_table then 'c.content' else 's.content' end, names.keys, rows_sql);
+                '%6$s order by c.place offset $3 limit $4) as c %7$s order by c.place) as c',
+                candidate_sql, similarity_sql, best_sql, case when in_table then 'c.content' else 's.content' end, names.keys, meets_sql, rows_sql);
             perform pgembed._at_path(p_path);
             execute result_sql into seen, too_far, docs, chunks, contents, distances, similarities
             using p_query, p_min_similarity, p_offset, p_k;
@@ -493,11 +496,11 @@ begin
         result_sql := format(
             'with pgembed_chunk as not materialized (select %1$s, %2$s, (%3$s) operator(pg_catalog.+) 0::pg_catalog.float8 as distance '
             'from %4$s as c where c.%5$s is not null) '
-            'select %6$s from (select * from (select distinct on (%7$s) %7$s, s.doc, c.chunk, %8$s as content, c.distance '
+            'select %6$s from (select s.doc, c.chunk, %8$s as content, c.distance from (select * from (select distinct on (%7$s) c.* '
             'from pgembed_chunk as c %9$s where $2 is null or %10$s operator(pg_catalog.>=) $2 and %10$s operator(pg_catalog.<>) ''NaN''::pg_catalog.float8 '
-            'order by %7$s, c.distance, c.chunk) as r order by distance, %7$s offset $3 limit $4) as c',
+            'order by %7$s, c.distance, c.chunk) as r order by distance, %7$s offset $3 limit $4) as c %11$s order by c.distance, %7$s) as c',
             names.chunk_keys, names.chunk_values, names.distance, names.vectors, names.vector,
-            best_sql, names.keys, case when in_table then 'c.content' else 's.content' end, rows_sql, similarity_sql);
+            best_sql, names.keys, case when in_table then 'c.content' else 's.content' end, meets_sql, similarity_sql, rows_sql);
         perform pgembed._at_path(p_path);
         execute result_sql into docs, chunks, contents, distances, similarities
         using p_query, p_min_similarity, case when first_keys is null then p_offset else 0 end,

@@ -74,6 +74,7 @@ class Target:
     looked_at: datetime
     vector_schema: str
     vector_type: str
+    images: bool
 
 
 def target(conn: psycopg.Connection, name: str) -> Target:
@@ -93,7 +94,7 @@ def target(conn: psycopg.Connection, name: str) -> Target:
             " e.distance, e.storage, pgembed._table_sql(e.side_table),"
             " c.relrowsecurity, t.canonical_expression,"
             " current_setting('server_encoding'), clock_timestamp(),"
-            " pgembed._vector_schema(), e.vector_type"
+            " pgembed._vector_schema(), e.vector_type, t.kind = 'image'"
             " from pgembed._embedding(%s) as e"
             " join pgembed.model as m using (model_id)"
             " join pgembed.captured_text as t using (text_id)"
@@ -150,9 +151,9 @@ def train_query_encoder(
     Raises:
         UnknownEmbedding: There is no such embedding.
         InvalidParameter: The table has row security; vectors are in a column, so that
-            there are no chunks; too few chunks have vectors; vectors of different
-            lengths are compared by another distance than cosine; the database's
-            encoding is not UTF8.
+            there are no chunks; it is of images; too few chunks have vectors; vectors
+            of different lengths are compared by another distance than cosine; the
+            database's encoding is not UTF8.
         DimensionMismatch: The encoder has too few dimensions.
         ModelMismatch: The encoder is not the one that made the vectors.
     """
@@ -294,6 +295,11 @@ def _check(of: Target, name: str, *, over_row_security: bool) -> None:
             f"embedding {name!r} keeps its vectors in a column",
             hint="A query encoder learns from the chunks of a side table: "
             "storage => 'table'.",
+        )
+    if of.images:
+        raise InvalidParameter(
+            f"embedding {name!r} is of images",
+            hint="A query encoder learns from texts: there are none.",
         )
 
 

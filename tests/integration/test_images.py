@@ -25,6 +25,7 @@ from pgembed.errors import (
     InvalidQuery,
     UnknownEmbedding,
 )
+from pgembed.query_encoder.store import train_query_encoder
 from pgembed.service import drain
 from pgembed.sqlalchemy import Embedding
 from pgembed.testing import process_all
@@ -518,3 +519,14 @@ def test_images_go_to_another_model_without_a_gap(
         (other, len(KINDS))
     ]
     assert found(product, "a red circle", 1) == ["red circle"]
+
+
+def test_no_query_encoder_is_trained_for_images(dsn: str, product: Conn) -> None:
+    insert(product, *drawn(8))
+    process_all(dsn)
+    with pytest.raises(InvalidParameter, match="is of images"):
+        train_query_encoder(product, "product_embedding")
+    assert (
+        product.execute("select * from pgembed._query_encoders_due_v1()").fetchall()
+        == []
+    )

@@ -96,7 +96,11 @@ class Settings:
             variable = prefix + field.name.upper()
             text = source.get(variable, "").strip()
             if text:
-                values[field.name] = _parse(text, kinds[field.name], variable)
+                kind = kinds[field.name]
+                several = get_origin(kind) is tuple
+                values[field.name] = (
+                    tuple(text.split()) if several else _parse(text, kind, variable)
+                )
         return cls(**values)
 
 

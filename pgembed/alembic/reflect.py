@@ -173,7 +173,7 @@ def _existing(
     row: dict[str, Any], default_schema: str | None, *, has_bm25: bool
 ) -> Existing:
     bm25: dict[str, Any] | None = row["bm25"]
-    whole = row["storage"] == "column" or row["kind"] == "image"
+    whole = row["storage"] == "column" or row["kind"] != "text"
     default_chunking = "none" if whole else "sentences"
     default_type = "vector" if row["dimensions"] <= 2000 else "halfvec"
     options: dict[str, Any] = {

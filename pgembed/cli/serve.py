@@ -114,6 +114,16 @@ def serve(
             help="Most text read at once, in MiB; a row with more fails.",
         ),
     ] = 32,
+    image_root: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="PGEMBED_IMAGE_ROOT",
+            metavar="FOLDER|URL",
+            help="Read images below this folder or address whose rows say where they "
+            "are (pgembed.image_at).",
+            show_default="none",
+        ),
+    ] = None,
     erase_after: Annotated[
         float,
         typer.Option(
@@ -230,6 +240,7 @@ def serve(
         call_timeout_seconds=call_timeout,
         read_seconds=read_timeout,
         max_read_megabytes=max_text,
+        image_roots=tuple(image_root or ()),
         erase_seconds=erase_after,
         index_megabytes=index_memory,
         train_query_encoders=train_query_encoders,

@@ -94,7 +94,7 @@ def target(conn: psycopg.Connection, name: str) -> Target:
             " e.distance, e.storage, pgembed._table_sql(e.side_table),"
             " c.relrowsecurity, t.canonical_expression,"
             " current_setting('server_encoding'), clock_timestamp(),"
-            " pgembed._vector_schema(), e.vector_type, t.kind = 'image'"
+            " pgembed._vector_schema(), e.vector_type, t.kind <> 'text'"
             " from pgembed._embedding(%s) as e"
             " join pgembed.model as m using (model_id)"
             " join pgembed.captured_text as t using (text_id)"

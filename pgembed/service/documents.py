@@ -6,14 +6,15 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pgembed.encoders.base import check_vectors, image_encoder, truncate_vectors
 from pgembed.encoders.images import read_base64
-from pgembed.errors import EncoderUnavailable, InvalidParameter
+from pgembed.errors import EncoderUnavailable, ImageError, InvalidParameter
 from pgembed.service.encoding import CallGivenUp, Priority
+from pgembed.service.image_roots import ImageNotThere, ImageRoots
 from pgembed.service.isolation import AllOrNone, Isolation
 from pgembed.service.metrics import Metrics
 from pgembed.service.models import ModelOutOfOrder, Models, TokensUsedUp
@@ -35,14 +36,18 @@ TOGETHER_SECONDS = 30.0
 """How long a batch of a local model may take before each text goes alone: a hundred
 times what batches are cut to. A request to a hosted model has its own timeout."""
 
+FETCHING = 2  # batches of images that are read and held at once
+
 INLINE_CHARACTERS = 10_000  # cut at once; more takes long enough for another thread
 
 
 class DocumentEncoder:
     """Fills plans with vectors, in the encode thread."""
 
-    def __init__(self, models: Models, metrics: Metrics) -> None:
+    def __init__(self, models: Models, metrics: Metrics, roots: ImageRoots) -> None:
         self._models = models
+        self._roots = roots
+        self._fetching = asyncio.Semaphore(FETCHING)
         self._metrics = metrics
         self._pace = Pace()
         self._lanes = itertools.count(1 << 32)
@@ -111,9 +116,13 @@ class DocumentEncoder:
         slow = [text for text in texts if hash(text) in self._slow_texts]
         others = [text for text in texts if hash(text) not in self._slow_texts]
         used_up: list[TokensUsedUp] = []
+        fetched: dict[str, bytes] = {}
 
         async def one(isolation: Isolation, part: list[str]) -> None:
             try:
+                if embedding.located:
+                    await self._fetched(isolation, part, plan, fetched)
+                    return
                 await isolation.encode(part, partial(self._settle, plan))
             except TokensUsedUp as exc:  # what has been sent is paid for
                 used_up.append(exc)
@@ -129,7 +138,7 @@ class DocumentEncoder:
                     embedding.model_id,
                     priority,
                     lane,
-                    partial(self._run, embedding, encoder, pieces),
+                    partial(self._run, embedding, encoder, pieces, fetched),
                     together_seconds=(
                         math.inf
                         if embedding.provider == "litellm"
@@ -140,6 +149,31 @@ class DocumentEncoder:
                     group.create_task(one(isolation, [some[i] for i in batch]))
         if used_up:
             raise used_up[0]
+
+    async def _fetched(
+        self,
+        isolation: Isolation,
+        part: list[str],
+        plan: Plan,
+        fetched: dict[str, bytes],
+    ) -> None:
+        """Read the images of a batch, and encode those that could be read.
+
+        So many batches at once are read, and held: images are large.
+        """
+        async with self._fetching:
+            for location in part:
+                try:
+                    read = partial(self._roots.read, location)
+                    fetched[location] = await asyncio.to_thread(read)
+                except ImageError as exc:
+                    patient = isinstance(exc, ImageNotThere)
+                    plan.errors[location] = Fault.of(exc)._replace(patient=patient)
+            there = [location for location in part if location in fetched]
+            if there:
+                await isolation.encode(there, partial(self._settle, plan))
+            for location in there:
+                del fetched[location]
 
     async def _plan(
         self,
@@ -173,12 +207,22 @@ class DocumentEncoder:
                 self._slow_texts.discard(hash(text))
 
     def _run(
-        self, embedding: Embedding, encoder: Encoder, pieces: int, texts: Sequence[str]
+        self,
+        embedding: Embedding,
+        encoder: Encoder,
+        pieces: int,
+        fetched: Mapping[str, bytes],
+        texts: Sequence[str],
     ) -> Vector:
         """Run the model (in the encode thread)."""
         started = time.perf_counter()
         made = (
-            image_encoder(encoder).encode_images([read_base64(text) for text in texts])
+            image_encoder(encoder).encode_images(
+                [
+                    fetched[text] if embedding.located else read_base64(text)
+                    for text in texts
+                ]
+            )
             if embedding.images
             else encoder.encode_documents(texts)
         )

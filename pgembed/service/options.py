@@ -35,6 +35,8 @@ class ServiceSettings(Settings):
             be done.
         max_read_megabytes: Most text read at once, in MiB; the rest waits, and a row
             with more fails.
+        image_roots: Folders and addresses that images may be read from whose rows say
+            where they are; none.
         max_tokens_per_day: Most tokens that each hosted model is sent in a day (UTC),
             by all services of the database together; None: no limit.
     """
@@ -52,6 +54,7 @@ class ServiceSettings(Settings):
     index_megabytes: int | None = None
     train_query_encoders: bool = True
     max_read_megabytes: int = 32
+    image_roots: tuple[str, ...] = ()
     max_tokens_per_day: int | None = None
 
     def index_bytes(self) -> int | None:

@@ -16,6 +16,7 @@ from pgembed.events import events
 from pgembed.service.documents import DocumentEncoder
 from pgembed.service.encoding import Priority
 from pgembed.service.faults import Blame, ConnectionLost, StatementFailed
+from pgembed.service.image_roots import ImageRoots
 from pgembed.service.metrics import Metrics
 from pgembed.service.models import ModelOutOfOrder, Models
 from pgembed.service.progress import Progress
@@ -165,7 +166,8 @@ class Pipeline:
         self.progress = Progress()
         self._models = models
         self._metrics = metrics
-        self._documents = DocumentEncoder(models, metrics)
+        roots = ImageRoots(settings.image_roots)
+        self._documents = DocumentEncoder(models, metrics, roots)
         self._max_bytes = settings.max_read_megabytes << 20
         self._read_seconds = settings.read_seconds
         self._aside = aside

@@ -55,6 +55,7 @@ class Embedding:
     model_revision: str | None = None
     switch: str | None = None
     images: bool = False
+    located: bool = False
 
     def its_model(self) -> Model:
         """The model's part of this row."""

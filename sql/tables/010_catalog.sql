@@ -90,7 +90,7 @@ create table pgembed.captured_text (
     state                text not null default 'active' check (state in ('active', 'broken')),
     state_reason         text,
     created_at           timestamptz not null default now(),
-    kind                 text not null default 'text' check (kind in ('text', 'image')),
+    kind                 text not null default 'text' check (kind in ('text', 'image', 'location')),
     unique (text_id, source)
 );
 
@@ -125,7 +125,8 @@ comment on column pgembed.captured_text.unseen is
 comment on column pgembed.captured_text.state_reason is
     'Why the text is broken, and what to do.';
 comment on column pgembed.captured_text.kind is
-    'text, or image: the expression gives the bytes of image files, and the canonical one gives these in base64.';
+    'text; image: the expression gives the bytes of image files, and the canonical one gives these in base64; or location: it '
+    'gives paths or addresses of image files (pgembed.image_at).';
 
 create table pgembed.embedding (
     embedding_id         int generated always as identity primary key,

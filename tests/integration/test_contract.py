@@ -30,6 +30,7 @@ SQL_ONLY = {
     "analyze": "a helper of SQL's own",
     "doctor": "`pgembed doctor` looks at more than the database",
     "help": "Python has help()",
+    "image_at": "a part of an expression",
     "wait": "await_embedded",
 }
 #: Functions of the client that are no functions of SQL, and why.

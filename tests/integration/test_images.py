@@ -26,7 +26,7 @@ from pgembed.errors import (
     UnknownEmbedding,
 )
 from pgembed.query_encoder.store import train_query_encoder
-from pgembed.service import drain
+from pgembed.service import ServiceSettings, drain
 from pgembed.sqlalchemy import Embedding
 from pgembed.testing import process_all
 from tests.fixtures.image_model import KINDS, bomb, picture
@@ -530,3 +530,74 @@ def test_no_query_encoder_is_trained_for_images(dsn: str, product: Conn) -> None
         product.execute("select * from pgembed._query_encoders_due_v1()").fetchall()
         == []
     )
+
+
+def located(conn: Conn, image_model: str) -> None:
+    client.register_model(conn, image_model, DIMENSIONS)
+    conn.execute("create table product (id int primary key, name text, file text)")
+    client.create_embedding(
+        conn, "product", "pgembed.image_at(file)", model=image_model, max_attempts=1
+    )
+
+
+def test_images_are_read_where_rows_say_they_are(
+    dsn: str, conn: Conn, image_model: str, tmp_path: Path
+) -> None:
+    located(conn, image_model)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (tmp_path / "secret.png").write_bytes(picture("red", "circle"))
+    for colour, shape in KINDS:
+        name = f"{colour} {shape}"
+        (photos / f"{name}.png").write_bytes(picture(colour, shape))
+        conn.execute(
+            "insert into product select coalesce(max(id), 0) + 1, %s, %s from product",
+            [name, f"{name}.png"],
+        )
+    (photos / "broken.png").write_bytes(b"no image")
+    conn.execute(
+        "insert into product values (100, 'beside', '../secret.png'),"
+        " (101, 'broken', 'broken.png'), (102, 'none', null)"
+    )
+    settings = ServiceSettings(image_roots=(str(photos),))
+    asyncio.run(drain(dsn, settings))
+    assert found(conn, "a red circle", 1) == ["red circle"]
+    (status,) = client.status(conn)
+    assert (status.embedded, status.failed) == (len(KINDS), 2)
+    failed = dict(conn.execute("select key, error from pgembed.failed").fetchall())
+    assert "no file below the allowed folders" in failed["100"]
+    assert "are no image" in failed["101"]
+    assert conn.execute(
+        "select distinct content from product_embedding"
+    ).fetchall() == [(None,)]
+    # Another path is another image; one that stays is not read again.
+    made = "select id, embedded_at from product_embedding where id <> 1 order by id"
+    before = conn.execute(made).fetchall()
+    conn.execute("update product set file = 'blue square.png' where id = 1")
+    conn.execute("update product set name = name")
+    asyncio.run(drain(dsn, settings))
+    assert conn.execute(made).fetchall() == before
+    assert found(conn, "a blue square", 2) != found(conn, "a red circle", 2)
+
+
+def test_a_service_without_roots_reads_no_image(
+    dsn: str, conn: Conn, image_model: str
+) -> None:
+    located(conn, image_model)
+    conn.execute("insert into product values (1, 'a', '/etc/passwd')")
+    asyncio.run(drain(dsn))
+    (error,) = conn.execute("select error from pgembed.failed").fetchone() or ("",)
+    assert "no file below the allowed folders" in error
+    assert "--image-root" in error
+
+
+def test_where_an_image_is_is_all_of_the_expression(conn: Conn) -> None:
+    conn.execute("create table product (id int primary key, file text)")
+    with pytest.raises(InvalidExpression, match="image_at"):
+        client.create_embedding(
+            conn, "product", "'x' || pgembed.image_at(file)", model="clip-ViT-B-32"
+        )
+    with pytest.raises(InvalidParameter, match="encodes no images"):
+        client.create_embedding(conn, "product", "pgembed.image_at(file)")
+    with pytest.raises(InvalidExpression, match="not possible over images"):
+        client.create_bm25(conn, "product", "pgembed.image_at(file)")

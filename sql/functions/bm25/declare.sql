@@ -161,9 +161,9 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if t.kind = 'image' then
+    if t.kind <> 'text' then
         raise exception 'BM25 is not possible over images' using errcode = 'PE004',
-            detail = format('Expression: %s, of type bytea.', p_expression),
+            detail = format('Expression: %s.', p_expression),
             hint = 'Images have no words: declare the embedding without BM25, and a BM25 index (pgembed.create_bm25) over '
                    'the columns that describe them.';
     end if;

@@ -146,6 +146,17 @@ comment on function pgembed._analyze_expression(int, regclass, text, text) is
     'Checks a text expression against a table, as the owner of the table and under a search_path: its canonical '
     'form, the columns it reads, what it calls. PE004 says what is wrong.';
 
+create or replace function pgembed.image_at(location text) returns text
+language sql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select location
+$$;
+comment on function pgembed.image_at(text) is
+    'As the expression of an embedding: what is encoded is the image at this path or address, which services read where they '
+    'are allowed to (pgembed serve --image-root). Example: '
+    'SELECT pgembed.create_embedding(''product'', ''pgembed.image_at(photo_path)'', model => ''clip-ViT-B-32'');';
+
 create or replace function pgembed._inspect_expression(p_text_id int, p_source regclass, p_expression text, p_view regclass)
 returns pgembed.captured_text
 language plpgsql
@@ -173,7 +184,14 @@ begin
     end if;
 
     select atttypid into column_type from pg_attribute where attrelid = p_view and attnum = 1;
-    t.kind := case when pgembed._base_type(column_type) = 'bytea'::regtype then 'image' else 'text' end;
+    t.kind := case when pgembed._base_type(column_type) = 'bytea'::regtype then 'image'
+                   when tree ~ format('TARGETENTRY :expr \{FUNCEXPR :funcid %s ', 'pgembed.image_at(text)'::regprocedure::oid) then 'location'
+                   else 'text' end;
+    if t.kind <> 'location' and tree ~ format(':funcid %s ', 'pgembed.image_at(text)'::regprocedure::oid) then
+        raise exception 'image_at() is a part of the text expression only' using errcode = 'PE004',
+            detail = format('Expression: %s', p_expression),
+            hint = 'Let it be all of it: pgembed.image_at(coalesce(photo, thumbnail)).';
+    end if;
     if t.kind = 'text' and (select typcategory from pg_type where oid = column_type) <> 'S' then
         raise exception 'the text expression is of type %, not text', column_type
             using errcode = 'PE004', detail = format('Expression: %s', p_expression),

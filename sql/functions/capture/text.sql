@@ -165,7 +165,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     -- Names in a plain expression mean columns of the one row that is in reach. The row is s.*: s alone
     -- would be a column of that name.
-    select case when kind = 'image' then 'null::pg_catalog.text'    -- which is not shown
+    select case when kind <> 'text' then 'null::pg_catalog.text'    -- which is not shown
                 when foreign_code then format('pgembed._text_%s_compose(%s)', text_id, p_row)
                 when pgembed._reads_foreign_type(source, source_columns) then pgembed._types_changed(text_id)
                 else format('(%s)::pg_catalog.text', canonical_expression) end

@@ -175,7 +175,7 @@ begin
     if t.kind = 'text' then
         if model.images then
             raise notice 'model "%" will encode the expression as a text', model.name
-                using hint = 'Images are what an expression of type bytea gives, the bytes of their files; a path or an address is not followed.';
+                using hint = 'Images are what an expression of type bytea gives, the bytes of their files; a path or an address is one with pgembed.image_at(...).';
         end if;
         return e;
     end if;
@@ -184,7 +184,7 @@ begin
     end if;
     if e.chunking <> 'none' or e.chunk_size is not null or e.chunk_overlap is not null then
         raise exception 'an image is not cut into chunks' using errcode = 'PE007',
-            detail = format('The expression gives bytea, which are images: %s.', t.text_expression),
+            detail = format('The expression gives images: %s.', t.text_expression),
             hint = 'Leave chunking, chunk_size and chunk_overlap out: an image has one vector.';
     end if;
     if e.query_encoder = 'static' then
@@ -193,7 +193,7 @@ begin
     end if;
     if not model.images then
         raise exception 'model "%" encodes no images', model.name using errcode = 'PE007',
-            detail = format('The expression gives bytea, which are images: %s.', t.text_expression),
+            detail = format('The expression gives images: %s.', t.text_expression),
             hint = 'Name a model of images and texts, such as model => ''clip-ViT-B-32''. For a text give an expression of type text: '
                    'convert_from(..., ''utf8'').';
     end if;

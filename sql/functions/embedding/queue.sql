@@ -8,7 +8,7 @@ returns table (
     embedding_id int, name text, source text, state text, model_id int, model text, provider text,
     model_dimensions int, dimensions int, normalized boolean, query_prompt text,
     document_prompt text, max_tokens int, fingerprint text, chunking text, chunk_size int,
-    chunk_overlap int, storage text, max_attempts int, backfill_state text, revision int, model_revision text, switch text, images boolean
+    chunk_overlap int, storage text, max_attempts int, backfill_state text, revision int, model_revision text, switch text, images boolean, located boolean
 )
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -16,7 +16,7 @@ as $$
     select e.embedding_id, x.label, e.source::text, e.state, m.model_id, m.name, m.provider,
            m.dimensions, e.dimensions, m.normalized, m.query_prompt, m.document_prompt,
            m.max_tokens, m.fingerprint, e.chunking, e.chunk_size, e.chunk_overlap, e.storage,
-           e.max_attempts::int, e.backfill_state, e.revision, m.revision, e.switch, t.kind = 'image'
+           e.max_attempts::int, e.backfill_state, e.revision, m.revision, e.switch, t.kind <> 'text', t.kind = 'location'
     from pgembed.embedding as e
     join pgembed._standing as x on x.kind = 'embedding' and x.id = e.embedding_id
     join pgembed.model as m using (model_id)

@@ -50,6 +50,9 @@ class Settings:
             export is known to agree with the model, or torch is not installed.
         exports: Folder of exported models; None: `exports` in the user's cache folder
             for pgembed.
+        model_folder: Folder of models of one's own, which are found in it by their
+            names: where `pgembed tune` writes; None: `models` in the user's folder of
+            data for pgembed.
         device: Where models run: `cuda`, `cuda:1`, `mps`, `cpu`; None chooses the
             best there is.
         half_precision: Whether a CUDA device computes in 16 bits.
@@ -63,6 +66,7 @@ class Settings:
 
     backend: Backend = Backend.AUTO
     exports: str | None = None
+    model_folder: str | None = None
     device: str | None = None
     half_precision: bool = True
     threads: int | None = None

@@ -21,6 +21,7 @@ from pgembed.cli import (
     search,
     serve,
     status,
+    tune,
     tune_index,
 )
 from pgembed.cli.common import CleanErrors
@@ -41,6 +42,7 @@ for _module in (
     models,
     query_encoder,
     distil,
+    tune,
     bm25,
     search,
     evaluate,

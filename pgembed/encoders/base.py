@@ -146,6 +146,10 @@ class EncoderSettings(Protocol):
         """Folder of exported models; None: in the user's cache folder."""
 
     @property
+    def model_folder(self) -> str | None:
+        """Folder of models of one's own; None: in the user's folder of data."""
+
+    @property
     def device(self) -> str | None:
         """`cuda`, `cuda:1`, `mps`, `cpu`; None chooses the best there is."""
 

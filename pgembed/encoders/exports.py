@@ -187,6 +187,26 @@ def export_folder(name: str, settings: EncoderSettings | None) -> Path | None:
     return exports / hub_name(name).replace("/", "--")
 
 
+def own_folder(name: str, settings: EncoderSettings | None) -> Path | None:
+    """Choose where a model of one's own is kept, by its name: what was tuned.
+
+    Returns:
+        A folder that may not be there; None: a path, or no name for one.
+
+    Raises:
+        MissingExtra: The settings name no folder, and platformdirs is not there.
+    """
+    if not _HUB_NAME.fullmatch(name):
+        return None
+    if settings is not None and settings.model_folder is not None:
+        return Path(settings.model_folder).expanduser() / name
+    try:
+        from platformdirs import user_data_path
+    except ImportError as exc:
+        raise MissingExtra("encoder") from exc
+    return user_data_path("pgembed", appauthor=False) / "models" / name
+
+
 def _tensor_files(file: Path) -> list[Path]:
     """List the files beside an ONNX file that hold its tensors.
 

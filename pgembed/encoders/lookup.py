@@ -1,9 +1,9 @@
-"""Where a model's files are: a local folder, an installed package, or the hub."""
+"""Where a model's files are: a local folder, one's own, a package, or the hub."""
 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +16,7 @@ from pgembed.encoders.exports import (
     export_folder,
     hub_name,
     is_export,
+    own_folder,
     transformer_part,
 )
 from pgembed.encoders.packaged import installed_folder, packaged_model, verify
@@ -59,11 +60,14 @@ class FoundModel:
     origin: str
 
 
-def find_model(name: str, revision: str | None = None) -> FoundModel:
+def find_model(
+    name: str, revision: str | None = None, settings: EncoderSettings | None = None
+) -> FoundModel:
     """Find a model's files, downloading them only when no copy is here.
 
-    Looked up in this order: a local directory of that name, an installed package
-    that carries the model (its weights are checked), the hub's local cache, the hub.
+    Looked up in this order: a local directory of that name, the folder of one's own
+    models, an installed package that carries the model (its weights are checked), the
+    hub's local cache, the hub.
     The hub's own environment variables (`HF_HOME`, `HF_TOKEN`, `HF_HUB_OFFLINE`,
     `SENTENCE_TRANSFORMERS_HOME`) are respected.
 
@@ -73,6 +77,7 @@ def find_model(name: str, revision: str | None = None) -> FoundModel:
             that is taken; a branch or a tag is taken as it is when it is first
             downloaded. Directories have none and are passed over, packages only count
             if they carry this one. None: whatever is found.
+        settings: Where one's own models are; None: where they are by default.
 
     Raises:
         ModelNotFound: None of them has it, or none has it in this revision; lists what
@@ -81,14 +86,15 @@ def find_model(name: str, revision: str | None = None) -> FoundModel:
     """
     tried: list[str] = []
     path = Path(name).expanduser()
-    if not path.is_dir():
-        tried.append(f"local directory {name!r}: there is none")
-    elif not is_model_folder(path):
-        tried.append(f"local directory {name!r}: no model in it (no config.json)")
-    elif revision is not None:
+    local = _local_model(name, settings)
+    if local is not None and revision is None:
+        return FoundModel(local, "path")
+    if local is not None:
         tried.append(f"local directory {name!r}: directories have no revisions")
+    elif path.is_dir():
+        tried.append(f"local directory {name!r}: no model in it (no config.json)")
     else:
-        return FoundModel(path.resolve(), "path")
+        tried.append(f"local directory {name!r}, and own models: there is none")
     packaged = packaged_model(name)
     if packaged is not None and revision not in (None, packaged.revision):
         tried.append(
@@ -148,10 +154,10 @@ def find_export(
         MissingExtra: The hub is needed and its client is not installed.
     """
     tried: list[str] = []
-    path = Path(name).expanduser()
-    if revision is None and is_model_folder(path):
-        if is_export(path):
-            return FoundModel(path.resolve(), "path")
+    local = None if revision is not None else _local_model(name, settings)
+    if local is not None:
+        if is_export(local):
+            return FoundModel(local, "path")
         tried.append(f"local directory {name!r}: has no {MODEL_FILE}")
     exported = export_folder(name, settings)
     packaged = packaged_model(name)
@@ -174,6 +180,14 @@ def find_export(
         hint=f"Write it, where torch is installed: pgembed model export {name}. Or "
         "load the weights themselves: PGEMBED_BACKEND=torch.",
     )
+
+
+def _local_model(name: str, settings: EncoderSettings | None) -> Path | None:
+    """Find a model in a directory of that name, or among one's own."""
+    folders = [Path(name).expanduser()]
+    with suppress(MissingExtra):
+        folders += filter(None, [own_folder(name, settings)])
+    return next((one.resolve() for one in folders if is_model_folder(one)), None)
 
 
 def _is_current(name: str, revision: str | None, folder: Path) -> bool:

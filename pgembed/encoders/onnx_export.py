@@ -129,7 +129,7 @@ def export(
         InvalidParameter: The variant of 8 bits needs another folder.
     """
     settings = settings or Settings()
-    found = find_model(name, revision)
+    found = find_model(name, revision, settings)
     read_modules(name, found.folder)
     own_name = name + INT8_SUFFIX if int8 else name
     folder = _choose_folder(own_name, found, out, settings, int8=int8)
@@ -138,7 +138,7 @@ def export(
         revision=revision,
         query_prompt="",
         document_prompt="",
-        settings=Settings(device="cpu"),
+        settings=Settings(device="cpu", model_folder=settings.model_folder),
     )
     expected = encoder.encode_documents(_COMPARED)
     folder.parent.mkdir(parents=True, exist_ok=True)

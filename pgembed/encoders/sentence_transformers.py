@@ -104,14 +104,14 @@ class SentenceTransformersEncoder:
                 not be: see `pgembed.encoders.trust`.
             DimensionMismatch: The model has fewer dimensions than asked for.
         """
-        found = find_model(name, revision)
+        found = find_model(name, revision, settings)
         self.name = name
         self.origin = found.origin
         # Before loading: all is checked first, executed after.
         check_folder(name, found.folder)
         self.fingerprint = fingerprint(found.folder)
         device = _choose_device(settings.device if settings else None)
-        with _quiet():
+        with quiet():
             try:
                 self._model = sentence_transformers.SentenceTransformer(
                     str(found.folder), device=device, **library_arguments()
@@ -157,6 +157,11 @@ class SentenceTransformersEncoder:
                 hint=f"Declare it with {own} dimensions, or fewer to truncate.",
             )
         self.dimensions = dimensions or own
+
+    @property
+    def library_model(self) -> sentence_transformers.SentenceTransformer:
+        """The library's model, which training changes."""
+        return self._model
 
     @property
     def transformer(self) -> Any:
@@ -376,7 +381,7 @@ def _encoding_error(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the libraries' progress bars and reports out of the service's log."""
     logging_of: Any = transformers.utils.logging
     verbosity, bars = logging_of.get_verbosity(), logging_of.is_progress_bar_enabled()

@@ -161,7 +161,7 @@ def read_judgements(path: str | Path) -> Judgements:
     for where, row in _rows(file, ("qid", "docid", "score")):
         query = _field(row, _QUERY_IDS, where)
         document = _field(row, _DOCUMENT_IDS, where)
-        score = _score(row, where)
+        score = read_score(row, where)
         documents = judgements.setdefault(query, {})
         if documents.setdefault(document, score) != score:
             raise EvaluationError(
@@ -192,10 +192,10 @@ def _rows(
 ) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Give each line's fields by name, with its place for messages."""
     header: Sequence[str] | None = None
-    for number, line in _lines(file):
+    for number, line in read_lines(file):
         where = f"{file}, line {number}"
         if line.lstrip().startswith("{"):
-            yield where, _json_row(line, where)
+            yield where, json_row(line, where)
             continue
         parts = [part.strip() for part in line.split("\t")]
         if len(parts) == 1 and len(columns) > 2:  # TREC's are set apart by spaces
@@ -215,7 +215,12 @@ def _rows(
         yield where, dict(zip(header, parts, strict=True))
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
+def read_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Give each line that is not blank, with its number.
+
+    Raises:
+        EvaluationError: The file cannot be read, or is not UTF-8.
+    """
     try:
         with (
             gzip.open(file, "rt", encoding="utf-8-sig")
@@ -235,10 +240,15 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
         ) from exc
 
 
-def _json_row(line: str, where: str) -> Mapping[str, object]:
+def json_row(line: str, where: str) -> Mapping[str, object]:
+    """Read one line as a JSON object.
+
+    Raises:
+        EvaluationError: It is none.
+    """
     try:
-        row = json.loads(line)
-    except ValueError as exc:
+        row = dict(json.loads(line))
+    except (TypeError, ValueError) as exc:
         raise EvaluationError(
             f"{where}: not a JSON object: {exc}", detail=f"The line: {line[:200]!r}"
         ) from exc
@@ -285,7 +295,12 @@ def _field(row: Mapping[str, object], names: Sequence[str], where: str) -> str:
     )
 
 
-def _score(row: Mapping[str, object], where: str) -> int:
+def read_score(row: Mapping[str, object], where: str) -> int:
+    """Read how relevant a document is; 1 where a row does not say.
+
+    Raises:
+        EvaluationError: It is no whole number.
+    """
     value = next((row[name] for name in _SCORES if name in row), 1)
     try:
         number = float(str(value))

@@ -94,7 +94,8 @@ def find_model(
     elif path.is_dir():
         tried.append(f"local directory {name!r}: no model in it (no config.json)")
     else:
-        tried.append(f"local directory {name!r}, and own models: there is none")
+        tried.append(f"local directory {name!r}: there is none")
+    tried += [f"own models: no {one}" for one in _local_folders(name, settings)[1:]]
     packaged = packaged_model(name)
     if packaged is not None and revision not in (None, packaged.revision):
         tried.append(
@@ -182,11 +183,17 @@ def find_export(
     )
 
 
-def _local_model(name: str, settings: EncoderSettings | None) -> Path | None:
-    """Find a model in a directory of that name, or among one's own."""
+def _local_folders(name: str, settings: EncoderSettings | None) -> list[Path]:
+    """Give the directory of that name, and that among one's own models."""
     folders = [Path(name).expanduser()]
     with suppress(MissingExtra):
         folders += filter(None, [own_folder(name, settings)])
+    return folders
+
+
+def _local_model(name: str, settings: EncoderSettings | None) -> Path | None:
+    """Find a model in one of these."""
+    folders = _local_folders(name, settings)
     return next((one.resolve() for one in folders if is_model_folder(one)), None)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from pgembed.errors import EvaluationError, InvalidParameter
+from pgembed.errors import EvaluationError
 from pgembed.evaluation.target import encode_queries, fetch, quoted
 
 if TYPE_CHECKING:
@@ -69,8 +69,6 @@ def mine(
 
     Raises:
         EvaluationError: None of the judged ids is that of a row.
-        InvalidParameter: Vectors are in a column of the table, so that no text is
-            stored with them.
     """
     assert target.model is not None
     data = examples.data
@@ -107,13 +105,8 @@ def mine(
                 },
             )
         }
-        if any(hit.content is None for hit in near.values()):
-            raise InvalidParameter(
-                f"embedding {target.embedding!r} keeps its vectors in a column",
-                hint="Fine-tuning reads chunks of a side table: storage => 'table'.",
-            )
         for key, hit in near.items():
-            found.texts.setdefault(key, hit.content or "")
+            found.texts.setdefault(key, hit.content)
         best = [near[k].similarity for k in judged if judged[k] > 0 and k in near]
         most = MOST_SIMILAR * max(best) if best else math.inf
         found.negatives[query] = [
@@ -133,7 +126,7 @@ def mine(
 class _Hit:
     key: str
     value: Any
-    content: str | None
+    content: str
     similarity: float
 
 

@@ -91,7 +91,7 @@ def main() -> None:
             pairs(
                 examples.only(side),
                 mined.texts,
-                mined.negatives,
+                mined,
                 negatives=options.negatives,
                 seed=seed,
             )

@@ -146,9 +146,15 @@ def examples_of(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Examples:
 
 
 def split_queries(
-    data: JudgedQueries, share: float, seed: int
+    data: JudgedQueries, share: float, seed: int, without: Iterable[str] = ()
 ) -> tuple[list[str], list[str]]:
     """Hold some queries out; the same text is never on both sides.
+
+    Args:
+        data: The queries.
+        share: Of them that is held out.
+        seed: Of which.
+        without: Texts of queries that are on neither side: the test's.
 
     Returns:
         The queries to train on, and those held out.
@@ -162,7 +168,9 @@ def split_queries(
         )
     same: dict[str, list[str]] = defaultdict(list)
     for key, text in data.queries.items():
-        same[" ".join(text.casefold().split())].append(key)
+        same[_folded(text)].append(key)
+    for text in without:
+        same.pop(_folded(text), None)
     if len(same) < LEAST_QUERIES:
         raise InvalidParameter(
             f"{len(same)} different queries have a relevant document",
@@ -175,6 +183,10 @@ def split_queries(
     sides = order[count:], order[:count]
     train, held = ([key for n in side for key in groups[n]] for side in sides)
     return train, held
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -36,6 +36,7 @@ class Found:
 
     Attributes:
         texts: Of rows by key: the chunk nearest to the query that asked for it first.
+        near: By query, texts of rows by key: the chunk nearest to this query.
         hits: By query, keys of rows that it finds.
         negatives: Of these, what is not judged for it, and not nearly as similar as
             what is.
@@ -44,6 +45,7 @@ class Found:
     """
 
     texts: dict[str, str] = field(default_factory=dict)
+    near: dict[str, dict[str, str]] = field(default_factory=dict)
     hits: dict[str, list[str]] = field(default_factory=dict)
     negatives: dict[str, list[str]] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
@@ -55,7 +57,7 @@ def mine(
     target: Target,
     examples: Examples,
     *,
-    encoder: Encoder | str = "here",
+    encoder: Encoder | str | None = "here",
     progress: Callable[[str, float], None] = lambda _what, _done: None,
 ) -> Found:
     """Search for each query, and read what is judged and what is found.
@@ -105,10 +107,10 @@ def mine(
                 },
             )
         }
-        for key, hit in near.items():
-            found.texts.setdefault(key, hit.content)
+        found.near[query] = {key: hit.content for key, hit in near.items()}
+        found.texts = found.near[query] | found.texts
         best = [near[k].similarity for k in judged if judged[k] > 0 and k in near]
-        most = MOST_SIMILAR * max(best) if best else math.inf
+        most = max(best) - abs((1 - MOST_SIMILAR) * max(best)) if best else math.inf
         found.negatives[query] = [
             hit.key
             for hit in hits

@@ -9,15 +9,16 @@ import numpy as np
 from pgembed.tuning.training import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from pgembed.evaluation import JudgedQueries
+    from pgembed.tuning.mining import Found
 
 
 def pairs(
     data: JudgedQueries,
     texts: Mapping[str, str],
-    mined: Mapping[str, Sequence[str]],
+    found: Found,
     *,
     negatives: int,
     seed: int,
@@ -30,7 +31,7 @@ def pairs(
     Args:
         data: The queries to make rows of, with the texts of all their documents.
         texts: Of documents, by id.
-        mined: By query, ids of documents that are near and not judged.
+        found: What searches found: hard negatives, and the texts nearest to a query.
         negatives: How many each row has.
         seed: Of what is filled up.
     """
@@ -38,17 +39,21 @@ def pairs(
     generator = np.random.default_rng(seed)
     rows = []
     for query, judged in data.judgements.items():
-        relevant = [texts[key] for key, score in judged.items() if score > 0]
-        wrong = [texts[key] for key, score in judged.items() if score <= 0]
-        wrong += [texts[key] for key in mined.get(query, ())]
-        # Two rows may have one text: it is no answer where it is one under another id.
-        wrong = [one for one in dict.fromkeys(wrong) if one not in relevant]
+        near = found.near.get(query, {})
+        mined = dict.fromkeys(found.negatives.get(query, ()), 0)
+        by_score: tuple[list[str], list[str]] = ([], [])
+        for key, score in {**judged, **mined}.items():
+            by_score[score > 0].append(near.get(key) or texts[key])
+        wrong, relevant = by_score
+        # Two rows may have one text, and one row several.
+        answers = {*relevant, *(texts[k] for k, score in judged.items() if score > 0)}
+        wrong = [one for one in dict.fromkeys(wrong) if one not in answers]
         for number, positive in enumerate(dict.fromkeys(relevant)):
             turn = number * negatives % max(1, len(wrong))
             chosen = (wrong[turn:] + wrong[:turn])[:negatives]
             while len(chosen) < negatives:
                 other = others[generator.integers(len(others))]
-                if other not in relevant or len(others) <= len(relevant):
+                if other not in answers or len(others) <= len(answers):
                     chosen.append(other)
             rows.append(Row(data.queries[query], positive, tuple(chosen)))
     return rows

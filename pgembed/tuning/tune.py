@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.rows import dict_row, tuple_row
 
 from pgembed import client
-from pgembed._client.names import table_identifier
+from pgembed._client.names import table_identifier, table_text
 from pgembed.dsn import connect
 from pgembed.encoders.cards import find_card
 from pgembed.encoders.exports import own_folder
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pgembed.encoders import Encoder
     from pgembed.evaluation.target import Target
     from pgembed.settings import Settings
     from pgembed.tuning.examples import Examples
@@ -48,6 +49,10 @@ _TRAINABLE: Final = "sentence-transformers"
 _REGISTERED: Final = (
     "select provider, revision, query_prompt, document_prompt"
     " from pgembed.model where name = %(name)s"
+)
+_QUALIFIED: Final = (
+    "select pgembed._qualified_name(source, name) from pgembed.embedding"
+    " where source = to_regclass(%(table)s) and name = %(name)s"
 )
 _QUERY_WORDS: Final = ("select", "with", "table", "values")
 
@@ -149,14 +154,17 @@ def tune(
     with _connected(dsn) as conn:
         base = _load_base(conn, model, name, settings)
         training.check_trainable(base, lengths)
-        target = _target(conn, options)
-        learnt = _Known.of(conn, _examples(conn, options), target, progress)
+        source = None if options.table is None else _Source.of(conn, options, base)
+        learnt = _Known.of(conn, _examples(conn, options), source, progress)
         tested = None
         if options.test is not None:
             examples = read_examples(options.test, "test")
-            tested = _Known.of(conn, examples, target, progress)
+            tested = _Known.of(conn, examples, source, progress)
     train, held = split_queries(
-        learnt.examples.data, options.held_out, options.training.seed
+        learnt.examples.data,
+        options.held_out,
+        options.training.seed,
+        () if tested is None else tested.examples.data.queries.values(),
     )
     measured = learnt.only(held) if tested is None else tested
     documents = _documents(measured, learnt, options)
@@ -188,7 +196,7 @@ def tune(
         name=name,
         folder=folder,
         fingerprint=tuned.fingerprint,
-        embedding=None if target is None else target.embedding,
+        embedding=None if source is None else source.embedding,
         pairs=len(rows),
         queries=len(measured.examples.data.queries),
         documents=len(documents),
@@ -197,6 +205,49 @@ def tune(
         trained=trained,
         notes=[*learnt.notes(), *([] if tested is None else tested.notes())],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The table that the documents are in.
+
+    Attributes:
+        target: What is searched.
+        embedding: The embedding, as it can be named from anywhere.
+        encoder: What encodes queries for it; None: the database, or its service.
+    """
+
+    target: Target
+    embedding: str
+    encoder: Encoder | str | None
+
+    @classmethod
+    def of(
+        cls, conn: psycopg.Connection[Any], options: TuneOptions, base: Encoder
+    ) -> _Source:
+        """Find the table's embedding."""
+        assert options.table is not None
+        target = find_target(
+            conn, options.table, name=options.embedding, key=options.key
+        )
+        if target.embedding is None or target.model is None:
+            raise InvalidParameter(
+                f"table {options.table!r} has no embedding to search",
+                hint="Declare one: pgembed create.",
+            )
+        model = target.model
+        encoder: Encoder | str | None = "here"
+        if model.provider in {"static", "litellm"}:
+            encoder = None  # may be nowhere but there, or have no key here
+        elif (model.name, model.dimensions) == (base.name, base.dimensions):
+            encoder = base
+        cursor = conn.cursor(row_factory=tuple_row)
+        row = cursor.execute(
+            _QUALIFIED,
+            {"table": table_text(options.table), "name": target.embedding},
+        ).fetchone()
+        assert row is not None
+        return cls(target, row[0], encoder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +262,18 @@ class _Known:
         cls,
         conn: psycopg.Connection[Any],
         examples: Examples,
-        target: Target | None,
+        source: _Source | None,
         progress: Callable[[str, float], None],
     ) -> _Known:
         """Search for all queries, if there is a table to search in."""
-        if target is not None:
-            found = mine(conn, target, examples, progress=progress)
+        if source is not None:
+            found = mine(
+                conn,
+                source.target,
+                examples,
+                encoder=source.encoder,
+                progress=progress,
+            )
         elif examples.texts:
             found = Found()
         else:
@@ -237,7 +294,7 @@ class _Known:
         return pairs(
             self.examples.only(queries),
             self.examples.texts,
-            self.found.negatives,
+            self.found,
             negatives=options.negatives,
             seed=options.training.seed,
         )
@@ -362,18 +419,6 @@ def _register_new(
             f"a model {name!r} is registered already", hint="Choose another: --name."
         )
     client.register_model(conn, name, dimensions, **options)
-
-
-def _target(conn: psycopg.Connection[Any], options: TuneOptions) -> Target | None:
-    if options.table is None:
-        return None
-    target = find_target(conn, options.table, name=options.embedding, key=options.key)
-    if target.embedding is None:
-        raise InvalidParameter(
-            f"table {options.table!r} has no embedding to search",
-            hint="Declare one: pgembed create.",
-        )
-    return target
 
 
 def _examples(conn: psycopg.Connection[Any], options: TuneOptions) -> Examples:

@@ -79,7 +79,7 @@ def test_tuned_from_a_table_and_switched_to(
     before = fingerprint(base)
     done = run(
         *(base, "--name", "tuned", "--from", "judgement", "--table", "doc"),
-        *(*FAST, "--epochs", 6, "--matryoshka", 16),
+        *(*FAST, "--epochs", 6, "--patience", 20, "--matryoshka", 16),
         dsn=dsn,
     )
     assert done.exit_code == 0, done.output
@@ -163,6 +163,22 @@ def test_prompts_of_the_base_are_the_tuned_models(
     assert done.exit_code == 0, done.output
     made = load_encoder("prompted", settings=Settings.from_env())
     assert (made.query_prompt, made.document_prompt) == ("ask: ", "text: ")
+
+
+def test_training_stops_early_and_keeps_the_best(base: Path) -> None:
+    from pgembed.encoders.sentence_transformers import SentenceTransformersEncoder
+    from pgembed.tuning.training import Row, TrainingOptions, train
+
+    rows = [Row(f"where is {n}", f"part {n}", (f"part {n + 1}",)) for n in range(60)]
+    options = TrainingOptions(
+        epochs=20, batch_size=64, learning_rate=1, patience=2, max_tokens=8
+    )
+    encoder = SentenceTransformersEncoder(str(base))
+    done = train(encoder, rows[:50], rows[50:], options)
+    assert len(done.losses) < 20
+    assert done.losses[done.steps] == min(done.losses.values())
+    assert list(done.losses)[-3] == done.steps
+    assert encoder.max_tokens == encoder.library_model.max_seq_length == 64
 
 
 def refused(conn: psycopg.Connection, models: Path, done: Result) -> str:

@@ -22,6 +22,7 @@ from pgembed.tuning.examples import (
     split_queries,
 )
 from pgembed.tuning.measure import interval, measure
+from pgembed.tuning.mining import Found
 
 
 def of(*rows: dict[str, Any]) -> Examples:
@@ -146,6 +147,8 @@ def test_no_query_is_on_both_sides() -> None:
         ]
         assert not sides[0] & sides[1]
         assert len(sides[1]) == 20
+    train, held = split_queries(data, 0.2, 1, ["QUERY 7"])
+    assert not {"7", "107"} & {*train, *held}
     assert split_queries(data, 0.2, 1) != split_queries(data, 0.2, 2)
 
 
@@ -186,18 +189,18 @@ def test_pairs_have_as_many_negatives() -> None:
     data = JudgedQueries(
         {"1": "one", "2": "two"}, {"1": {"a": 1, "b": 2, "c": 0}, "2": {"d": 1}}
     )
-    mined = {"1": ["e", "f", "g"]}
+    mined = Found(negatives={"1": ["e", "f", "g"]}, near={"2": {"d": "its part"}})
     rows = pairs(data, texts, mined, negatives=2, seed=0)
     assert [(row.query, row.positive) for row in rows] == [
-        *(("one", "text a"), ("one", "text b"), ("two", "text d"))
+        *(("one", "text a"), ("one", "text b"), ("two", "its part"))
     ]
     # What was judged so first, then what was mined, and nothing that is an answer.
     assert rows[0].negatives == ("text c", "text e")
     assert rows[1].negatives == ("text f", "text c")
     assert len(rows[2].negatives) == 2
-    assert "text d" not in rows[2].negatives
+    assert not {"text d", "its part"} & set(rows[2].negatives)
     assert {
-        len(row.negatives) for row in pairs(data, texts, {}, negatives=0, seed=0)
+        len(row.negatives) for row in pairs(data, texts, Found(), negatives=0, seed=0)
     } == {0}
 
 

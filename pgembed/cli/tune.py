@@ -152,10 +152,10 @@ def tune(
                 task, description=what, completed=done
             ),
         )
-    _show(tuned, model, "test queries" if test else "held-out queries")
+    _show(tuned, "test queries" if test else "held-out queries")
 
 
-def _show(tuned: Tuned, base: str, queries: str) -> None:
+def _show(tuned: Tuned, queries: str) -> None:
     from pgembed.tuning.measure import MEASURE, interval
 
     shown = Table(
@@ -165,8 +165,8 @@ def _show(tuned: Tuned, base: str, queries: str) -> None:
         title_justify="left",
     )
     shown.add_column("dimensions", justify="right")
-    for column in (base, tuned.name, "difference", "95 % of it"):
-        shown.add_column(Text(column), justify="right", no_wrap=True)
+    for column in ("base", "tuned", "difference", "95 %"):
+        shown.add_column(column, justify="right")
     for length, before in tuned.before.items():
         after = tuned.after[length]
         low, high = interval(before, after)

@@ -23,6 +23,7 @@ from pgembed.errors import (
     ModelNotFound,
     TextError,
 )
+from pgembed.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,6 +210,16 @@ def test_other_weights_in_the_package_are_not_loaded(
     with pytest.raises(ModelNotFound, match="not the published ones") as caught:
         find_model("all-MiniLM-L6-v2")
     assert PUBLIC in str(caught.value)
+
+
+def test_models_of_ones_own_are_found_by_name(tmp_path: Path) -> None:
+    settings = Settings(model_folder=str(tmp_path))
+    folder = tmp_path / "me" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert find_model("me/mine", settings=settings).folder == folder
+    with pytest.raises(ModelNotFound, match="hub: not asked"):
+        find_model("../me/mine", settings=settings)  # a path, from here
 
 
 def test_fingerprint_follows_the_weights_that_are_loaded(copied: Path) -> None:

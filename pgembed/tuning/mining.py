@@ -174,6 +174,7 @@ def _search(
             for name in arguments
         ),
     )
-    rows = fetch(conn, statement, **arguments).rows
-    # Ids need not be unique: the best of the rows counts.
-    return list({row[0]: _Hit(*row) for row in reversed(rows)}.values())[::-1]
+    found: dict[str, _Hit] = {}
+    for row in fetch(conn, statement, **arguments).rows:
+        found.setdefault(row[0], _Hit(*row))  # ids need not be unique: the best counts
+    return list(found.values())

@@ -258,7 +258,7 @@ class SentenceTransformersEncoder:
                     texts, prompt=prompt, batch_size=len(texts), show_progress_bar=False
                 )
         except (RuntimeError, MemoryError) as exc:
-            if not _is_out_of_memory(exc):
+            if not is_out_of_memory(exc):
                 raise _encoding_error(texts, exc) from exc
             memory_error = exc
         # Whatever else a model's code raises, it is about these texts.
@@ -355,7 +355,8 @@ def _fast_tokenizer(
     return copy
 
 
-def _is_out_of_memory(exc: BaseException) -> bool:
+def is_out_of_memory(exc: BaseException) -> bool:
+    """Tell whether a library raised this because a device's memory is full."""
     # MPS and the CPU allocator raise plain RuntimeError.
     return (
         isinstance(exc, torch.OutOfMemoryError | MemoryError)

@@ -24,7 +24,11 @@ try:
 except ImportError as exc:
     raise MissingExtra("tune") from exc
 
-from pgembed.encoders.sentence_transformers import SentenceTransformersEncoder, quiet
+from pgembed.encoders.sentence_transformers import (
+    SentenceTransformersEncoder,
+    is_out_of_memory,
+    quiet,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -176,7 +180,9 @@ def train(
             if options.max_tokens is not None:
                 model.max_seq_length = min(options.max_tokens, limit or math.inf)
             trainer.train()
-        except torch.OutOfMemoryError as exc:
+        except (RuntimeError, MemoryError) as exc:
+            if not is_out_of_memory(exc):
+                raise
             raise InvalidParameter(
                 f"{encoder.device} has not enough memory for batches of "
                 f"{options.batch_size} pairs",

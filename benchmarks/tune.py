@@ -86,7 +86,9 @@ def main() -> None:
     examples = examples.with_texts(mined.texts)
     for seed in options.seeds or [1]:
         encoder = SentenceTransformersEncoder(MODEL)
-        sides = split_queries(examples.data, HELD_OUT, seed)
+        # Some are in both.
+        without = tested.queries.values()
+        sides = split_queries(examples.data, HELD_OUT, seed, without)
         train_rows, held_rows = (
             pairs(
                 examples.only(side),

@@ -33,7 +33,7 @@ _CLASSES: Final = {"cosine": "cosine_ops", "inner_product": "ip_ops", "l2": "l2_
 _TABLES: Final = ("pgembed_tune_all", "pgembed_tune_query", "pgembed_tune_one")
 _ROW: Final = 60  # bytes of a row besides the vector, and of its key's index
 _SETTINGS: Final = (
-    *("search_path", "temp_buffers", "maintenance_work_mem"),
+    *("search_path", "statement_timeout", "temp_buffers", "maintenance_work_mem"),
     *("enable_seqscan", "enable_sort", "hnsw.ef_search", "hnsw.iterative_scan"),
     *("ivfflat.probes", "ivfflat.iterative_scan"),
 )
@@ -167,6 +167,7 @@ class Scratch:
         before = {name: self._value(_CURRENT, name) for name in _SETTINGS}
         try:
             self._set("search_path", "pg_catalog, pg_temp")
+            self._set("statement_timeout", "0")  # a build takes what it takes
             shared = int(self._value(_SHARED_BYTES))
             kilobytes = max(min(memory, shared) // 1024, 8 * 1024)
             buffers = int(self._value(_BYTES_OF, "temp_buffers")) // 1024

@@ -43,7 +43,8 @@ READER = f"pgembed_test_{os.getpid()}_reader"
 QUICK = TuningOptions(sample=20, indexes=("hnsw", "none"))
 SETTINGS = (
     "select current_setting('search_path'), current_setting('hnsw.ef_search', true),"
-    " current_setting('maintenance_work_mem'), current_setting('enable_seqscan')"
+    " current_setting('maintenance_work_mem'), current_setting('enable_seqscan'),"
+    " current_setting('statement_timeout')"
 )
 
 
@@ -119,7 +120,7 @@ def run(*words: object, dsn: str, columns: int = 80) -> Result:
 
 
 def test_all_ways_are_measured_and_nothing_stays(items: Conn) -> None:
-    items.execute("set hnsw.ef_search = 60")
+    items.execute("set hnsw.ef_search = 60; set statement_timeout = '1s'")
     before = state(items)
     steps: list[tuple[str, int, int]] = []
     options = TuningOptions(sample=30, rows=1200, m=(4, 16), dimensions=(16,))

@@ -5,8 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
+from pgembed.errors import MissingExtra
+
+try:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+except ImportError as exc:
+    raise MissingExtra("encoder") from exc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

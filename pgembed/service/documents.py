@@ -20,6 +20,7 @@ from pgembed.service.metrics import Metrics
 from pgembed.service.models import ModelOutOfOrder, Models, TokensUsedUp
 from pgembed.service.pace import Pace
 from pgembed.service.records import Embedding, Vector
+from pgembed.service.threads import in_daemon
 from pgembed.service.window import (
     Document,
     Fault,
@@ -165,7 +166,7 @@ class DocumentEncoder:
             for location in part:
                 try:
                     read = partial(self._roots.read, location)
-                    fetched[location] = await asyncio.to_thread(read)
+                    fetched[location] = await in_daemon(read)
                 except ImageError as exc:
                     patient = isinstance(exc, ImageNotThere)
                     plan.errors[location] = Fault.of(exc)._replace(patient=patient)

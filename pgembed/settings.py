@@ -80,7 +80,8 @@ class Settings:
     ) -> Self:
         """Read each field from the variable of its name in capitals after `prefix`.
 
-        A variable that is missing or empty leaves the default.
+        A variable that is missing or empty leaves the default. Several values are
+        separated by commas.
 
         Args:
             prefix: Put before each name.
@@ -103,7 +104,9 @@ class Settings:
                 kind = kinds[field.name]
                 several = get_origin(kind) is tuple
                 values[field.name] = (
-                    tuple(text.split()) if several else _parse(text, kind, variable)
+                    tuple(filter(None, map(str.strip, text.split(","))))
+                    if several
+                    else _parse(text, kind, variable)
                 )
         return cls(**values)
 

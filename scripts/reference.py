@@ -223,7 +223,7 @@ def _default(field: Field[Any]) -> str:
     default = field.default
     if isinstance(default, float):
         return f"{default:g}"
-    return "" if default in {MISSING, None} else str(default).lower()
+    return "" if default in {MISSING, None, ()} else str(default).lower()
 
 
 def metrics_page() -> str:

@@ -117,10 +117,9 @@ def serve(
     image_root: Annotated[
         list[str] | None,
         typer.Option(
-            envvar="PGEMBED_IMAGE_ROOT",
             metavar="FOLDER|URL",
             help="Read images below this folder or address whose rows say where they "
-            "are (pgembed.image_at).",
+            "are (pgembed.image_at); repeat it. Also PGEMBED_IMAGE_ROOTS.",
             show_default="none",
         ),
     ] = None,
@@ -240,7 +239,6 @@ def serve(
         call_timeout_seconds=call_timeout,
         read_seconds=read_timeout,
         max_read_megabytes=max_text,
-        image_roots=tuple(image_root or ()),
         erase_seconds=erase_after,
         index_megabytes=index_memory,
         train_query_encoders=train_query_encoders,
@@ -250,6 +248,8 @@ def serve(
         backend=backend,
         device=device,
     )
+    if image_root:
+        settings = replace(settings, image_roots=tuple(image_root))
     if allow_provider:
         settings = replace(settings, hosted_models=True)
     if once:

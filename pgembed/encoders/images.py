@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 FORMATS: Final[tuple[str, ...]] = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MOST_PIXELS: Final = 80_000_000
-"""Of an image: as red, green and blue a quarter of a gigabyte."""
+"""Of an image: with transparency a third of a gigabyte, once."""
 
 KEPT_PIXELS: Final = 2_000_000
 """A larger image is made smaller at once: models look at some hundred each way."""
+
+_SMOOTHED: Final = 4
+"""Times as many are made smaller smoothly, in copies; of more, that many are kept."""
 
 
 def read_base64(text: str) -> bytes:
@@ -52,6 +55,9 @@ def open_image(data: bytes) -> Image:
             if width * height > MOST_PIXELS:
                 raise _too_large(f"It has {width:,} × {height:,}.")
             image.draft("RGB", _wanted(width, height))  # JPEG can decode to less
+            # What follows copies it several times.
+            some = _wanted(*image.size, pixels=_SMOOTHED * KEPT_PIXELS)
+            image.thumbnail(some, Image.Resampling.NEAREST)
             turned = ImageOps.exif_transpose(image)
             pixels = _as_rgb(turned)
     except UnidentifiedImageError as exc:
@@ -82,9 +88,9 @@ def _too_large(detail: str) -> ImageError:
     )
 
 
-def _wanted(width: int, height: int) -> tuple[int, int]:
-    """Give the size of an image with `KEPT_PIXELS` at most, and the same shape."""
-    scale = min(1.0, (KEPT_PIXELS / max(1, width * height)) ** 0.5)
+def _wanted(width: int, height: int, pixels: int = KEPT_PIXELS) -> tuple[int, int]:
+    """Give the size of an image with so many pixels at most, and the same shape."""
+    scale = min(1.0, (pixels / max(1, width * height)) ** 0.5)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 

@@ -15,7 +15,7 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pgembed.errors import ImageError, InvalidParameter
 
@@ -85,6 +85,11 @@ class ImageRoots:
                 raise ImageNotThere(
                     f"the image cannot be read: {exc.strerror}", detail=location
                 ) from exc
+        away = [root for root in self._folders if not root.is_dir()]
+        if away:
+            raise ImageNotThere(
+                f"an allowed folder is not there: {away[0]}", detail=location
+            )
         # The same whether it is there or not: nobody is told of other files.
         raise ImageError(
             "the image is no file below the allowed folders",
@@ -167,14 +172,20 @@ def _split(address: str) -> SplitResult | None:
         return None
     if parts.scheme not in _SCHEMES or not parts.hostname or "@" in parts.netloc:
         return None
-    # %2e and %2f may be read as a dot and a slash; %25 may be read twice.
-    lowered = parts.path.lower()
-    if any(escape in lowered for escape in ("%2e", "%2f", "%5c", "%25", "//")):
-        return None
-    if any(step in (".", "..") for step in parts.path.split("/")):
-        return None
     del port
-    return parts
+    return parts if _means_one_path(parts.path) else None
+
+
+def _means_one_path(path: str) -> bool:
+    # %2e and %2f may be read as a dot and a slash; %25 may be read twice.
+    lowered = path.lower()
+    if any(escape in lowered for escape in ("%2e", "%2f", "%5c", "%25", "//")):
+        return False
+    # Some servers read more: escapes that are no UTF-8, and a step up to its `;`.
+    read = unquote(path)
+    if "\ufffd" in read or not read.isprintable():
+        return False
+    return all(step.partition(";")[0] not in (".", "..") for step in read.split("/"))
 
 
 def _below(root: SplitResult, location: str) -> bool:

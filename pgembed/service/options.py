@@ -36,7 +36,7 @@ class ServiceSettings(Settings):
         max_read_megabytes: Most text read at once, in MiB; the rest waits, and a row
             with more fails.
         image_roots: Folders and addresses that images may be read from whose rows say
-            where they are; none.
+            where they are; none. In the environment separated by commas.
         max_tokens_per_day: Most tokens that each hosted model is sent in a day (UTC),
             by all services of the database together; None: no limit.
     """

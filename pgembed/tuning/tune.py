@@ -51,8 +51,9 @@ _REGISTERED: Final = (
     " from pgembed.model where name = %(name)s"
 )
 _QUALIFIED: Final = (
-    "select pgembed._qualified_name(source, name) from pgembed.embedding"
-    " where source = to_regclass(%(table)s) and name = %(name)s"
+    "select pgembed._qualified_name(e.source, e.name), t.kind"
+    " from pgembed.embedding as e join pgembed.captured_text as t using (text_id)"
+    " where e.source = to_regclass(%(table)s) and e.name = %(name)s"
 )
 _QUERY_WORDS: Final = ("select", "with", "table", "values")
 
@@ -247,6 +248,11 @@ class _Source:
             {"table": table_text(options.table), "name": target.embedding},
         ).fetchone()
         assert row is not None
+        if row[1] != "text":
+            raise InvalidParameter(
+                f"embedding {row[0]} is of images, which have no texts to learn from",
+                hint="Name one of texts: --embedding.",
+            )
         return cls(target, row[0], encoder)
 
 

@@ -309,6 +309,11 @@ def test_a_text_becomes_an_image(dsn: str, conn: Conn, image_model: str) -> None
     process_all(dsn)
     rows = conn.execute("select chunk, content from product_embedding").fetchall()
     assert rows == [(0, None)]
+    # Back again, it is cut into chunks as any text is.
+    client.alter_embedding(conn, "product_embedding", text_expression="name")
+    assert conn.execute(
+        "select chunking from pgembed.embedding where name = 'product_embedding'"
+    ).fetchall() == [("sentences",)]
 
 
 @pytest.fixture
@@ -433,6 +438,9 @@ def test_an_image_goes_with_no_other_query(conn: Conn) -> None:
             "null::product, 'words', query_image => %s)",
             [photo],
         )
+    for call in ("call pgembed.encode", "select pgembed.embed"):
+        with pytest.raises(psycopg.Error, match="words and an image are given"):
+            conn.execute(f"{call}('words', 'clip-ViT-B-32', image => %s)", [photo])
     for image in (b"", "photo.png"):
         with pytest.raises(InvalidQuery, match="query_image must be the bytes"):
             client.vector_search(conn, "product", query_image=image)  # type: ignore[arg-type]

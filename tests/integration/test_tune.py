@@ -220,6 +220,15 @@ def test_bad_examples_change_nothing(
     assert table.execute("select count(*) from doc").fetchone() == (ROWS,)
 
 
+def test_images_have_no_texts_to_learn_from(
+    table: psycopg.Connection, dsn: str, base: Path, models: Path
+) -> None:
+    table.execute("create table photo (id int primary key, photo bytea)")
+    pgembed.create_embedding(table, "photo", "photo", model="clip-ViT-B-32")
+    ask = ("--name", "new", "--from", "judgement", "--table", "photo")
+    assert "is of images" in refused(table, models, run(base, *ask, dsn=dsn))
+
+
 def test_a_base_that_cannot_be_trained(
     table: psycopg.Connection, dsn: str, models: Path, tmp_path: Path
 ) -> None:

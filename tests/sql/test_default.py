@@ -240,6 +240,22 @@ def test_it_is_read_and_not_set_by_who_searches(dsn: str, conn: Connection) -> N
                 refused(reader, statement, sqlstate="PE013")
 
 
+@pytest.mark.parametrize("texts", [("title", "title"), ("title", "body")])
+def test_who_may_search_may_search_a_new_default(
+    dsn: str, conn: Connection, texts: tuple[str, str]
+) -> None:
+    with new_roles(dsn, READER):
+        conn.execute("select pgembed.grant_usage(%s)", [READER])
+        conn.execute(TABLE)
+        conn.execute("insert into article values (1, 'red', 'red')")
+        conn.execute(f"grant select on article to {READER}")
+        declare(conn, "article", texts[0], name="first").drain()
+        declare(conn, "article", texts[1], name="second", is_default=True).drain()
+        # No service has looked since.
+        with acting_as(dsn, READER) as reader:
+            assert by_vector(reader, "red") == 1
+
+
 def test_there_cannot_be_two(two: Connection) -> None:
     with pytest.raises(psycopg.errors.UniqueViolation):
         two.execute("update pgembed.embedding set is_default = true")

@@ -169,6 +169,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     model pgembed.model;
+    had_images constant boolean := exists (select from pgembed.captured_text where text_id = e.text_id and kind <> 'text');
 begin
     e.text_id := t.text_id;
     select * into model from pgembed.model where model_id = e.model_id;
@@ -176,6 +177,9 @@ begin
         if model.images then
             raise notice 'model "%" will encode the expression as a text', model.name
                 using hint = 'Images are what an expression of type bytea gives, the bytes of their files; a path or an address is one with pgembed.image_at(...).';
+        end if;
+        if p_default_chunking and had_images and e.storage = 'table' then
+            e.chunking := 'sentences';
         end if;
         return e;
     end if;

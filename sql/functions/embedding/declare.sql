@@ -266,6 +266,7 @@ begin
     if exists (select from pgembed.bm25 where text_id = e.text_id) then    -- that of another
         t := pgembed._declare_text(e.source, t.text_expression, true, p_path);
         perform pgembed._install_capture(pgembed._text(e.text_id));
+        perform pgembed._sync_privileges(pgembed._text(e.text_id));
     end if;
     b.text_id := t.text_id;
     perform pgembed._bm25_create(pgembed._bm25_defaults(b, p_options, p_path));

@@ -117,6 +117,8 @@ begin
             detail = format('By: %s.', used), hint = 'Give these another model, or drop them.';
     end if;
     delete from pgembed.model where model_id = m.model_id;
+exception when foreign_key_violation then    -- by what this transaction cannot see yet
+    raise exception 'model "%" is in use', m.name using errcode = 'PE007', hint = 'An embedding with it was declared meanwhile.';
 end
 $$;
 comment on function pgembed.drop_model(text, boolean) is

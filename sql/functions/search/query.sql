@@ -32,6 +32,9 @@ declare
 begin
     if p_image is null then
         perform pgembed._check_query(p_query);
+    elsif p_query is not null then
+        raise exception 'words and an image are given to search with' using errcode = 'PE009',
+            detail = format('The words: %s.', left(p_query, 100)), hint = 'Give one of them: they are two queries.';
     elsif not p_model.images then
         raise exception 'model "%" encodes no images', p_model.name using errcode = 'PE009',
             hint = 'Ask with words, or search an embedding of a model of images and texts.';

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,3 +122,34 @@ def test_any_damage_is_an_error_of_the_image() -> None:
 
 def test_base64_is_read_with_its_line_breaks() -> None:
     assert read_base64("aGVs\nbG8=\n") == b"hello"
+
+
+_MEMORY = """
+import re, sys
+from pathlib import Path
+from pgembed.encoders.images import open_image
+def most():
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) / 1024
+data = Path(sys.argv[1]).read_bytes()
+import PIL.Image; PIL.Image.init()
+before = most()
+open_image(data)
+print(most() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "L", "CMYK"])
+def test_a_large_image_is_in_memory_once(tmp_path: Path, mode: str) -> None:
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    file = tmp_path / "large"
+    Image.new(mode, (5000, 4000)).save(file, kind)
+    megabytes = 20_000_000 * 4 / (1 << 20)  # at four bytes a pixel
+    done = subprocess.run(
+        [sys.executable, "-c", _MEMORY, str(file)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert float(done.stdout) < 1.5 * megabytes + 50

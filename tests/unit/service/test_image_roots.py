@@ -73,6 +73,15 @@ def test_a_large_file_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         ImageRoots([str(folder)]).read("of 2026/a.png")
 
 
+def test_a_folder_that_is_not_mounted_may_come_back(tmp_path: Path) -> None:
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    roots = ImageRoots([str(folder)])
+    folder.rmdir()
+    with pytest.raises(ImageNotThere, match="an allowed folder is not there"):
+        roots.read("a.png")
+
+
 def test_without_roots_nothing_is_read(folder: Path) -> None:
     roots = ImageRoots([])
     for location in (str(folder / "of 2026" / "a.png"), "https://localhost/a.png"):
@@ -173,6 +182,12 @@ def test_what_may_pass_is_told_from_what_does_not(
         "{address}/photos/%252e%252e/secret",
         "{address}/photos/..\\secret",
         "{address}/photos//a.png",
+        "{address}/photos/..;/secret",
+        "{address}/photos/..;x=1/secret",
+        "{address}/photos/..%3b/secret",
+        "{address}/photos/.%00./secret",
+        "{address}/photos/%c0%ae%c0%ae/secret",
+        "{address}/photos/%C0%AF..%c0%af/secret",
         "{address}/photos/a.png#{address}",
         "{address}/photos/a png",
         "{address}/photos/a.png\r\nHost: elsewhere",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,17 +24,17 @@ async def in_daemon(call: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def tell(set_it: Callable[[Any], None], value: object) -> None:
+    def tell(outcome: Callable[[], None]) -> None:
         if not done.done():  # else it was cancelled
-            set_it(value)
+            outcome()
 
     def run() -> None:
         try:
-            outcome = done.set_result, call()
+            outcome = partial(done.set_result, call())
         except BaseException as exc:
-            outcome = done.set_exception, exc
+            outcome = partial(done.set_exception, exc)
         with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, *outcome)
+            loop.call_soon_threadsafe(tell, outcome)
 
     threading.Thread(target=run, name="pgembed-call", daemon=True).start()
     return await done

@@ -124,7 +124,7 @@ def test_a_hosted_model_is_known_with_its_price(
 def test_what_is_installed_is_what_is_published(conn: psycopg.Connection) -> None:
     rows = conn.execute(
         "select name, provider, dimensions, max_tokens, query_prompt, document_prompt"
-        " from pgembed.model"
+        " from pgembed.model where not images"  # no source gives the licence of these
     ).fetchall()
     assert len(rows) > 10
     for name, provider, dimensions, max_tokens, *prompts in rows:

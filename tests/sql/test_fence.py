@@ -530,7 +530,7 @@ def unqualified(source: str, arguments: str) -> set[str]:
     found |= set(re.findall(rf"(?m)^\s+\w+ (?:constant )?({types}|record)\b", declared))
     # Operators: not :=, =>, a lone star, a sign, or what is named in full.
     code = re.sub(r"operator\s*\([^)]*\)", " ", code)
-    code = re.sub(r"(?:\bset\s+\w+|,\s*\w+)\s*=", " ", code)
+    code = re.sub(r"(?:\bset\s+\w+|,\s*\w+)\s*=(?!>)", " ", code)
     code = re.sub(r"\b(?:errcode|hint|detail|message)\s*=", " ", code)
     found |= set(re.findall(r"(?<![:=<>!~|*+/-])(?:[<>=~!|+/-]{1,3})(?=\s)", code)) - {
         ":=",

@@ -370,6 +370,7 @@ def test_all_arguments_as_untyped_parameters(
         "bm25_weight": "0.5",
         "on_missing_query_embedding": "error",
         "query_encoder": "auto",
+        "query_image": None,  # another query
     }
     names = value(
         conn,

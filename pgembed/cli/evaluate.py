@@ -34,10 +34,14 @@ Encoder = Annotated[
         "of asking the encoder service.",
     ),
 ]
+Key = Annotated[
+    str | None, typer.Option(help="Column with the documents' ids; the primary key.")
+]
 Queries = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Queries: JSON lines, or id and text by a tab."),
 ]
+Split = Annotated[str, typer.Option(help="Which judgements of the folder.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -67,13 +71,8 @@ def evaluate(
             help="Judgements: query, document, score by tabs; or TREC's.",
         ),
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="Which judgements of the folder.")
-    ] = "test",
-    key: Annotated[
-        str | None,
-        typer.Option(help="Column with the documents' ids; the primary key."),
-    ] = None,
+    split: Split = "test",
+    key: Key = None,
     embedding: Embedding = None,
     modes: Annotated[
         list[str] | None,

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pgembed.cli.common import Dsn, console
+from pgembed.cli.evaluate import Key, Split
 
 if TYPE_CHECKING:
     from pgembed.tuning.tune import Tuned
@@ -44,9 +45,7 @@ def tune(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="Which judgements of the folder.")
-    ] = "train",
+    split: Split = "train",
     table: Annotated[
         str | None,
         typer.Option(
@@ -58,10 +57,7 @@ def tune(
     embedding: Annotated[
         str | None, typer.Option(help="Which, where the table has several.")
     ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(help="Column with the documents' ids; the primary key."),
-    ] = None,
+    key: Key = None,
     test: Annotated[
         Path | None,
         typer.Option(

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from pgembed.cli.common import AsJson, Dsn, console, errors
 from pgembed.cli.declare import Name
-from pgembed.cli.evaluate import Chart, Encoder, Queries
+from pgembed.cli.evaluate import Chart, Encoder, Key, Queries, Split
 from pgembed.dsn import connect
 
 if TYPE_CHECKING:
@@ -92,13 +92,8 @@ def tune_index(
             help="Queries and judgements in BEIR's layout, as for eval: nDCG too.",
         ),
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="Which judgements of the folder.")
-    ] = "test",
-    key: Annotated[
-        str | None,
-        typer.Option(help="Column with the documents' ids; the primary key."),
-    ] = None,
+    split: Split = "test",
+    key: Key = None,
     encode_here: Encoder = False,
     seed: Annotated[int, typer.Option(help="Another takes another sample.")] = 0,
     chart: Chart = None,

@@ -163,6 +163,14 @@ $$;
 comment on function pgembed._check_declaration(pgembed.embedding) is
     'PE006 or PE007 for a declaration whose options are wrong or do not go together.';
 
+create or replace function pgembed._default_chunking(p_storage text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case p_storage when 'column' then 'none' else 'sentences' end
+$$;
+comment on function pgembed._default_chunking(text) is 'How texts are cut where nothing is said.';
+
 create or replace function pgembed._of_text(e pgembed.embedding, t pgembed.captured_text, p_default_chunking boolean) returns pgembed.embedding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -178,8 +186,8 @@ begin
             raise notice 'model "%" will encode the expression as a text', model.name
                 using hint = 'Images are what an expression of type bytea gives, the bytes of their files; a path or an address is one with pgembed.image_at(...).';
         end if;
-        if p_default_chunking and had_images and e.storage = 'table' then
-            e.chunking := 'sentences';
+        if p_default_chunking and had_images then
+            e.chunking := pgembed._default_chunking(e.storage);
         end if;
         return e;
     end if;

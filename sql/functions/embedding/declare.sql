@@ -174,7 +174,7 @@ begin
     e.distance := coalesce(create_embedding.distance, m.distance);
     e.storage := coalesce(create_embedding.storage, 'table');
     e.column_name := case when e.storage = 'column' then coalesce(create_embedding.column_name, 'embedding') end;
-    e.chunking := coalesce(create_embedding.chunking, case e.storage when 'column' then 'none' else 'sentences' end);
+    e.chunking := coalesce(create_embedding.chunking, pgembed._default_chunking(e.storage));
     e.chunk_size := pgembed._as_int(create_embedding.chunk_size, 'chunk_size');
     e.chunk_overlap := pgembed._as_int(create_embedding.chunk_overlap, 'chunk_overlap');
     e.vector_type := coalesce(create_embedding.vector_type,
@@ -422,8 +422,7 @@ begin
     e.distance := coalesce(alter_embedding.distance,
         case when e.model_id = was.model_id and 'distance' <> all (fresh) then was.distance else m.distance end);
     e.chunking := coalesce(alter_embedding.chunking,
-        case when 'chunking' <> all (fresh) then was.chunking
-             when was.storage = 'column' then 'none' else 'sentences' end);
+        case when 'chunking' <> all (fresh) then was.chunking else pgembed._default_chunking(was.storage) end);
     e.chunk_size := coalesce(pgembed._as_int(alter_embedding.chunk_size, 'chunk_size'), case when 'chunk_size' <> all (fresh) then was.chunk_size end);
     e.chunk_overlap := coalesce(pgembed._as_int(alter_embedding.chunk_overlap, 'chunk_overlap'), case when 'chunk_overlap' <> all (fresh) then was.chunk_overlap end);
     e.vector_type := coalesce(alter_embedding.vector_type,

@@ -15,6 +15,7 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from unicodedata import normalize
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from pgembed.errors import ImageError, InvalidParameter
@@ -181,9 +182,10 @@ def _means_one_path(path: str) -> bool:
     lowered = path.lower()
     if any(escape in lowered for escape in ("%2e", "%2f", "%5c", "%25", "//")):
         return False
-    # Some servers read more: escapes that are no UTF-8, and a step up to its `;`.
-    read = unquote(path)
-    if "\ufffd" in read or not read.isprintable():
+    # Some servers read more: escapes that are no UTF-8, or none at all (%u002e), what
+    # looks like a dot or a slash, and a step up to its `;`.
+    read = normalize("NFKC", unquote(path))
+    if set(read) & {"\ufffd", "%", "\\"} or not read.isprintable():
         return False
     return all(step.partition(";")[0] not in (".", "..") for step in read.split("/"))
 

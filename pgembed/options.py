@@ -24,6 +24,8 @@ from typing import (
 from pgembed.errors import InvalidParameter
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from pgembed.encoders.base import Encoder
     from pgembed.rerankers.base import Reranker, SupportsPredict
 
@@ -70,6 +72,7 @@ Switch: TypeAlias = Literal["auto", "manual", "in_place"]
 Syntax: TypeAlias = Literal["words", "websearch"]
 Fusion: TypeAlias = Literal["rrf", "minmax", "distribution"]
 QueryEncoder: TypeAlias = Literal["auto", "model", "static"]
+OutlierMethod: TypeAlias = Literal["knn", "lof", "centroid"]
 
 
 @dataclass(frozen=True)
@@ -300,6 +303,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "wake": get_args(Wake),
     "switch": get_args(Switch),
     "query_encoder": get_args(QueryEncoder),
+    "method": get_args(OutlierMethod),
 }
 
 
@@ -417,7 +421,18 @@ class NearestOptions(SimilarityOptions, total=False):
     ef_search: int | None
 
 
-class VectorOptions(RankingOptions, NearestOptions, total=False):
+class DiversityOptions(TypedDict, total=False):
+    """Options of what may put rows that are alike apart.
+
+    Attributes:
+        diversity: How much a row is put off that is like one before it, 0 to 1
+            (maximal marginal relevance), among the first 200; 0.
+    """
+
+    diversity: float
+
+
+class VectorOptions(RankingOptions, NearestOptions, DiversityOptions, total=False):
     """Options of what ranks by vectors.
 
     Attributes:
@@ -507,6 +522,74 @@ class HybridSearchOptions(
     FusionOptions, PageOptions, QueryVectorOptions, RerankOptions, total=False
 ):
     """Options of `hybrid_search`, and of `search`."""
+
+
+class RecommendOptions(PageOptions, SimilarityOptions, DiversityOptions, total=False):
+    """Options of `recommend`.
+
+    Attributes:
+        dislike_weight: How much what is disliked counts against what is liked, 0 to 1;
+            0.2.
+    """
+
+    dislike_weight: float
+
+
+class NeighbourOptions(FilterOptions, TableOptions, total=False):
+    """Options of what looks at the nearest rows of each row.
+
+    Attributes:
+        neighbours: How many of them, 1 to 100; 10.
+    """
+
+    neighbours: int
+
+
+class DuplicateGroupOptions(NeighbourOptions, SimilarityOptions, total=False):
+    """Options of `duplicate_groups`; `min_similarity` is 0.95."""
+
+
+class DuplicateOptions(DuplicateGroupOptions, total=False):
+    """Options of `duplicates`.
+
+    Attributes:
+        since: Only pairs of a row that was embedded since then.
+    """
+
+    since: datetime | None
+
+
+class DuplicatesOfOptions(FilterOptions, TableOptions, SimilarityOptions, total=False):
+    """Options of `duplicates_of`; `min_similarity` is 0.95.
+
+    Attributes:
+        k: Number of rows, 1 to 10,000; 10.
+        query_embedding: The text as a vector, as the model makes it of a document.
+        encoder: As of a search.
+        timeout: As of a search.
+    """
+
+    k: int
+    query_embedding: Vector | None
+    encoder: Encoder | str | None
+    timeout: float
+
+
+class OutlierOptions(NeighbourOptions, total=False):
+    """Options of `outliers`.
+
+    Attributes:
+        method: `knn`: the mean distance to the nearest rows; `lof`: the local outlier
+            factor; `centroid`: the distance to the mean of all rows; `knn`.
+        k: Number of rows, 1 to 10,000; 100; None: all.
+    """
+
+    method: OutlierMethod
+    k: int | None
+
+
+class ClassifyOptions(FilterOptions, TableOptions, EncoderOptions, total=False):
+    """Options of `classify`."""
 
 
 class QueryModelOptions(TypedDict, total=False):

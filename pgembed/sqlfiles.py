@@ -30,6 +30,7 @@ FUNCTION_FOLDERS = (
     "bm25/stages",
     "bm25/packer",
     "search",
+    "analysis",
     "service",
     "status",
 )

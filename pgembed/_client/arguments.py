@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from psycopg import sql
@@ -70,6 +71,14 @@ def _names(value: Any, name: str) -> list[str]:
         raise InvalidParameter(f"{name} must be names, not {value!r}") from exc
 
 
+def _time(value: Any, name: str) -> datetime:
+    if not isinstance(value, datetime):
+        raise InvalidParameter(
+            f"{name} must be a datetime, not {type(value).__name__}: {value!r}"
+        )
+    return value
+
+
 def _or_none(check: Check) -> Check:
     return lambda value, name: None if value is None else check(value, name)
 
@@ -85,13 +94,14 @@ def _query_encoder(value: Any, name: str) -> str:
 
 _TEXTS = (
     "boost, chunking, column_name, config, distance, document_prompt, embedding,"
-    " fingerprint, fusion, index, model, name, on_missing_query_embedding, provider,"
-    " generation, other, query_prompt, revision, role, storage, switch, syntax,"
-    " text_expression, vector_type, wake, where_sql"
+    " fingerprint, fusion, index, method, model, name, on_missing_query_embedding,"
+    " generation, provider, other, query_prompt, revision, role, storage, switch,"
+    " syntax, text_expression, vector_type, wake, where_sql"
 )
 _WHOLE_NUMBERS = "chunk_overlap, chunk_size, dimensions, max_attempts, max_tokens"
 _COUNTS = "candidates, ef_search, min_rows, rrf_k"
 _NUMBERS = "bm25_weight, min_score, min_similarity, vector_weight"
+_SHARES = "dislike_weight, diversity"
 _TRUTHS = "exact, exclude_own_filter, explain, fuzzy, prefix, snippets"
 _MAPPINGS = "bm25_options, index_options, options"
 
@@ -106,11 +116,13 @@ CHECKS: dict[str, Check] = {
     **_all(_WHOLE_NUMBERS, _or_none(_whole)),
     **_all(_COUNTS, _or_none(check_int)),
     **_all(_NUMBERS, _or_none(check_number)),
+    **_all(_SHARES, check_number),
     **_all(_MAPPINGS, _or_none(_json)),
     **_all(_TRUTHS, check_bool),
     **_all("bm25, is_default, normalized", _or_none(check_bool)),
     **_all("capture, force, if_exists, if_not_exists", check_bool),
-    **_all("k, max_values, sample", check_int),
+    **_all("k, max_values, neighbours, sample", check_int),
+    "since": _or_none(_time),
     "offset": _whole,
     "reset": _or_none(_names),
     "filter": _filter,

@@ -16,6 +16,7 @@ RowT_co = TypeVar("RowT_co", covariant=True)
 
 #: Columns that a search returns before those of the source row.
 HIT_COLUMNS = ("similarity", "distance", "chunk", "content", "encoded_by")
+SCORED_COLUMNS = ("key", "score")
 BM25_COLUMNS = ("score", "snippet", "read_as", "explanation")
 HYBRID_COLUMNS = (
     "score",
@@ -126,6 +127,96 @@ class FacetValue:
 
     value: Any
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRow(Generic[RowT_co]):
+    """A row that was found by the vectors of others, or of a text.
+
+    Attributes:
+        key: Its primary key as JSON has it: a number, a string, or a list of these
+            where it is composite.
+        doc: The row, as in `VectorHit`.
+        score: How similar it is to what was asked for.
+    """
+
+    key: Any
+    doc: RowT_co
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicatePair:
+    """Two rows that say nearly the same.
+
+    Attributes:
+        key_a: Key of one, as in `ScoredRow`; with `since` of the new one.
+        key_b: Key of the other.
+        similarity: Of their vectors.
+    """
+
+    key_a: Any
+    key_b: Any
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifiedRow:
+    """The label that a row is most like.
+
+    Attributes:
+        key: Its key, as in `ScoredRow`.
+        label: The label.
+        score: How similar the row is to it.
+        margin: How much less similar it is to the second label; None: there is none.
+    """
+
+    key: Any
+    label: str
+    score: float
+    margin: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """How like a label a text is.
+
+    Attributes:
+        label: The label.
+        score: How similar the text is to it.
+        margin: How much more similar than to the best other label; negative for all
+            but the first, None where there is one label.
+    """
+
+    label: str
+    score: float
+    margin: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierScore:
+    """How little a row belongs.
+
+    Attributes:
+        key: Its key, as in `ScoredRow`.
+        score: By the method that was asked for; larger is farther from the others.
+    """
+
+    key: Any
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class NearWord:
+    """A word of a static model.
+
+    Attributes:
+        word: The word.
+        similarity: Cosine of its vector and the one that was asked for.
+    """
+
+    word: str
+    similarity: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +381,18 @@ def hybrid_hits_from_rows(
     return [
         HybridHit(*values)
         for values in _hits(HYBRID_COLUMNS, columns, rows, row_factory)
+    ]
+
+
+def scored_rows(
+    columns: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+    row_factory: Callable[..., RowT],
+) -> list[ScoredRow[RowT]]:
+    """Build rows from `SCORED_COLUMNS`, the text, and the source's columns after it."""
+    return [
+        ScoredRow(key, doc, score)
+        for doc, key, score in _hits(SCORED_COLUMNS, columns, rows, row_factory)
     ]
 
 

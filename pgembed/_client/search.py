@@ -167,7 +167,7 @@ def vector_search(
     rerank = rerankers.plan(options, words)
     arguments = _arguments(table, options, rerank)
     arguments.pop("query_image", None)
-    search = _Select("vector_search", HIT_COLUMNS, table)
+    search = Select("vector_search", HIT_COLUMNS, table)
     rows: Rows = yield from _with_vector(search, asked, arguments, options)
     hits = hits_from_rows(rows.columns, rows.rows, row_factory)
     if not rerank:
@@ -190,7 +190,7 @@ def bm25_search(
     text: sql.Composable | None = None
     if rerank:
         text = yield from _text_of_rows(_OF_BM25, table, options)
-    search = _Select("bm25_search", BM25_COLUMNS, table, text)
+    search = Select("bm25_search", BM25_COLUMNS, table, text)
     rows: Rows = yield search.statement(arguments)
     hits = bm25_hits_from_rows(rows.columns, rows.rows, row_factory)
     if not rerank:
@@ -215,7 +215,7 @@ def hybrid_search(
     text: sql.Composable | None = None
     if rerank:
         text = yield from _text_of_rows(_OF_EMBEDDING, table, options)
-    search = _Select("hybrid_search", HYBRID_COLUMNS, table, text)
+    search = Select("hybrid_search", HYBRID_COLUMNS, table, text)
     rows: Rows
     try:
         rows = yield from _with_vector(search, words, arguments, options)
@@ -244,28 +244,31 @@ def similar(
     """Find the rows nearest to a row."""
     check_names("similar", options, SimilarOptions)
     arguments = _arguments(table, options)
+    given: dict[str, sql.Composable] = {n: sql.Placeholder(n) for n in arguments}
+    given |= key_argument("key", key, arguments)
+    search = Select("similar", HIT_COLUMNS, table)
+    rows: Rows = yield search.statement(arguments, named_arguments(given))
+    return hits_from_rows(rows.columns, rows.rows, row_factory)
+
+
+def key_argument(
+    name: str, key: object, arguments: dict[str, object]
+) -> dict[str, sql.Composable]:
+    """Write a key as an argument, and add its values to the parameters."""
     if key is None:
-        raise InvalidParameter("key is None", hint="Give the row's primary key.")
+        raise InvalidParameter(f"{name} is None", hint="Give the row's primary key.")
     parts = key if isinstance(key, tuple) else (key,)
     for part in parts:
         if isinstance(part, str):
-            check_text(part, "key", InvalidParameter)
-    given: dict[str, sql.Composable] = {n: sql.Placeholder(n) for n in arguments}
-    if isinstance(key, tuple):
-        # A composite key: the server writes each part as its own type does.
-        arguments |= {f"key_{position}": part for position, part in enumerate(key)}
-        given["key"] = sql.SQL("array[{}]").format(
-            sql.SQL(", ").join(
-                sql.SQL("{}::text").format(sql.Placeholder(f"key_{position}"))
-                for position in range(len(key))
-            )
-        )
-    else:
-        arguments["key"] = key
-        given["key"] = sql.Placeholder("key")
-    search = _Select("similar", HIT_COLUMNS, table)
-    rows: Rows = yield search.statement(arguments, named_arguments(given))
-    return hits_from_rows(rows.columns, rows.rows, row_factory)
+            check_text(part, name, InvalidParameter)
+    if not isinstance(key, tuple):
+        arguments[name] = key
+        return {name: sql.Placeholder(name)}
+    # A composite key: the server writes each part as its own type does.
+    values = {f"{name}_{position}": part for position, part in enumerate(key)}
+    arguments |= values
+    texts = [sql.SQL("{}::text").format(sql.Placeholder(value)) for value in values]
+    return {name: sql.SQL("array[{}]").format(sql.SQL(", ").join(texts))}
 
 
 def query_vector(
@@ -373,7 +376,7 @@ def _text_of_rows(
 
 
 @dataclass(frozen=True, slots=True)
-class _Select:
+class Select:
     """A SELECT from one of pgembed's functions.
 
     Attributes:
@@ -424,7 +427,7 @@ class _Select:
 
 
 def _with_vector(
-    search: _Select,
+    search: Select,
     query: str | bytes | None,
     arguments: dict[str, object],
     options: Mapping[str, Any],

@@ -10,7 +10,7 @@ from tests.fixtures.roles import acting_as, new_roles
 from tests.sql.steps import value
 
 READER = f"pgembed_test_{os.getpid()}_reader"
-TOPICS = ["search", "declare", "watch", "keep", "models", "rights"]
+TOPICS = ["search", "analysis", "declare", "watch", "keep", "models", "rights"]
 
 
 def test_all_that_is_for_people_is_there(conn: psycopg.Connection) -> None:

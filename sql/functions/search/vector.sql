@@ -553,7 +553,8 @@ create or replace function pgembed.vector_search(
     "offset" bigint default 0,
     min_similarity float8 default null,
     query_encoder text default null,
-    query_image bytea default null
+    query_image bytea default null,
+    diversity float8 default 0
 )
 returns table (doc anyelement, similarity float8, distance float8, chunk int, content text, encoded_by text)
 language plpgsql stable
@@ -566,21 +567,22 @@ declare
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_page(k, "offset"), pgembed._check_min_similarity(min_similarity, e.distance);
-    perform pgembed._check_ef_search(ef_search, e.index_kind);
+    perform pgembed._check_ef_search(ef_search, e.index_kind), pgembed._check_diversity(diversity, k, "offset");
     q := pgembed._query_vector(e, query, query_embedding, query_model, query_encoder, query_image);
     return query
-    select h.*, q.made_by from pgembed._search(source, array[source], e, q.q, k::int, "offset"::int, min_similarity,
+    select h.*, q.made_by from pgembed._search_diverse(source, array[source], e, q.q, k::int, "offset"::int, min_similarity,
                                   pgembed._search_condition(e.source, filter, where_sql, path),
-                                  null, ef_search::int, coalesce(exact, false), case when where_sql is not null then path end) as h;
+                                  null, ef_search::int, coalesce(exact, false), case when where_sql is not null then path end, diversity) as h;
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.vector_search(anyelement, text, bigint, jsonb, text, text, vector, text, bigint, boolean, bigint, float8, text, bytea) is
+comment on function pgembed.vector_search(anyelement, text, bigint, jsonb, text, text, vector, text, bigint, boolean, bigint, float8, text, bytea, float8) is
     'The k rows of a table that are nearest to a query (its text, an image by the bytes of its file, or its vector) in the embedding''s '
     'distance. source names the table: NULL::article. filter is data and safe to build from user '
     'input; where_sql is SQL and is not. Each hit has the row, its similarity, and the best chunk '
     'with its text. offset leaves out the first rows of the ranking, min_similarity those that are less similar. '
-    'query_encoder: model, static or auto; encoded_by says which it was. Example: '
+    'query_encoder: model, static or auto; encoded_by says which it was. diversity: 0 to 1, how much rows that are like one before are '
+    'put off (maximal marginal relevance). Example: '
     'SELECT (doc).title, similarity FROM pgembed.vector_search(NULL::article, ''cheap flights'', k => 5);';
 
 create or replace function pgembed.similar(
@@ -601,36 +603,16 @@ declare
     path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     e pgembed.embedding := pgembed._search_target(source, embedding);
     key_text pg_catalog.text;
-    seen boolean;
     q pgembed.query_embedding.embedding%type;
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_page(k, "offset"), pgembed._check_min_similarity(min_similarity, e.distance);
     key_text := pgembed._key_given(key);
-    -- The direction of the row: the mean of its chunks' vectors.
-    begin
-        execute format('select %1$s.avg(c.%2$I::%1$s.vector) from %3$s as c cross join (select $1) as pgembed_key(key) where %4$s',
-            pgembed._vector_schema(), coalesce(e.column_name, 'embedding'),
-            pgembed._held_name(case e.storage when 'table' then e.side_table else e.source end),
-            pgembed._key_sql(e.source, e.side_table,
-                             case e.storage when 'table' then 'c.%3$I %7$s %5$s::%4$s' else 'c.%2$I %7$s %5$s::%4$s' end, ' and '))
-        into q using key_text;
-        -- The vector of a row that the caller does not see is not the caller's to ask with.
-        execute format('select exists (select from %s as s cross join (select $1) as pgembed_key(key) where %s)',
-                       pgembed._table_sql(e.source), pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '))
-        into seen using key_text;
-    exception when data_exception or array_subscript_error then
-        raise exception '"%" is not a key of table %', key_text, e.source using errcode = 'PE009',
-            detail = sqlerrm, hint = 'Give the value of the primary key; for a composite key an array: array[''1'', ''a''].';
-    end;
-    if q is null or not seen then
-        raise exception 'there is no vector for key "%" of table %', key_text, e.source using errcode = 'PE009',
-            hint = 'The row does not exist, has no text, or has not been encoded yet.';
-    end if;
+    q := (pgembed._row_vectors(e, array[key_text]))[1];
     return query
     select h.*, null::text from pgembed._search(
         source, array[source], e, q, k::int, "offset"::int, min_similarity, pgembed._search_condition(e.source, filter, where_sql, path),
-        format('not (%s)', pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and ', quote_literal(key_text))), null, false, case when where_sql is not null then path end) as h;
+        pgembed._not_key_sql(e.source, array[key_text]), null, false, case when where_sql is not null then path end) as h;
     perform pgembed._at_path(path);
 end
 $$;

@@ -19,6 +19,7 @@ as $$
         where c.relnamespace = 'pgembed'::regnamespace and c.relkind = 'v' and c.relname !~ '^_'),
     described as (
         select case when o.name ~ '_search$|^search($|_(count|facets))|^(similar|embed|encode|wait|is_fresh|analyze)$' then 'search'
+                    when o.name ~ '^(duplicate|classify|outliers|recommend|centroid|similarity|nearest_words)|analogy$' then 'analysis'
                     when o.name ~ '^(create|alter|drop)_' then 'declare'
                     when o.name ~ 'usage$' then 'rights'
                     when o.name ~ 'model|weights' then 'models'
@@ -33,8 +34,8 @@ as $$
     from described as d
     where help.about is null or lower(help.about) in (d.topic, d.name)
        or not exists (select from described as x where lower(help.about) in (x.topic, x.name)) and strpos(d.name, lower(help.about)) > 0
-    order by array_position('{search,declare,watch,keep,models,rights}', d.topic), d.name
+    order by array_position('{search,analysis,declare,watch,keep,models,rights}', d.topic), d.name
 $$;
 comment on function pgembed.help(text) is
-    'What pgembed has for people: functions and views, what each does, an example. About a topic: search, declare, watch, keep, models, '
-    'rights. About a name, or a part of one: in full. Example: SELECT * FROM pgembed.help(''search'');';
+    'What pgembed has for people: functions and views, what each does, an example. About a topic: search, analysis, declare, watch, keep, '
+    'models, rights. About a name, or a part of one: in full. Example: SELECT * FROM pgembed.help(''search'');';

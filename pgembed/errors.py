@@ -29,6 +29,7 @@ PgembedError
 │       └── ImageError         this image cannot be encoded
 ├── RerankError               a re-ranker cannot score these texts
 ├── EvaluationError           queries or judgements cannot be used
+├── AnalysisError             rows cannot be analysed: too few, or all alike
 ├── SchemaVersionError
 └── MissingExtra
 """
@@ -239,6 +240,10 @@ class RerankError(PgembedError):
 
 class EvaluationError(PgembedError):
     """Queries or judgements cannot be used: a bad file, or nothing in common."""
+
+
+class AnalysisError(PgembedError):
+    """Rows cannot be analysed: there are too few, or they are all alike."""
 
 
 class SchemaVersionError(PgembedError):

@@ -10,6 +10,7 @@ import typer
 
 from pgembed.cli import (
     bm25,
+    cluster,
     declare,
     demo,
     distil,
@@ -47,6 +48,7 @@ for _module in (
     search,
     evaluate,
     tune_index,
+    cluster,
     serve,
     status,
     doctor,

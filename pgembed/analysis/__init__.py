@@ -1,0 +1,34 @@
+"""What the stored vectors of a table's rows say beyond searches.
+
+    >>> from pgembed.analysis import find_clusters, name_clusters, read_vectors
+    >>> with psycopg.connect("dbname=shop") as conn:  # doctest: +SKIP
+    ...     vectors = read_vectors(conn, "article")
+    ...     found = name_clusters(conn, vectors, find_clusters(vectors))
+    ...     print([(one.label, one.rows) for one in found.clusters])
+
+All is read with the rights of the caller: rows that policies hide are in no result.
+"""
+
+from __future__ import annotations
+
+from pgembed.analysis.clusters import (
+    Cluster,
+    Clustering,
+    ClusterOptions,
+    find_clusters,
+)
+from pgembed.analysis.results import ResultTable, result_table
+from pgembed.analysis.vectors import Vectors, read_vectors
+from pgembed.analysis.words import name_clusters
+
+__all__ = [
+    "Cluster",
+    "ClusterOptions",
+    "Clustering",
+    "ResultTable",
+    "Vectors",
+    "find_clusters",
+    "name_clusters",
+    "read_vectors",
+    "result_table",
+]

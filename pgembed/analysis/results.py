@@ -1,0 +1,162 @@
+"""Results as a table of the user's: made, or filled again, in one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+from psycopg import sql
+
+from pgembed._client.names import table_parts, table_text
+from pgembed.analysis.source import Source, reading
+from pgembed.errors import InsufficientPrivilege, InvalidParameter, from_psycopg
+from pgembed.evaluation.target import Connection, fetch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_SCHEMA: Final = sql.SQL(
+    "select coalesce((select n.nspname from pg_catalog.pg_class as t"
+    "  join pg_catalog.pg_namespace as n on n.oid = t.relnamespace"
+    "  where t.oid = pg_catalog.to_regclass(%(name)s)), pg_catalog.current_schema())"
+)
+_PLACE: Final = (
+    "select c.relname is not null, has_schema_privilege(n.oid, 'create'),"
+    " array(select array[a.attname, format_type(a.atttypid, a.atttypmod)]"
+    "  from pg_attribute as a where a.attrelid = c.oid and a.attnum > 0"
+    "  and not a.attisdropped order by a.attnum)"
+    " from pg_namespace as n left join pg_class as c"
+    "  on c.relnamespace = n.oid and c.relname = %(name)s"
+    " where n.nspname = %(schema)s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultTable:
+    """A table that results go to, which can be made or filled.
+
+    Attributes:
+        name: Schema and name.
+        columns: Names and types as SQL, those of the key first.
+        key: How many of them are the key.
+        is_there: Whether it is filled again; else it is made.
+    """
+
+    name: tuple[str, str]
+    columns: list[tuple[str, str]]
+    key: int
+    is_there: bool
+
+    def write(
+        self,
+        conn: Connection,
+        rows: Iterable[Sequence[object]],
+        *,
+        comment: str,
+    ) -> None:
+        """Make or empty the table, and write rows to it; all or nothing.
+
+        Args:
+            conn: As who may.
+            rows: Values by column; strings are read as the column's type.
+            comment: What a new table is said to be.
+        """
+        table = sql.Identifier(*self.name)
+        try:
+            with conn.transaction(), psycopg.Cursor(conn) as cursor:
+                if self.is_there:
+                    cursor.execute(sql.SQL("delete from {}").format(table))
+                else:
+                    cursor.execute(self._made(table))
+                    cursor.execute(
+                        sql.SQL("comment on table {} is {}").format(table, comment)
+                    )
+                names = sql.SQL(", ").join(sql.Identifier(n) for n, _ in self.columns)
+                statement = sql.SQL("copy {} ({}) from stdin").format(table, names)
+                with cursor.copy(statement) as copy:
+                    for row in rows:
+                        copy.write_row(row)
+        except psycopg.Error as exc:
+            known = from_psycopg(exc)
+            if known is exc:
+                raise
+            raise known from exc
+
+    def _made(self, table: sql.Identifier) -> sql.Composed:
+        described = [
+            sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind))
+            for name, kind in self.columns
+        ]
+        names = sql.SQL(", ").join(
+            sql.Identifier(name) for name, _ in self.columns[: self.key]
+        )
+        return sql.SQL("create table {} ({}, primary key ({}))").format(
+            table, sql.SQL(", ").join(described), names
+        )
+
+
+def result_table(
+    conn: Connection,
+    name: str,
+    source: Source,
+    columns: Sequence[tuple[str, str]],
+    *,
+    replace: bool,
+) -> ResultTable:
+    """Look whether results can be written to a table, before any work is done.
+
+    Args:
+        conn: As who will write.
+        name: The table, as in SQL; without a schema it is the one that is found, or
+            made in the first schema of the search_path.
+        source: Whose keys come first.
+        columns: Names and types of what comes after them.
+        replace: Whether a table that is there may be filled again.
+
+    Raises:
+        InvalidParameter: It is there, or has other columns, or its schema is not.
+        InsufficientPrivilege: The role may make no table in the schema.
+    """
+    *schema, own = table_parts(name)
+    wanted = [*zip(source.key, source.key_types, strict=True), *columns]
+    taken = {column for column, _ in columns} & set(source.key)
+    if taken:
+        raise InvalidParameter(
+            f"the key of {source.table} has a column {min(taken)!r}, as the results do",
+            hint="Read them with --json instead.",
+        )
+    place = (
+        schema[0] if schema else fetch(conn, _SCHEMA, name=table_text(name)).rows[0][0]
+    )
+    with reading(conn) as cursor:
+        cursor.execute(_PLACE, {"name": own, "schema": place})
+        found = cursor.fetchone()
+    if found is None:
+        raise InvalidParameter(
+            f"there is no schema {place!r} for the table {name!r}"
+            if place
+            else f"no schema of the search_path is there for the table {name!r}"
+        )
+    is_there, may_create, there = found
+    if is_there and not replace:
+        raise InvalidParameter(
+            f"there is a table {name!r} already",
+            hint="Give another name, or --replace to put these results in its place.",
+        )
+    if is_there and [tuple(pair) for pair in there] != wanted:
+        raise InvalidParameter(
+            f"{name!r} has other columns than these results",
+            detail=f"Its columns: {_listed(there)}; wanted: {_listed(wanted)}.",
+            hint="Give another name, or drop it first.",
+        )
+    if not is_there and not may_create:
+        raise InsufficientPrivilege(
+            f"your role may not create a table in schema {place!r}",
+            hint=f"GRANT CREATE ON SCHEMA {place} TO …; or name another schema.",
+        )
+    return ResultTable((place, own), wanted, len(source.key), is_there)
+
+
+def _listed(columns: Iterable[Sequence[Any]]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in columns)

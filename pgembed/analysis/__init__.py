@@ -17,18 +17,50 @@ from pgembed.analysis.clusters import (
     ClusterOptions,
     find_clusters,
 )
+from pgembed.analysis.drift import (
+    Drift,
+    DriftCluster,
+    DriftOptions,
+    find_drift,
+)
+from pgembed.analysis.models import Figure, ModelReport, evaluate_model
 from pgembed.analysis.results import ResultTable, result_table
+from pgembed.analysis.tasks import (
+    Analogies,
+    Labelled,
+    Pairs,
+    Wording,
+    read_analogies,
+    read_labelled,
+    read_pairs,
+    read_wording,
+)
 from pgembed.analysis.vectors import Vectors, read_vectors
 from pgembed.analysis.words import name_clusters
 
 __all__ = [
+    "Analogies",
     "Cluster",
     "ClusterOptions",
     "Clustering",
+    "Drift",
+    "DriftCluster",
+    "DriftOptions",
+    "Figure",
+    "Labelled",
+    "ModelReport",
+    "Pairs",
     "ResultTable",
     "Vectors",
+    "Wording",
+    "evaluate_model",
     "find_clusters",
+    "find_drift",
     "name_clusters",
+    "read_analogies",
+    "read_labelled",
+    "read_pairs",
     "read_vectors",
+    "read_wording",
     "result_table",
 ]

@@ -128,12 +128,16 @@ def find_clusters(
     wanted = options or ClusterOptions()
     _check(wanted, len(vectors))
     progress("clustering", 0)
-    found = (
-        _kmeans(vectors.matrix, wanted)
-        if wanted.method == "kmeans"
-        else _hdbscan(vectors.matrix, wanted)
-    )
-    numbers = _largest_first(found)
+    if wanted.method == "kmeans":
+        numbers = kmeans(vectors.matrix, wanted.k, wanted.seed)
+        if (different := int(numbers.max()) + 1) < wanted.k:
+            raise AnalysisError(
+                f"the rows have {different} different vectors, which are too few for "
+                f"{wanted.k} clusters",
+                hint="Ask for fewer: k=... (-k).",
+            )
+    else:
+        numbers = _hdbscan(vectors.matrix, wanted)
     progress("clustering", 1)
     return Clustering(
         embedding=vectors.source.embedding,
@@ -149,6 +153,12 @@ def find_clusters(
     )
 
 
+def check_seed(seed: int) -> None:
+    """Refuse what scikit-learn takes no seed for."""
+    if not 0 <= seed < 2**32:
+        raise InvalidParameter(f"seed must be between 0 and {2**32 - 1}, not {seed}")
+
+
 def _check(options: ClusterOptions, rows: int) -> None:
     if options.method not in ("kmeans", "hdbscan"):
         raise InvalidParameter(f"{options.method!r} is neither kmeans nor hdbscan")
@@ -156,10 +166,7 @@ def _check(options: ClusterOptions, rows: int) -> None:
         raise InvalidParameter(f"k must be at least 1, not {options.k}")
     if options.min_size < 2:
         raise InvalidParameter(f"min_size must be at least 2, not {options.min_size}")
-    if not 0 <= options.seed < 2**32:
-        raise InvalidParameter(
-            f"seed must be between 0 and {2**32 - 1}, not {options.seed}"
-        )
+    check_seed(options.seed)
     if rows == 0:
         raise AnalysisError(
             "there are no rows with a vector",
@@ -181,24 +188,21 @@ def _check(options: ClusterOptions, rows: int) -> None:
         )
 
 
-def _kmeans(matrix: NDArray[np.float32], options: ClusterOptions) -> NDArray[np.int64]:
+def kmeans(matrix: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int64]:
+    """Number each line's cluster, the largest first; fewer than k if lines are equal.
+
+    Raises:
+        MissingExtra: scikit-learn is not installed.
+    """
     try:
         from sklearn.cluster import KMeans
         from sklearn.exceptions import ConvergenceWarning
     except ImportError as exc:
         raise MissingExtra("analysis") from exc
     with warnings.catch_warnings():
-        # Of rows that are equal, which is said below.
+        # Of lines that are equal.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = KMeans(options.k, random_state=options.seed).fit_predict(matrix)
-    different = len(np.unique(found))
-    if different < options.k:
-        raise AnalysisError(
-            f"the rows have {different} different vectors, which are too few for "
-            f"{options.k} clusters",
-            hint="Ask for fewer: k=... (-k).",
-        )
-    return np.asarray(found, np.int64)
+        return _largest_first(KMeans(k, random_state=seed).fit_predict(matrix))
 
 
 def _hdbscan(matrix: NDArray[np.float32], options: ClusterOptions) -> NDArray[np.int64]:
@@ -212,7 +216,7 @@ def _hdbscan(matrix: NDArray[np.float32], options: ClusterOptions) -> NDArray[np
         pca = PCA(most, svd_solver="covariance_eigh", random_state=options.seed)
         matrix = pca.fit_transform(matrix)
     model = HDBSCAN(options.min_size, copy=False, algorithm="auto")
-    return np.asarray(model.fit_predict(matrix), np.int64)
+    return _largest_first(model.fit_predict(matrix))
 
 
 def _largest_first(found: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -2,9 +2,10 @@
 
 A word counts in a cluster as often as it stands there, relative to the cluster's
 words, times log(1 + words of a cluster on average / how often it stands in all)
-(Grootendorst, BERTopic, 2022). Words are those of the table's BM25 index where it has
-one, else of the text that the embedding is of, by the database's text search
-configuration.
+(Grootendorst, BERTopic, 2022); what is not at least twice as frequent there as
+elsewhere sets nothing apart, and is left out. Words are those of the table's BM25
+index where it has one, else of the text that the embedding is of, by the database's
+text search configuration.
 """
 
 from __future__ import annotations
@@ -16,24 +17,26 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from psycopg import sql
 
-from pgembed.analysis.clusters import NONE, Clustering
+from pgembed.analysis.clusters import NONE
 from pgembed.analysis.source import reading
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import psycopg
     from numpy.typing import NDArray
 
+    from pgembed.analysis.clusters import Clustering
     from pgembed.analysis.source import Source
     from pgembed.analysis.vectors import Vectors
     from pgembed.evaluation.target import Connection
 
 #: Rows of a cluster whose texts are read: those nearest to its centre.
-ROWS: Final = 300
+ROWS: Final = 100
 #: Words that a cluster is given.
 WORDS: Final = 8
 _SHORTEST: Final = 2  # characters; single letters name nothing
+_MORE_FREQUENT: Final = 2  # times as frequent as in the other clusters
 
 _TEXTS: Final = (
     "select case when idx.bm25_id is null then format('to_tsvector(%%s)', t.content)"
@@ -86,31 +89,42 @@ def name_clusters(
     Returns:
         The same with words.
     """
-    source = vectors.source
-    numbers = [one.number for one in clustering.clusters if one.number != NONE]
-    with reading(conn) as cursor:
-        names = {"name": source.embedding, "table": source.table}
-        texts = cursor.execute(_TEXTS, names).fetchone()
-        if texts is None or not numbers:
-            return clustering
-        rows = _typical(vectors, clustering.numbers, numbers)
-        given: dict[str, object] = {
-            f"k{place}": [vectors.keys[row][place - 1] for row in rows]
-            for place in range(1, len(source.key) + 1)
-        } | {"clusters": [int(clustering.numbers[row]) for row in rows]}
-        asked = _Asked(cursor, source, given, texts)
-        best = most_telling(asked.counts())
-        spelled = asked.spelled({word for words in best.values() for word in words})
+    words = telling_words(conn, [(vectors, clustering.numbers)])
     return replace(
         clustering,
         clusters=[
-            replace(
-                one,
-                words=_different(spelled.get(w, w) for w in best.get(one.number, ())),
-            )
-            for one in clustering.clusters
+            replace(one, words=words.get(one.number, [])) for one in clustering.clusters
         ],
     )
+
+
+def telling_words(
+    conn: Connection, parts: Sequence[tuple[Vectors, NDArray[np.int64]]]
+) -> dict[int, list[str]]:
+    """Find the words that set clusters apart.
+
+    Args:
+        conn: As who reads the texts.
+        parts: Rows with the number of each one's cluster, of one table or several.
+
+    Returns:
+        By cluster, the most telling first.
+    """
+    counts: dict[int, Counter[str]] = defaultdict(Counter)
+    spelled: dict[str, str] = {}
+    with reading(conn) as cursor:
+        asked = [one for part in parts if (one := _Asked.of(cursor, *part)) is not None]
+        for one in asked:
+            for number, words in one.counts().items():
+                counts[number].update(words)
+        best = most_telling(counts)
+        wanted = {word for words in best.values() for word in words}
+        for one in asked:
+            spelled = one.spelled(wanted) | spelled
+    return {
+        number: list(dict.fromkeys(spelled.get(word, word) for word in words))
+        for number, words in best.items()
+    }
 
 
 def most_telling(counts: Mapping[int, Mapping[str, int]]) -> dict[int, list[str]]:
@@ -122,25 +136,27 @@ def most_telling(counts: Mapping[int, Mapping[str, int]]) -> dict[int, list[str]
     totals: Counter[str] = Counter()
     for words in counts.values():
         totals.update(words)
-    average = sum(totals.values()) / max(1, len(counts))
+    everything = sum(totals.values())
+    average = everything / max(1, len(counts))
     best = {}
     for number, words in counts.items():
         own = sum(words.values())
+        others = max(1, everything - own)
         scores = {
             word: times / own * np.log(1 + average / totals[word])
             for word, times in words.items()
-            if len(word) >= _SHORTEST and not word.isdecimal()
+            if len(word) >= _SHORTEST
+            and not word.isdecimal()
+            and times / own >= _MORE_FREQUENT * (totals[word] - times) / others
         }
         best[number] = sorted(scores, key=lambda w: (-scores[w], w))[:WORDS]
     return best
 
 
-def _typical(
-    vectors: Vectors, numbers: NDArray[np.int64], wanted: list[int]
-) -> list[int]:
+def _typical(vectors: Vectors, numbers: NDArray[np.int64]) -> list[int]:
     """Give the rows that are nearest to the centre of their cluster."""
     found: list[int] = []
-    for number in wanted:
+    for number in np.unique(numbers[numbers != NONE]):
         rows = np.flatnonzero(numbers == number)
         lines = vectors.matrix[rows]
         distances = np.linalg.norm(lines - lines.mean(axis=0), axis=1)
@@ -176,6 +192,26 @@ class _Asked:
         }
         self._words, self._content, self._config, self._lexemes = map(_quoted, texts)
 
+    @classmethod
+    def of(
+        cls,
+        cursor: psycopg.Cursor[Any],
+        vectors: Vectors,
+        numbers: NDArray[np.int64],
+    ) -> _Asked | None:
+        """Choose rows, and find how their texts are read; None: they have none."""
+        source = vectors.source
+        names = {"name": source.embedding, "table": source.table}
+        texts = cursor.execute(_TEXTS, names).fetchone()
+        rows = _typical(vectors, numbers)
+        if texts is None or not rows:
+            return None
+        given: dict[str, object] = {
+            f"k{place}": [vectors.keys[row][place - 1] for row in rows]
+            for place in range(1, len(source.key) + 1)
+        } | {"clusters": [int(numbers[row]) for row in rows]}
+        return cls(cursor, source, given, texts)
+
     def counts(self) -> dict[int, dict[str, int]]:
         """Count the words by cluster."""
         statement = sql.SQL(_COUNTS).format(words=self._words, **self._parts)
@@ -199,7 +235,3 @@ class _Asked:
 def _quoted(text: str) -> sql.SQL:
     """Take SQL of the server's into a statement that has parameters."""
     return sql.SQL(text.replace("%", "%%"))
-
-
-def _different(words: Any) -> list[str]:
-    return list(dict.fromkeys(words))

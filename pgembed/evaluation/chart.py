@@ -10,13 +10,15 @@ from pgembed.evaluation.compare import Report
 from pgembed.evaluation.recall import RecallReport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from pgembed.evaluation.tuning import TuningReport
 
 _FORMATS: Final = (".png", ".svg", ".pdf")
-_COLOURS: Final = ("#4c72b0", "#dd8452", "#55a868", "#8172b3")
+COLOURS: Final = ("#4c72b0", "#dd8452", "#55a868", "#8172b3")
 _DPI: Final = 150
 
 
@@ -34,21 +36,47 @@ def save_chart(report: Report | RecallReport | TuningReport, path: str | Path) -
         MissingExtra: The extra `eval` is not installed.
         EvaluationError: Another ending, or the file cannot be written.
     """
-    file = check_chart_file(path)
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as exc:
-        raise MissingExtra("eval") from exc
-    # Text as text: the file stays small and its words can be found.
-    with rc_context({"svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(10, 4), layout="constrained")
+
+    def draw(figure: Figure) -> None:
         if isinstance(report, Report):
             _draw_modes(figure, report)
         elif isinstance(report, RecallReport):
             _draw_recall(figure, report)
         else:
             _draw_tuning(figure, report)
+
+    return save_figure(path, draw)
+
+
+def save_figure(
+    path: str | Path,
+    draw: Callable[[Figure], None],
+    *,
+    size: tuple[float, float] = (10, 4),
+    extra: str = "eval",
+) -> Path:
+    """Let something be drawn, and write it to a file.
+
+    Args:
+        path: As in `save_chart`.
+        draw: Draws on an empty figure.
+        size: Inches.
+        extra: What brings matplotlib.
+
+    Raises:
+        MissingExtra: It is not installed.
+        EvaluationError: As in `save_chart`.
+    """
+    file = check_chart_file(path)
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as exc:
+        raise MissingExtra(extra) from exc
+    # Text as text: the file stays small and its words can be found.
+    with rc_context({"svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
         try:
             figure.savefig(file, dpi=_DPI)
         except OSError as exc:
@@ -86,18 +114,18 @@ def _draw_modes(figure: Figure, report: Report) -> None:
         if mode.measures
     }
     names = list(report.modes[0].measures) if report.modes else []
-    _bars(quality, names, series, "{:.3f}")
+    draw_bars(quality, names, series, "{:.3f}")
     quality.set_ylim(0, 1)
     quality.set_ylabel("value")
     times = {mode.mode: [mode.latency.p50, mode.latency.p95] for mode in report.modes}
-    _bars(speed, ["p50", "p95"], times, "{:.1f}")
+    draw_bars(speed, ["p50", "p95"], times, "{:.1f}")
     speed.set_ylabel(f"ms a search of {report.depth} rows")
     quality.legend(loc="upper center", ncols=len(series), frameon=False)
     top = max((max(values) for values in series.values() if values), default=1)
     quality.set_ylim(0, min(1.15, top * 1.25 + 0.05))
 
 
-def _bars(
+def draw_bars(
     axes: Axes, names: list[str], series: dict[Any, list[float]], form: str
 ) -> None:
     """Draw groups of bars, each with its value on top."""
@@ -112,7 +140,7 @@ def _bars(
             values,
             width * 0.95,
             label=str(label),
-            color=_COLOURS[position % len(_COLOURS)],
+            color=COLOURS[position % len(COLOURS)],
         )
         # .678 for 0.678: four bars side by side leave little room.
         labels = [form.format(value).removeprefix("0") for value in values]
@@ -132,7 +160,7 @@ def _draw_recall(figure: Figure, report: RecallReport) -> None:
         values,
         [point.recall for point in report.points],
         marker="o",
-        color=_COLOURS[0],
+        color=COLOURS[0],
         label="mean recall",
     )
     axes.plot(
@@ -140,7 +168,7 @@ def _draw_recall(figure: Figure, report: RecallReport) -> None:
         [point.worst for point in report.points],
         marker=".",
         linestyle=":",
-        color=_COLOURS[0],
+        color=COLOURS[0],
         label="recall, 5th percentile",
     )
     axes.axhline(report.target, color="grey", linewidth=0.8, linestyle="--")
@@ -155,13 +183,13 @@ def _draw_recall(figure: Figure, report: RecallReport) -> None:
         values,
         [point.latency.p50 for point in report.points],
         marker="s",
-        color=_COLOURS[1],
+        color=COLOURS[1],
         label="p50",
     )
     beside.set_ylabel("ms a search, p50")
     beside.set_ylim(bottom=0)
     if report.suggestion is not None:
-        axes.axvline(report.suggestion, color=_COLOURS[2], linewidth=1)
+        axes.axvline(report.suggestion, color=COLOURS[2], linewidth=1)
     lines, labels = axes.get_legend_handles_labels()
     more, more_labels = beside.get_legend_handles_labels()
     axes.legend(lines + more, labels + more_labels, loc="lower right", frameon=False)
@@ -188,7 +216,7 @@ def _draw_tuning(figure: Figure, report: TuningReport) -> None:
             marker="o",
             markersize=14,
             markerfacecolor="none",
-            markeredgecolor=_COLOURS[2],
+            markeredgecolor=COLOURS[2],
         )
     axes.axhline(report.recall, color="grey", linewidth=0.8, linestyle="--")
     axes.set_xscale("log")

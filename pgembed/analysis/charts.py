@@ -1,0 +1,70 @@
+"""Charts of what was found, as PNG, SVG or PDF."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pgembed.evaluation.chart import draw_bars, save_figure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from pgembed.analysis.drift import Drift
+    from pgembed.analysis.models import ModelReport
+
+
+def save_models_chart(reports: Sequence[ModelReport], path: str | Path) -> Path:
+    """Draw models side by side, a group of bars a measure.
+
+    Raises:
+        MissingExtra: The extra `analysis` is not installed.
+        EvaluationError: The file cannot be written, or its ending is no chart's.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        names = [f"{one.task}\n{one.measure}" for one in reports[0].figures]
+        series = {
+            report.model: [figure.value for figure in report.figures]
+            for report in reports
+        }
+        draw_bars(axes, names, series, "{:.3f}")
+        low = min(0.0, *(value for values in series.values() for value in values))
+        axes.set_ylim(low, 1.1)
+        axes.axhline(0, color="grey", linewidth=0.8)
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
+
+    return save_figure(path, draw, extra="analysis")
+
+
+def save_drift_chart(drift: Drift, path: str | Path) -> Path:
+    """Draw the share of each cluster, before and after.
+
+    Raises:
+        MissingExtra: The extra `analysis` is not installed.
+        EvaluationError: The file cannot be written, or its ending is no chart's.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        names = ["\n".join(one.words[:3]) or str(one.number) for one in drift.clusters]
+        series = {
+            f"before: {drift.before:,} rows": [
+                100 * one.share_before for one in drift.clusters
+            ],
+            f"after: {drift.after:,} rows": [
+                100 * one.share_after for one in drift.clusters
+            ],
+        }
+        draw_bars(axes, names, series, "{:.1f}")
+        axes.set_ylabel("% of the rows")
+        figure.suptitle(
+            f"{drift.embedding}: energy distance {drift.distance:.4f}, "
+            f"p = {drift.p:.3f}"
+        )
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+
+    return save_figure(path, draw, extra="analysis")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pgembed.encoders.base import main_axes
 from pgembed.encoders.sql_tokenizer import sql_tokenizer
 from pgembed.errors import DimensionMismatch, InvalidParameter, MissingExtra
 from pgembed.query_encoder import vocabulary
@@ -118,10 +119,10 @@ def distil(
             own,
             progress=lambda done: progress("training", done),
         ).vectors
-        return Distilled(tokenizer, trained @ _axes(vectors, dimensions))
+        return Distilled(tokenizer, trained @ main_axes(vectors, dimensions).T)
     words = own.any(axis=1)
     centred = own - own[words].mean(axis=0)
-    reduced = centred @ _axes(centred[words], dimensions)
+    reduced = centred @ main_axes(centred[words], dimensions).T
     size = tokenizer.get_vocab_size()
     weights = words * (_by_rank(size) if texts is None else _rareness(tokens, size))
     return Distilled(tokenizer, (reduced * weights[:, None]).astype(np.float32))
@@ -169,11 +170,3 @@ def _rareness(tokens: Sequence[Ints], count: int) -> Floats:
         texts[np.unique(some)] += 1
     found: Floats = np.log((len(tokens) + 1) / (texts + 1)).astype(np.float32)
     return found
-
-
-def _axes(vectors: Floats, dimensions: int) -> Floats:
-    """Find the directions in which vectors are longest."""
-    wide = vectors.astype(np.float64)
-    _, axes = np.linalg.eigh(wide.T @ wide)
-    first: Floats = axes[:, ::-1][:, :dimensions].astype(np.float32)
-    return first

@@ -66,6 +66,7 @@ Distance: TypeAlias = Literal["cosine", "inner_product", "l2"]
 Chunking: TypeAlias = Literal["sentences", "none"]
 Storage: TypeAlias = Literal["table", "column"]
 VectorType: TypeAlias = Literal["vector", "halfvec"]
+Reduction: TypeAlias = Literal["truncate", "pca"]
 IndexKind: TypeAlias = Literal["hnsw", "ivfflat", "none"]
 Wake: TypeAlias = Literal["notify", "poll"]
 Switch: TypeAlias = Literal["auto", "manual", "in_place"]
@@ -208,7 +209,10 @@ class TextOptions(QueryEncoderOptions, DefaultOptions, total=False):
 
     Attributes:
         model: A registered model; `all-MiniLM-L6-v2`.
-        dimensions: Keep the first so many of the model's (Matryoshka models).
+        dimensions: Fewer than the model has; `reduction` says how.
+        reduction: `truncate`: the first of the model's dimensions (Matryoshka models);
+            `pca`: a projection that is learnt from the table's own vectors, once there
+            are as many as the model has dimensions. Until then searches use whole ones.
         distance: `cosine`, `inner_product` or `l2`; the model's.
         chunking: `sentences`, or `none` (default with column storage).
         chunk_size: Longest chunk in tokens; as long as the model allows.
@@ -220,6 +224,7 @@ class TextOptions(QueryEncoderOptions, DefaultOptions, total=False):
 
     model: str | None
     dimensions: int | None
+    reduction: Reduction | None
     distance: Distance | None
     chunking: Chunking | None
     chunk_size: int | None
@@ -267,10 +272,10 @@ class ChangedOptions(EmbeddingOptions, total=False):
     """Options of `alter_embedding`.
 
     Attributes:
-        switch: When vectors of another model, dimensions, type or distance take the
-            place of those that searches use: `auto`, as soon as all are there;
-            `manual`, at `switch_embedding`; `in_place`: the old ones are removed
-            first, and until they are made anew searches do not find the rows.
+        switch: When vectors of another model, dimensions, reduction, type or distance
+            take the place of those that searches use: `auto`, as soon as all are
+            there; `manual`, at `switch_embedding`; `in_place`: the old ones are
+            removed first, and until they are made anew searches do not find the rows.
     """
 
     switch: Switch | None
@@ -291,6 +296,7 @@ DEFAULTS: dict[str, Any] = {
     "max_attempts": 5,
     "query_encoder": "auto",
     "is_default": False,
+    "reduction": "truncate",
     "bm25_options": {},
 }
 
@@ -300,6 +306,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "storage": get_args(Storage),
     "chunking": get_args(Chunking),
     "vector_type": get_args(VectorType),
+    "reduction": get_args(Reduction),
     "wake": get_args(Wake),
     "switch": get_args(Switch),
     "query_encoder": get_args(QueryEncoder),

@@ -202,6 +202,22 @@ select embedding_id, ddl from pgembed._index_next_v1(%(worker_id)s, %(most_memor
 -- Ends an index build.
 select pgembed._index_done_v1(%(embedding_id)s, %(error)s)
 
+-- projections_due --
+-- Which projections are to be learnt.
+select embedding_id, name, dimensions, model_dimensions from pgembed._projections_due_v1()
+
+-- projection_sample --
+-- Vectors to learn one from.
+select * from pgembed._projection_sample_v1(%(embedding_id)s, %(most)s)
+
+-- projection_learnt --
+-- Stores one.
+select pgembed._projection_learnt_v1(%(embedding_id)s, %(axes)b, %(vectors)s)
+
+-- projection --
+-- The matrix of one, row by row.
+select axis from pgembed._projection_v1(%(projection_id)s)
+
 -- switch_due --
 -- Has complete generations of embeddings take the place of earlier ones.
 select pgembed._switch_due_v1()

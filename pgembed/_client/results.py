@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime, timedelta
 
-    from pgembed.options import QueryEncoder
+    from pgembed.options import QueryEncoder, Reduction
 
 RowT = TypeVar("RowT")
 RowT_co = TypeVar("RowT_co", covariant=True)
@@ -292,6 +292,7 @@ class EmbeddingStatus:
             that it was not trained on.
         query_encoder_overlap: Mean share of the 10 nearest of these that both find.
         is_default: Whether searches that name only the table use it.
+        reduction: What makes fewer dimensions than the model has: `truncate` or `pca`.
     """
 
     name: str
@@ -335,6 +336,7 @@ class EmbeddingStatus:
     query_encoder_agreement: float | None
     query_encoder_overlap: float | None
     is_default: bool
+    reduction: Reduction
 
     @property
     def pending(self) -> int:

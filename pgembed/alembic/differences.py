@@ -12,7 +12,7 @@ from pgembed.alembic.reflect import (
     normalized_analyzer,
     unless,
 )
-from pgembed.options import BM25
+from pgembed.options import BM25, DEFAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 _IDENTITY = ("storage", "column_name")
 _OF_EMBEDDING = ("bm25_options", "bm25_options.")
 
-_VECTORS = frozenset({"model", "dimensions", "vector_type", "distance"})
+#: Of another model these are its own, unless others are declared.
+_OF_MODEL = ("dimensions", "reduction", "distance", "vector_type")
+_PROJECTION = "projection"
+_VECTORS = frozenset({"model", *_OF_MODEL, _PROJECTION})
 _BESIDE = (
     "all rows are encoded again, beside the vectors that searches use, which are "
     "replaced when all are there. They stay as the previous generation until that is "
@@ -35,6 +38,9 @@ _BESIDE = (
 _COSTS = {
     "model": f"Another model: {_BESIDE}",
     "dimensions": f"Other dimensions: {_BESIDE}",
+    _PROJECTION: "Projected vectors: they are made of the whole ones, beside these, "
+    "without encoding, as soon as there are enough to learn from. Those stay as the "
+    "previous generation until that is dropped: room for both is needed.",
     "vector_type": f"Another vector type: {_BESIDE}",
     "distance": f"Another distance: {_BESIDE}",
     "switch": "Vectors in a column: all are removed and made again; until then "
@@ -49,6 +55,7 @@ _COSTS = {
 _SAME_COST = {
     "chunk_size": "chunking",
     "chunk_overlap": "chunking",
+    "reduction": "dimensions",
     "index_options": "index",
     "bm25": "bm25_options",
 }
@@ -108,10 +115,10 @@ def changes(
         if name != "bm25_options" and value != was[name]
     }
     if "model" in found:
-        for name in ("dimensions", "distance", "vector_type"):
+        for name in _OF_MODEL:
             # The new model's, unless others are declared.
             found[name] = options[name]
-            if options[name] is None:
+            if options[name] == DEFAULTS[name]:
                 del found[name]
     if "index" in found:
         found["index_options"] = options["index_options"]
@@ -192,7 +199,7 @@ def undoing(changed: Mapping[str, Any], existing: Existing) -> dict[str, Any]:
     """Give the arguments of `op.alter_embedding` that bring back what there is."""
     names = _options(changed)
     if "model" in names:
-        names |= dict.fromkeys(("dimensions", "distance", "vector_type"))
+        names |= dict.fromkeys(_OF_MODEL)
     found: dict[str, Any] = {}
     for name in names:
         if name == "switch":
@@ -202,8 +209,8 @@ def undoing(changed: Mapping[str, Any], existing: Existing) -> dict[str, Any]:
         elif name == "bm25_options":
             if existing.effective["bm25"]:
                 found[name] = _bm25_undoing(existing)
-        elif name in ("dimensions", "distance", "vector_type") and (
-            "model" in names and existing.declaration.options[name] is None
+        elif name in _OF_MODEL and (
+            "model" in names and existing.declaration.options[name] == DEFAULTS[name]
         ):
             continue
         else:
@@ -223,6 +230,8 @@ def costs(changed: Mapping[str, Any]) -> list[str]:
     keys = dict.fromkeys(_SAME_COST.get(name, name) for name in _options(changed))
     if changed.get("bm25") is False:
         keys.pop("bm25_options")
+    if changed.get("reduction") == "pca":
+        keys = {_PROJECTION if k == "dimensions" else k: None for k in keys}
     if of_vectors := [key for key in keys if key in _VECTORS]:
         # These are the largest: the vectors, and so the index, are made anew anyway.
         others = of_vectors if "switch" in keys else of_vectors[1:]

@@ -21,7 +21,8 @@ select e.name, sn.nspname as schema, s.relname as "table", e.source::oid as sour
        t.text_expression, t.canonical_expression, t.source_columns, t.kind,
        pgembed._bm25_by_default(t) as bm25_by_default, m.name as model,
        m.dimensions as model_dimensions, m.distance as model_distance,
-       (declared).dimensions, (declared).distance, e.storage, e.column_name,
+       (declared).dimensions, (declared).reduction, (declared).distance,
+       e.storage, e.column_name,
        (declared).vector_type, (declared).chunking, (declared).chunk_size,
        (declared).chunk_overlap, (declared).index_kind, (declared).index_options,
        (declared).wake, (declared).max_attempts, (declared).query_encoder, e.state,
@@ -179,6 +180,7 @@ def _existing(
     options: dict[str, Any] = {
         "model": row["model"],
         "dimensions": unless(row["dimensions"], row["model_dimensions"]),
+        "reduction": row["reduction"],
         "distance": unless(row["distance"], row["model_distance"]),
         "storage": row["storage"],
         "column_name": unless(row["column_name"], "embedding"),

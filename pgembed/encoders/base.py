@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from pgembed.settings import Backend
 
+LEARNT_FROM = 20_000  # vectors, for a projection
+_AT_ONCE = 1000  # vectors that are held as 64-bit numbers
+
 
 class Encoder(Protocol):
     """Text to vectors.
@@ -253,3 +256,40 @@ def truncate_vectors(
         return vectors
     kept = np.ascontiguousarray(vectors[:, :dimensions])
     return unit_length(kept) if normalized else kept
+
+
+def project_vectors(
+    vectors: NDArray[np.float32], axes: NDArray[np.float32], *, normalized: bool
+) -> NDArray[np.float32]:
+    """Give vectors along the axes of a projection; shorter ones are projected already.
+
+    Args:
+        vectors: Shape (n, m).
+        axes: A row a dimension that is wanted, as long as the model's vectors.
+        normalized: Scale them to unit length again.
+    """
+    if vectors.shape[1] != axes.shape[1]:
+        return vectors
+    made = np.asarray(vectors @ axes.T, dtype=np.float32)
+    return unit_length(made) if normalized else made
+
+
+def main_axes(vectors: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
+    """Find the directions in which vectors are longest, the longest first.
+
+    These are the first right singular vectors: principal components without the mean
+    taken off, so that inner products are kept as far as can be.
+
+    Args:
+        vectors: Shape (n, m).
+        dimensions: How many directions.
+
+    Returns:
+        A row a direction: shape (dimensions, m).
+    """
+    gram = np.zeros((vectors.shape[1],) * 2)
+    for first in range(0, len(vectors), _AT_ONCE):
+        some = vectors[first : first + _AT_ONCE].astype(np.float64)
+        gram += some.T @ some
+    _, axes = np.linalg.eigh(gram)
+    return np.ascontiguousarray(axes[:, ::-1][:, :dimensions].T, dtype=np.float32)

@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pgembed import token_vectors
-from pgembed.encoders.base import truncate_vectors
+from pgembed.encoders.base import project_vectors, truncate_vectors
 from pgembed.encoders.sql_tokenizer import sql_tokenizer
 from pgembed.errors import (
     DimensionMismatch,
@@ -75,6 +75,7 @@ class Target:
     vector_schema: str
     vector_type: str
     images: bool
+    projection_id: int | None
 
 
 def target(conn: psycopg.Connection, name: str) -> Target:
@@ -94,7 +95,8 @@ def target(conn: psycopg.Connection, name: str) -> Target:
             " e.distance, e.storage, pgembed._table_sql(e.side_table),"
             " c.relrowsecurity, t.canonical_expression,"
             " current_setting('server_encoding'), clock_timestamp(),"
-            " pgembed._vector_schema(), e.vector_type, t.kind <> 'text'"
+            " pgembed._vector_schema(), e.vector_type, t.kind <> 'text',"
+            " e.projection_id"
             " from pgembed._embedding(%s) as e"
             " join pgembed.model as m using (model_id)"
             " join pgembed.captured_text as t using (text_id)"
@@ -223,7 +225,9 @@ def _train(
             f"{len(known)} of the chunks of embedding {name!r} have known words",
             hint=f"A query encoder learns from {LEAST_TEXTS} or more.",
         )
-    start = _start(of, tokenizer, encoder, choices.seed, progress)
+    start = _start(
+        of, tokenizer, encoder, choices.seed, progress, axes=read_axes(conn, of)
+    )
     trained = train(
         [tokens[n] for n in known],
         vectors[known] if len(known) < len(vectors) else vectors,
@@ -364,6 +368,22 @@ def _read(conn: psycopg.Connection, of: Target, most: int) -> tuple[list[str], F
     return texts, vectors[: len(texts)]
 
 
+def read_axes(conn: psycopg.Connection, of: Target) -> Floats | None:
+    """Read what the vectors of an embedding are projected on; None: they are not."""
+    if of.projection_id is None:
+        return None
+    query = sql.SQL(
+        "select {}(axis) from pgembed._projection_v1(%s) as p(axis) limit %s"
+    ).format(sql.SQL(f"{of.vector_schema}.vector_send"))
+    rows = conn.cursor(row_factory=tuple_row, binary=True)
+    rows.execute(query, [of.projection_id, of.dimensions])
+    numbers = np.dtype(">f4")
+    return np.array(
+        [np.frombuffer(row[0], numbers, offset=_HEADER_BYTES) for row in rows],
+        dtype=np.float32,
+    )
+
+
 def _chunks(conn: psycopg.Connection) -> psycopg.ServerCursor[Any]:
     return psycopg.ServerCursor(conn, "pgembed_chunks", row_factory=tuple_row)
 
@@ -374,6 +394,8 @@ def _start(
     encoder: _WordEncoder | None,
     seed: int,
     progress: Callable[[str, float], None],
+    *,
+    axes: Floats | None,
 ) -> Floats:
     """Choose the vectors that training begins with."""
     if encoder is None:
@@ -381,6 +403,8 @@ def _start(
         generator = np.random.default_rng(seed)
         return generator.normal(0, _RANDOM_SIZE, size).astype(np.float32)
     start = word_vectors(tokenizer, encoder, progress)
+    if axes is not None:
+        return project_vectors(start, axes, normalized=True)
     return truncate_vectors(start, of.dimensions, normalized=True)
 
 

@@ -10,7 +10,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pgembed.encoders.base import check_vectors, image_encoder, truncate_vectors
+import numpy as np
+
+from pgembed.encoders.base import (
+    check_vectors,
+    image_encoder,
+    project_vectors,
+    truncate_vectors,
+)
 from pgembed.encoders.images import read_base64
 from pgembed.errors import EncoderUnavailable, ImageError, InvalidParameter
 from pgembed.service.encoding import CallGivenUp, Priority
@@ -139,7 +146,9 @@ class DocumentEncoder:
                     embedding.model_id,
                     priority,
                     lane,
-                    partial(self._run, embedding, encoder, pieces, fetched),
+                    partial(
+                        self._run, embedding, encoder, pieces, fetched, axes=plan.axes
+                    ),
                     together_seconds=(
                         math.inf
                         if embedding.provider == "litellm"
@@ -214,6 +223,8 @@ class DocumentEncoder:
         pieces: int,
         fetched: Mapping[str, bytes],
         texts: Sequence[str],
+        *,
+        axes: Vector | None,
     ) -> Vector:
         """Run the model (in the encode thread)."""
         started = time.perf_counter()
@@ -233,9 +244,31 @@ class DocumentEncoder:
             self._pace.note(embedding, seconds, pieces)
         self._metrics.encode_seconds.labels("documents").observe(seconds)
         self._metrics.batch_texts.labels("documents").observe(len(texts))
+        if axes is not None:
+            return project_vectors(vectors, axes, normalized=encoder.normalized)
         return truncate_vectors(
             vectors, embedding.dimensions, normalized=encoder.normalized
         )
+
+
+def projected(
+    existing: Sequence[tuple[str, Vector]], axes: Vector | None, embedding: Embedding
+) -> list[tuple[str, Vector]]:
+    """Project what is taken over whole from another generation of an embedding."""
+    if axes is None:
+        return list(existing)
+    length = axes.shape[1]
+    whole = [(text, vector) for text, vector in existing if len(vector) == length]
+    others = [(text, vector) for text, vector in existing if len(vector) != length]
+    if not whole:
+        return others
+    made = project_vectors(
+        np.stack([vector for _, vector in whole]),
+        axes,
+        normalized=embedding.normalized,
+    )
+    # What an embedding has itself is of this generation's texts: it counts for more.
+    return [(text, row) for (text, _), row in zip(whole, made, strict=True)] + others
 
 
 def _cut(chunker: Chunker, documents: list[Document], plan: Plan) -> None:

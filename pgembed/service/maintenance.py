@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from pgembed.encoders.base import LEARNT_FROM, main_axes
 from pgembed.errors import PgembedError
 from pgembed.events import events
 from pgembed.service.database import Database
@@ -31,6 +32,8 @@ HEARTBEAT_SECONDS = 5.0  # SQL takes a service for dead after 30
 BUSY_SECONDS = 1.0  # while it works: then somebody may watch
 MEASURE_SECONDS = 15.0
 SWITCH_SECONDS = 1.0
+PROJECT_SECONDS = 5.0
+LEARNT_FROM_BYTES = 128 << 20
 RECONCILE_SECONDS = 60.0
 RECONCILE_TEXT_SECONDS = 15.0  # of which a lock may take ten
 
@@ -85,6 +88,7 @@ class Maintenance:
                 (self._lease_seconds / 3, self.renew_leases),
                 (MEASURE_SECONDS, self.measure),
                 (SWITCH_SECONDS, self.switch),
+                (PROJECT_SECONDS, self.project),
                 (RECONCILE_SECONDS, self.reconcile),
             ):
                 group.create_task(self._every(seconds, duty))
@@ -177,6 +181,33 @@ class Maintenance:
             try:
                 while name := await self._reconciler.switch_due():
                     log.info("embedding.switched", embedding=name)
+            finally:
+                await self._reconciler.link.close()
+
+    async def project(self) -> None:
+        """Learn the projections of next generations, which are filled by them."""
+        if not (all_due := await self._store.projections_due()):
+            return
+        async with self._reconciling:
+            try:
+                for due in all_due:
+                    most = LEARNT_FROM_BYTES // (4 * due.model_dimensions)
+                    sample = await self._reconciler.projection_sample(
+                        due.embedding_id,
+                        max(due.model_dimensions, min(LEARNT_FROM, most)),
+                    )
+                    if not len(sample):
+                        continue  # all have been deleted since
+                    axes = await asyncio.to_thread(main_axes, sample, due.dimensions)
+                    if await self._reconciler.projection_learnt(
+                        due.embedding_id, axes, len(sample)
+                    ):
+                        log.info(
+                            "projection.learnt",
+                            embedding=due.name,
+                            dimensions=due.dimensions,
+                            vectors=len(sample),
+                        )
             finally:
                 await self._reconciler.link.close()
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from pgembed.errors import EncoderUnavailable, PgembedError, SqlError
 from pgembed.events import events
-from pgembed.service.documents import DocumentEncoder
+from pgembed.service.documents import DocumentEncoder, projected
 from pgembed.service.encoding import Priority
 from pgembed.service.faults import Blame, ConnectionLost, StatementFailed
 from pgembed.service.image_roots import ImageRoots
 from pgembed.service.metrics import Metrics
 from pgembed.service.models import ModelOutOfOrder, Models
 from pgembed.service.progress import Progress
-from pgembed.service.records import Embedding, Job, Row, WriteBatch
+from pgembed.service.records import Embedding, Job, Row, Vector, WriteBatch
 from pgembed.service.store import Store
 from pgembed.service.window import (
     Document,
@@ -174,6 +174,7 @@ class Pipeline:
         self._slow = slow
         self._control = control
         self._windows_aside = 0
+        self._projections: dict[int, Vector] = {}  # one is never changed
 
     async def work(self, window: Window) -> None:
         """Work a window off; whatever happens, no lease is left behind.
@@ -279,11 +280,13 @@ class Pipeline:
     async def _encode(self, window: Window, plan: Plan, finished: list[Job]) -> None:
         """Encode and write, now and then what there is: a slow text delays itself."""
         window.plan = plan
+        plan.axes = await self._axes(window)
         first_fill = window.embedding.switch is not None
         if not window.embedding.images and (
             known := plan.partly_known(first_fill=first_fill)
         ):
-            plan.reuse(await window.store.chunks(window.embedding.embedding_id, known))
+            existing = await window.store.chunks(window.embedding.embedding_id, known)
+            plan.reuse(projected(existing, plan.axes, window.embedding))
         encoding = asyncio.create_task(
             self._documents.encode(window.embedding, window.priority, plan)
         )
@@ -303,6 +306,17 @@ class Pipeline:
             if not encoding.cancelled():
                 encoding.exception()  # what is raised already counts for more
         encoding.result()
+
+    async def _axes(self, window: Window) -> Vector | None:
+        """Give what the vectors of an embedding are projected on, read once."""
+        projection_id = window.embedding.projection_id
+        if projection_id is None:
+            return None
+        if projection_id not in self._projections:
+            self._projections[projection_id] = await window.store.projection(
+                projection_id
+            )
+        return self._projections[projection_id][: window.embedding.dimensions]
 
     async def _read(
         self, window: Window, keys: list[str], jobs: dict[str, list[Job]]

@@ -56,6 +56,7 @@ class Embedding:
     switch: str | None = None
     images: bool = False
     located: bool = False
+    projection_id: int | None = None
 
     def its_model(self) -> Model:
         """The model's part of this row."""
@@ -166,6 +167,15 @@ class DueQueryEncoder(NamedTuple):
     name: str
     model_id: int
     why: str
+
+
+class DueProjection(NamedTuple):
+    """An embedding whose projection is to be learnt from whole vectors."""
+
+    embedding_id: int
+    name: str
+    dimensions: int
+    model_dimensions: int
 
 
 @dataclass(slots=True)

@@ -221,6 +221,8 @@ class EncoderService:
             await self._maintenance.heartbeat()
             renewal = asyncio.create_task(self._maintenance.run())
             try:
+                await self._scheduler.drain()
+                await self._maintenance.project()
                 waits = await self._scheduler.drain()
                 await self._scheduler.finish(self.settings.grace_seconds)
                 if not self._stopping.is_set():

@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 from pgembed.encoders.stored import StoredModel
 from pgembed.service.connection import QUERIES, Connection, Link
 from pgembed.service.records import (
+    DueProjection,
     DueQueryEncoder,
     Embedding,
     Finding,
@@ -36,6 +37,9 @@ T = TypeVar("T")
 # schema is older than the service.
 LOOK_SECONDS = 15.0
 """Of a look at everything: code of users composes texts of rows without a vector."""
+
+SAMPLE_SECONDS = 60.0
+"""Of drawing vectors at random: a large table is read as a whole."""
 
 STORED_VECTORS = 5000  # of tokens, read at once
 
@@ -60,6 +64,10 @@ NEEDED_FUNCTIONS = (
     "_measures_v1",
     "_model_seen_v1",
     "_models_v1",
+    "_projection_learnt_v1",
+    "_projection_sample_v1",
+    "_projection_v1",
+    "_projections_due_v1",
     "_query_answer_v1",
     "_query_claim_v1",
     "_query_encoders_due_v1",
@@ -477,6 +485,48 @@ class Store:
             {"skip": list(skip)},
             seconds=LOOK_SECONDS,
         )
+
+    async def projections_due(self) -> list[DueProjection]:
+        """Which projections are to be learnt."""
+        return await self._rows("projections_due", DueProjection, {})
+
+    async def projection_sample(self, embedding_id: int, most: int) -> Vector:
+        """Read about so many vectors that a projection is to be learnt from."""
+        return await self._matrix(
+            "projection_sample",
+            {"embedding_id": embedding_id, "most": most},
+            seconds=SAMPLE_SECONDS,
+        )
+
+    async def projection_learnt(
+        self, embedding_id: int, axes: Vector, vectors: int
+    ) -> bool:
+        """Store a projection; whether it was still wanted.
+
+        Args:
+            embedding_id: Whose.
+            axes: Its rows: dimensions x those of the model.
+            vectors: How many it was learnt from.
+        """
+        values = {
+            "embedding_id": embedding_id,
+            "axes": [np.ascontiguousarray(axis) for axis in axes],
+            "vectors": vectors,
+        }
+        return bool(await self._value("projection_learnt", values))
+
+    async def projection(self, projection_id: int) -> Vector:
+        """Read a projection: its rows, as long as the model's vectors."""
+        return await self._matrix("projection", {"projection_id": projection_id})
+
+    async def _matrix(
+        self, name: str, values: dict[str, Any], *, seconds: float | None = None
+    ) -> Vector:
+        async with self.link.use(seconds) as connection:
+            cursor = connection.cursor(binary=True)
+            await cursor.execute(QUERIES[name], values)
+            rows = [row[0].to_numpy() for row in await cursor.fetchall()]
+        return np.asarray(rows, dtype=np.float32)
 
     async def claim_queries(
         self,

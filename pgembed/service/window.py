@@ -139,11 +139,13 @@ class Plan:
         documents: Rows to write, those without text included.
         vectors: Vector by chunk text, filled while the encoder works.
         errors: Error by chunk text, of texts that cannot be encoded.
+        axes: What the vectors are projected on; None: they are not.
     """
 
     documents: list[Document]
     vectors: dict[str, Vector] = field(default_factory=dict)
     errors: dict[str, Fault] = field(default_factory=dict)
+    axes: Vector | None = None
 
     def reuse(self, existing: Iterable[tuple[str, Vector]]) -> None:
         """Take the vectors that are stored for equal texts."""

@@ -153,3 +153,49 @@ create policy readers on pgembed.tokenizer for select using (
 alter table pgembed.token enable row level security;
 create policy readers on pgembed.token for select using (
     tokenizer_id in (select e.tokenizer_id from pgembed.token_encoder as e));
+
+-- Shorter vectors by projection (dimensionality reduction): see functions/models/projection.sql.
+create table pgembed.projection (
+    projection_id int generated always as identity primary key,
+    vectors       bigint not null,
+    created_at    timestamptz not null default now()
+);
+
+create table pgembed.projection_axis (
+    projection_id int not null references pgembed.projection on delete cascade,
+    place         int not null,
+    axis          vector not null,
+    primary key (projection_id, place)
+) with (toast_tuple_target = 8160);    -- a search reads all: in place, as long as they fit a page
+alter table pgembed.projection_axis alter column axis set storage external;
+
+comment on table pgembed.projection is
+    'Matrices that make the vectors of embeddings with reduction => ''pca'' from those of the model. One is never changed, and is '
+    'deleted when no embedding uses it.';
+comment on table pgembed.projection_axis is
+    'Rows of these matrices, as long as the model''s vectors: directions in which the vectors of the table are longest, the longest first. '
+    'The first of them are the projection to fewer dimensions.';
+comment on column pgembed.projection.vectors is 'How many vectors of the table it was learnt from.';
+
+alter table pgembed.embedding
+    add column reduction text not null default 'truncate' check (reduction in ('truncate', 'pca')),
+    add column projection_id int references pgembed.projection,
+    add check (projection_id is null or reduction = 'pca');
+create index on pgembed.embedding (projection_id);
+comment on column pgembed.embedding.reduction is
+    'What makes dimensions out of the model''s: truncate, the first of them; pca, a projection.';
+comment on column pgembed.embedding.projection_id is
+    'The projection; NULL with pca: it is not learnt yet, and nothing is encoded before.';
+
+-- It tells in which directions the vectors of a table lie: for who may read all of them.
+alter table pgembed.projection enable row level security;
+create policy readers on pgembed.projection for select using (
+    exists (select from pgembed.embedding as e
+            join pg_catalog.pg_class as c on c.oid = e.source::oid
+            join pg_catalog.pg_class as s on s.oid = e.side_table::oid
+            where e.projection_id = projection.projection_id
+              and not pg_catalog.row_security_active(c.oid)
+              and pg_catalog.has_table_privilege(s.oid, 'select')));
+alter table pgembed.projection_axis enable row level security;
+create policy readers on pgembed.projection_axis for select using (
+    projection_id in (select p.projection_id from pgembed.projection as p));

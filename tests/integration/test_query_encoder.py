@@ -120,6 +120,34 @@ def row(conn: psycopg.Connection, statement: str, *values: object) -> Any:
     return found
 
 
+def test_it_is_trained_for_projected_vectors_and_goes_with_them(
+    docs: psycopg.Connection, dsn: str
+) -> None:
+    pgembed.alter_embedding(docs, "doc_embedding", dimensions=16, reduction="pca")
+    process_all(dsn)
+    assert row(docs, "select reduction from pgembed.status where rows = embedded") == (
+        "pca",
+    )
+    by_static: dict[str, Any] = {"query_encoder": "static"}
+    with pytest.raises(NoEncoderService):
+        pgembed.vector_search(docs, "doc", "shock wave", **by_static)
+    trained = train_query_encoder(docs, "doc_embedding", encoder=encoder())
+    assert trained.vectors.shape[1] == 16
+    same = 0
+    for query in texts(20):
+        static, by_model = (
+            [hit.doc["id"] for hit in pgembed.vector_search(docs, "doc", query, **one)]
+            for one in (by_static, {"encoder": encoder()})
+        )
+        same += len({*static} & {*by_model})
+    assert same / 200 > 0.6
+    pgembed.alter_embedding(
+        docs, "doc_embedding", reduction="truncate", switch="in_place"
+    )
+    own = LEARNT[0] + " as t join pgembed.embedding as e using (embedding_id)"
+    assert row(docs, own + " where e.generation = 'current'") == (0,)
+
+
 @pytest.mark.majors(18, 17, 16)
 @pytest.mark.parametrize("function", ENCODED)
 def test_searches_need_no_service(docs: psycopg.Connection, function: str) -> None:

@@ -155,6 +155,37 @@ def test_search_needs_no_service_in_a_transaction_that_only_reads(
     assert conn.execute("select from pgembed.query_embedding").fetchall() == []
 
 
+def test_projected_vectors_are_found_without_a_service(
+    empty_dsn: str, folder: Path
+) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as conn:
+        conn.execute("drop extension if exists vector cascade")
+        conn.execute("create schema ext; create extension vector schema ext")
+        schema.install(empty_dsn)
+        encoder = StaticEncoder(str(folder))
+        token_vectors.import_model(conn, encoder, vector_type="vector")
+        conn.execute("create table doc (id int primary key, body text)")
+        conn.execute(
+            "insert into doc select i, 'flights to rome ' || i || ' bread ' || i * i"
+            " from generate_series(1, 80) as i"
+        )
+        pgembed.create_embedding(conn, "doc", "body", model=encoder.name, name="d")
+        assert process_all(empty_dsn)["d"].embedded == 80
+        pgembed.alter_embedding(conn, "d", dimensions=16, reduction="pca")
+        now = process_all(empty_dsn)["d"]
+        assert (now.dimensions, now.reduction) == (16, "pca")
+        # A text as a query is nearest to itself, at the same place.
+        search = (
+            "select (doc).id, distance from pgembed.vector_search("
+            "null::doc, (select body from doc where id = %s), k => 1)"
+        )
+        for key in (1, 40, 80):
+            found = conn.execute(search, [key]).fetchone()
+            assert found is not None
+            assert found[0] == key
+            assert found[1] == pytest.approx(0, abs=1e-5)
+
+
 def test_a_role_that_may_search_needs_nothing_more(
     conn: psycopg.Connection, dsn: str, stored: str
 ) -> None:

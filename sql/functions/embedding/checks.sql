@@ -73,6 +73,17 @@ begin
             hint = 'Fewer than the model''s are possible for Matryoshka models; leave dimensions '
                    'out to keep all.';
     end if;
+    if e.reduction not in ('truncate', 'pca') then
+        raise exception 'unknown reduction "%"', e.reduction using errcode = 'PE007',
+            hint = 'It is truncate (the first dimensions of the model''s vectors) or pca (a projection learnt from the table''s vectors).';
+    elsif e.reduction = 'pca' and e.dimensions = model.dimensions then
+        raise exception 'nothing is reduced with all % dimensions of model "%"', e.dimensions, model.name using errcode = 'PE007',
+            hint = 'Give fewer: dimensions => ...';
+    elsif e.reduction = 'pca' and e.storage = 'column' then
+        raise exception 'vectors in a column are not projected' using errcode = 'PE007',
+            detail = 'A projection is learnt from whole vectors, and the shorter ones are made beside those.',
+            hint = 'Use storage => ''table'', or reduction => ''truncate''.';
+    end if;
     if e.distance is null or e.distance not in ('cosine', 'inner_product', 'l2') then
         raise exception 'unknown distance "%"', e.distance using errcode = 'PE007',
             hint = 'Distances are cosine, inner_product and l2.';

@@ -88,6 +88,7 @@ as $$
 declare
     moved int;
 begin
+    perform pgembed._check_projected_text(p_current, p_text_id);
     for moved in
         update pgembed.embedding as x set text_id = p_text_id, revision = x.revision + 1
         where coalesce(x.current_id, x.embedding_id) = coalesce(p_current.current_id, p_current.embedding_id) and x.text_id <> p_text_id
@@ -111,10 +112,12 @@ begin
     end if;
     e.side_table := pgembed._create_side_table(e, pgembed._qualified_name(e.source, e.name));
     insert into pgembed.embedding (name, text_id, source, side_table, model_id, dimensions, distance, storage, column_name,
-        vector_type, chunking, chunk_size, chunk_overlap, index_kind, index_options, wake, max_attempts, query_encoder, generation, current_id, switch)
+        vector_type, chunking, chunk_size, chunk_overlap, index_kind, index_options, wake, max_attempts, query_encoder, generation, current_id, switch,
+        reduction, projection_id)
     values (e.name, e.text_id, e.source, e.side_table, e.model_id, e.dimensions, e.distance, e.storage, e.column_name,
         e.vector_type, e.chunking, e.chunk_size, e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts, e.query_encoder,
-        coalesce(e.generation, 'current'), e.current_id, e.switch)
+        coalesce(e.generation, 'current'), e.current_id, e.switch,
+        e.reduction, e.projection_id)
     returning * into e;
     perform pgembed._keep_default(e.source);
     return e;
@@ -144,7 +147,8 @@ create or replace function pgembed.create_embedding(
     is_default boolean default false,
     bm25 boolean default null,
     bm25_options jsonb default '{}',
-    if_not_exists boolean default false
+    if_not_exists boolean default false,
+    reduction text default 'truncate'
 ) returns text
 language plpgsql
 as $$
@@ -152,6 +156,7 @@ as $$
 declare
     path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     e pgembed.embedding;
+    reduced pgembed.embedding;    -- its next generation, where vectors are projected
     t pgembed.captured_text;
     m pgembed.model;
 begin
@@ -184,7 +189,12 @@ begin
     e.wake := coalesce(create_embedding.wake, 'notify');
     e.max_attempts := pgembed._check_attempts(coalesce(create_embedding.max_attempts, 5));
     e.query_encoder := coalesce(create_embedding.query_encoder, 'auto');
+    e.reduction := coalesce(create_embedding.reduction, 'truncate');
     perform pgembed._check_declaration(e);
+    if e.reduction = 'pca' then    -- learnt from whole vectors, which are first
+        reduced := e;
+        e := pgembed._whole(e, create_embedding.vector_type);
+    end if;
     if e.index_kind <> 'none' then
         perform pgembed._check_no_relation(e.source, pgembed._index_name(e), 'index');
     end if;
@@ -204,6 +214,9 @@ begin
         perform pgembed._check_not_own_column(e);
     end if;
     e := pgembed._add_embedding(e);
+    if reduced.reduction is not null then
+        perform pgembed._reduce(e, reduced, 'auto');
+    end if;
     if coalesce(create_embedding.bm25, pgembed._bm25_by_default(t)) then
         perform pgembed._embedding_bm25(e, create_embedding.bm25_options, path);
     else
@@ -234,11 +247,12 @@ begin
     return e.name;
 end
 $$;
-comment on function pgembed.create_embedding(text, text, text, text, bigint, text, text, text, text, bigint, bigint, text, text, jsonb, text, bigint, text, boolean, boolean, jsonb, boolean) is
+comment on function pgembed.create_embedding(text, text, text, text, bigint, text, text, text, text, bigint, bigint, text, text, jsonb, text, bigint, text, boolean, boolean, jsonb, boolean, text) is
     'Declares that a text expression over the rows of a table has an embedding: makes the side '
     'table and the triggers, and queues the rows that are there. It has a BM25 index too, unless bm25 => false '
     '(or NULL, the default, and the expression calls functions of your own). Searches that name only the table use the '
-    'first embedding of it, or the one that was last declared with is_default => true. Returns its name, which is unique in '
+    'first embedding of it, or the one that was last declared with is_default => true. Fewer dimensions than the model''s are its first '
+    '(reduction => ''truncate''), or those of a projection that is learnt once there are vectors enough (''pca''). Returns its name, which is unique in '
     'the schema of the table. Example: '
     'SELECT pgembed.create_embedding(''article'', $$ title || E''\n\n'' || body $$);';
 
@@ -374,7 +388,8 @@ create or replace function pgembed.alter_embedding(
     bm25 boolean default null,
     bm25_options jsonb default null,
     reset text[] default null,
-    switch text default null
+    switch text default null,
+    reduction text default null
 ) returns void
 language plpgsql
 as $$
@@ -384,6 +399,7 @@ declare
     searched pgembed.embedding;    -- what searches use
     was pgembed.embedding;         -- what is declared: its next generation, where there is one
     e pgembed.embedding;
+    reduced pgembed.embedding;     -- its next generation, where there are no vectors yet to project
     t pgembed.captured_text;
     m pgembed.model;
     new_vectors boolean;
@@ -406,7 +422,7 @@ begin
     perform pgembed._check_embedding_reset(fresh, alter_embedding.bm25_options, json_build_object(
         'model', model, 'dimensions', dimensions, 'distance', distance, 'chunking', chunking, 'chunk_size', chunk_size,
         'chunk_overlap', chunk_overlap, 'vector_type', vector_type, 'index', index, 'index_options', index_options,
-        'wake', wake, 'max_attempts', max_attempts, 'query_encoder', query_encoder, 'bm25', bm25));
+        'wake', wake, 'max_attempts', max_attempts, 'query_encoder', query_encoder, 'bm25', bm25, 'reduction', reduction));
     perform pgembed._lock_declarations();
     select * into searched from pgembed.embedding where embedding_id = searched.embedding_id for no key update;
     was := coalesce(pgembed._generation(searched, 'next'), searched);
@@ -419,6 +435,8 @@ begin
     e.model_id := m.model_id;
     e.dimensions := coalesce(pgembed._as_int(alter_embedding.dimensions, 'dimensions'),
         case when e.model_id = was.model_id and 'dimensions' <> all (fresh) then was.dimensions else m.dimensions end);
+    e.reduction := coalesce(alter_embedding.reduction,
+        case when e.model_id = was.model_id and e.dimensions < m.dimensions and 'reduction' <> all (fresh) then was.reduction else 'truncate' end);
     e.distance := coalesce(alter_embedding.distance,
         case when e.model_id = was.model_id and 'distance' <> all (fresh) then was.distance else m.distance end);
     e.chunking := coalesce(alter_embedding.chunking,
@@ -459,13 +477,30 @@ begin
     perform pgembed._follow_parts(pgembed._text(was.text_id));
     select side_table into e.side_table from pgembed.embedding where embedding_id = e.embedding_id;
     was.side_table := e.side_table;
+    if was.generation = 'current' and e.reduction = 'pca' and coalesce(alter_embedding.switch, 'auto') <> 'in_place'
+       and pgembed._new_vectors(was, e) and pgembed._row_count(e.side_table) = 0 then
+        reduced := e;
+        e := pgembed._whole(e, alter_embedding.vector_type);
+    end if;
     if was.generation = 'current' and coalesce(alter_embedding.switch, 'auto') <> 'in_place'
        and pgembed._new_vectors(was, e) and pgembed._row_count(e.side_table) > 0 then
         perform pgembed._move_text(was, e.text_id);
         perform pgembed._make_next(was, e, coalesce(alter_embedding.switch, 'auto'));
     else
-        new_vectors := (e.model_id, e.dimensions, e.vector_type)
-                       is distinct from (was.model_id, was.dimensions, was.vector_type);
+        new_vectors := (e.model_id, e.dimensions, e.reduction, e.vector_type)
+                       is distinct from (was.model_id, was.dimensions, was.reduction, was.vector_type);
+        if (e.model_id, e.dimensions, e.reduction) is distinct from (was.model_id, was.dimensions, was.reduction) then
+            if e.reduction = 'pca' then
+                raise exception 'vectors are not projected in place' using errcode = 'PE007',
+                    detail = 'A projection is learnt from whole vectors, and the shorter ones are made beside those.',
+                    hint = format('SELECT pgembed.alter_embedding(%L, dimensions => %s, reduction => ''pca''), without in_place.',
+                                  pgembed._qualified_name(searched.source, searched.name), e.dimensions);
+            end if;
+            e.projection_id := null;
+            if e.reduction <> was.reduction then    -- what was learnt is of the vectors that were
+                delete from pgembed.token_encoder where embedding_id = e.embedding_id;
+            end if;
+        end if;
         new_chunks := (e.chunking, e.chunk_size, e.chunk_overlap)
                       is distinct from (was.chunking, was.chunk_size, was.chunk_overlap);
         if new_vectors or (e.index_kind, e.index_options, e.distance)
@@ -474,7 +509,7 @@ begin
         end if;
         update pgembed.embedding
         set text_id = e.text_id,
-            model_id = e.model_id, dimensions = e.dimensions, distance = e.distance,
+            model_id = e.model_id, dimensions = e.dimensions, reduction = e.reduction, projection_id = e.projection_id, distance = e.distance,
             vector_type = e.vector_type, chunking = e.chunking, chunk_size = e.chunk_size,
             chunk_overlap = e.chunk_overlap, index_kind = e.index_kind, index_options = e.index_options,
             index_error = null, wake = e.wake, max_attempts = e.max_attempts, query_encoder = e.query_encoder,
@@ -496,6 +531,9 @@ begin
         if new_vectors or new_chunks or was.state = 'broken' or e.text_id <> was.text_id then
             perform pgembed._restart_backfill(e.embedding_id);
         end if;
+        if reduced.reduction is not null then
+            perform pgembed._reduce(e, reduced, coalesce(alter_embedding.switch, 'auto'));
+        end if;
     end if;
     perform pgembed._alter_embedding_bm25(
         pgembed._placed(e, searched), case when 'bm25' = any (fresh) then pgembed._bm25_by_default(pgembed._text(e.text_id)) else alter_embedding.bm25 end,
@@ -512,9 +550,9 @@ begin
     perform set_config('search_path', path, true);
 end
 $$;
-comment on function pgembed.alter_embedding(text, text, text, bigint, text, text, bigint, bigint, text, text, jsonb, text, bigint, text, boolean, boolean, jsonb, text[], text) is
+comment on function pgembed.alter_embedding(text, text, text, bigint, text, text, bigint, bigint, text, text, jsonb, text, bigint, text, boolean, boolean, jsonb, text[], text, text) is
     'Changes an embedding; NULL keeps a setting, and reset names those that go back to their defaults (bm25_options.k1: '
-    'one BM25 option). Vectors of another model, dimensions, type or distance are made beside those that searches use, and take their place '
+    'one BM25 option). Vectors of another model, dimensions, reduction, type or distance are made beside those that searches use, and take their place '
     'when all are there (switch => ''auto'') or at switch_embedding (''manual''); ''in_place'' removes the old ones first. '
     'Another text or chunk size refreshes them in place. is_default => true: searches that name only the table use it. '
     'Also repairs a broken embedding. Example: '

@@ -8,7 +8,8 @@ returns table (
     embedding_id int, name text, source text, state text, model_id int, model text, provider text,
     model_dimensions int, dimensions int, normalized boolean, query_prompt text,
     document_prompt text, max_tokens int, fingerprint text, chunking text, chunk_size int,
-    chunk_overlap int, storage text, max_attempts int, backfill_state text, revision int, model_revision text, switch text, images boolean, located boolean
+    chunk_overlap int, storage text, max_attempts int, backfill_state text, revision int, model_revision text, switch text, images boolean, located boolean,
+    projection_id int
 )
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -16,12 +17,13 @@ as $$
     select e.embedding_id, x.label, e.source::text, e.state, m.model_id, m.name, m.provider,
            m.dimensions, e.dimensions, m.normalized, m.query_prompt, m.document_prompt,
            m.max_tokens, m.fingerprint, e.chunking, e.chunk_size, e.chunk_overlap, e.storage,
-           e.max_attempts::int, e.backfill_state, e.revision, m.revision, e.switch, t.kind <> 'text', t.kind = 'location'
+           e.max_attempts::int, e.backfill_state, e.revision, m.revision, e.switch, t.kind <> 'text', t.kind = 'location',
+           e.projection_id
     from pgembed.embedding as e
     join pgembed._standing as x on x.kind = 'embedding' and x.id = e.embedding_id
     join pgembed.model as m using (model_id)
     join pgembed.captured_text as t using (text_id)
-    where x.state = 'active'
+    where x.state = 'active' and not pgembed._unlearnt(e)
     order by e.embedding_id
 $$;
 comment on function pgembed._embeddings_v1() is 'Active embeddings, as a service needs to know them.';
@@ -274,7 +276,7 @@ as $$
             select q.not_before from pgembed.queue as q
             where q.embedding_id = e.embedding_id and q.priority = l.priority
             order by q.not_before limit 1) as lane) as first on true
-    where e.state = 'active' and t.state = 'active' and e.embedding_id <> all (p_skip)
+    where e.state = 'active' and t.state = 'active' and not pgembed._unlearnt(e) and e.embedding_id <> all (p_skip)
 $$;
 comment on function pgembed._ready_v1(int[]) is
     'Whether anything can be claimed now; else when the next lease or back-off ends.';

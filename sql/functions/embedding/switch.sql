@@ -17,8 +17,8 @@ create or replace function pgembed._new_vectors(was pgembed.embedding, e pgembed
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select ((e).model_id, (e).dimensions, (e).vector_type, (e).distance)
-           is distinct from ((was).model_id, (was).dimensions, (was).vector_type, (was).distance)
+    select ((e).model_id, (e).dimensions, (e).reduction, (e).vector_type, (e).distance)
+           is distinct from ((was).model_id, (was).dimensions, (was).reduction, (was).vector_type, (was).distance)
 $$;
 comment on function pgembed._new_vectors(pgembed.embedding, pgembed.embedding) is
     'Whether the vectors of two declarations cannot be compared.';
@@ -119,6 +119,7 @@ begin
         perform pgembed._rename_embedding(earlier.embedding_id, name);
         return;
     end if;
+    e := pgembed._with_projection(was, e);
     e.name := name;
     e.generation := 'next';
     e.current_id := was.embedding_id;
@@ -153,6 +154,8 @@ begin
         return concat('its text is broken: ', (pgembed._text(e.text_id)).state_reason);
     elsif pgembed._table_sql(e.side_table) is null then
         return 'its side table has been dropped';
+    elsif pgembed._unlearnt(e) then
+        return coalesce(pgembed._learnable(e), 'its projection, which a service learns');
     elsif e.backfill_state <> 'done' or exists (select from pgembed.queue where embedding_id = e.embedding_id and priority = 2) then
         return 'its first fill';
     elsif e.query_encoder = 'static' and not pgembed._has_query_encoder(e.embedding_id) and pgembed._has_query_encoder(e.current_id) then
@@ -203,6 +206,8 @@ begin
     end if;
     waits_for := pgembed._switch_waits_for(e);
     if waits_for is not null and not p_force then
+        return waits_for;
+    elsif pgembed._unlearnt(e) then    -- nothing could be found, nor encoded
         return waits_for;
     end if;
     -- A search that runs is over first; one that comes waits for the end of this transaction.
@@ -258,7 +263,7 @@ begin
     e := pgembed._generation(was, switch_embedding.generation);
     if e.embedding_id is null then
         raise exception 'embedding "%" has no % generation', was.name, switch_embedding.generation using errcode = 'PE001',
-            hint = case switch_embedding.generation when 'next' then 'pgembed.alter_embedding with another model, dimensions, vector_type or distance makes one.'
+            hint = case switch_embedding.generation when 'next' then 'pgembed.alter_embedding with another model, dimensions, reduction, vector_type or distance makes one.'
                         else 'There is one after a switch, until it is dropped.' end;
     end if;
     loop

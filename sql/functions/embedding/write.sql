@@ -90,7 +90,9 @@ begin
     for one in select x.* from pgembed.embedding as x
                where x.model_id = e.model_id and pgembed._table_sql(x.side_table) is not null
                  and (x.embedding_id = e.embedding_id
-                      or x.embedding_id = e.current_id and x.dimensions >= e.dimensions and x.vector_type in ('vector', e.vector_type))
+                      or x.embedding_id = e.current_id and x.vector_type in ('vector', e.vector_type)
+                         and (x.dimensions = m.dimensions
+                              or x.dimensions >= e.dimensions and (x.reduction, x.projection_id) is not distinct from (e.reduction, e.projection_id)))
                order by x.embedding_id <> e.embedding_id loop
         return query execute format(
             $sql$
@@ -101,7 +103,8 @@ begin
             $sql$,
             pgembed._vector_schema(), pgembed._table_sql(one.side_table),
             pgembed._key_sql(e.source, one.side_table, 's.%3$I %7$s %5$s::%4$s', ' and '),
-            format(case when one.dimensions = e.dimensions then 's.embedding::%1$s.vector'
+            -- What is to be projected comes whole: the service does that.
+            format(case when one.dimensions = e.dimensions or one.reduction <> e.reduction then 's.embedding::%1$s.vector'
                         when m.normalized then '%1$s.l2_normalize(%1$s.subvector(s.embedding::%1$s.vector, 1, %2$s))'
                         else '%1$s.subvector(s.embedding::%1$s.vector, 1, %2$s)' end, pgembed._vector_schema(), e.dimensions))
         using p_keys, e.model_id, one.valid_from;
@@ -109,7 +112,7 @@ begin
 end
 $$;
 comment on function pgembed._chunks_v1(int, text[]) is
-    'Chunks that rows have now, whose vectors may be used again where the text is the same.';
+    'Chunks that rows have now, whose vectors may be used again where the text is the same: as the embedding has them, or whole where they are still to be projected.';
 
 create or replace function pgembed._lock_rows(e pgembed.embedding, p_keys text[]) returns text[]
 language plpgsql

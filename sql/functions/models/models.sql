@@ -142,6 +142,7 @@ begin
     if m.fingerprint = accept_weights.fingerprint then
         return;    -- all vectors are of these
     end if;
+    perform pgembed._check_weights_projected(m.model_id);
     update pgembed.model set fingerprint = accept_weights.fingerprint where model_id = m.model_id;
     delete from pgembed.query_embedding where model_id = m.model_id;
     for e in select * from pgembed.embedding where model_id = m.model_id order by embedding_id loop

@@ -16,6 +16,11 @@ language sql immutable strict parallel safe
 return l2_normalize(p_vector);
 comment on function pgembed._unit(vector) is 'l2_normalize() of pgvector''s, found under any search_path.';
 
+create or replace function pgembed._first_dimensions(p_vector vector, p_dimensions int) returns vector
+language sql immutable strict parallel safe
+return subvector(p_vector, 1, p_dimensions);
+comment on function pgembed._first_dimensions(vector, int) is 'The beginning of a vector, under any search_path.';
+
 create or replace function pgembed._token_words(t pgembed.tokenizer, p_text text) returns text[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -136,11 +136,7 @@ begin
             made_by := 'model';
         end if;
     end if;
-    -- A Matryoshka embedding keeps the first dimensions, at unit length again.
-    if pg_catalog.array_length(q::real[], 1) = m.dimensions and p_embedding.dimensions < m.dimensions then
-        execute format('select %1$s.l2_normalize(%1$s.subvector($1, 1, $2))', pgembed._vector_schema())
-            into q using q, p_embedding.dimensions;
-    end if;
+    q := pgembed._fitted(p_embedding, m, q);
     if pg_catalog.array_length(q::real[], 1) <> p_embedding.dimensions then
         raise exception 'the query vector has % dimensions, the embedding "%" has %',
             pg_catalog.array_length(q::real[], 1), p_embedding.name, p_embedding.dimensions

@@ -279,7 +279,8 @@ select
     trained.created_at as query_encoder_trained_at,
     trained.agreement as query_encoder_agreement,
     trained.overlap as query_encoder_overlap,
-    e.is_default
+    e.is_default,
+    e.reduction
 from pgembed.embedding as e
 join pgembed._standing as standing on standing.kind = 'embedding' and standing.id = e.embedding_id
 join pgembed.model as m using (model_id)

@@ -16,7 +16,7 @@ begin
         who := quote_ident(p_role);
     end if;
     return format('%1$s select on pgembed.embedding, pgembed.model, pgembed.bm25, pgembed.captured_text, pgembed.search_status, pgembed._searchable, '
-                  'pgembed.character, pgembed.tokenizer, pgembed.token, pgembed.token_encoder, pgembed.token_vector %2$s %3$s; '
+                  'pgembed.character, pgembed.tokenizer, pgembed.token, pgembed.token_encoder, pgembed.token_vector, pgembed.projection, pgembed.projection_axis %2$s %3$s; '
                   '%1$s select, insert (model_id, query_hash, query, image, wanted_until), '
                   'update (query, image, error, answered_at, requested_at, wanted_until, claimed_until) '
                   'on pgembed.query_embedding %2$s %3$s; '

@@ -41,6 +41,7 @@ def catalog(project: Project) -> list[tuple[str, ...]]:
 
 _SETTINGS = """
 select e.name, e.source::text, t.text_expression, m.name, e.dimensions, e.distance,
+       e.reduction,
        e.storage, e.column_name, e.chunking, e.chunk_size, e.chunk_overlap,
        e.vector_type, e.index_kind, e.index_options::text, e.wake, e.max_attempts,
        e.query_encoder, e.state, b.config, b.config_expression, b.k1, b.b,
@@ -81,6 +82,16 @@ def test_the_whole_cycle(empty_project: Project) -> None:
             ["alter_embedding"],
         ),
         (
+            "Embedding('title', dimensions=96, reduction='pca')",
+            "title lang",
+            ["alter_embedding"],
+        ),
+        (
+            "Embedding('title', dimensions=64, reduction='pca')",
+            "title lang",
+            ["alter_embedding"],
+        ),
+        (
             "Embedding('title', model='all-mpnet-base-v2', chunk_size=100,"
             " chunk_overlap=10, distance='l2', index=None, bm25=False)",
             "title lang",
@@ -99,7 +110,8 @@ def test_the_whole_cycle(empty_project: Project) -> None:
             ["drop_embedding", "create_embedding"],
         ),
         (
-            "Embedding(lambda cls: cls.title + '%(x)s :y \\'', name='renamed')",
+            "Embedding(lambda cls: cls.title + '%(x)s :y \\'', name='renamed',"
+            " dimensions=96, reduction='pca')",
             "title lang",
             ["drop_embedding", "create_embedding"],
         ),
@@ -110,6 +122,9 @@ def test_the_whole_cycle(empty_project: Project) -> None:
         project.article(embedding, columns)
         script = project.revision()
         assert calls(script) == expected
+        assert ("Projected vectors:" in script) == (
+            embedding == "Embedding('title', dimensions=96, reduction='pca')"
+        )
         project.upgrade()
         history.append((settings(project), catalog(project)))
         project.alembic("check")

@@ -52,8 +52,16 @@ def tune_index(
     dimensions: Annotated[
         list[int] | None,
         typer.Option(
-            help="Try vectors cut to so many; repeat it. Those that the model is "
-            "published for (Matryoshka) by default.",
+            help="Try shorter vectors, of so many dimensions; repeat it. By default "
+            "those that the model is published for (Matryoshka), else half of them.",
+            show_default=False,
+        ),
+    ] = None,
+    reductions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reduction",
+            help="What makes them shorter: truncate, pca; repeat it. Both by default.",
             show_default=False,
         ),
     ] = None,
@@ -117,7 +125,12 @@ def tune_index(
         check_chart_file(chart)
     given = {
         name: value
-        for name, value in (("kinds", kinds), ("indexes", indexes), ("m", m))
+        for name, value in (
+            ("kinds", kinds),
+            ("indexes", indexes),
+            ("m", m),
+            ("reductions", reductions),
+        )
         if value
     }
     options = evaluation.TuningOptions(
@@ -237,7 +250,7 @@ def _table(report: TuningReport) -> Table:
         point = one.best(report.recall)
         table.add_row(
             "*" if one.is_current else "",
-            str(one.setup.dimensions),
+            one.setup.length_label,
             one.setup.kind,
             one.setup.index_label,
             "" if point.effort is None else str(point.effort),

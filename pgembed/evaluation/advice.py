@@ -77,6 +77,8 @@ def changes(
     if setup.dimensions != current.dimensions:
         found["dimensions"] = setup.dimensions
         usual = "vector" if setup.dimensions <= _LONGEST_VECTOR else "halfvec"
+    if setup.reduction != current.reduction:
+        found["reduction"] = setup.reduction
     if setup.vector_type != usual:
         found["vector_type"] = setup.vector_type
     before, was = index_arguments(current.index)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from pgembed.evaluation.scratch import Stored
     from pgembed.evaluation.tuning import Tried, TuningOptions
+    from pgembed.options import Reduction
 
 DEFAULT_M: Final = 16
 USUAL_EF_SEARCH: Final = 40
@@ -45,7 +46,7 @@ def on_sample(current: Setup, rows: int, chunks: int) -> Setup:
 def setups(
     stored: Stored,
     current: Setup,
-    lengths: Sequence[int],
+    lengths: Sequence[tuple[int, Reduction]],
     options: TuningOptions,
     rows: int,
 ) -> list[Setup]:
@@ -56,17 +57,20 @@ def setups(
     Args:
         stored: The vectors.
         current: What the embedding has, of a sample.
-        lengths: Shorter ones to try.
+        lengths: Shorter ones to try, and how they are made.
         options: Kinds and indexes.
         rows: Vectors of the sample.
     """
-    shorter = sorted({one for one in lengths if one < stored.dimensions}, reverse=True)
+    shorter = sorted({one for one in lengths if one[0] < stored.dimensions})
+    own = (stored.dimensions, stored.reduction)
     types = sorted(LONGEST, key=lambda one: one != stored.vector_type)
     wanted = [
         setup
-        for dimensions in (stored.dimensions, *shorter)
+        for dimensions, reduction in (own, *reversed(shorter))
         for kind in types
-        for setup in _of_type(Setup(dimensions, kind, None), stored, options, rows)
+        for setup in _of_type(
+            Setup(dimensions, kind, None, reduction), stored, options, rows
+        )
     ]
     return list(dict.fromkeys((replace(current, index=None), current, *wanted)))
 

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
+from pgembed.encoders.base import LEARNT_FROM, main_axes
 from pgembed.errors import EvaluationError, InvalidParameter, from_psycopg
 from pgembed.options import HNSW, IVFFlat
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pgembed.evaluation.target import Connection
-    from pgembed.options import VectorIndex, VectorType
+    from pgembed.options import Reduction, VectorIndex, VectorType
 
 POOL: Final = 400  # nearest by signs that the vectors rank again, as in a search
 LONGEST: Final[dict[VectorType, int]] = {"vector": 2000, "halfvec": 4000}
@@ -30,7 +32,10 @@ LONGEST: Final[dict[VectorType, int]] = {"vector": 2000, "halfvec": 4000}
 _BYTES: Final = {"vector": 4, "halfvec": 2}
 _OPERATORS: Final = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 _CLASSES: Final = {"cosine": "cosine_ops", "inner_product": "ip_ops", "l2": "l2_ops"}
-_TABLES: Final = ("pgembed_tune_all", "pgembed_tune_query", "pgembed_tune_one")
+_TABLES: Final = (
+    *("pgembed_tune_all", "pgembed_tune_query", "pgembed_tune_axes"),
+    "pgembed_tune_one",
+)
 _ROW: Final = 60  # bytes of a row besides the vector, and of its key's index
 _SETTINGS: Final = (
     *("search_path", "statement_timeout", "temp_buffers", "maintenance_work_mem"),
@@ -44,14 +49,16 @@ class Setup:
     """How vectors can be kept and found.
 
     Attributes:
-        dimensions: The first so many of each.
+        dimensions: How many of each.
         vector_type: `vector` or `halfvec`.
         index: What finds them; None: an exact search.
+        reduction: What makes fewer dimensions than the model has.
     """
 
     dimensions: int
     vector_type: VectorType
     index: VectorIndex
+    reduction: Reduction = "truncate"
 
     @property
     def binary(self) -> bool:
@@ -75,7 +82,13 @@ class Setup:
     @property
     def label(self) -> str:
         """Name it: `384 halfvec hnsw 16/64`."""
-        return f"{self.dimensions} {self.kind} {self.index_label}"
+        return f"{self.length_label} {self.kind} {self.index_label}"
+
+    @property
+    def length_label(self) -> str:
+        """Name the length: `128`, or `128 pca`."""
+        reduction = "" if self.reduction == "truncate" else f" {self.reduction}"
+        return f"{self.dimensions}{reduction}"
 
     @property
     def effort(self) -> str | None:
@@ -99,6 +112,8 @@ class Stored:
         distance: What is least for the nearest.
         normalized: Whether they have unit length.
         schema: Where pgvector is.
+        reduction: What made them of the model's.
+        projectable: Whether the embedding can have them projected.
     """
 
     table: str
@@ -110,6 +125,8 @@ class Stored:
     distance: str
     normalized: bool
     schema: str
+    reduction: Reduction = "truncate"
+    projectable: bool = False
 
 
 def disk_bytes(rows: int, setups: Sequence[Setup], stored: Stored) -> int:
@@ -148,6 +165,7 @@ class Scratch:
         self._conn = conn
         self._stored = stored
         self.rows = 0
+        self._longest = 0  # dimensions that a projection has been learnt for
         self.queries: list[str] = []
         self.documents: dict[int, str] = {}
         self.most_bytes = 0
@@ -276,6 +294,8 @@ class Scratch:
     def keep(self, setup: Setup) -> int:
         """Keep the sample's vectors in a way, without an index; gives their bytes."""
         self._drop("pgembed_tune_one")
+        if self._is_projected(setup) and setup.dimensions > self._longest:
+            self._learn(setup.dimensions)
         parts = {
             "type": self._type(setup),
             "rows": sql.Literal(self.rows),
@@ -411,12 +431,47 @@ class Scratch:
     def _cut(self, setup: Setup) -> sql.Composable:
         if setup.dimensions == self._stored.dimensions:
             return sql.SQL("v")
-        cut = sql.SQL("{schema}.subvector(v::{schema}.vector, 1, {dimensions})").format(
-            schema=self._schema, dimensions=setup.dimensions
-        )
+        cut = sql.SQL(
+            "(select array_agg({schema}.inner_product(a.axis, v::{schema}.vector)::real"
+            " order by a.place)::{schema}.vector from pg_temp.pgembed_tune_axes as a"
+            " where a.place <= {dimensions})"
+            if self._is_projected(setup)
+            else "{schema}.subvector(v::{schema}.vector, 1, {dimensions})"
+        ).format(schema=self._schema, dimensions=setup.dimensions)
         if self._stored.normalized:
             return sql.SQL("{}.l2_normalize({})").format(self._schema, cut)
         return cut
+
+    def _is_projected(self, setup: Setup) -> bool:
+        # The first of what is projected already are a projection too.
+        return setup.reduction != self._stored.reduction
+
+    def _learn(self, dimensions: int) -> None:
+        """Learn a projection from the sample."""
+        rows = min(self.rows, LEARNT_FROM)
+        read = sql.SQL(
+            "select {schema}.vector_send(v::{schema}.vector)"
+            " from pg_temp.pgembed_tune_all where id <= {rows}"
+        ).format(schema=self._schema, rows=rows)
+        vectors = np.empty((rows, self._stored.dimensions), dtype=np.float32)
+        with self._conn.cursor(binary=True) as cursor:
+            for place, row in enumerate(cursor.execute(read)):
+                vectors[place] = np.frombuffer(row[0], ">f4", offset=_HEADER_BYTES)
+        self._drop("pgembed_tune_axes")
+        self._run(
+            sql.SQL(
+                "create temporary table pgembed_tune_axes (place int, axis {}.vector)"
+            ).format(self._schema)
+        )
+        with self._conn.cursor() as cursor:
+            cursor.executemany(
+                "insert into pg_temp.pgembed_tune_axes values (%s, %s)",
+                [
+                    (place, str(axis.tolist()))
+                    for place, axis in enumerate(main_axes(vectors, dimensions), 1)
+                ],
+            )
+        self._longest = dimensions
 
     def _measure_disk(self) -> int:
         sizes = [
@@ -451,6 +506,7 @@ class Scratch:
 
 
 _FEWEST: Final = 500
+_HEADER_BYTES: Final = 4  # as pgvector sends: the dimensions, and an unused number
 _CURRENT: Final = "select pg_catalog.current_setting(%s, true)"
 _BYTES_OF: Final = "select pg_catalog.pg_size_bytes(pg_catalog.current_setting(%s))"
 _SHARED_BYTES: Final = (

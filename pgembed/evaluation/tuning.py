@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from psycopg import sql
 
@@ -26,7 +25,7 @@ from pgembed.evaluation.target import (
     fetch,
     find_target,
 )
-from pgembed.options import IVFFlat, index_arguments
+from pgembed.options import IVFFlat, Reduction, index_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from pgembed.encoders.base import Encoder
     from pgembed.evaluation.files import JudgedQueries
 
+REDUCTIONS: Final = get_args(Reduction)
 KINDS: Final = ("vector", "halfvec", "binary")
 INDEXES: Final = ("hnsw", "ivfflat", "none")
 
@@ -47,8 +47,10 @@ _EMBEDDING = sql.SQL(
     "select e.source::text, pgembed._qualified_name(e.source, e.name), n.vectors,"
     " n.vector, n.chunk_keys, e.dimensions, e.vector_type, e.distance, m.normalized,"
     " pgembed._vector_schema()::text, e.index_kind, e.index_options,"
-    " e.generation, e.model_id"
+    " e.generation, e.model_id, e.reduction, e.reduction = 'pca' or"
+    " e.storage = 'table' and e.dimensions = m.dimensions and not c.relrowsecurity"
     " from pgembed._embedding(%(name)s) as e"
+    " left join pg_catalog.pg_class as c on c.oid = e.source"
     " join pgembed.model as m using (model_id)"
     " cross join lateral pgembed._search_names(e) as n"
 )
@@ -60,6 +62,12 @@ _CACHED = sql.SQL(
     "select q.embedding::text from pgembed.query_embedding as q"
     " where q.model_id = %(model)s and q.embedding is not null"
     " order by q.answered_at desc limit %(many)s"
+)
+_FITTED = sql.SQL(
+    "select pgembed._fitted(e, m, pgembed._vector(q.v))::text"
+    " from pgembed._embedding(%(name)s) as e join pgembed.model as m using (model_id)"
+    " cross join unnest(%(vectors)s::text[]) with ordinality as q(v, place)"
+    " order by q.place"
 )
 _DOCUMENTS = sql.SQL(
     "select s.{key}::text, s.{primary}::text from {table} as s"
@@ -76,7 +84,10 @@ class TuningOptions:
         recall: Share of the true nearest that is to be found, above 0 and at most 1.
         k: Nearest that count.
         sample: How many stored vectors serve as queries; they are not among the rows.
-        dimensions: Shorter lengths to try; None: those that the model is published for.
+        dimensions: Shorter lengths to try; None: those that the model is published for,
+            else half the length.
+        reductions: Of `truncate` and `pca`: what makes vectors shorter. Of a model that
+            is published for none they are cut only where `dimensions` says so.
         kinds: Of `vector`, `halfvec` and `binary`.
         indexes: Of `hnsw`, `ivfflat` and `none`.
         m: Of HNSW, with four times as much `ef_construction`; None: 16, and 32 where
@@ -97,6 +108,7 @@ class TuningOptions:
     k: int = 10
     sample: int = 100
     dimensions: Sequence[int] | None = None
+    reductions: Sequence[str] = REDUCTIONS
     kinds: Sequence[str] = KINDS
     indexes: Sequence[str] = INDEXES
     m: Sequence[int] | None = None
@@ -309,7 +321,11 @@ def _check(options: TuningOptions) -> None:
             f"recall must be above 0 and at most 1, not {options.recall}",
             hint="0.95 is nineteen of twenty.",
         )
-    for given, known in ((options.kinds, KINDS), (options.indexes, INDEXES)):
+    for given, known in (
+        (options.kinds, KINDS),
+        (options.indexes, INDEXES),
+        (options.reductions, REDUCTIONS),
+    ):
         unknown = [one for one in given if one not in known]
         if unknown or not given:
             raise InvalidParameter(
@@ -320,7 +336,8 @@ def _check(options: TuningOptions) -> None:
 def _embedding(conn: Connection, embedding: str, options: TuningOptions) -> _Embedding:
     row = fetch(conn, _EMBEDDING, name=embedding).rows[0]
     source, name, vectors, column, keys, dimensions, kind, distance, *more = row
-    normalized, schema, index, index_options, generation, model_id = more
+    normalized, schema, index, index_options, generation, model_id, *of = more
+    reduction, projectable = of
     if generation != "current":
         raise UnknownEmbedding(
             f"{name!r} is the {generation} generation of an embedding",
@@ -350,8 +367,12 @@ def _embedding(conn: Connection, embedding: str, options: TuningOptions) -> _Emb
             distance=distance,
             normalized=normalized,
             schema=schema,
+            reduction=reduction,
+            projectable=projectable,
         ),
-        current=Setup(dimensions, kind, advice.plain_index(index, index_options)),
+        current=Setup(
+            dimensions, kind, advice.plain_index(index, index_options), reduction
+        ),
         model_id=model_id,
         target=find_target(
             conn,
@@ -377,7 +398,11 @@ def _plan(found: _Embedding, options: TuningOptions) -> TuningPlan:
             "be tried",
             hint="Give fewer.",
         )
-    setups = grid.setups(stored, current, lengths, options, rows)
+    ways = _reductions(stored, options)
+    shorter = [(one, way) for one in lengths for way in ways]
+    if not shorter and "pca" in ways and stored.dimensions > 1:  # of any model
+        shorter = [(stored.dimensions // 2, "pca")]
+    setups = grid.setups(stored, current, shorter, options, rows)
     return TuningPlan(
         embedding=found.name,
         setups=setups,
@@ -386,6 +411,14 @@ def _plan(found: _Embedding, options: TuningOptions) -> TuningPlan:
         chunks=stored.chunks,
         disk_bytes=disk_bytes(rows + options.sample, setups, stored),
     )
+
+
+def _reductions(stored: Stored, options: TuningOptions) -> list[Reduction]:
+    """Give what can make the vectors shorter than they are."""
+    possible: list[Reduction] = ["truncate"] if stored.reduction == "truncate" else []
+    if stored.projectable:
+        possible.append("pca")
+    return [one for one in possible if one in options.reductions]
 
 
 def _asked(
@@ -414,17 +447,9 @@ def _asked(
                 timeout=options.timeout,
             ).vectors
         )
-    return [_as_stored(one, found) for one in vectors.values()], list(vectors)
-
-
-def _as_stored(vector: str, found: _Embedding) -> str:
-    """Cut a query's vector to the embedding's length, as a search does."""
-    numbers = [float(one) for one in vector.strip("[]").split(",")]
-    if len(numbers) == found.stored.dimensions:
-        return vector
-    numbers = numbers[: found.stored.dimensions]
-    length = math.hypot(*numbers) or 1.0 if found.stored.normalized else 1.0
-    return f"[{','.join(repr(one / length) for one in numbers)}]"
+    # As a search does it with the vectors of queries.
+    fitted = fetch(conn, _FITTED, name=found.name, vectors=list(vectors.values())).rows
+    return [str(row[0]) for row in fitted], list(vectors)
 
 
 def _judged_rows(

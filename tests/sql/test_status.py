@@ -224,6 +224,10 @@ def test_the_build_of_an_index_as_its_service_tells_it(doc: Connection) -> None:
         """ '{"1": {"phase": "building index", "percent": 43.5, "waits_for": null}}'"""
     )
     assert status(doc, *columns) == ("building", "building index", 43.5, None)
+    doc.execute(create.replace(" concurrently", ""))
+    doc.execute("select pgembed._index_done_v1(1, null)")
+    # Its next heartbeat is to come.
+    assert status(doc, *columns) == ("valid", None, None, None)
 
 
 @pytest.mark.parametrize(

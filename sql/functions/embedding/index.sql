@@ -130,13 +130,12 @@ create or replace function pgembed._build_standing(e pgembed.embedding, out phas
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- What a session of another role does is not to be seen, so the service says it.
+    -- What a session of another role does is not to be seen, so the service that builds says it, a heartbeat late.
     select coalesce(p.phase, b.said ->> 'phase'), coalesce(p.percent, (b.said ->> 'percent')::numeric),
            coalesce(p.waits_for, (b.said ->> 'waits_for')::int)
     from pgembed._build_progress(pgembed._index_oid(e)) as p
     left join (select w.builds -> (e).embedding_id::text as said from pgembed.worker as w
-               where w.builds ? (e).embedding_id::text and w.heartbeat_at > clock_timestamp() - interval '30 seconds'
-               limit 1) as b on true
+               where w.worker_id = (e).index_builder and w.heartbeat_at > clock_timestamp() - interval '30 seconds') as b on true
 $$;
 comment on function pgembed._build_standing(pgembed.embedding) is
     'How far the build of a vector index is, whoever builds it; NULL while nobody does.';

@@ -402,6 +402,7 @@ declare
     reduced pgembed.embedding;     -- its next generation, where there are no vectors yet to project
     t pgembed.captured_text;
     m pgembed.model;
+    has_vectors boolean := false;
     new_vectors boolean;
     new_chunks boolean;
     fresh constant pg_catalog.text[] := coalesce(alter_embedding.reset, '{}');    -- what is not kept where it is not given
@@ -477,13 +478,16 @@ begin
     perform pgembed._follow_parts(pgembed._text(was.text_id));
     select side_table into e.side_table from pgembed.embedding where embedding_id = e.embedding_id;
     was.side_table := e.side_table;
+    if pgembed._table_sql(e.side_table) is not null then
+        execute format('select exists (select from %s)', pgembed._table_sql(e.side_table)) into has_vectors;
+    end if;
     if was.generation = 'current' and e.reduction = 'pca' and coalesce(alter_embedding.switch, 'auto') <> 'in_place'
-       and pgembed._new_vectors(was, e) and pgembed._row_count(e.side_table) = 0 then
+       and pgembed._new_vectors(was, e) and not has_vectors then
         reduced := e;
         e := pgembed._whole(e, alter_embedding.vector_type);
     end if;
     if was.generation = 'current' and coalesce(alter_embedding.switch, 'auto') <> 'in_place'
-       and pgembed._new_vectors(was, e) and pgembed._row_count(e.side_table) > 0 then
+       and pgembed._new_vectors(was, e) and has_vectors then
         perform pgembed._move_text(was, e.text_id);
         perform pgembed._make_next(was, e, coalesce(alter_embedding.switch, 'auto'));
     else

@@ -12,6 +12,14 @@ as $$
 $$;
 comment on function pgembed._unlearnt(pgembed.embedding) is 'Whether the projection of an embedding is not learnt yet.';
 
+create or replace function pgembed._has_row_security(e pgembed.embedding) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce((select c.relrowsecurity from pg_class as c where c.oid = (e).source::oid), false)
+$$;
+comment on function pgembed._has_row_security(pgembed.embedding) is 'Whether policies of its table may hide rows of an embedding from some.';
+
 create or replace function pgembed._projected(p_projection_id int, p_dimensions int, p_vector vector) returns vector
 language sql stable
 return (
@@ -66,7 +74,7 @@ begin
         return e;
     end if;
     select * into m from pgembed.model where model_id = e.model_id;
-    if (select c.relrowsecurity from pg_class as c where c.oid = e.source::oid) then
+    if pgembed._has_row_security(e) then
         raise exception 'the table of embedding "%" has row-level security, so its vectors are not projected', was.name using errcode = 'PE007',
             detail = 'A projection is learnt from all rows, and who searches with it may not see all.',
             hint = 'Use reduction => ''truncate'', or all dimensions.';
@@ -193,7 +201,7 @@ begin
     from pgembed.embedding as e
     join pgembed._standing as x on x.kind = 'embedding' and x.id = e.embedding_id and x.state = 'active'
     join pgembed.model as m on m.model_id = e.model_id
-    where pgembed._unlearnt(e) and pgembed._learnable(e) is null
+    where pgembed._unlearnt(e) and not pgembed._has_row_security(e) and pgembed._learnable(e) is null
     order by e.embedding_id;
 end
 $$;
@@ -210,12 +218,11 @@ declare
 begin
     select * into e from pgembed.embedding where embedding_id = p_embedding_id;
     select * into c from pgembed.embedding where embedding_id = e.current_id;
-    if c.embedding_id is not null then
+    if c.embedding_id is not null then    -- of a large table pages are drawn, so that not all of it is read
         return query execute format(
-            'select s.embedding::%2$s.vector from %1$s as s where s.model_id = $1 '
-            'and random() <= $2::float8 / greatest((select count(*) from %1$s), 1) limit $2',
-            pgembed._table_sql(c.side_table), pgembed._vector_schema())
-        using e.model_id, p_most;
+            'select s.embedding::%s.vector from %s as s tablesample system (least(100, 100.0 * $2 / greatest($3, 1))) where s.model_id = $1 limit $2',
+            pgembed._vector_schema(), pgembed._table_sql(c.side_table))
+        using e.model_id, p_most, pgembed._row_count(c.side_table);
     end if;
 end
 $$;

@@ -251,7 +251,7 @@ begin
             format('SELECT pgembed.reembed(%L).', name);
     end if;
     return query select d.severity, d.code, d.problem, d.advice from pgembed._doctor_query_encoder(e, p_served) as d;
-    if e.projection_id is not null and e.generation <> 'previous' and (select c.relrowsecurity from pg_class as c where c.oid = e.source::oid) then
+    if e.projection_id is not null and e.generation <> 'previous' and pgembed._has_row_security(e) then
         return query select 'error', 'projection_row_security',
             'roles that row security restricts cannot search with its projection, which was learnt from all rows'::text,
             format('Give it vectors without one: SELECT pgembed.alter_embedding(%L, reset => ''{dimensions,reduction}'').', pgembed._qualified_name(e.source, e.name));

@@ -15,6 +15,7 @@ from pgembed.encoders.hashing import HashingEncoder
 from pgembed.errors import InvalidParameter, NotComplete
 from pgembed.query_encoder import store
 from pgembed.service import drain
+from tests.fixtures.postgres import Server
 from tests.fixtures.roles import acting_as, new_roles
 from tests.fixtures.vectors import as_text
 from tests.integration.service.support import DIMENSIONS, value
@@ -369,6 +370,107 @@ def test_a_projection_is_for_who_may_read_the_whole_table(
             dimensions=4,
             reduction="pca",
         )
+
+
+def waits_for(conn: Conn) -> str | None:
+    found: str | None = value(
+        conn, "select switch_waits_for from pgembed.status where generation = 'next'"
+    )
+    return found
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_row_security_that_comes_before_the_switch_keeps_whole_vectors(
+    dsn: str, article: Conn, learnt: bool
+) -> None:
+    fill(article)
+    work(dsn)
+    reduce(article, switch="manual")
+    if learnt:
+        work(dsn)
+    article.execute("alter table article enable row level security")
+    client.alter_embedding(article, "article_embedding", switch="auto")
+    work(dsn)
+    assert generations(article)["article_embedding"][0] == "current"
+    assert generations(article)["article_embedding_next"] == ("next", SHORT, "pca")
+    assert "row-level security" in (waits_for(article) or "")
+    count = "select count(*) from pgembed.projection"
+    assert value(article, count) == int(learnt)
+    article.execute("alter table article disable row level security")
+    work(dsn)
+    assert_projected(article)
+
+
+def test_services_at_once_learn_one_projection(dsn: str, article: Conn) -> None:
+    fill(article)
+    work(dsn)
+    reduce(article)
+
+    async def both() -> None:
+        encoders = {"test": MODEL}
+        await asyncio.gather(*(drain(dsn, encoders=encoders) for _ in range(2)))
+
+    asyncio.run(both())
+    work(dsn)
+    assert value(article, "select count(*) from pgembed.projection") == 1
+    assert value(article, "select count(*) from pgembed.projection_axis") == SHORT
+    assert_projected(article)
+
+
+def test_what_was_given_up_while_it_was_learnt_is_not_stored(
+    dsn: str, article: Conn
+) -> None:
+    fill(article)
+    work(dsn)
+    reduce(article)
+    learn = "select pgembed._projection_learnt_v1(%s, %s::vector[], 9)"
+    due = value(article, "select embedding_id from pgembed._projections_due_v1()")
+    identity = [as_text(row) for row in np.eye(SHORT + 1, DIMENSIONS)]
+    assert value(article, learn, due, identity) is False  # of the length before
+    client.drop_embedding(article, "article_embedding_next")
+    assert value(article, learn, due, identity[:SHORT]) is False
+    reduce(article)
+    due = value(article, "select embedding_id from pgembed._projections_due_v1()")
+    assert value(article, learn, due, identity[:SHORT]) is True
+    assert value(article, learn, due, identity[:SHORT]) is False
+    assert value(article, "select count(*) from pgembed.projection") == 1
+
+
+class Alike(HashingEncoder):
+    """Gives all texts the same vector, but for one that has none at all."""
+
+    def encode_documents(self, texts: Any) -> Any:
+        made = np.tile(super().encode_documents(["text"]), (len(texts), 1))
+        made[[text.startswith("number 3 ") for text in texts]] = 0
+        return made
+
+
+def test_vectors_without_any_difference(dsn: str, article: Conn) -> None:
+    fill(article)
+    encoder = Alike("test", DIMENSIONS)
+    work(dsn, encoder)
+    reduce(article)
+    work(dsn, encoder)
+    assert generations(article)["article_embedding"] == ("current", SHORT, "pca")
+    for text, vector in stored(article).items():
+        length = 0 if text.startswith("number 3 ") else 1
+        assert np.linalg.norm(vector) == pytest.approx(length, abs=1e-5)
+    assert len(found(article, query_embedding=MODEL.encode_queries(["text"])[0])) == 5
+
+
+def test_a_projection_is_dumped_and_restored(
+    dsn: str, reduced: Conn, server: Server
+) -> None:
+    vector = MODEL.encode_queries(["number 7 of kind 0"])[0]
+    before = found(reduced, query_embedding=vector)
+    with (
+        server.restored(dsn) as copy,
+        psycopg.connect(copy, autocommit=True) as conn,
+    ):
+        assert found(conn, query_embedding=vector) == before
+        conn.execute("insert into article values (1000, 'a text that is new')")
+        work(copy)
+        assert_projected(conn)
 
 
 def test_a_text_for_other_readers_is_refused(dsn: str, reduced: Conn) -> None:

@@ -154,10 +154,8 @@ begin
         return concat('its text is broken: ', (pgembed._text(e.text_id)).state_reason);
     elsif pgembed._table_sql(e.side_table) is null then
         return 'its side table has been dropped';
-    elsif e.reduction = 'pca' and pgembed._has_row_security(e) then
-        return 'row-level security to be disabled: who it restricts could not search by projected vectors';
-    elsif pgembed._unlearnt(e) then
-        return coalesce(pgembed._learnable(e), 'its projection, which a service learns');
+    elsif pgembed._unlearnt(e) or e.reduction = 'pca' and pgembed._has_row_security(e) then
+        return coalesce(pgembed._projection_waits_for(e), 'its projection, which a service learns');
     elsif e.backfill_state <> 'done' or exists (select from pgembed.queue where embedding_id = e.embedding_id and priority = 2) then
         return 'its first fill';
     elsif e.query_encoder = 'static' and not pgembed._has_query_encoder(e.embedding_id) and pgembed._has_query_encoder(e.current_id) then

@@ -90,9 +90,12 @@ begin
     for one in select x.* from pgembed.embedding as x
                where x.model_id = e.model_id and pgembed._table_sql(x.side_table) is not null
                  and (x.embedding_id = e.embedding_id
-                      or x.embedding_id = e.current_id and x.vector_type in ('vector', e.vector_type)
+                      or x.embedding_id = e.current_id
+                         and x.dimensions >= e.dimensions
                          and (x.dimensions = m.dimensions
-                              or x.dimensions >= e.dimensions and (x.reduction, x.projection_id) is not distinct from (e.reduction, e.projection_id)))
+                              or (x.reduction, x.projection_id) is not distinct from (e.reduction, e.projection_id))
+                         -- A projection loses more than halves of numbers do.
+                         and (x.vector_type in ('vector', e.vector_type) or e.reduction = 'pca' and x.dimensions = m.dimensions))
                order by x.embedding_id <> e.embedding_id loop
         return query execute format(
             $sql$

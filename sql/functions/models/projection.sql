@@ -163,7 +163,7 @@ end
 $$;
 comment on function pgembed._check_weights_projected(int) is 'PE007 for a model some of whose embeddings have a projection.';
 
-create or replace function pgembed._learnable(e pgembed.embedding) returns text
+create or replace function pgembed._projection_waits_for(e pgembed.embedding) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -172,6 +172,9 @@ declare
     least int;
     vectors bigint;
 begin
+    if pgembed._has_row_security(e) then
+        return 'row-level security to be disabled: who it restricts could not search by projected vectors';
+    end if;
     select * into c from pgembed.embedding where embedding_id = e.current_id;
     if c.backfill_state <> 'done' or exists (select from pgembed.queue where embedding_id = c.embedding_id and priority = 2) then
         return 'its projection, which is learnt after the first fill of the vectors';
@@ -183,7 +186,7 @@ begin
                 when vectors < least then format('its projection, which is learnt from %s vectors or more (there are %s)', least, vectors) end;
 end
 $$;
-comment on function pgembed._learnable(pgembed.embedding) is
+comment on function pgembed._projection_waits_for(pgembed.embedding) is
     'What the projection of a next generation waits for; NULL: a service can learn it.';
 
 create or replace function pgembed._projections_due_v1() returns table (embedding_id int, name text, dimensions int, model_dimensions int)
@@ -201,7 +204,7 @@ begin
     from pgembed.embedding as e
     join pgembed._standing as x on x.kind = 'embedding' and x.id = e.embedding_id and x.state = 'active'
     join pgembed.model as m on m.model_id = e.model_id
-    where pgembed._unlearnt(e) and not pgembed._has_row_security(e) and pgembed._learnable(e) is null
+    where pgembed._unlearnt(e) and pgembed._projection_waits_for(e) is null
     order by e.embedding_id;
 end
 $$;
@@ -238,8 +241,8 @@ declare
     learnt int;
 begin
     select * into e from pgembed.embedding where embedding_id = p_embedding_id for no key update;
-    if e.embedding_id is null or not pgembed._unlearnt(e) or cardinality(p_axes) <> e.dimensions then
-        return false;    -- another service did it, or it was given up
+    if e.embedding_id is null or not pgembed._unlearnt(e) or cardinality(p_axes) <> e.dimensions or pgembed._projection_waits_for(e) is not null then
+        return false;    -- another service did it, it was given up, or the vectors are not those any more
     end if;
     insert into pgembed.projection (vectors) values (p_vectors) returning projection_id into learnt;
     insert into pgembed.projection_axis (projection_id, place, axis)

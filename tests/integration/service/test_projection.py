@@ -135,6 +135,19 @@ def test_vectors_are_projected_without_encoding_anything(
     assert_projected(article)
 
 
+def test_halfvec_are_projected_too(dsn: str, article: Conn) -> None:
+    client.alter_embedding(article, "article_embedding", vector_type="halfvec")
+    fill(article)
+    work(dsn)
+    encoder = Counting()
+    reduce(article, vector_type="vector")
+    work(dsn, encoder)
+    assert encoder.documents == []
+    kept = stored(article)
+    made = expected(article, list(kept))
+    np.testing.assert_allclose(np.array(list(kept.values())), made, atol=1e-3)
+
+
 def found(conn: Conn, **options: Any) -> list[tuple[int, float]]:
     hits = client.vector_search(conn, "article", k=5, **options)
     return [(hit.doc["id"], hit.similarity) for hit in hits]

@@ -27,6 +27,7 @@ from pgembed.query_encoder.training import Trained, train
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
+    from uuid import UUID
 
     from tokenizers import Tokenizer
 
@@ -75,7 +76,7 @@ class Target:
     vector_schema: str
     vector_type: str
     images: bool
-    projection_id: int | None
+    projection_id: UUID | None
 
 
 def target(conn: psycopg.Connection, name: str) -> Target:

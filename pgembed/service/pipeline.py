@@ -33,6 +33,8 @@ from pgembed.service.window import (
 )
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from pgembed.service.options import ServiceSettings
 
 log = events(__name__)
@@ -174,7 +176,7 @@ class Pipeline:
         self._slow = slow
         self._control = control
         self._windows_aside = 0
-        self._projections: dict[int, Vector] = {}  # one is never changed
+        self._projections: dict[UUID, Vector] = {}  # one is never changed
 
     async def work(self, window: Window) -> None:
         """Work a window off; whatever happens, no lease is left behind.

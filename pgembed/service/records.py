@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ class Embedding:
     switch: str | None = None
     images: bool = False
     located: bool = False
-    projection_id: int | None = None
+    projection_id: UUID | None = None
 
     def its_model(self) -> Model:
         """The model's part of this row."""

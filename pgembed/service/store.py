@@ -515,7 +515,7 @@ class Store:
         }
         return bool(await self._value("projection_learnt", values))
 
-    async def projection(self, projection_id: int) -> Vector:
+    async def projection(self, projection_id: UUID) -> Vector:
         """Read a projection: its rows, as long as the model's vectors."""
         return await self._matrix("projection", {"projection_id": projection_id})
 

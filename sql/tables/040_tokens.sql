@@ -156,13 +156,13 @@ create policy readers on pgembed.token for select using (
 
 -- Shorter vectors by projection (dimensionality reduction): see functions/models/projection.sql.
 create table pgembed.projection (
-    projection_id int generated always as identity primary key,
+    projection_id uuid primary key default gen_random_uuid(),    -- no other one's in a restored database either: services keep what they read
     vectors       bigint not null,
     created_at    timestamptz not null default now()
 );
 
 create table pgembed.projection_axis (
-    projection_id int not null references pgembed.projection on delete cascade,
+    projection_id uuid not null references pgembed.projection on delete cascade,
     place         int not null,
     axis          vector not null,
     primary key (projection_id, place)
@@ -179,7 +179,7 @@ comment on column pgembed.projection.vectors is 'How many vectors of the table i
 
 alter table pgembed.embedding
     add column reduction text not null default 'truncate' check (reduction in ('truncate', 'pca')),
-    add column projection_id int references pgembed.projection,
+    add column projection_id uuid references pgembed.projection,
     add check (projection_id is null or reduction = 'pca');
 create index on pgembed.embedding (projection_id);
 comment on column pgembed.embedding.reduction is

@@ -9,7 +9,7 @@ returns table (
     model_dimensions int, dimensions int, normalized boolean, query_prompt text,
     document_prompt text, max_tokens int, fingerprint text, chunking text, chunk_size int,
     chunk_overlap int, storage text, max_attempts int, backfill_state text, revision int, model_revision text, switch text, images boolean, located boolean,
-    projection_id int
+    projection_id uuid
 )
 language sql stable
 set search_path = pg_catalog, pg_temp

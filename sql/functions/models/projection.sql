@@ -20,13 +20,13 @@ as $$
 $$;
 comment on function pgembed._has_row_security(pgembed.embedding) is 'Whether policies of its table may hide rows of an embedding from some.';
 
-create or replace function pgembed._projected(p_projection_id int, p_dimensions int, p_vector vector) returns vector
+create or replace function pgembed._projected(p_projection_id uuid, p_dimensions int, p_vector vector) returns vector
 language sql stable
 return (
     select array_agg(inner_product(a.axis, p_vector)::real order by a.place)::vector
     from pgembed.projection_axis as a
     where a.projection_id = p_projection_id and a.place <= p_dimensions);
-comment on function pgembed._projected(int, int, vector) is
+comment on function pgembed._projected(uuid, int, vector) is
     'A vector of the model projected to so many dimensions; NULL where the caller may not read the projection.';
 
 create or replace function pgembed._fitted(e pgembed.embedding, m pgembed.model, p_vector vector) returns vector
@@ -238,7 +238,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     e pgembed.embedding;
-    learnt int;
+    learnt uuid;
 begin
     select * into e from pgembed.embedding where embedding_id = p_embedding_id for no key update;
     if e.embedding_id is null or not pgembed._unlearnt(e) or cardinality(p_axes) <> e.dimensions or pgembed._projection_waits_for(e) is not null then
@@ -255,13 +255,19 @@ $$;
 comment on function pgembed._projection_learnt_v1(int, vector[], bigint) is
     'Stores the projection of an embedding, which is filled from now on; whether it still wanted one.';
 
-create or replace function pgembed._projection_v1(p_projection_id int) returns table (axis vector)
-language sql stable
+create or replace function pgembed._projection_v1(p_projection_id uuid) returns table (axis vector)
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select a.axis from pgembed.projection_axis as a where a.projection_id = p_projection_id order by a.place
+begin
+    return query select a.axis from pgembed.projection_axis as a where a.projection_id = p_projection_id order by a.place;
+    if not found then
+        raise exception 'projection % is not there any more', p_projection_id using errcode = 'object_not_in_prerequisite_state',
+            hint = 'Its embedding has been changed meanwhile: try again.';
+    end if;
+end
 $$;
-comment on function pgembed._projection_v1(int) is 'The rows of a projection''s matrix.';
+comment on function pgembed._projection_v1(uuid) is 'The rows of a projection''s matrix.';
 
 create or replace function pgembed._forget_projections() returns trigger
 language plpgsql

@@ -430,6 +430,11 @@ def test_services_at_once_learn_one_projection(dsn: str, article: Conn) -> None:
     assert_projected(article)
 
 
+def test_a_projection_that_is_gone_is_asked_for_again_later(conn: Conn) -> None:
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        conn.execute("select pgembed._projection_v1(gen_random_uuid())")
+
+
 def test_what_was_given_up_while_it_was_learnt_is_not_stored(
     dsn: str, article: Conn
 ) -> None:

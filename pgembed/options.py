@@ -546,7 +546,8 @@ class NeighbourOptions(FilterOptions, TableOptions, total=False):
     """Options of what looks at the nearest rows of each row.
 
     Attributes:
-        neighbours: How many of them, 1 to 100; 10.
+        neighbours: How many of the nearest rows of each row are looked at, 1 to 100;
+            10.
     """
 
     neighbours: int

@@ -8,6 +8,7 @@ import json
 import re
 import types
 from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
@@ -71,7 +72,10 @@ def takes_options(
         without: Names that the command does not have, or declares itself.
     """
     # Encoder and the like are names of models on a command line.
-    loose = dict.fromkeys(("Encoder", "Reranker", "SupportsPredict"), str)
+    loose: dict[str, Any] = dict.fromkeys(
+        ("Encoder", "Reranker", "SupportsPredict"), str
+    )
+    loose["datetime"] = datetime
     hints = get_type_hints(options, localns=loose)
     help_of = described(options)
     names = [name for name in hints if name not in without]

@@ -210,12 +210,12 @@ def _show_hit(rank: int, hit: AnyHit, *, whole: bool) -> None:
     row = Text()
     for name, value in hit.doc.items():
         row.append(f"{name}: ", style="dim")
-        row.append(f"{_short(value, None if whole else _VALUE_CHARACTERS)}  ")
+        row.append(f"{shortened(value, None if whole else _VALUE_CHARACTERS)}  ")
     _indented(row, None if whole else _LINES)
     snippet = getattr(hit, "snippet", None)
     content = getattr(hit, "content", None)
     if snippet or content:
-        text = highlighted(snippet) if snippet else Text(_short(content, None))
+        text = highlighted(snippet) if snippet else Text(shortened(content, None))
         _indented(text, _LINES)
 
 
@@ -263,7 +263,8 @@ def highlighted(snippet: str | None) -> Text:
     return text
 
 
-def _short(value: object, most: int | None) -> str:
+def shortened(value: object, most: int | None = _VALUE_CHARACTERS) -> str:
+    """Write a value of a row in one line."""
     if isinstance(value, (dict, list)):
         value = json.dumps(value, default=str, ensure_ascii=False)
     text = " ".join(str("" if value is None else value).split())

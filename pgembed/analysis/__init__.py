@@ -23,6 +23,8 @@ from pgembed.analysis.drift import (
     DriftOptions,
     find_drift,
 )
+from pgembed.analysis.files import export_vectors
+from pgembed.analysis.maps import MapOptions, make_map, place
 from pgembed.analysis.models import Figure, ModelReport, evaluate_model
 from pgembed.analysis.results import ResultTable, result_table
 from pgembed.analysis.tasks import (
@@ -48,15 +50,19 @@ __all__ = [
     "DriftOptions",
     "Figure",
     "Labelled",
+    "MapOptions",
     "ModelReport",
     "Pairs",
     "ResultTable",
     "Vectors",
     "Wording",
     "evaluate_model",
+    "export_vectors",
     "find_clusters",
     "find_drift",
+    "make_map",
     "name_clusters",
+    "place",
     "read_analogies",
     "read_labelled",
     "read_pairs",

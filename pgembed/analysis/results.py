@@ -53,7 +53,8 @@ class ResultTable:
         conn: Connection,
         rows: Iterable[Sequence[object]],
         *,
-        comment: str,
+        comment: str = "",
+        keep: bool = False,
     ) -> None:
         """Make or empty the table, and write rows to it; all or nothing.
 
@@ -61,13 +62,14 @@ class ResultTable:
             conn: As who may.
             rows: Values by column; strings are read as the column's type.
             comment: What a new table is said to be.
+            keep: Leave the rows that are there.
         """
         table = sql.Identifier(*self.name)
         try:
             with conn.transaction(), psycopg.Cursor(conn) as cursor:
-                if self.is_there:
+                if self.is_there and not keep:
                     cursor.execute(sql.SQL("delete from {}").format(table))
-                else:
+                if not self.is_there:
                     cursor.execute(self._made(table))
                     cursor.execute(
                         sql.SQL("comment on table {} is {}").format(table, comment)

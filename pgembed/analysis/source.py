@@ -11,11 +11,16 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pgembed._client.names import table_text
-from pgembed.errors import InvalidSource, UnknownEmbedding, from_psycopg
+from pgembed.errors import (
+    InvalidParameter,
+    InvalidSource,
+    UnknownEmbedding,
+    from_psycopg,
+)
 from pgembed.evaluation.target import Connection, fetch, find_target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pgembed.options import Table
 
@@ -48,6 +53,11 @@ _TABLE_OF: Final = sql.SQL(
 )
 _QUALIFIED: Final = sql.SQL(
     "select pgembed._table_sql(pg_catalog.to_regclass(%(table)s))"
+)
+_TYPES: Final = (
+    "select attname::text, format_type(atttypid, atttypmod) from pg_attribute"
+    " where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped"
+    " order by attnum"
 )
 _CONDITION: Final = sql.SQL(
     "select pgembed._search_condition(pg_catalog.to_regclass(%(table)s),"
@@ -136,6 +146,25 @@ def condition_sql(conn: Connection, source: Source, filter: str | None) -> str:
         return "true"
     found = fetch(conn, _CONDITION, table=source.table, filter=filter).rows
     return str(found[0][0])
+
+
+def column_types(
+    conn: Connection, source: Source, names: Sequence[str]
+) -> dict[str, str]:
+    """Give the types of columns, as SQL.
+
+    Raises:
+        InvalidParameter: There is no such column.
+    """
+    with reading(conn) as cursor:
+        there = dict(cursor.execute(_TYPES, [source.table]).fetchall())
+    for name in names:
+        if name not in there:
+            raise InvalidParameter(
+                f"{source.table} has no column {name!r}",
+                hint=f"Its columns: {', '.join(there)}.",
+            )
+    return {name: there[name] for name in names}
 
 
 @contextmanager

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from psycopg import sql
 
-from pgembed.analysis.source import Source, condition_sql, find_source, reading
+from pgembed.analysis.source import (
+    Source,
+    column_types,
+    condition_sql,
+    find_source,
+    reading,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,6 +50,7 @@ class Vectors:
         left_out: How many more rows there are, that have no vector yet or one that is
             zero.
         columns: What else was asked for, as PostgreSQL writes it, by column.
+        column_types: Types of these columns, as SQL.
         json_keys: Keys as JSON, row by row.
     """
 
@@ -52,6 +59,7 @@ class Vectors:
     matrix: NDArray[np.float32]
     left_out: int
     columns: dict[str, list[str | None]]
+    column_types: dict[str, str]
     json_keys: list[str]
 
     def __len__(self) -> int:
@@ -61,6 +69,19 @@ class Vectors:
     def json_key(self, row: int) -> Any:
         """Give a row's key as searches do: its value, or a list of its values."""
         return json.loads(self.json_keys[row])
+
+    def rows(self, wanted: Sequence[int]) -> Vectors:
+        """Give some of the rows."""
+        return replace(
+            self,
+            keys=[self.keys[row] for row in wanted],
+            matrix=self.matrix[list(wanted)],
+            columns={
+                name: [values[row] for row in wanted]
+                for name, values in self.columns.items()
+            },
+            json_keys=[self.json_keys[row] for row in wanted],
+        )
 
 
 def read_vectors(
@@ -89,6 +110,7 @@ def read_vectors(
         InvalidSource: There is no such table.
         UnknownEmbedding: It has no such embedding.
         InvalidFilter: The filter is none.
+        InvalidParameter: There is no such column.
     """
     return read_source(
         conn,
@@ -109,7 +131,8 @@ def read_source(
 ) -> Vectors:
     """Read as `read_vectors` does, of an embedding that is found already."""
     condition = condition_sql(conn, source, filter)
-    rows = _Reader(source, columns, conn.info.encoding)
+    types = column_types(conn, source, columns)
+    rows = _Reader(source, types, conn.info.encoding)
     with reading(conn) as cursor:
         found = cursor.execute(_EXPECTED, [source.vectors]).fetchone()
         expected = found[0] if found else 1
@@ -166,10 +189,10 @@ def _statement(source: Source, condition: str, columns: Sequence[str]) -> sql.Co
 class _Reader:
     """Collects what is sent, chunk by chunk."""
 
-    def __init__(self, source: Source, columns: Sequence[str], encoding: str) -> None:
+    def __init__(self, source: Source, types: dict[str, str], encoding: str) -> None:
         self._source = source
         self._encoding = encoding
-        self._names = list(columns)
+        self._types = types
         self._type, self._header = _SENT[source.vector_type]
         self._waiting: list[bytes] = []
         self._blocks: list[NDArray[np.float32]] = []
@@ -220,8 +243,9 @@ class _Reader:
             left_out=self._left_out + len(keys) - len(order),
             columns={
                 name: [self._text(self._values[row][place]) for row in order]
-                for place, name in enumerate(self._names)
+                for place, name in enumerate(self._types)
             },
+            column_types=self._types,
             json_keys=[self._json[row] for row in order],
         )
 

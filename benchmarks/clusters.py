@@ -1,9 +1,10 @@
 """k-means through `pgembed.analysis`, reading included, beside scikit-learn's alone.
 
-With Debian's packages, by words hashed to 384 dimensions, the clusters are compared
-with the sections as well: the purity of both is that of the same vectors.
+With Debian's packages (a corpus.jsonl.gz with metadata.section) the clusters are compared
+with the sections as well. Their vectors are of words hashed to 384 dimensions, or of a
+model.
 
-    python benchmarks/clusters.py [--rows 20000] [--data shared/data/debian-packages]
+    python benchmarks/clusters.py [--rows 20000] [--data FOLDER [--model NAME]]
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sklearn.cluster import KMeans
 
 from pgembed.analysis import ClusterOptions, find_clusters, name_clusters, read_vectors
 from pgembed.analysis.models import purity
+from pgembed.encoders import load_encoder
 from pgembed.encoders.hashing import HashingEncoder
 
 DIMENSIONS = 384
@@ -83,13 +85,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--model")
     parser.add_argument("-k", type=int, default=20)
     options = parser.parse_args()
     if options.data is None:
         rows, given = made_up(options.rows)
     else:
         rows = packages(options.data, options.rows)
-        encoder = HashingEncoder("made", DIMENSIONS)
+        encoder = (
+            load_encoder(options.model)
+            if options.model
+            else HashingEncoder("made", DIMENSIONS)
+        )
         given = encoder.encode_documents([row[2] for row in rows])
     with server() as running:
         dsn = new_database(running, "clusters")

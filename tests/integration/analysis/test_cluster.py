@@ -290,3 +290,34 @@ def test_vectors_in_a_column_of_the_table(conn: Conn) -> None:
     found = analysis.find_clusters(vectors, ClusterOptions(k=2))
     named = analysis.name_clusters(conn, vectors, found)
     assert [one.words for one in named.clusters] == [["dogs"], ["cats"]]
+
+
+def test_names_that_need_quoting(conn: Conn) -> None:
+    schema, table, key = 'a%s "b"', "c{d}; --", 'e "f" %(g)s'
+    parts = {
+        "schema": sql.Identifier(schema),
+        "table": sql.Identifier(schema, table),
+        "key": sql.Identifier(key),
+    }
+    for statement in (
+        "create schema {schema}",
+        "create table {table} ({key} varchar(9) primary key, body text)",
+        "insert into {table} values ('sad', 'cats'), ('glad', 'dogs')",
+    ):
+        conn.execute(sql.SQL(statement).format(**parts))
+    quoted = sql.SQL("{table}").format(**parts).as_string()
+    name = declare(conn, quoted, "body", dimensions=2, bm25=True)
+    put_chunks(
+        conn, name, [(("sad",), 0, "cats", [1, 0]), (("glad",), 0, "dogs", [0, 1])]
+    )
+    conn.commit()
+    dsn = make_conninfo(conn.info.dsn, password=conn.info.password)
+    done = run(quoted, "-k", 2, "--into", f'{quoted[:-1]} 2"', dsn=dsn)
+    assert done.exit_code == 0, done.output
+    assert "cats" in done.output
+    found = conn.execute(
+        sql.SQL("select {key}::text, label from {found} order by 1").format(
+            found=sql.Identifier(schema, f"{table} 2"), **parts
+        )
+    ).fetchall()
+    assert found == [("glad", "dogs"), ("sad", "cats")]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pgembed.analysis.models import ModelReport
 
 _COLOURS: Final = 9  # values of a column that are told apart; the rest is grey
+_KEY: Final = 30  # size of a point in the legend, whatever those of the map have
 _MOST_DRAWN: Final = 20_000  # points as shapes, above which they become an image
 
 
@@ -60,19 +61,17 @@ def save_drift_chart(drift: Drift, path: str | Path) -> Path:
         names = ["\n".join(one.words[:3]) or str(one.number) for one in drift.clusters]
         series = {
             f"before: {drift.before:,} rows": [
-                100 * one.share_before for one in drift.clusters
+                one.share_before for one in drift.clusters
             ],
-            f"after: {drift.after:,} rows": [
-                100 * one.share_after for one in drift.clusters
-            ],
+            f"after: {drift.after:,} rows": [one.share_after for one in drift.clusters],
         }
-        draw_bars(axes, names, series, "{:.1f}")
-        axes.set_ylabel("% of the rows")
-        figure.suptitle(
+        draw_bars(axes, names, series, "{:.2f}")
+        axes.set_ylabel("share of the rows")
+        axes.set_title(
             f"{drift.embedding}: energy distance {drift.distance:.4f}, "
             f"p = {drift.p:.3f}"
         )
-        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
 
     return save_figure(path, draw, extra="analysis")
 
@@ -116,6 +115,8 @@ def save_map_chart(
         axes.set_axis_off()
         axes.set_title(title)
         if groups:
-            figure.legend(loc="outside right upper", frameon=False, markerscale=3)
+            legend = figure.legend(loc="outside right upper", frameon=False)
+            for handle in legend.legend_handles:
+                handle.set_sizes([_KEY])  # type: ignore[union-attr]
 
     return save_figure(path, draw, size=(10, 8), extra="analysis")

@@ -127,14 +127,17 @@ begin
             share := greatest(pgembed._estimated_share(e.source, p_condition, p_path), 0.02) / 1.3;
         end if;
         old_sort := pgembed._setting('enable_sort', 'off');    -- never all of them, in place of the index
-        old_scan := pgembed._setting(scan_name, case e.index_kind when 'hnsw' then 'strict_order' else 'relaxed_order' end);
         candidates := ceil((p_wanted + 1) / share);
         loop
             candidates := least(candidates, most);
+            -- What lies very near is found without looking far.
             effort := case e.index_kind when 'ivfflat' then ceil(sqrt((pgembed._search_names(e)).lists))
-                                        else least(1000, greatest(40, candidates)) end;
+                                        else least(1000, greatest(case when p_max_distance is null then 40 else 16 end, candidates)) end;
             old_effort := coalesce(old_effort, pgembed._setting(effort_name, effort::text), case e.index_kind when 'ivfflat' then '1' else '40' end);
             perform pgembed._setting(effort_name, effort::text);
+            if old_scan is null and (e.index_kind = 'ivfflat' or candidates > effort) then
+                old_scan := coalesce(pgembed._setting(scan_name, case e.index_kind when 'hnsw' then 'strict_order' else 'relaxed_order' end), 'off');
+            end if;
             again := '{}';
             perform pgembed._at_path(p_path);
             for key_a, key_b, distance in execute pgembed._index_pairs_sql(e, rows_sql) using p_wanted, p_max_distance, deeper, candidates loop
@@ -149,7 +152,10 @@ begin
             exit when deeper = '{}' or candidates = most;
             candidates := candidates * 4;
         end loop;
-        perform pgembed._setting('enable_sort', old_sort), pgembed._setting(scan_name, coalesce(old_scan, 'off')), pgembed._setting(effort_name, old_effort);
+        perform pgembed._setting('enable_sort', old_sort), pgembed._setting(effort_name, old_effort);
+        if old_scan is not null then
+            perform pgembed._setting(scan_name, old_scan);
+        end if;
     end if;
     if many <= few or deeper <> '{}' then
         perform pgembed._at_path(p_path);

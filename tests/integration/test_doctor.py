@@ -55,6 +55,10 @@ def test_nothing_is_found_where_all_is_well(healthy: psycopg.Connection[Any]) ->
 
 
 MODEL = """update pgembed.worker set models = jsonb_build_object('tiny', {})"""
+BUILDS = """
+update pgembed.worker set builds = jsonb_build_object(1, '{}'::jsonb);
+update pgembed.embedding set index_builder = (select worker_id from pgembed.worker)
+"""
 
 
 @pytest.mark.parametrize(
@@ -156,12 +160,11 @@ MODEL = """update pgembed.worker set models = jsonb_build_object('tiny', {})"""
         ),
         (
             "update pgembed.embedding set index_notice = 'Much. Set more.';"
-            """ update pgembed.worker set builds = '{"1": {"phase": "x"}}'""",
+            + BUILDS.replace("{}", '{"phase": "x"}'),
             "index_memory warning: Much.",
         ),
         (
-            """update pgembed.worker set builds = '{"1": {"phase": "x","""
-            """ "waits_for": 123}}'""",
+            BUILDS.replace("{}", '{"phase": "x", "waits_for": 123}'),
             "index_waits warning: the build of its index waits for a transaction of "
             "process 123",
         ),

@@ -254,6 +254,20 @@ def test_manual_waits_to_be_told(dsn: str, filled: Conn) -> None:
     assert embeddings(filled)["article_embedding"] == ("current", "other")
 
 
+def test_a_lock_on_the_vectors_is_waited_for(dsn: str, filled: Conn) -> None:
+    with psycopg.connect(dsn) as other:
+        other.execute("lock table article_embedding in access exclusive mode")
+        let_go = threading.Timer(0.6, other.rollback)
+        let_go.start()
+        alter(filled, model="other")
+        let_go.join()
+    assert embeddings(filled) == {
+        "article_embedding": ("current", "test"),
+        "article_embedding_next": ("next", "other"),
+    }
+    assert nearest(filled, OLD, "number 7")[0] == 7
+
+
 def test_in_place_removes_what_there_is(dsn: str, filled: Conn) -> None:
     alter(filled, model="other", switch="in_place")
     assert embeddings(filled) == {"article_embedding": ("current", "other")}

@@ -32,6 +32,7 @@ from pgembed.errors import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pgembed.analysis.source import Source
     from pgembed.analysis.vectors import Progress, Vectors
     from pgembed.evaluation.target import Connection
 
@@ -187,13 +188,12 @@ def _check(options: DriftOptions, before: Vectors, after: Vectors) -> None:
             f"significance must be between 0 and 1, not {options.significance}"
         )
     check_seed(options.seed)
-    of_first = (before.source.model, before.source.dimensions, before.source.distance)
-    of_second = (after.source.model, after.source.dimensions, after.source.distance)
+    of_first, of_second = _space(before.source), _space(after.source)
     if of_first != of_second:
         raise ModelMismatch(
             f"{before.source.embedding!r} and {after.source.embedding!r} have vectors "
             "that cannot be compared",
-            detail=f"{_described(of_first)}; {_described(of_second)}.",
+            detail=f"{_listed(of_first)}; {_listed(of_second)}.",
         )
     for side, vectors in (("first", before), ("second", after)):
         if len(vectors) < LEAST:
@@ -212,8 +212,18 @@ def _check(options: DriftOptions, before: Vectors, after: Vectors) -> None:
             )
 
 
-def _described(kind: tuple[str, int, str]) -> str:
-    return f"{kind[0]}, {kind[1]} dimensions, {kind[2]}"
+def _space(source: Source) -> dict[str, object]:
+    """Give what must be the same where vectors are compared."""
+    return {
+        "model": source.model,
+        "dimensions": source.dimensions,
+        "distance": source.distance,
+        "projection": source.projection,
+    }
+
+
+def _listed(space: dict[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in space.items() if value)
 
 
 def energy_test(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _SOURCE: Final = sql.SQL(
     "select e.name, pgembed._table_sql(e.source), n.vectors, n.vector, n.chunk_keys,"
     " n.chunk_of_row, e.storage, e.vector_type, e.dimensions, e.distance, m.name,"
+    " e.projection_id::pg_catalog.text,"
     " pgembed._key_json_sql(e.source, 's'),"
     " array(select a.attname::text from pg_catalog.pg_index as i"
     "  cross join pg_catalog.generate_series(0, i.indnkeyatts - 1) as k"
@@ -81,6 +82,8 @@ class Source:
         dimensions: Of a vector.
         distance: `cosine`, `inner_product` or `l2`.
         model: Its model's name.
+        projection: What made its dimensions out of the model's; None: nothing, or it
+            has the first of them.
         key_json: Expression for the key of a row s, as JSON.
         key: Names of the key's columns.
         key_types: Their types, as SQL.
@@ -97,6 +100,7 @@ class Source:
     dimensions: int
     distance: str
     model: str
+    projection: str | None
     key_json: str
     key: list[str]
     key_types: list[str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,14 @@ def test_vectors_of_different_models_are_not_compared(notes: Conn) -> None:
             analysis.read_vectors(notes, "note"),
             analysis.read_vectors(notes, "other"),
         )
+
+
+def test_vectors_of_different_projections_are_not_compared(notes: Conn) -> None:
+    old = analysis.read_vectors(notes, "old")
+    projected = replace(old, source=replace(old.source, projection="another"))
+    note = analysis.read_vectors(notes, "note", filter='{"id": {"$gte": 90}}')
+    with pytest.raises(errors.ModelMismatch, match="cannot be compared"):
+        analysis.find_drift(notes, projected, note)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from pgembed.cli import (
     search,
     serve,
     status,
+    studio,
     tune,
     tune_index,
 )
@@ -62,6 +63,7 @@ for _module in (
     serve,
     status,
     doctor,
+    studio,
     demo,
 ):
     _module.register(app)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -17,6 +13,7 @@ from pgembed.encoders.hashing import HashingEncoder
 from pgembed.service import EncoderService
 from pgembed.testing import process_all
 from tests.fixtures.postgres import prepared_by
+from tests.fixtures.running import running_service
 
 MODEL = "hashing"
 DIMENSIONS = 64
@@ -52,36 +49,6 @@ def make_shop(conn: psycopg.Connection) -> None:
 def shop(conn: psycopg.Connection) -> psycopg.Connection:
     """Embedded articles; no service is running."""
     return conn
-
-
-@contextmanager
-def running_service(dsn: str) -> Iterator[EncoderService]:
-    """Run a real service in a thread until the end of the block."""
-    started = threading.Event()
-    services: list[EncoderService] = []
-
-    async def serve() -> None:
-        service = EncoderService(dsn)
-        services.append(service)
-        started.set()
-        await service.run()
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    started.wait(10)
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        deadline = time.monotonic() + 20
-        while (
-            conn.execute("select 1 from pgembed.workers where alive").fetchone() is None
-        ):
-            assert time.monotonic() < deadline, "the service did not come up"
-            time.sleep(0.02)
-    try:
-        yield services[0]
-    finally:
-        services[0].stop()
-        thread.join(20)
-    assert not thread.is_alive()
 
 
 @pytest.fixture

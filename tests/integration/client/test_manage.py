@@ -11,7 +11,7 @@ import pgembed
 from pgembed import errors
 from pgembed.encoders import load_encoder
 from pgembed.testing import process_all
-from tests.integration.client.conftest import running_service
+from tests.fixtures.running import running_service
 
 
 def _status(conn: psycopg.Connection) -> pgembed.EmbeddingStatus:

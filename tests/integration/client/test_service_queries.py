@@ -59,7 +59,7 @@ def test_search_inside_a_transaction_keeps_it(
 def test_cached_query_needs_neither_service_nor_second_connection(
     shop: psycopg.Connection, dsn: str
 ) -> None:
-    from tests.integration.client.conftest import running_service
+    from tests.fixtures.running import running_service
 
     with running_service(dsn):
         pgembed.encode(shop, "green tea", "hashing")

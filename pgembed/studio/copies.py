@@ -1,0 +1,93 @@
+"""A search to take home: as SQL, for the client, for SQLAlchemy."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
+
+from pgembed._client.names import table_parts
+from pgembed.options import ORMHybridSearchOptions, ORMVectorSearchOptions, WordOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pgembed.studio.database import Connection
+    from pgembed.studio.searches import Asked
+
+_COLUMNS = {
+    "bm25_search": "(doc).*, score, snippet",
+    "vector_search": "(doc).*, similarity, content",
+    "hybrid_search": "(doc).*, score, vector_rank, bm25_rank, content",
+}
+_ORM_OPTIONS: dict[str, type] = {
+    "bm25_search": WordOptions,
+    "vector_search": ORMVectorSearchOptions,
+    "hybrid_search": ORMHybridSearchOptions,
+}
+
+
+def as_sql(
+    conn: Connection,
+    table: str,
+    function: str,
+    query: str,
+    options: Mapping[str, Any],
+) -> str:
+    """Write the search as a statement for psql."""
+    given = [sql.Literal(query).as_string(conn).strip()]
+    for name, value in options.items():
+        written = json.dumps(value, ensure_ascii=False) if name == "filter" else value
+        literal = sql.Literal(written).as_string(conn).strip()
+        given.append(f"{sql.Identifier(name).as_string(conn)} => {literal}")
+    arguments = ",\n    ".join([f"NULL::{table}", ", ".join(given[:1]), *given[1:]])
+    return f"SELECT {_COLUMNS[function]}\nFROM pgembed.{function}(\n    {arguments}\n);"
+
+
+def as_python(table: str, function: str, query: str, options: Mapping[str, Any]) -> str:
+    """Write the search as a call of the client."""
+    given = "".join(f", {name}={value!r}" for name, value in options.items())
+    return (
+        "import psycopg\nimport pgembed\n\n"
+        "with psycopg.connect(autocommit=True) as conn:\n"
+        f"    hits = pgembed.{function}(conn, {table!r}, {query!r}{given})\n"
+        "    for hit in hits:\n"
+        "        print(hit.doc)"
+    )
+
+
+def as_sqlalchemy(
+    table: str, function: str, query: str, options: Mapping[str, Any]
+) -> str:
+    """Write the search as a statement of SQLAlchemy's, over a class with its name."""
+    known = _ORM_OPTIONS[function].__annotations__
+    names = table_parts(table)
+    words = re.split(r"\W|_", names[-1])
+    model = "".join(word[:1].upper() + word[1:] for word in words if word)
+    model = model if model.isidentifier() else "Row"
+    given = "".join(
+        f", {name}={value!r}"
+        for name, value in options.items()
+        if name in known or name == "k"
+    )
+    row = model.lower()
+    return (
+        f"# {model}: your mapped class, with an attribute that declares the embedding\n"
+        f"search = {model}.embedding.{function}({query!r}{given})\n"
+        f"for {row}, hit in session.execute(search):\n"
+        f"    print({row}, hit)"
+    )
+
+
+def copies(
+    conn: Connection, table: str, function: str, asked: Asked, known: type
+) -> dict[str, str]:
+    """Write a search in each of the ways, by what they are called."""
+    options = asked.given(known)
+    return {
+        "SQL": as_sql(conn, table, function, asked.query, options),
+        "Python": as_python(table, function, asked.query, options),
+        "SQLAlchemy": as_sqlalchemy(table, function, asked.query, options),
+    }

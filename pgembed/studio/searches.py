@@ -1,0 +1,281 @@
+"""The three searches of the page, in one snapshot, with the time of each."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from pgembed._client import search as flows
+from pgembed._client.arguments import checked, named
+from pgembed._client.arun import arun
+from pgembed._client.values import check_query
+from pgembed.errors import PgembedError
+from pgembed.options import (
+    BM25SearchOptions,
+    HybridSearchOptions,
+    VectorSearchOptions,
+)
+from pgembed.studio.problems import Problem, problem_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pgembed.studio.database import Connection, Database
+    from pgembed.studio.sources import Column, Source
+
+Arm = Literal["words", "meaning", "both"]
+
+#: The function of each column of the page, and its options.
+FUNCTIONS: dict[Arm, tuple[str, type]] = {
+    "words": ("bm25_search", BM25SearchOptions),
+    "meaning": ("vector_search", VectorSearchOptions),
+    "both": ("hybrid_search", HybridSearchOptions),
+}
+MOST_HITS = 50
+TITLE = 90  # characters,
+CELL = 300  # characters of a value, and
+CONTENT = 600  # of a chunk
+_ABOUT = {
+    "bm25_search": "h.score, h.snippet, h.read_as, h.explanation",
+    "vector_search": "h.similarity as score, h.similarity, h.chunk, h.encoded_by,"
+    " pg_catalog.left(h.content, {content}) as content",
+    "hybrid_search": "h.score, h.snippet, h.read_as, h.explanation, h.vector_rank,"
+    " h.similarity, h.bm25_rank, h.bm25, h.chunk, h.encoded_by,"
+    " pg_catalog.left(h.content, {content}) as content",
+}
+_SEARCH = sql.SQL(
+    "select {key} as key, array[{cells}]::pg_catalog.text[] as cells, {about}"
+    " from pgembed.{function}(null::{table}, {given}) with ordinality as h"
+    " cross join lateral (select (h.doc).*) as s order by h.ordinality"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a search page asks.
+
+    Attributes:
+        query: Words.
+        options: Options of the searches, by their names; each takes what it knows.
+    """
+
+    query: str
+    options: Mapping[str, Any]
+
+    @property
+    def embedding(self) -> str | None:
+        """Which embedding or BM25 index; None: the table's default."""
+        name: str | None = self.options.get("embedding")
+        return name
+
+    def given(self, known: type) -> dict[str, Any]:
+        """Give the options that a search knows."""
+        names = known.__annotations__
+        return {name: one for name, one in self.options.items() if name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A row, and why it was found.
+
+    Attributes:
+        rank: From 1.
+        key: Primary key, as JSON.
+        title: What stands for it: its first text.
+        cells: Its columns, as text; long ones cut.
+        share: Its score as a share of the best, 0 to 1.
+        about: What the search says of it.
+    """
+
+    rank: int
+    key: Any
+    title: str
+    cells: dict[str, str | None]
+    share: float
+    about: dict[str, Any]
+
+    @property
+    def words(self) -> list[dict[str, Any]]:
+        """The words that were found, with what each adds to the score."""
+        explanation = self.about.get("explanation") or {}
+        of_words = explanation.get("bm25", explanation) or {}
+        found: list[dict[str, Any]] = of_words.get("words") or []
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """A column of the page.
+
+    Attributes:
+        arm: Which.
+        function: The SQL function behind it.
+        hits: Best first.
+        milliseconds: What the statement took, the way there and back included.
+        problem: Why there are none.
+    """
+
+    arm: Arm
+    function: str
+    hits: Sequence[Hit] = ()
+    milliseconds: float = 0.0
+    problem: Problem | None = None
+
+    @property
+    def read_as(self) -> dict[str, str]:
+        """Words that were read as others."""
+        if not self.hits:
+            return {}
+        found: dict[str, str] = self.hits[0].about.get("read_as") or {}
+        return found
+
+
+@dataclass(slots=True)
+class Found:
+    """What a search page shows."""
+
+    rankings: list[Ranking] = field(default_factory=list)
+    encode_milliseconds: float | None = None
+
+
+def arms(source: Source) -> list[Arm]:
+    """Say which columns a table can have."""
+    if source.function == "hybrid_search":
+        return ["words", "meaning", "both"]
+    return ["words"] if source.function == "bm25_search" else ["meaning"]
+
+
+async def search(
+    database: Database,
+    conn: Connection,
+    source: Source,
+    asked: Asked,
+    encode_seconds: float,
+) -> Found:
+    """Search in each way that the table has.
+
+    Raises:
+        InvalidQuery: The query is empty.
+        InvalidParameter: An option is out of range.
+    """
+    check_query(asked.query)
+    wanted = arms(source)
+    found = Found()
+    missing: Problem | None = None
+    if wanted != ["words"]:
+        started = time.perf_counter()
+        try:
+            await have_vector(conn, source, asked, encode_seconds)
+        except (PgembedError, psycopg.Error) as exc:
+            missing = problem_of(exc)
+        found.encode_milliseconds = _since(started)
+    async with database.reading(conn):
+        for arm in wanted:
+            if missing is not None and arm != "words":
+                ranking = Ranking(arm, FUNCTIONS[arm][0], problem=missing)
+            else:
+                ranking = await _ranking(conn, source, arm, asked)
+            found.rankings.append(ranking)
+    return found
+
+
+async def have_vector(
+    conn: Connection, source: Source, asked: Asked, seconds: float
+) -> None:
+    """See to it that the query's vector is at hand, before the search begins.
+
+    Raises:
+        NoEncoderService: No service encodes it, and PostgreSQL cannot either.
+    """
+    options = {
+        "embedding": asked.embedding,
+        "query_encoder": asked.options.get("query_encoder"),
+        "timeout": seconds,
+    }
+    await arun(conn, flows.query_vector(source.table.name, asked.query, options))
+
+
+async def _ranking(conn: Connection, source: Source, arm: Arm, asked: Asked) -> Ranking:
+    function, known = FUNCTIONS[arm]
+    options = asked.given(known)
+    if arm != "meaning":
+        options |= {"snippets": True, "explain": True}
+    statement = _statement(source, function, arguments := checked(options))
+    started = time.perf_counter()
+    try:
+        # A savepoint: what one column cannot show, the others still do.
+        async with conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(
+                statement, {**arguments, "query": asked.query}, prepare=False
+            )
+            rows = await cursor.fetchall()
+    except psycopg.Error as exc:
+        return Ranking(arm, function, (), _since(started), problem_of(exc))
+    took = _since(started)
+    return Ranking(arm, function, _hits(rows, arm, source.columns), took)
+
+
+def _statement(
+    source: Source, function: str, arguments: Mapping[str, object]
+) -> sql.Composed:
+    return _SEARCH.format(
+        key=_escaped(source.key_sql),
+        cells=sql.SQL(", ").join(_cell(column) for column in source.columns),
+        about=sql.SQL(_ABOUT[function]).format(content=sql.Literal(CONTENT)),
+        function=sql.Identifier(function),
+        table=_escaped(source.table.name),
+        given=named({"query": None, **arguments}),
+    )
+
+
+def _escaped(text: str) -> sql.SQL:
+    """Take SQL that the server wrote into a statement with parameters."""
+    return sql.SQL(text.replace("%", "%%"))
+
+
+def _cell(column: Column) -> sql.Composed:
+    """Show a value as text: by the type's output function, which concat() calls."""
+    value = sql.Identifier("s", column.name.replace("%", "%%"))
+    if column.kind == "bytes":
+        shown = sql.SQL("pg_catalog.concat(pg_catalog.octet_length({}), ' bytes')")
+    else:
+        shown = sql.SQL("pg_catalog.left(pg_catalog.concat({}), {})")
+    return sql.SQL("case when {} is distinct from null then {} end").format(
+        value, shown.format(value, sql.Literal(CELL + 1))
+    )
+
+
+def _hits(
+    rows: Sequence[dict[str, Any]], arm: Arm, columns: Sequence[Column]
+) -> list[Hit]:
+    best = max((row["score"] for row in rows), default=0.0)
+    if arm == "meaning":
+        best = max(best, 1.0)
+    names = [column.name for column in columns]
+    texts = [c.name for c in columns if c.kind == "text" and not c.is_key]
+    hits: list[Hit] = []
+    for rank, row in enumerate(rows, 1):
+        key = row.pop("key")
+        cells = dict(zip(names, map(_cut, row.pop("cells")), strict=True))
+        share = max(0.0, row["score"] / best) if best > 0 else 0.0
+        hits.append(Hit(rank, key, _title(cells, texts, key), cells, share, row))
+    return hits
+
+
+def _title(cells: dict[str, str | None], texts: Sequence[str], key: Any) -> str:
+    text = next((found for name in texts if (found := cells[name])), None)
+    line = (text or "").strip().partition("\n")[0] or str(key)
+    return line if len(line) <= TITLE else line[:TITLE].rstrip() + "…"
+
+
+def _cut(value: str | None) -> str | None:
+    return value if value is None or len(value) <= CELL else value[:CELL] + "…"
+
+
+def _since(started: float) -> float:
+    return 1000 * (time.perf_counter() - started)

@@ -1,0 +1,56 @@
+"""What the routes share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from pgembed.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from pgembed.studio.database import Database
+    from pgembed.studio.security import Keys
+    from pgembed.studio.settings import StudioSettings
+
+MOST_BYTES = 4 << 20  # of a body
+
+
+@dataclass(frozen=True, slots=True)
+class Studio:
+    """What there is one of."""
+
+    database: Database
+    keys: Keys
+    settings: StudioSettings
+
+
+def studio_of(request: Request) -> Studio:
+    """Find it from a request."""
+    found: Studio = request.app.state.studio
+    return found
+
+
+async def body_of(request: Request) -> bytes:
+    """Read the body of a request.
+
+    Raises:
+        InvalidParameter: It is too large.
+    """
+    read = bytearray()
+    async for part in request.stream():
+        read += part
+        if len(read) > MOST_BYTES:
+            raise InvalidParameter(
+                f"the request is larger than {MOST_BYTES >> 20} MiB",
+                hint="Send fewer texts at once.",
+            )
+    return bytes(read)
+
+
+async def form_of(request: Request) -> dict[str, str]:
+    """Read a form; of several fields with one name the last."""
+    body = (await body_of(request)).decode(errors="replace")
+    return {name: values[-1] for name, values in parse_qs(body).items()}

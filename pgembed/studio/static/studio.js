@@ -1,0 +1,12 @@
+// What the pages cannot do without a script: copy a text, take a line out of the form.
+document.addEventListener("click", async (event) => {
+  const copy = event.target.closest("[data-copy]");
+  if (copy) {
+    const text = copy.closest("figure").querySelector("pre").textContent;
+    await navigator.clipboard.writeText(text);
+    copy.textContent = "Copied";
+    setTimeout(() => { copy.textContent = "Copy"; }, 1500);
+  }
+  const remove = event.target.closest("[data-remove]");
+  if (remove) remove.closest(remove.dataset.remove).remove();
+});

@@ -15,6 +15,7 @@ import psycopg
 import pgembed
 from pgembed import errors, schema, sqlfiles
 from pgembed.embedded import THROWAWAY_SETTINGS, EmbeddedServer
+from pgembed.studio import render
 
 
 def import_all() -> int:
@@ -46,6 +47,8 @@ def main() -> None:
     command = Path(sys.prefix, "bin", "pgembed")
     subprocess.run([command, "version"], check=True)
     assert sqlfiles.queries()
+    assert "Token" in render.page("closed.html").body.decode()
+    assert (render.STATIC / "studio.css").exists()
     with (
         tempfile.TemporaryDirectory(prefix="pgembed-") as folder,
         EmbeddedServer(

@@ -11,10 +11,12 @@ import typer
 
 from pgembed.cli.common import Dsn, console
 from pgembed.dsn import connect
-from pgembed.errors import InvalidParameter, MissingExtra
+from pgembed.errors import InvalidParameter
 
 if TYPE_CHECKING:
     import socket
+
+    from starlette.applications import Starlette
 
     from pgembed.studio import StudioSettings
 
@@ -61,13 +63,8 @@ def studio(
     are those that the role of the connection may read, and nothing is written but what
     queries leave in pgembed's cache.
     """
-    try:
-        import jinja2  # noqa: F401
-        import psycopg_pool  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as exc:
-        raise MissingExtra("studio") from exc
-    from pgembed.studio.settings import StudioSettings, new_token
+    from pgembed.studio import StudioSettings, create_app
+    from pgembed.studio.settings import new_token
 
     # What is wrong with the connection is said now, not on the first page.
     with connect(dsn, autocommit=True) as conn:
@@ -81,10 +78,11 @@ def studio(
     )
     with _listening(settings) as listener, suppress(KeyboardInterrupt):
         settings = replace(settings, port=listener.getsockname()[1])
+        app = create_app(dsn, settings)
         _say(settings)
         # psycopg does not work with the Proactor loop, the default on Windows.
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-            runner.run(_serve(dsn, settings, listener))
+            runner.run(_serve(app, listener))
 
 
 def _listening(settings: StudioSettings) -> socket.socket:
@@ -108,13 +106,11 @@ def _say(settings: StudioSettings) -> None:
     console.print(url, markup=False, highlight=False, soft_wrap=True)
 
 
-async def _serve(dsn: str, settings: StudioSettings, listener: socket.socket) -> None:
+async def _serve(app: Starlette, listener: socket.socket) -> None:
     import uvicorn
 
-    from pgembed.studio import create_app
-
     config = uvicorn.Config(
-        create_app(dsn, settings),
+        app,
         log_level="warning",
         access_log=False,  # the first address has the token in it
         server_header=False,

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from pgembed.errors import InvalidParameter
@@ -124,20 +125,24 @@ async def login(request: Request) -> Response:
 
 async def failed(request: Request, exc: Exception) -> Response:
     """Say what went wrong, and nothing else."""
-    problem = problem_of(exc)
+    return _told(request, problem_of(exc))
+
+
+async def refused(request: Request, exc: Exception) -> Response:
+    """Say that there is no such page, or that it is not asked for this way."""
+    assert isinstance(exc, HTTPException)
+    return _told(request, Problem(exc.status_code, exc.detail.lower()))
+
+
+def _told(request: Request, problem: Problem) -> Response:
+    answer: Response
     if request.url.path.startswith(API):
-        return JSONResponse({"error": {"message": problem.message}}, problem.status)
-    answer = page("problem.html", status=problem.status, problem=problem)
+        answer = JSONResponse(problem.as_openai(), problem.status)
+    else:
+        answer = page("problem.html", status=problem.status, problem=problem)
     # Of what nobody expected the guard does not see the answer.
     answer.headers.update({**HEADERS, **problem.headers})
     return answer
-
-
-async def not_found(_: Request, __: Exception) -> Response:
-    """Say that there is no such page."""
-    return page(
-        "problem.html", status=404, problem=Problem(404, "there is no such page")
-    )
 
 
 def _vocabulary() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 
@@ -12,6 +13,7 @@ from pgembed.errors import (
     NoEncoderService,
     PgembedError,
     SqlError,
+    UnknownModel,
     from_psycopg,
 )
 from pgembed.studio.database import Busy
@@ -20,9 +22,16 @@ _log = logging.getLogger(__name__)
 _TIMED_OUT = "57014"
 _CLIENT = 400
 _NOT_ALLOWED = 403
+_NOT_FOUND = 404
 _BROKEN = 500
 _NOT_NOW = 503
 RETRY_AFTER = 2  # seconds
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    500: "server_error",
+    503: "server_error",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,21 @@ class Problem:
     def headers(self) -> dict[str, str]:
         """When to come back."""
         return {"Retry-After": str(RETRY_AFTER)} if self.status == _NOT_NOW else {}
+
+    def as_openai(self) -> dict[str, Any]:
+        """Write it as OpenAI's API does, whose clients read this."""
+        message = (
+            self.message
+            if self.hint is None
+            else f"{self.message.rstrip('.')}. {self.hint}"
+        )
+        error = {
+            "message": message,
+            "type": _TYPES.get(self.status, "invalid_request_error"),
+            "param": None,
+            "code": self.code,
+        }
+        return {"error": error}
 
 
 def problem_of(exc: Exception) -> Problem:
@@ -75,4 +99,6 @@ def _status(exc: PgembedError) -> int:
         return _NOT_NOW
     if isinstance(exc, InsufficientPrivilege):
         return _NOT_ALLOWED
+    if isinstance(exc, UnknownModel):
+        return _NOT_FOUND
     return _CLIENT if isinstance(exc, SqlError) else _BROKEN

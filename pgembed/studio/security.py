@@ -11,6 +11,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from pgembed.studio.problems import Problem
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 API = "/v1/"
 # What has no secrets, and what a browser needs before it has the cookie.
-_OPEN = ("/static/", "/login")
+_OPEN = ("/static/", "/login", "/openapi.json")
 _READING = ("GET", "HEAD", "OPTIONS")
 HEADERS = {
     # No script and no style but the studio's own files: nothing in a row can run.
@@ -160,15 +162,10 @@ def _is_own(request: Request) -> bool:
 
 
 def _no_token() -> Response:
-    return JSONResponse(
-        {
-            "error": {
-                "message": "The token is missing or wrong: Authorization: Bearer …",
-                "type": "authentication_error",
-                "param": None,
-                "code": "invalid_api_key",
-            }
-        },
+    problem = Problem(
         401,
-        {"WWW-Authenticate": "Bearer"},
+        "the token is missing or wrong",
+        "Send Authorization: Bearer TOKEN.",
+        "invalid_api_key",
     )
+    return JSONResponse(problem.as_openai(), 401, {"WWW-Authenticate": "Bearer"})

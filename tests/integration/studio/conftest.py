@@ -19,6 +19,7 @@ from pgembed.testing import process_all
 from tests.fixtures.postgres import prepared_by
 from tests.fixtures.running import running_service
 
+ODD = '"Odd %s"."My ""T%"'
 TOKEN = "a-token-of-the-tests"
 HTML = "<script>alert(1)</script> <b>bold & brave</b> \"tea\" <img src=x onerror='a()'>"
 ARTICLES = [

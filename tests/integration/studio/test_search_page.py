@@ -18,6 +18,7 @@ from pgembed.sqlalchemy import Embedding
 from tests.fixtures.roles import new_roles
 from tests.integration.studio.conftest import (
     HTML,
+    ODD,
     column_of,
     copies_of,
     keys_of,
@@ -25,7 +26,6 @@ from tests.integration.studio.conftest import (
 )
 
 ARTICLE = {"table": "public.article"}
-ODD = '"Odd %s"."My ""T%"'
 FUNCTIONS = {"words": "bm25", "meaning": "vector", "both": "hybrid"}
 
 

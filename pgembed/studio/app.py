@@ -13,11 +13,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from pgembed.errors import PgembedError
-from pgembed.studio import api, openapi, pages
+from pgembed.studio import api, health, openapi, pages
 from pgembed.studio.database import Busy, Database
+from pgembed.studio.health import Looks
 from pgembed.studio.render import STATIC, page
 from pgembed.studio.security import Guard, Keys
-from pgembed.studio.shared import Studio
+from pgembed.studio.shared import Studio, is_part
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,14 +42,21 @@ def create_app(dsn: str, settings: StudioSettings) -> Starlette:
         finally:
             await database.close()
 
-    async def closed(_: Request) -> Response:
-        return page("closed.html", status=401)
+    async def closed(request: Request) -> Response:
+        answer = page("closed.html", status=401)
+        if is_part(request):
+            answer.headers["HX-Refresh"] = "true"
+        return answer
 
     app = Starlette(
         routes=[
             Route("/", pages.search_page),
             Route("/parts/source", pages.source_part),
             Route("/parts/condition", pages.condition_part),
+            Route("/health", health.health_page),
+            Route("/parts/health", health.health_part),
+            Route("/parts/findings", health.findings_part),
+            Route("/parts/recall", health.recall_part),
             Route("/docs", openapi.documentation),
             Route("/openapi.json", openapi.document),
             Route("/v1/search", api.search, methods=["POST"]),
@@ -68,5 +76,5 @@ def create_app(dsn: str, settings: StudioSettings) -> Starlette:
             Exception: pages.failed,
         },
     )
-    app.state.studio = Studio(database, keys, settings)
+    app.state.studio = Studio(database, keys, settings, Looks(database))
     return app

@@ -41,7 +41,9 @@ def as_sql(
     for name, value in options.items():
         written = json.dumps(value, ensure_ascii=False) if name == "filter" else value
         literal = sql.Literal(written).as_string(conn).strip()
-        given.append(f"{sql.Identifier(name).as_string(conn)} => {literal}")
+        # A keyword; the others are plain names.
+        written_name = '"offset"' if name == "offset" else name
+        given.append(f"{written_name} => {literal}")
     arguments = ",\n    ".join([f"NULL::{table}", ", ".join(given[:1]), *given[1:]])
     return f"SELECT {_COLUMNS[function]}\nFROM pgembed.{function}(\n    {arguments}\n);"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
@@ -10,7 +10,7 @@ from psycopg import IsolationLevel
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from pgembed.studio.settings import StudioSettings
 
@@ -30,7 +30,8 @@ class Database:
     """
 
     def __init__(self, dsn: str, settings: StudioSettings) -> None:
-        self._seconds = settings.statement_seconds
+        self._dsn = dsn
+        self._timeout = f"{round(1000 * settings.statement_seconds)}ms"
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
             # Queries are encoded outside of a transaction, and searches inside of one.
@@ -67,13 +68,26 @@ class Database:
         finally:
             await self._pool.putconn(conn)
 
+    @contextmanager
+    def beside(self) -> Iterator[psycopg.Connection[Any]]:
+        """Open a connection that reads, for what has no asynchronous form."""
+        with psycopg.connect(self._dsn, autocommit=True) as conn:
+            for setting, value in (
+                ("default_transaction_read_only", "on"),
+                ("statement_timeout", self._timeout),
+            ):
+                conn.execute(
+                    "select pg_catalog.set_config(%s, %s, false)", [setting, value]
+                )
+            yield conn
+
     @asynccontextmanager
     async def reading(self, conn: Connection) -> AsyncIterator[None]:
         """Read in one transaction, with one snapshot, that ends in time."""
         async with conn.transaction():
             await conn.execute(
                 "select pg_catalog.set_config('statement_timeout', %s, true)",
-                [f"{round(1000 * self._seconds)}ms"],
+                [self._timeout],
             )
             yield
 

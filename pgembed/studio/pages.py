@@ -15,7 +15,7 @@ from pgembed.studio.copies import copies
 from pgembed.studio.problems import Problem, problem_of
 from pgembed.studio.render import page
 from pgembed.studio.security import API, HEADERS
-from pgembed.studio.shared import form_of, studio_of
+from pgembed.studio.shared import form_of, is_part, studio_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,7 +62,7 @@ class View:
 async def search_page(request: Request) -> Response:
     """Show the form, and what it finds; of a search by htmx only that."""
     view = View(_fields(request), lines=_lines(request))
-    part = request.headers.get("hx-request") == "true"
+    part = is_part(request)
     try:
         await _fill(request, view)
     except Exception as exc:
@@ -139,7 +139,8 @@ def _told(request: Request, problem: Problem) -> Response:
     if request.url.path.startswith(API):
         answer = JSONResponse(problem.as_openai(), problem.status)
     else:
-        answer = page("problem.html", status=problem.status, problem=problem)
+        name = "_problem.html" if is_part(request) else "problem.html"
+        answer = page(name, status=problem.status, problem=problem)
     # Of what nobody expected the guard does not see the answer.
     answer.headers.update({**HEADERS, **problem.headers})
     return answer

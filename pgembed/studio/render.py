@@ -31,6 +31,14 @@ def marked(snippet: str | None) -> Markup:
     return shown + _MARKS["</b>"] if is_open else shown
 
 
+def coded(text: str) -> Markup:
+    """Show what is between backticks as code."""
+    shown = Markup()
+    for place, part in enumerate(text.split("`")):
+        shown += Markup("<code>{}</code>").format(part) if place % 2 else part
+    return shown
+
+
 def compact(value: object) -> str:
     """Write a value as JSON, for people."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -71,6 +79,7 @@ _templates = Environment(
 )
 _templates.filters |= {
     "marked": marked,
+    "coded": coded,
     "compact": compact,
     "number": number,
     "size": size,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from pgembed.studio.database import Database
+    from pgembed.studio.health import Looks
     from pgembed.studio.security import Keys
     from pgembed.studio.settings import StudioSettings
 
@@ -25,12 +26,18 @@ class Studio:
     database: Database
     keys: Keys
     settings: StudioSettings
+    looks: Looks
 
 
 def studio_of(request: Request) -> Studio:
     """Find it from a request."""
     found: Studio = request.app.state.studio
     return found
+
+
+def is_part(request: Request) -> bool:
+    """Whether htmx asks, which puts the answer into a page."""
+    return request.headers.get("hx-request") == "true"
 
 
 async def body_of(request: Request) -> bytes:

@@ -10,3 +10,13 @@ document.addEventListener("click", async (event) => {
   const remove = event.target.closest("[data-remove]");
   if (remove) remove.closest(remove.dataset.remove).remove();
 });
+
+// Addresses that are short enough to be read: without what was left empty.
+document.addEventListener("htmx:configRequest", (event) => {
+  const given = event.detail.parameters;
+  const left = given.column === "" ? [] : ["operator", "value"];
+  for (const [name, value] of Object.entries(given)) {
+    if (value === "" && !left.includes(name)) delete given[name];
+  }
+  if (given.column === undefined) delete given.operator;
+});

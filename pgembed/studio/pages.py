@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
@@ -45,7 +45,7 @@ class View:
         filter: What became of them.
         found: The rankings; None: nothing was asked yet.
         problem: Why there are none.
-        copies: The search in other languages, by the column of the page.
+        copies: The search in other languages, for each of the rankings.
     """
 
     fields: Mapping[str, str]
@@ -56,7 +56,7 @@ class View:
     filter: Mapping[str, Any] | None = None
     found: searches.Found | None = None
     problem: Problem | None = None
-    copies: dict[str, dict[str, str]] = field(default_factory=dict)
+    copies: Sequence[Mapping[str, str]] = ()
 
 
 async def search_page(request: Request) -> Response:
@@ -181,15 +181,22 @@ async def _fill(request: Request, view: View) -> None:
             options = _options(view.fields)
             if view.filter is not None:
                 options["filter"] = view.filter
-            asked = searches.Asked(query, options)
-            source = await sources.source(conn, view.table, asked.embedding)
+            asked = searches.Asked(query, options, view.fields["other"] or None)
+            source = await sources.source(
+                conn, view.table, view.columns, asked.embedding
+            )
         seconds = studio.settings.encode_seconds
         view.found = await searches.search(database, conn, source, asked, seconds)
-        for ranking in view.found.rankings:
-            known = searches.FUNCTIONS[ranking.arm][1]
-            view.copies[ranking.arm] = copies(
-                conn, view.table.name, ranking.function, asked, known
+        view.copies = [
+            copies(
+                conn,
+                view.table.name,
+                ranking.function,
+                ranking.asked,
+                searches.FUNCTIONS[ranking.arm][1],
             )
+            for ranking in view.found.rankings
+        ]
 
 
 def _options(fields: Mapping[str, str]) -> dict[str, Any]:

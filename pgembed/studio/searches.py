@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,7 @@ from pgembed._client import search as flows
 from pgembed._client.arguments import checked, named
 from pgembed._client.arun import arun
 from pgembed._client.values import check_query
-from pgembed.errors import PgembedError
+from pgembed.errors import InvalidParameter, PgembedError
 from pgembed.options import (
     BM25SearchOptions,
     HybridSearchOptions,
@@ -62,16 +63,22 @@ class Asked:
     Attributes:
         query: Words.
         options: Options of the searches, by their names; each takes what it knows.
+        other: An embedding to compare with.
     """
 
     query: str
     options: Mapping[str, Any]
+    other: str | None = None
 
     @property
     def embedding(self) -> str | None:
         """Which embedding or BM25 index; None: the table's default."""
         name: str | None = self.options.get("embedding")
         return name
+
+    def of_other(self) -> Asked:
+        """Ask the same of the other embedding."""
+        return Asked(self.query, {**self.options, "embedding": self.other})
 
     def given(self, known: type) -> dict[str, Any]:
         """Give the options that a search knows."""
@@ -100,6 +107,11 @@ class Hit:
     about: dict[str, Any]
 
     @property
+    def key_text(self) -> str:
+        """The key, to compare it with others."""
+        return json.dumps(self.key)
+
+    @property
     def words(self) -> list[dict[str, Any]]:
         """The words that were found, with what each adds to the score."""
         explanation = self.about.get("explanation") or {}
@@ -114,6 +126,7 @@ class Ranking:
 
     Attributes:
         arm: Which.
+        asked: What it answers.
         function: The SQL function behind it.
         hits: Best first.
         milliseconds: What the statement took, the way there and back included.
@@ -121,10 +134,20 @@ class Ranking:
     """
 
     arm: Arm
+    asked: Asked
     function: str
     hits: Sequence[Hit] = ()
     milliseconds: float = 0.0
     problem: Problem | None = None
+
+    @property
+    def keys(self) -> set[str]:
+        """The keys of its hits, to compare it with another."""
+        return {hit.key_text for hit in self.hits}
+
+    def common(self, other: Ranking) -> int:
+        """Count the hits that another has too."""
+        return len(self.keys & other.keys)
 
     @property
     def read_as(self) -> dict[str, str]:
@@ -140,7 +163,7 @@ class Found:
     """What a search page shows."""
 
     rankings: list[Ranking] = field(default_factory=list)
-    encode_milliseconds: float | None = None
+    encode_milliseconds: float = 0.0
 
 
 def arms(source: Source) -> list[Arm]:
@@ -157,35 +180,46 @@ async def search(
     asked: Asked,
     encode_seconds: float,
 ) -> Found:
-    """Search in each way that the table has.
+    """Search in each way that the table has; or by two embeddings, to compare them.
 
     Raises:
         InvalidQuery: The query is empty.
         InvalidParameter: An option is out of range.
     """
     check_query(asked.query)
-    wanted = arms(source)
+    wanted = [(arm, asked) for arm in arms(source)]
+    if asked.other is not None:
+        both = (asked, asked.of_other())
+        wanted = [(arm, one) for arm, _ in wanted if arm != "words" for one in both]
+        if not wanted:
+            raise InvalidParameter(
+                f"{source.table.name} has no embedding to compare with"
+            )
     found = Found()
-    missing: Problem | None = None
-    if wanted != ["words"]:
+    missing: dict[str | None, Problem] = {}
+    for name in dict.fromkeys(one.embedding for arm, one in wanted if arm != "words"):
         started = time.perf_counter()
         try:
-            await have_vector(conn, source, asked, encode_seconds)
+            await have_vector(conn, source, asked, name, encode_seconds)
         except (PgembedError, psycopg.Error) as exc:
-            missing = problem_of(exc)
-        found.encode_milliseconds = _since(started)
+            missing[name] = problem_of(exc)
+        found.encode_milliseconds += _since(started)
     async with database.reading(conn):
-        for arm in wanted:
-            if missing is not None and arm != "words":
-                ranking = Ranking(arm, FUNCTIONS[arm][0], problem=missing)
+        for arm, one in wanted:
+            if arm != "words" and (problem := missing.get(one.embedding)):
+                ranking = Ranking(arm, one, FUNCTIONS[arm][0], problem=problem)
             else:
-                ranking = await _ranking(conn, source, arm, asked)
+                ranking = await _ranking(conn, source, arm, one)
             found.rankings.append(ranking)
     return found
 
 
 async def have_vector(
-    conn: Connection, source: Source, asked: Asked, seconds: float
+    conn: Connection,
+    source: Source,
+    asked: Asked,
+    embedding: str | None,
+    seconds: float,
 ) -> None:
     """See to it that the query's vector is at hand, before the search begins.
 
@@ -193,7 +227,7 @@ async def have_vector(
         NoEncoderService: No service encodes it, and PostgreSQL cannot either.
     """
     options = {
-        "embedding": asked.embedding,
+        "embedding": embedding,
         "query_encoder": asked.options.get("query_encoder"),
         "timeout": seconds,
     }
@@ -215,9 +249,9 @@ async def _ranking(conn: Connection, source: Source, arm: Arm, asked: Asked) -> 
             )
             rows = await cursor.fetchall()
     except psycopg.Error as exc:
-        return Ranking(arm, function, (), _since(started), problem_of(exc))
+        return Ranking(arm, asked, function, (), _since(started), problem_of(exc))
     took = _since(started)
-    return Ranking(arm, function, _hits(rows, arm, source.columns), took)
+    return Ranking(arm, asked, function, _hits(rows, arm, source.columns), took)
 
 
 def _statement(

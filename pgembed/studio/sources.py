@@ -21,7 +21,10 @@ _TABLES = (
     "select pgembed._table_sql(s.source) as name,"
     " pg_catalog.array_agg(s.name order by s.kind desc, s.name) as searched,"
     " pg_catalog.array_agg(distinct s.model) filter (where s.model is not null)"
-    " as models, pg_catalog.bool_and(s.fresh) as fresh"
+    " as models, pg_catalog.bool_and(s.fresh) as fresh,"
+    # Those before and after a switch of the model too.
+    " array(select e.name from pgembed.embedding as e where e.source = s.source"
+    "  order by e.generation, e.name) as embeddings"
     " from pgembed.search_status as s"
     " where pg_catalog.has_table_privilege(s.source, 'select')"
     " group by s.source order by 1"
@@ -62,12 +65,14 @@ class Table:
         searched: Its embeddings and BM25 indexes.
         models: The models of its embeddings.
         fresh: Whether all that was written can be found.
+        embeddings: Its embeddings, next and previous generations too.
     """
 
     name: str
     searched: list[str]
     models: list[str] | None
     fresh: bool
+    embeddings: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,9 @@ async def columns(conn: Connection, table: Table) -> list[Column]:
         return await cursor.fetchall()
 
 
-async def source(conn: Connection, table: Table, embedding: str | None) -> Source:
+async def source(
+    conn: Connection, table: Table, columns: Sequence[Column], embedding: str | None
+) -> Source:
     """Look up how a table is searched.
 
     Raises:
@@ -129,7 +136,7 @@ async def source(conn: Connection, table: Table, embedding: str | None) -> Sourc
         await cursor.execute(_KEY_AND_ARMS, asked)
         row = await cursor.fetchone()
     assert row is not None
-    return Source(table, await columns(conn, table), *row)
+    return Source(table, columns, *row)
 
 
 def chosen(found: Sequence[Table], name: str | None) -> Table | None:

@@ -14,7 +14,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from starlette.testclient import TestClient
 
+import pgembed
 from pgembed.sqlalchemy import Embedding
+from pgembed.testing import process_all
 from tests.fixtures.roles import new_roles
 from tests.integration.studio.conftest import (
     HTML,
@@ -226,3 +228,31 @@ def test_parts_of_the_form_follow_the_table(studio: TestClient) -> None:
     line = studio.get("/parts/condition", params=ARTICLE).text
     assert "price (integer)" in line
     assert line.count("<fieldset") == 1
+
+
+def test_two_embeddings_are_compared(
+    served: TestClient, tables: psycopg.Connection[Any], dsn: str
+) -> None:
+    pgembed.register_model(tables, "short", 16, provider="hashing")
+    pgembed.create_embedding(
+        tables, "article", "title", name="other_embedding", model="short"
+    )
+    process_all(dsn)
+    text = served.get("/parts/source", params=ARTICLE).text
+    assert text.count("<option>other_embedding") == 2
+    params = {**ARTICLE, "q": "green tea", "other": "other_embedding", "k": "3"}
+    text = served.get("/", params=params).text
+    for arm in ("meaning", "both"):
+        keys, other = keys_of(text, arm), keys_of(text, f"{arm}-other")
+        rows = tables.execute(
+            f"select (doc).id::text from pgembed.{FUNCTIONS[arm]}_search(null::article,"
+            " 'green tea', k => 3, embedding => 'other_embedding')".encode()
+        )
+        assert other == [row[0] for row in rows]
+        common = len(set(keys) & set(other))
+        assert f"{common} of 3 are found by both" in column_of(text, arm)
+        assert column_of(text, arm).count("only here") == 3 - common
+    assert "arm-words" not in text
+    assert "other_embedding" in copies_of(text, "both-other")["SQL"]
+    params = {"table": ODD, "q": "tea", "other": "other_embedding"}
+    assert "no embedding to compare with" in served.get("/", params=params).text

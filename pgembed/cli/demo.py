@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pgembed.cli import studio as studio_command
 from pgembed.cli.common import checked_dsn, console
 
 
@@ -23,6 +24,12 @@ def demo(
     keep: Annotated[
         bool,
         typer.Option("--keep", help="Leave the server and the service running."),
+    ] = False,
+    studio: Annotated[
+        bool,
+        typer.Option(
+            "--studio", help="Open the studio over it at the end; keeps it running."
+        ),
     ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what an earlier run left.")
@@ -59,7 +66,18 @@ def demo(
         return
     from pgembed.demo.demo import DemoOptions, run_demo
 
-    run_demo(
-        DemoOptions(rows=rows, keep=keep, fresh=fresh, dsn=dsn, data_dir=data_dir),
+    if studio:
+        studio_command.check_extra()
+    shown = run_demo(
+        DemoOptions(
+            rows=rows,
+            keep=keep or studio,
+            fresh=fresh,
+            dsn=dsn,
+            data_dir=data_dir,
+        ),
         console,
     )
+    if studio:
+        console.print()
+        studio_command.studio(dsn=shown, port=0)

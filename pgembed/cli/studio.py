@@ -11,7 +11,7 @@ import typer
 
 from pgembed.cli.common import Dsn, console
 from pgembed.dsn import connect
-from pgembed.errors import InvalidParameter
+from pgembed.errors import InvalidParameter, MissingExtra
 
 if TYPE_CHECKING:
     import socket
@@ -63,6 +63,7 @@ def studio(
     are those that the role of the connection may read, and nothing is written but what
     queries leave in pgembed's cache.
     """
+    check_extra()
     from pgembed.studio import StudioSettings, create_app
     from pgembed.studio.settings import new_token
 
@@ -83,6 +84,20 @@ def studio(
         # psycopg does not work with the Proactor loop, the default on Windows.
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             runner.run(_serve(app, listener))
+
+
+def check_extra() -> None:
+    """See that the studio can be opened.
+
+    Raises:
+        MissingExtra: The extra `studio` is not installed.
+    """
+    try:
+        import uvicorn  # noqa: F401
+
+        from pgembed.studio import app  # noqa: F401
+    except ImportError as exc:
+        raise MissingExtra("studio") from exc
 
 
 def _listening(settings: StudioSettings) -> socket.socket:

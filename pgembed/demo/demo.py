@@ -57,8 +57,11 @@ class DemoOptions:
     data_dir: Path | None = None
 
 
-def run_demo(options: DemoOptions, console: Console) -> None:
+def run_demo(options: DemoOptions, console: Console) -> str:
     """Run the demo from beginning to end.
+
+    Returns:
+        The connection string of its database.
 
     Raises:
         PgembedError: Something is missing; the message says what to do.
@@ -87,6 +90,7 @@ def run_demo(options: DemoOptions, console: Console) -> None:
             database.keep_running(service.pid)
             service.keep()
         _farewell(screen, database, service, options)
+        return database.dsn
 
 
 def _prepare(
@@ -397,6 +401,7 @@ def _farewell(
             "\n              SELECT similarity, (doc).name FROM pgembed.vector_search("
             f"NULL::{table.TABLE}, 'wait for a child process');"
             f"\n  status      pgembed status --dsn '{escape(database.dsn)}'"
+            f"\n  browser     pgembed studio --dsn '{escape(database.dsn)}'"
             "\n  stop both   pgembed demo --stop"
         )
     else:
@@ -405,6 +410,7 @@ def _farewell(
             f"{escape(str(database.data_dir))} for a quick second run."
             "\n  pgembed demo --keep    keeps them running, to try searches in psql:"
             f"\n                         {escape(database.psql_command)}"
+            "\n  pgembed demo --studio  opens a page in the browser over it"
             "\n  pgembed demo --fresh   starts from nothing"
             f"\n  connection             {escape(database.dsn)} (while it runs)"
         )

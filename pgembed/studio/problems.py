@@ -77,8 +77,9 @@ def problem_of(exc: Exception) -> Problem:
     if isinstance(known, Busy):
         return Problem(
             _NOT_NOW,
-            "all connections to the database are in use",
-            "Try again in a moment; `pgembed studio --connections` sets how many.",
+            "there was no connection to the database in time",
+            "All are in use, or it cannot be reached: try again in a moment. "
+            "`pgembed studio --connections` sets how many there are.",
         )
     if isinstance(known, PgembedError):
         return Problem(_status(known), known.message, known.hint, known.sqlstate)

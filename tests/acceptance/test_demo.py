@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 
@@ -122,7 +124,26 @@ def test_second_run_reuses_the_data_and_stops_everything(
     assert not Path(data_dir, "postmaster.pid").exists()
     assert "Nothing was running" in _demo("--data-dir", data_dir, "--stop")
     # Tests run in any order: those after this one find everything as it was.
-    _demo("--rows", str(ROWS), "--data-dir", data_dir, "--keep")
+    _demo_in_the_browser("--rows", str(ROWS), "--data-dir", data_dir, "--studio")
+
+
+def _demo_in_the_browser(*options: str) -> None:
+    """Run the demo until it has opened the studio, and search there."""
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "pgembed", "demo", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout)
+        url = next(line.strip() for line in lines if "/login?token=" in line)
+        with httpx.Client(base_url=url.partition("/login")[0]) as browser:
+            browser.get(url)
+            found = browser.get("/", params={"q": "configparser"})
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    assert found.status_code == 200
+    assert "<h3>configparser</h3>" in found.text
 
 
 @pytest.mark.slow

@@ -114,8 +114,9 @@ def _listening(settings: StudioSettings) -> socket.socket:
 
 
 def _say(settings: StudioSettings) -> None:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    host = "127.0.0.1" if settings.host == "0.0.0.0" else host  # noqa: S104
+    # From here, an address that stands for all of them is this machine.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    host = f"[{host}]" if ":" in host else host
     url = f"http://{host}:{settings.port}/login?token={settings.token}"
     console.print("Open this in the browser; Ctrl-C ends the studio.", soft_wrap=True)
     console.print(url, markup=False, highlight=False, soft_wrap=True)

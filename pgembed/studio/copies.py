@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
@@ -68,13 +69,13 @@ def as_sqlalchemy(
     names = table_parts(table)
     words = re.split(r"\W|_", names[-1])
     model = "".join(word[:1].upper() + word[1:] for word in words if word)
-    model = model if model.isidentifier() else "Row"
+    model = model if model.isidentifier() and not iskeyword(model) else "Row"
     given = "".join(
         f", {name}={value!r}"
         for name, value in options.items()
         if name in known or name == "k"
     )
-    row = model.lower()
+    row = "row" if iskeyword(model.lower()) else model.lower()
     return (
         f"# {model}: your mapped class, with an attribute that declares the embedding\n"
         f"search = {model}.embedding.{function}({query!r}{given})\n"

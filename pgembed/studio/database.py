@@ -34,8 +34,9 @@ class Database:
         self._timeout = f"{round(1000 * settings.statement_seconds)}ms"
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
-            # Queries are encoded outside of a transaction, and searches inside of one.
-            kwargs={"autocommit": True},
+            # Queries are encoded outside of a transaction, and searches inside of one;
+            # behind a pooler, what was prepared may be in another session.
+            kwargs={"autocommit": True, "prepare_threshold": None},
             configure=_configure,
             min_size=0,
             max_size=settings.connections,

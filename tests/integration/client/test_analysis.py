@@ -12,7 +12,8 @@ import pgembed
 from pgembed import aclient, client
 from pgembed.encoders.hashing import HashingEncoder
 from pgembed.errors import InvalidParameter, InvalidQuery, NoEncoderService
-from tests.integration.client.conftest import MODEL, running_service
+from tests.fixtures.running import running_service
+from tests.integration.client.conftest import MODEL
 
 Conn = psycopg.Connection[Any]
 UNTYPED: Any = pgembed

@@ -13,6 +13,7 @@ import argparse
 import gzip
 import json
 import time
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 import psycopg
 from common import new_database, server, show
 from numpy.typing import NDArray
+from pgvector.psycopg import register_vector
 from psycopg import sql
 from sklearn.cluster import KMeans
 
@@ -57,26 +59,32 @@ def fill(
     conn: psycopg.Connection[Any], rows: list[Row], vectors: NDArray[np.float32]
 ) -> None:
     """Make a table, and put the vectors where a service would."""
+    register_vector(conn)
     conn.execute("create table package (id text primary key, section text, body text)")
     conn.execute("select pgembed.register_model('made', 384, provider => 'hashing')")
-    conn.execute(
-        "select pgembed.create_embedding('package', 'body', model => 'made',"
-        " index => 'none')"
-    )
     with conn.cursor() as cursor:
         with cursor.copy("copy package from stdin") as copy:
             for row in rows:
                 copy.write_row(row)
+        # Afterwards: rows that are written later would be queued one by one.
+        cursor.execute(
+            "select pgembed.create_embedding('package', 'body', model => 'made',"
+            " index => 'none')"
+        )
         found = cursor.execute("select model_id from pgembed.model").fetchone()
         assert found is not None
         statement = sql.SQL(
             "copy package_embedding (id, chunk, content, embedding, text_hash,"
-            " model_id, embedded_at) from stdin"
+            " model_id, embedded_at) from stdin (format binary)"
         )
+        now = datetime.now(UTC)
         with cursor.copy(statement) as copy:
-            for (key, _, body), vector in zip(rows, vectors.tolist(), strict=True):
+            copy.set_types(
+                ["text", "int4", "text", "vector", "bytea", "int4", "timestamptz"]
+            )
+            for (key, _, body), vector in zip(rows, vectors, strict=True):
                 digest = sha256(body.encode()).digest()
-                copy.write_row((key, 0, body, str(vector), digest, found[0], "now"))
+                copy.write_row((key, 0, body, vector, digest, found[0], now))
     conn.execute("analyze")
 
 

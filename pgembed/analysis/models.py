@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pgembed.encoders.base import Encoder
 
 _FOLDS: Final = 5
+_FEWEST: Final = 3  # pairs or texts
 _BLOCK: Final = 1024  # vectors that are compared with all others at once
 _ENCODED_AT_ONCE: Final = 256
 
@@ -97,6 +98,7 @@ def evaluate_model(
     encoded = _Encoded(encoder, progress)
     figures: list[Figure] = []
     for task in tasks:
+        _check(task)
         match task:
             case Pairs():
                 figures.append(_similarity(task, encoded))
@@ -107,6 +109,20 @@ def evaluate_model(
             case Wording():
                 figures += _wording(task, encoded, seed)
     return ModelReport(encoder.name, encoder.dimensions, encoded.seconds, figures)
+
+
+def _check(task: Task) -> None:
+    """Refuse what is too little, as the first lines of a file may be."""
+    many = len(task.first) if isinstance(task, Pairs) else _FEWEST
+    many = len(task.texts) if isinstance(task, Wording | Labelled) else many
+    if many < _FEWEST:
+        raise EvaluationError(
+            f"{task.name}: {many} lines are too few; at least {_FEWEST} are needed"
+        )
+    if isinstance(task, Labelled) and len(set(task.labels)) < 2:
+        raise EvaluationError(
+            f"{task.name}: all texts have the label {task.labels[0]!r}"
+        )
 
 
 class _Encoded:

@@ -209,6 +209,16 @@ def test_bad_files_are_refused_with_their_line(
     assert message in done.output.replace("\n", " ")
 
 
+def test_too_few_lines_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "sts.tsv").write_text(PAIRS)
+    (tmp_path / "labels.tsv").write_text("a\tx\nb\tx\nc\tx\nd\ty\ne\ty\n")
+    few = run("hashing:one", "--pairs", tmp_path / "sts.tsv", "--limit", 2)
+    assert "sts: 2 lines are too few; at least 3 are needed" in few.output
+    alike = run("hashing:one", "--labels", tmp_path / "labels.tsv", "--limit", 3)
+    assert "labels: all texts have the label 'x'" in alike.output
+    assert (few.exit_code, alike.exit_code) == (1, 1)
+
+
 def test_nothing_to_measure_on_and_a_model_that_is_not_there(tmp_path: Path) -> None:
     assert "there is nothing to measure on" in run("hashing:one").output
     (tmp_path / "sts.tsv").write_text(PAIRS)

@@ -327,7 +327,7 @@ def test_images_are_grouped_and_have_no_words(conn: Conn) -> None:
     conn.execute("create table picture (id int primary key, data bytea)")
     conn.execute("insert into picture values (1, 'one'), (2, 'two'), (3, 'three')")
     name = declare(conn, "picture", "data", dimensions=2, bm25=False)
-    given = ([1, 0], [0.9, 0.1], [0, 1])
+    given: list[list[float]] = [[1, 0], [0.9, 0.1], [0, 1]]
     put_chunks(conn, name, [((i,), 0, "", v) for i, v in enumerate(given, 1)])
     vectors = analysis.read_vectors(conn, "picture")
     found = analysis.find_clusters(vectors, ClusterOptions(k=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +28,10 @@ Into = Annotated[
 Replace = Annotated[
     bool,
     typer.Option("--replace", help="Where that table is there, fill it with these."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write the same to .csv, .jsonl or .parquet."),
 ]
 Seed = Annotated[int, typer.Option(help="Another may give another result.")]
 

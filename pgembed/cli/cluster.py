@@ -14,6 +14,7 @@ from rich.text import Text
 from pgembed.cli.analysis import (
     PANEL,
     Into,
+    Out,
     Replace,
     Seed,
     Source,
@@ -61,20 +62,24 @@ def cluster(
     filter: FilterText = None,
     into: Into = None,
     replace: Replace = False,
+    out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Group the rows of a table by their vectors, and name the groups by their words.
 
     Needs the extra `analysis`. Reads the rows that you may see; --into writes key,
-    cluster and label of each to a table.
+    cluster and label of each to a table, --out to a file.
     """
     from pgembed import analysis
+    from pgembed.analysis.files import check_file, key_columns, write_file
     from pgembed.analysis.source import find_source
     from pgembed.analysis.vectors import read_source
 
     options = analysis.ClusterOptions(
         method=method.value, k=k, min_size=min_size, seed=seed
     )
+    if out is not None:
+        check_file(out)
     with connect(dsn, autocommit=True) as conn, progress_bar() as progress:
         found = find_source(conn, source, embedding)
         table = None
@@ -85,9 +90,9 @@ def cluster(
         clustering = analysis.find_clusters(vectors, options, progress=progress)
         progress("naming", 0)
         clustering = analysis.name_clusters(conn, vectors, clustering)
+        labels = {one.number: one.label or None for one in clustering.clusters}
         if table is not None:
             progress("writing", 0)
-            labels = {one.number: one.label or None for one in clustering.clusters}
             rows = (
                 (*key, number, labels[number])
                 for key, number in zip(
@@ -97,10 +102,16 @@ def cluster(
             table.write(
                 conn, rows, comment=f"Clusters of {found.table} by pgembed cluster."
             )
+    if out is not None:
+        numbers = clustering.numbers.tolist()
+        results = {"cluster": numbers, "label": [labels[one] for one in numbers]}
+        write_file(out, key_columns(vectors) | results)
     if as_json:
         typer.echo(json.dumps(clustering.as_dict(), indent=2, ensure_ascii=False))
         return
     _show(clustering)
+    if out is not None:
+        say(f"Written to {out}: {len(vectors):,} rows.")
     if table is not None:
         say(f"Written to {'.'.join(table.name)}: {len(vectors):,} rows.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from pgembed.cli.analysis import (
     PANEL,
     Into,
+    Out,
     Replace,
     Seed,
     Source,
@@ -53,10 +53,7 @@ def draw_map(
             "--add", help="Place rows that are new into the map of that table."
         ),
     ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write .csv, .jsonl or .parquet."),
-    ] = None,
+    out: Out = None,
     chart: Chart = None,
     colour: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Of the chart's points.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,12 +123,19 @@ def test_clusters_are_the_topics_and_their_words_name_them(notes: Conn) -> None:
     assert (again.numbers == found.numbers).all()
 
 
-def test_command_shows_and_writes_with_the_keys_type(notes: Conn, dsn_of: str) -> None:
-    done = run("note", "-k", 3, "--into", "found", dsn=dsn_of)
+def test_command_shows_and_writes_with_the_keys_type(
+    notes: Conn, dsn_of: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "found.jsonl"
+    done = run("note", "-k", 3, "--into", "found", "--out", out, dsn=dsn_of)
     assert done.exit_code == 0, done.output
     assert "60 rows" in done.output
     for topic in TOPICS:
         assert topic in done.output
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(one["id"], one["cluster"], one["label"]) for one in lines] == read(
+        dsn_of, 'select id, cluster, label from found order by id::text collate "C"'
+    )
     joined = read(
         dsn_of,
         "select n.topic, count(distinct f.cluster), min(f.label), count(*)"
@@ -239,6 +247,7 @@ def test_a_role_sees_clusters_and_words_of_its_own_rows(
         (["note", "--embedding", "nothing"], "nothing to search called 'nothing'"),
         (["note", "--into", "nowhere.found"], "there is no schema 'nowhere'"),
         (["note", "--into", "no;name"], "is not a table name"),
+        (["note", "--out", "found.xls"], "found.xls is of no known format"),
     ],
 )
 def test_bad_input_is_refused_and_writes_nothing(

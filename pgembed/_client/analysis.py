@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
@@ -30,7 +29,7 @@ from pgembed._client.results import (
 )
 from pgembed._client.steps import Flow, Rows, Statement
 from pgembed._client.values import check_query, check_text, parse_vector, vector_text
-from pgembed.errors import InvalidParameter, InvalidQuery
+from pgembed.errors import InvalidParameter, InvalidQuery, PgembedError
 from pgembed.options import (
     ClassifyOptions,
     DuplicateGroupOptions,
@@ -167,14 +166,14 @@ def classify(
     if labels is not None:
         known: dict[str, object] = {}
         for label, value in _mapping(labels, "labels").items():
-            known[label] = yield from _label(table, value, options)
+            known[label] = yield from _label(table, label, value, options)
         arguments["labels"] = Jsonb(known)
     if examples is not None:
         named_keys = {
             label: _listed(keys, f"examples of {label!r}")
             for label, keys in _mapping(examples, "examples").items()
         }
-        arguments["examples"] = Jsonb(named_keys, _dumps)
+        arguments["examples"] = Jsonb(named_keys)
     rows = yield from _rows("classify", table, arguments)
     return [ClassifiedRow(*row) for row in rows]
 
@@ -184,7 +183,7 @@ def classify_text(
 ) -> Flow[list[LabelScore]]:
     """Say how like each label a text is."""
     given = {
-        label: value if isinstance(value, str) else parse_vector(vector_text(value))
+        label: value if isinstance(value, str) else _label_numbers(label, value)
         for label, value in _mapping(labels, "labels").items()
     }
     texts = [value for value in given.values() if isinstance(value, str)]
@@ -218,13 +217,25 @@ def _encoded(texts: list[str], model: str, timeout: float) -> Flow[None]:
         yield from search.encode(text, named_model, timeout)
 
 
-def _label(table: Table, value: Any, options: Mapping[str, Any]) -> Flow[object]:
+def _label(
+    table: Table, label: str, value: Any, options: Mapping[str, Any]
+) -> Flow[object]:
     if not isinstance(value, str):
-        return parse_vector(vector_text(value))
+        return _label_numbers(label, value)
     timeout_of(options)
     found = yield from search.query_vector(table, check_query(value), options)
     vector = found.get("query_embedding")
     return value if vector is None else parse_vector(str(vector))
+
+
+def _label_numbers(label: str, value: Any) -> list[float]:
+    try:
+        return parse_vector(vector_text(value))
+    except PgembedError as exc:
+        raise InvalidParameter(
+            f"label {label!r} has neither a text nor a vector: {value!r}",
+            hint="Give a text about it, or its vector.",
+        ) from exc
 
 
 def _rows(
@@ -267,12 +278,19 @@ def _listed(keys: Any, name: str) -> list[object]:
             f"{name} must be a list of keys, not {type(keys).__name__}: {keys!r}",
             hint=f"[{keys!r}]",
         )
-    return list(keys)
+    return [_key(key, name) for key in keys]
+
+
+def _key(key: object, name: str) -> object:
+    """Write a key, or a part of one, as JSON has it."""
+    if isinstance(key, tuple | list):
+        return [_key(part, name) for part in key]
+    if isinstance(key, bytes | bytearray | memoryview):
+        return f"\\x{bytes(key).hex()}"
+    if key is None or isinstance(key, bool | int):
+        return key
+    return check_text(str(key), name, InvalidParameter)
 
 
 def _keys(keys: Any, name: str) -> Jsonb:
-    return Jsonb(_listed(keys, name), _dumps)
-
-
-def _dumps(value: object) -> str:
-    return json.dumps(value, default=str)
+    return Jsonb(_listed(keys, name))

@@ -143,7 +143,7 @@ def classify(
             return
         best = {name: [r for r in found if r.label == name] for name in given}
         firsts = {
-            name: max(rows, key=lambda r: r.margin or r.score).key
+            name: max(rows, key=lambda r: r.score if r.margin is None else r.margin).key
             for name, rows in best.items()
             if rows
         }
@@ -173,9 +173,13 @@ def recommend(
 ) -> None:
     """Find rows that are like those liked, and unlike those disliked."""
     from pgembed import client
+    from pgembed.analysis.source import find_source
 
-    liked, disliked = [_key(k) for k in likes], [_key(k) for k in dislike or ()]
     with connect(dsn, autocommit=True) as conn:
+        parts = len(find_source(conn, table).key)
+        liked, disliked = (
+            [_key(key, parts) for key in keys] for keys in (likes, dislike or ())
+        )
         found = client.recommend(conn, table, liked, disliked, **options)
     if as_json:
         _print_json(asdict(row) for row in found)
@@ -241,12 +245,16 @@ def _labels(pairs: list[str] | None, file: Path | None) -> dict[str, Any]:
     return given
 
 
-def _key(text: str) -> Any:
-    try:
-        found = json.loads(text)
-    except ValueError:
+def _key(text: str, parts: int) -> Any:
+    """Read a key: as it is typed, or as JSON where it has several parts."""
+    if parts == 1:
         return text
-    return found if isinstance(found, list) else text
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise InvalidParameter(
+            f"{text!r} is not a key of {parts} columns", hint="""'["a", 1]'"""
+        ) from exc
 
 
 def _parts(key: Any) -> tuple[Any, ...]:

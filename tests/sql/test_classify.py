@@ -95,6 +95,24 @@ def test_examples_stand_for_a_label_by_their_mean(doc: Connection) -> None:
     check(doc, labels, "classify(null::doc, examples => %s)", value)
 
 
+def test_examples_that_cancel_each_other_out(doc: Connection) -> None:
+    doc.execute(
+        "update doc_embedding set embedding = (select array_agg(-u.x)::vector"
+        " from (select unnest(embedding::vector::real[]) as x from doc_embedding"
+        " where id = 1) as u) where id = 2"
+    )
+    with pytest.raises(psycopg.Error, match="zero, which has no direction"):
+        doc.execute(
+            "select * from pgembed.classify(null::doc, examples => '{\"a\": [1, 2]}')"
+        )
+
+
+def test_labels_of_any_length(doc: Connection) -> None:
+    labels = make_vectors(3, DIMENSIONS, seed=3)
+    value = {f"label {i}": (v * 1e25).tolist() for i, v in enumerate(labels)}
+    check(doc, labels, "classify(null::doc, labels => %s)", value)
+
+
 def test_conditions(doc: Connection) -> None:
     for condition in (
         """filter => '{"id": {"$lt": 5}}'""",
@@ -124,10 +142,17 @@ LABELS = """'{"a": [1, 0, 0, 0, 0, 0, 0, 0]}'"""
             "1001",
         ),
         ("PE009", """labels => '{"a": "x", "b": "x"}'""", '"a" and "b" mean the same'),
-        ("PE009", """labels => '{"a": 5}'""", 'label "a" has no text: 5'),
+        (
+            "PE009",
+            """labels => '{"a": 5}'""",
+            'label "a" has neither a text nor a vector: 5',
+        ),
         ("PE009", """labels => '{"a": "  "}'""", "empty"),
         ("PE006", """labels => '{"a": [1, 2]}'""", "2 dimensions"),
-        ("PE009", """labels => '{"a": ["x"]}'""", "not a vector"),
+        ("PE009", """labels => '{"a": ["x"]}'""", 'label "a" has neither'),
+        ("PE009", """labels => '{"a": []}'""", 'label "a" has neither'),
+        ("PE009", """labels => '"x"'""", 'labels is not an object of labels: "x"'),
+        ("PE009", """examples => '{"a": "x"}'""", 'examples of "a" is not a list'),
         ("PE009", """labels => '{"a": [0, 0, 0, 0, 0, 0, 0, 0]}'""", "zero"),
         ("PE009", """examples => '{"a": []}'""", 'label "a" has no examples'),
         ("PE009", """examples => '{"a": [1000]}'""", '"1000"'),
@@ -246,6 +271,21 @@ def test_a_text_is_classified(words: Connection) -> None:
         ("PE009", "similarity('', 'king', 'words')", "empty"),
         ("PE010", "similarity('king', 'queen')", "not at hand"),
         ("PE009", "classify_text('king', '[]', 'words')", "not an object"),
+        (
+            "PE006",
+            """classify_text('king', '{"a": [1, 2]}', 'words')""",
+            'label "a" has 2 dimensions',
+        ),
+        (
+            "PE009",
+            """classify_text('king', '{"a": [0, 0, 0]}', 'words')""",
+            'label "a" is zero',
+        ),
+        (
+            "PE009",
+            """classify_text('king', '{"a": {"z": 1}}', 'words')""",
+            'label "a" has neither',
+        ),
     ],
 )
 def test_words_that_are_not_known(

@@ -213,6 +213,51 @@ def test_rows_that_do_not_meet_the_condition_take_no_places(conn: Connection) ->
     assert all(sum(row in pair for pair in same) >= 15 for row in range(2, 41, 2))
 
 
+def test_rows_that_were_written_again_take_no_places(conn: Connection) -> None:
+    """The index has their old vectors too, until it is vacuumed."""
+    make_rows(conn, MANY)
+    conn.execute("alter table doc_embedding set (autovacuum_enabled = false)")
+    conn.execute(
+        "update doc_embedding as e set embedding = f.embedding"
+        " from doc_embedding as f where f.id = (e.id - 1) / 5 * 5 + 1"
+    )
+    for _ in range(4):
+        conn.execute("update doc_embedding set embedding = embedding")
+    assert len(found(conn, ", 0.9999")) >= MANY / 5 * 10
+
+
+@rolled_back
+def test_since_does_not_depend_on_how_times_are_written(few: Connection) -> None:
+    few.execute("update doc_embedding set embedded_at = '2026-06-01 12:00:00+00'")
+    for style in ("SQL, DMY", "German", "Postgres, MDY"):
+        few.execute("select set_config('datestyle', %s, true)", [style])
+        few.execute("set local timezone = 'Asia/Kolkata'")
+        assert found(few, ", 0.9, since => '2026-06-01 12:00:00+00'::timestamptz")
+        assert not found(few, ", 0.9, since => '2026-06-01 12:00:01+00'::timestamptz")
+
+
+@rolled_back
+def test_rows_without_a_direction_are_left_out(few: Connection) -> None:
+    few.execute(
+        "update doc_embedding set embedding = array_fill(0, array[16])::vector"
+        " where id <= 3"
+    )
+    for call in (
+        "outliers(null::doc, k => null)",
+        "outliers(null::doc, 'lof', null)",
+        "outliers(null::doc, 'centroid', null)",
+        """classify(null::doc, examples => '{"a": [7], "b": [8]}')""",
+        "recommend(null::doc, '[7]', k => 200, diversity => 0.5)",
+    ):
+        score = "score" if "recommend" not in call else "nullif(score, 'NaN')"
+        rows = few.execute(f"select key::int, {score} from pgembed.{call}").fetchall()
+        scored = [score for _, score in rows if score is not None]
+        assert all(np.isfinite(scored))
+        assert scored == [score for _, score in rows][: len(scored)], call
+        if "recommend" not in call:
+            assert {key for key, _ in rows} == set(range(4, FEW + 1)), call
+
+
 def test_hidden_rows_are_not_compared(conn: Connection) -> None:
     make_rows(conn, MANY)
     conn.execute(

@@ -198,6 +198,17 @@ def test_diverse_results(doc: Connection, diversity: float) -> None:
     assert page == given[7:12]
 
 
+def test_where_nothing_is_found(doc: Connection) -> None:
+    for call in ("recommend(null::doc, %s", "vector_search(null::doc, null"):
+        more = "" if "recommend" in call else ", query_embedding => '[1,1,1,1,1,1,1,1]'"
+        rows = doc.execute(
+            f"select * from pgembed.{call}{more}, where_sql => 'false',"
+            " diversity => 0.5)",
+            [keys(1)] if "%s" in call else [],
+        ).fetchall()
+        assert rows == []
+
+
 def test_hidden_rows_are_not_recommended_and_say_nothing(doc: Connection) -> None:
     doc.execute(
         f'create role "{READER}"; grant select on doc to "{READER}";'
@@ -231,7 +242,7 @@ def test_hidden_rows_are_not_recommended_and_say_nothing(doc: Connection) -> Non
             "PE009",
             "recommend(null::doc, '[[\"s1\", 1]]', '[[\"s1\", 1]]',"
             " dislike_weight => 1)",
-            "cancel each other out",
+            "is zero, which has no direction",
         ),
         (
             "PE007",
@@ -253,6 +264,9 @@ def test_hidden_rows_are_not_recommended_and_say_nothing(doc: Connection) -> Non
             "1001 keys",
         ),
         ("PE009", "centroid(null::doc, '[]')", "names no row"),
+        ("PE009", """recommend(null::doc, '"abc"')""", 'not a list of keys: "abc"'),
+        ("PE009", """recommend(null::doc, '[["s1", 1, 2]]')""", "A key has 2 parts"),
+        ("PE009", """recommend(null::doc, '[["s1"]]')""", "A key has 2 parts"),
         ("PE009", "row_analogy(null::doc, 1, 2, 3)", "not a key of table"),
     ],
 )

@@ -6,16 +6,14 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    given constant jsonb := pgembed._filter_given(p_labels);
     most constant int := 1000;
+    given constant jsonb := pgembed._json_given(
+        p_labels, p_name, 'object',
+        case p_name when 'labels' then 'Give each label with a text about it: labels => ''{"sport": "a text about sport"}''.'
+                    else 'Give each label with the keys of rows that have it: examples => ''{"sport": [1, 2]}''.' end);
     many bigint;
     twice text[];
 begin
-    if jsonb_typeof(given) is distinct from 'object' then
-        raise exception '% is not an object of labels: %', p_name, coalesce(left(given::text, 100), 'NULL') using errcode = 'PE009',
-            hint = case p_name when 'labels' then 'Give each label with a text about it: labels => ''{"sport": "a text about sport"}''.'
-                               else 'Give each label with the keys of rows that have it: examples => ''{"sport": [1, 2]}''.' end;
-    end if;
     many := count(*) from jsonb_object_keys(given);
     if many not between 1 and most then
         raise exception '% has % labels, and may have 1 to %', p_name, many, most using errcode = 'PE007',
@@ -31,18 +29,33 @@ end
 $$;
 comment on function pgembed._labels_given(jsonb, text) is 'Labels that a caller gave as a JSON object, or PE007 or PE009.';
 
+create or replace function pgembed._label_given(p_label text, p_value jsonb, out query text, out vector vector)
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if jsonb_typeof(p_value) = 'string' then
+        query := p_value #>> '{}';
+    elsif jsonb_typeof(p_value) = 'array' and p_value <> '[]'
+          and not exists (select from jsonb_array_elements(p_value) as x where jsonb_typeof(x) <> 'number') then
+        vector := pgembed._vector_given(p_value::text);
+    else
+        raise exception 'label "%" has neither a text nor a vector: %', p_label, left(p_value::text, 100) using errcode = 'PE009',
+            hint = 'Give a text about it, or its vector as an array of numbers.';
+    end if;
+end
+$$;
+comment on function pgembed._label_given(text, jsonb) is 'The text about a label, or its vector, or PE009.';
+
 create or replace function pgembed._label_vector(e pgembed.embedding, p_label text, p_value jsonb, p_query_encoder text) returns vector
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    given constant record := pgembed._label_given(p_label, p_value);
+    made constant pgembed.query_embedding.embedding%type := (pgembed._query_vector(e, given.query, given.vector, null, p_query_encoder)).q;
 begin
-    if jsonb_typeof(p_value) not in ('string', 'array') then
-        raise exception 'label "%" has no text: %', p_label, left(p_value::text, 100) using errcode = 'PE009',
-            hint = 'Give a text about it, or its vector as an array of numbers.';
-    end if;
-    return (pgembed._query_vector(
-        e, case jsonb_typeof(p_value) when 'string' then p_value #>> '{}' end,
-        case jsonb_typeof(p_value) when 'array' then pgembed._vector_given(p_value::text) end, null, p_query_encoder)).q;
+    return case when e.distance = 'cosine' then pgembed._unit(made) else made end;
 end
 $$;
 comment on function pgembed._label_vector(pgembed.embedding, text, jsonb, text) is 'Vector of a label, as a search by its text would have it.';
@@ -131,7 +144,8 @@ begin
         'select r.key, $2[b.places[1]], b.scores[1], b.scores[1] operator(pg_catalog.-) b.scores[2] from (%1$s) as r cross join lateral ('
         'select pg_catalog.array_agg(c.place order by c.similarity desc, c.place) as places, '
         'pg_catalog.array_agg(c.similarity order by c.similarity desc, c.place) as scores '
-        'from (select c.place, %2$s as similarity from (select l.place, %3$s as distance from pgembed_label as l) as c) as c) as b',
+        'from (select c.place, %2$s as similarity from (select l.place, %3$s as distance from pgembed_label as l) as c '
+        'where c.distance operator(pg_catalog.<>) ''NaN''::pg_catalog.float8) as c) as b where b.places is not null',
         pgembed._rows_sql(e, pgembed._search_condition(e.source, filter, where_sql, path)), pgembed._similarity_sql(e.distance),
         pgembed._distance_sql(e, 'r.vector', 'l.vector'), pgembed._row_vector_type(e));
     perform pgembed._at_path(case when where_sql is not null then path end);
@@ -142,8 +156,29 @@ $$;
 comment on function pgembed.classify(anyelement, jsonb, jsonb, jsonb, text, text, text) is
     'For each row of a table the label that it is most like: by a text about each label (zero-shot; or its vector as an array of '
     'numbers), or by rows that are examples of it, whose mean stands for it. score is the similarity, margin how much larger it is than '
-    'that of the second label: where it is small, both would do. Rows without a vector are left out. Example: '
+    'that of the second label: where it is small, both would do. Rows without a vector, or with one of zeros, are left out. Example: '
     'SELECT key, label, score FROM pgembed.classify(NULL::article, labels => ''{"sport": "a text about sport", "politics": "a text about politics"}'');';
+
+create or replace function pgembed._text_label_vector(m pgembed.model, p_label text, p_value jsonb) returns vector
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    given constant record := pgembed._label_given(p_label, p_value);
+begin
+    if given.query is not null then
+        return pgembed._text_vector(given.query, m.name);
+    elsif array_length(given.vector::real[], 1) <> m.dimensions then
+        raise exception 'the vector of label "%" has % dimensions, the model "%" has %', p_label, array_length(given.vector::real[], 1), m.name, m.dimensions
+            using errcode = 'PE006', hint = format('Encode it with model "%s".', m.name);
+    elsif m.distance = 'cosine' and 0 = all (given.vector::real[]) then
+        raise exception 'the vector of label "%" is zero, which has no direction', p_label using errcode = 'PE009',
+            hint = 'Give a text about it, or another vector.';
+    end if;
+    return given.vector;
+end
+$$;
+comment on function pgembed._text_label_vector(pgembed.model, text, jsonb) is 'Vector of a label by a model, for a text that is classified.';
 
 create or replace function pgembed.classify_text(text text, labels jsonb, model text default 'all-MiniLM-L6-v2')
 returns table (label text, score float8, margin float8)
@@ -157,9 +192,7 @@ declare
 begin
     return query
     with scored as materialized (
-        select x.key, pgembed._similarity_of(
-                   asked, case jsonb_typeof(x.value) when 'array' then pgembed._vector_given(x.value::pg_catalog.text)
-                               else pgembed._text_vector(x.value #>> '{}', m.name) end, m.distance) as score
+        select x.key, pgembed._similarity_of(asked, pgembed._text_label_vector(m, x.key, x.value), m.distance) as score
         from jsonb_each(pgembed._labels_given(labels, 'labels')) as x)
     select s.key, s.score, s.score - (select max(o.score) from scored as o where o.key <> s.key)
     from scored as s

@@ -35,7 +35,7 @@ begin
         select i into best
         from generate_subscripts(p_relevance, 1) as i
         where i <> all (picked)
-        order by (1 - p_diversity) * p_relevance[i] - p_diversity * coalesce(alike[i], 0) desc, i
+        order by nullif((1 - p_diversity) * p_relevance[i] - p_diversity * coalesce(nullif(alike[i], 'NaN'), 0), 'NaN') desc nulls last, i
         limit 1;
         exit when best is null or cardinality(picked) = p_k;
         picked := picked || best;
@@ -70,6 +70,9 @@ begin
     select array_agg(h.doc), array_agg(h.similarity), array_agg(h.distance), array_agg(h.chunk), array_agg(h.content)
     into docs, similarities, distances, chunks, contents
     from pgembed._search(source, docs, p_embedding, p_query, 200, 0, p_min_similarity, p_condition, p_skip, p_ef_search, p_exact, p_path) as h;
+    if docs is null then
+        return;
+    end if;
     places := pgembed._diverse_order(pgembed._row_vectors(p_embedding, pgembed._row_keys(docs, p_embedding.source)),
                                      similarities, p_embedding.distance, p_diversity, p_offset + p_k);
     return query

@@ -37,7 +37,7 @@ begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     if since is not null then
         asked := format('exists (select from %s as t where %s and t.embedded_at operator(pg_catalog.>=) %L::pg_catalog.timestamptz)',
-                        pgembed._held_name(e.side_table), pgembed._key_sql(e.source, e.side_table, 's.%2$I %7$s t.%3$I', ' and '), since);
+                        pgembed._held_name(e.side_table), pgembed._key_sql(e.source, e.side_table, 's.%2$I %7$s t.%3$I', ' and '), to_json(since) #>> '{}');
     end if;
     -- Each pair once: with the row that was asked about first, else in the order of the keys.
     return query execute format(
@@ -148,6 +148,7 @@ declare
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_k(k), pgembed._largest_distance(min_similarity, e.distance);
+    min_similarity := min_similarity - 1e-6;    -- as duplicates
     q := (pgembed._query_vector(e, query, query_embedding, query_model, 'model')).q;
     return query
     select * from pgembed._rows_near(source, array[source], e, q, '{}', k::int, 0, filter, where_sql, min_similarity, 0, path);

@@ -25,12 +25,11 @@ set search_path = pg_catalog, pg_temp
 as $$
     select format(
         'with pgembed_row as materialized (%s) '
-        'select p.key_a, p.key_b, p.distance from ('
-        'select p.*, pg_catalog.row_number() over (partition by p.key_a order by p.distance, p.key_b) as nth from ('
-        'select a.key as key_a, b.key as key_b, %s as distance from pgembed_row as a join pgembed_row as b on a.key operator(pg_catalog.<>) b.key '
-        'where a.asked and ($3 is null or a.key operator(pg_catalog.=) any ($3))) as p '
-        'where p.distance operator(pg_catalog.<>) ''NaN''::pg_catalog.float8 and ($2 is null or p.distance operator(pg_catalog.<=) $2)) as p '
-        'where p.nth operator(pg_catalog.<=) $1',
+        'select a.key, b.key, b.distance from pgembed_row as a cross join lateral ('
+        'select n.* from (select b.key, %s as distance from pgembed_row as b where b.key operator(pg_catalog.<>) a.key) as n '
+        'where n.distance operator(pg_catalog.<>) ''NaN''::pg_catalog.float8 and ($2 is null or n.distance operator(pg_catalog.<=) $2) '
+        'order by n.distance, n.key limit $1) as b '
+        'where a.asked and ($3 is null or a.key operator(pg_catalog.=) any ($3))',
         p_rows, pgembed._distance_sql(e, 'a.vector', 'b.vector'))
 $$;
 comment on function pgembed._all_pairs_sql(pgembed.embedding, text) is
@@ -51,22 +50,22 @@ begin
         nearest := format(
             'select * from (select %1$s, %2$s as distance from (select * from %3$s as c order by '
             '%4$s.binary_quantize(c.%5$s)::pg_catalog.bit(%6$s) operator(%4$s.<~>) %4$s.binary_quantize(a.vector)::pg_catalog.bit(%6$s) '
-            'limit 8 * $4) as c) as c order by c.distance limit $4',
+            'limit 8 operator(pg_catalog.*) $4) as c) as c order by c.distance limit $4',
             n.chunk_keys, distance, n.vectors, pgembed._vector_schema(), n.vector, e.dimensions);
     end if;
     return format(
         'with pgembed_row as materialized (select r.key, r.asked, %1$s from (%2$s) as r), '
-        -- The chunks near a chunk of a row; how many were seen, and how far the last one is.
+        -- The chunks near a chunk of a row, and how far the last one is.
         'pgembed_near as materialized (select r.key as key_a, c.* '
         'from (select %3$s, c.%4$s as vector from %5$s as c where c.%4$s is not null) as a join pgembed_row as r on %6$s '
-        'cross join lateral (select c.*, pg_catalog.count(*) over () as seen, pg_catalog.max(c.distance) over () as farthest from (%7$s) as c) as c '
+        'cross join lateral (select c.*, pg_catalog.max(c.distance) over () as farthest from (%7$s) as c) as c '
         'where r.asked and ($3 is null or r.key operator(pg_catalog.=) any ($3))), '
         'pgembed_pair as materialized (select p.*, pg_catalog.row_number() over (partition by p.key_a order by p.distance, p.key_b) as nth '
         'from (%8$s) as p '
         'where p.distance operator(pg_catalog.<>) ''NaN''::pg_catalog.float8 and ($2 is null or p.distance operator(pg_catalog.<=) $2)), '
-        -- Rows of which the search was cut off before it had given enough.
+        -- Rows of which the search ended before it had given enough: whatever else it met took the places.
         'pgembed_open as materialized (select n.key_a from (select n.key_a, '
-        'pg_catalog.bool_or(n.seen operator(pg_catalog.>=) $4 and ($2 is null or n.farthest operator(pg_catalog.<=) $2)) as cut '
+        'pg_catalog.bool_or($2 is null or n.farthest operator(pg_catalog.<=) $2) as cut '
         'from pgembed_near as n group by n.key_a) as n '
         'left join (select p.key_a, pg_catalog.count(*) as many from pgembed_pair as p group by p.key_a) as p on p.key_a operator(pg_catalog.=) n.key_a '
         'where n.cut and coalesce(p.many, 0) operator(pg_catalog.<) $1) '
@@ -97,14 +96,14 @@ as $$
 #variable_conflict use_column
 declare
     rows_sql constant text := pgembed._rows_sql(e, p_condition, p_asked);
-    few constant int := 1000;      -- rows, of which all pairs are compared at once
+    few constant int := 1000;      -- rows that are compared with each other at once
     most constant int := 20000;    -- chunks that are taken from the index for one
-    many int;
-    share float8 := 1;
-    candidates int := most;
-    effort int;
+    restricted constant boolean := p_condition <> 'true' or row_security_active(e.source);
+    many float8;                   -- rows to compare with; how many more than few does not matter where all are
+    candidates int;
     deeper jsonb[];                -- rows that have to be looked at again; NULL: all of them, for the first time
     again jsonb[];
+    effort int;
     old_effort text;
     old_scan text;
     old_sort text;
@@ -112,8 +111,8 @@ declare
     scan_name constant text := e.index_kind || '.iterative_scan';
 begin
     perform pgembed._at_path(p_path);
-    execute pg_catalog.format('select pg_catalog.count(*) from (select from %s as s where %s limit %s) as s',
-                              pgembed._table_sql(e.source), p_condition, few operator(pg_catalog.+) 1)
+    execute pg_catalog.format('select pg_catalog.count(*) from (select from %s as s where %s limit %L) as s',
+                              pgembed._table_sql(e.source), p_condition, case when not restricted then few operator(pg_catalog.+) 1 end)
     into many;
     perform pgembed._at_path('pg_catalog, pg_temp');
     if many > few then
@@ -123,11 +122,9 @@ begin
                 hint = 'Wait until pgembed.status says that it is ready, or have one built: alter_embedding(..., index => ''hnsw''). '
                        'Or narrow the rows down with a filter: 1000 are compared without an index.';
         end if;
-        if p_condition <> 'true' or row_security_active(e.source) then
-            share := greatest(pgembed._estimated_share(e.source, p_condition, p_path), 0.02) / 1.3;
-        end if;
+        candidates := ceil((p_wanted + 1) / case when restricted
+            then greatest(pgembed._estimated_share(e.source, p_condition, p_path), 0.02) / 1.3 else 1 end);
         old_sort := pgembed._setting('enable_sort', 'off');    -- never all of them, in place of the index
-        candidates := ceil((p_wanted + 1) / share);
         loop
             candidates := least(candidates, most);
             -- What lies very near is found without looking far.
@@ -135,7 +132,7 @@ begin
                                         else least(1000, greatest(case when p_max_distance is null then 40 else 16 end, candidates)) end;
             old_effort := coalesce(old_effort, pgembed._setting(effort_name, effort::text), case e.index_kind when 'ivfflat' then '1' else '40' end);
             perform pgembed._setting(effort_name, effort::text);
-            if old_scan is null and (e.index_kind = 'ivfflat' or candidates > effort) then
+            if old_scan is null and (e.index_kind = 'ivfflat' or candidates > effort or deeper is not null) then
                 old_scan := coalesce(pgembed._setting(scan_name, case e.index_kind when 'hnsw' then 'strict_order' else 'relaxed_order' end), 'off');
             end if;
             again := '{}';
@@ -149,8 +146,9 @@ begin
             end loop;
             perform pgembed._at_path('pg_catalog, pg_temp');
             deeper := again;
-            exit when deeper = '{}' or candidates = most;
             candidates := candidates * 4;
+            -- A row costs the index about fifty times what comparing it with another one costs.
+            exit when deeper = '{}' or candidates > most or restricted and many <= 50.0 * candidates;
         end loop;
         perform pgembed._setting('enable_sort', old_sort), pgembed._setting(effort_name, old_effort);
         if old_scan is not null then

@@ -67,25 +67,27 @@ declare
     path constant pg_catalog.text := pg_catalog.current_setting('search_path');
     where_path constant pg_catalog.text := case when where_sql is not null then path end;
     e constant pgembed.embedding := pgembed._search_target(source, embedding);
+    wanted pg_catalog.int4;
     condition pg_catalog.text;
     scores pg_catalog.text;
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
-    perform pgembed._check_method(method, e), pgembed._check_neighbours(neighbours);
+    perform pgembed._check_method(method, e);
+    wanted := pgembed._check_neighbours(neighbours);
     if k is not null then
         perform pgembed._check_k(k);
     end if;
     condition := pgembed._search_condition(e.source, filter, where_sql, path);
-    scores := format('select o.key, o.score from (%s) as o order by o.score desc, o.key limit $5',
+    scores := format('select o.key, o.score from (%s) as o where o.score operator(pg_catalog.<>) ''NaN''::pg_catalog.float8 order by o.score desc, o.key limit $5',
                      case method when 'centroid' then pgembed._centroid_distances_sql(e, pgembed._rows_sql(e, condition))
                                  else pgembed._neighbour_distances_sql(method) end);
     perform pgembed._at_path(case method when 'centroid' then where_path end);
-    return query execute scores using e, condition, neighbours::int4, where_path, k;
+    return query execute scores using e, condition, wanted, where_path, k;
     perform pgembed._at_path(path);
 end
 $$;
 comment on function pgembed.outliers(anyelement, text, bigint, bigint, jsonb, text, text) is
-    'The k rows that belong least, with the largest scores first; all with k => NULL. method knn: score is the mean distance to the nearest '
+    'The k rows that belong least, with the largest scores first; all with k => NULL, but those whose vector is zero. method knn: score is the mean distance to the nearest '
     'neighbours (Angiulli and Pizzuti, 2002); lof: the local outlier factor, around 1 for a row in a crowd, larger where its neighbours '
     'are closer to each other than to it (Breunig, Kriegel, Ng, Sander, 2000); centroid: the distance to the mean of all rows. Example: '
     'SELECT * FROM pgembed.outliers(NULL::article, k => 20);';

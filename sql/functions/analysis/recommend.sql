@@ -25,10 +25,7 @@ declare
     keys jsonb[];
     scores float8[];
 begin
-    if (p_embedding).distance = 'cosine' and 0 = all (p_query::real[]) then
-        raise exception 'the rows that were named cancel each other out' using errcode = 'PE009',
-            hint = 'The same rows are on both sides, or rows that say the same: there is no direction left to look in.';
-    end if;
+    perform pgembed._check_direction(p_embedding, p_query);
     select array_agg(h.doc), array_agg(h.similarity) into docs, scores
     from pgembed._search_diverse(
         source, docs, p_embedding, p_query, p_k, p_offset, p_min_similarity,

@@ -7,9 +7,13 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    parts constant int := cardinality(pgembed._key_columns(e.source));
     wrong text;
 begin
     begin
+        if parts > 1 and exists (select from unnest(p_keys) as k where cardinality(k::text[]) <> parts) then
+            raise exception using errcode = 'data_exception', message = format('A key has %s parts.', parts);
+        end if;
         -- The vector of a row that the caller does not see is not the caller's to ask with.
         execute format(
             'select array_agg(case when exists (select from %s as s where %s) then c.vector end order by pgembed_key.place), '
@@ -58,33 +62,68 @@ as $$
 $$;
 comment on function pgembed._not_key_sql(oid, text[]) is 'Condition that a row s is none of those with these keys.';
 
+create or replace function pgembed._json_given(p_json jsonb, p_name text, p_type text, p_hint text) returns jsonb
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    given jsonb;
+begin
+    begin
+        given := pgembed._filter_given(p_json);
+    exception when sqlstate 'PE008' then    -- a string that holds no JSON
+        given := p_json;
+    end;
+    if coalesce(jsonb_typeof(given), case p_type when 'array' then p_type else 'null' end) <> p_type then
+        raise exception '% is not %: %', p_name, case p_type when 'array' then 'a list of keys' else 'an object of labels' end,
+            coalesce(left(given::text, 100), 'NULL')
+            using errcode = 'PE009', hint = p_hint;
+    end if;
+    return given;
+end
+$$;
+comment on function pgembed._json_given(jsonb, text, text, text) is
+    'What a caller gave as JSON of a type, or as a string that holds it; of no keys, NULL. PE009 for another type.';
+
 create or replace function pgembed._keys_given(p_keys jsonb, p_name text) returns text[]
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    given constant jsonb := pgembed._filter_given(p_keys);
     most constant int := 1000;
+    given constant jsonb := pgembed._json_given(
+        p_keys, p_name, 'array', 'Give a JSON array of primary keys: ''[1, 2]''; of composite ones ''[[1, "a"], [2, "b"]]''.');
 begin
-    if given is null then
-        return '{}';
-    elsif jsonb_typeof(given) <> 'array' then
-        raise exception '% is not a list of keys: %', p_name, left(given::text, 100) using errcode = 'PE009',
-            hint = format('Give a JSON array of primary keys: %s => ''[1, 2]''; of composite ones ''[[1, "a"], [2, "b"]]''.', p_name);
-    elsif jsonb_array_length(given) > most then
+    if jsonb_array_length(given) > most then
         raise exception '% has % keys, and may have %', p_name, jsonb_array_length(given), most using errcode = 'PE007',
             hint = 'Give the newest, or a sample of them: the mean changes little beyond a few hundred.';
     end if;
-    return coalesce(array(select pgembed._key_given(k) from jsonb_array_elements(given) as k), '{}');
+    return array(select pgembed._key_given(k) from jsonb_array_elements(given) as k);
 end
 $$;
 comment on function pgembed._keys_given(jsonb, text) is 'Texts of the keys in a JSON array that a caller gave, or PE009.';
+
+create or replace function pgembed._check_direction(e pgembed.embedding, p_vector vector) returns vector
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if e.distance = 'cosine' and 0 = all (p_vector::real[]) then
+        raise exception 'the vector of the rows that were named is zero, which has no direction' using errcode = 'PE009',
+            hint = 'They cancel each other out, as the same row on both sides does; or none has a word that the model knows.';
+    end if;
+    return p_vector;
+end
+$$;
+comment on function pgembed._check_direction(pgembed.embedding, vector) is
+    'The vector; PE009 for zeros where directions are compared.';
 
 create or replace function pgembed._centroid(e pgembed.embedding, p_keys text[]) returns vector
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select pgembed._mean(case when (e).distance = 'cosine' then pgembed._unit(v) else v end) from unnest(pgembed._row_vectors(e, p_keys)) as v
+    select pgembed._check_direction(e, pgembed._mean(case when (e).distance = 'cosine' then pgembed._unit(v) else v end))
+    from unnest(pgembed._row_vectors(e, p_keys)) as v
 $$;
 comment on function pgembed._centroid(pgembed.embedding, text[]) is
     'The mean of rows'' vectors, where directions count each at unit length; NULL of no row.';

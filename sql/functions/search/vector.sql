@@ -604,7 +604,7 @@ begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     perform pgembed._check_page(k, "offset"), pgembed._check_min_similarity(min_similarity, e.distance);
     key_text := pgembed._key_given(key);
-    q := (pgembed._row_vectors(e, array[key_text]))[1];
+    q := pgembed._check_direction(e, (pgembed._row_vectors(e, array[key_text]))[1]);
     return query
     select h.*, null::text from pgembed._search(
         source, array[source], e, q, k::int, "offset"::int, min_similarity, pgembed._search_condition(e.source, filter, where_sql, path),

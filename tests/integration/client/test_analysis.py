@@ -127,12 +127,32 @@ def test_texts_are_encoded_by_the_service(shop: Conn, dsn: str) -> None:
         ),
         (lambda c: UNTYPED.duplicates(c, "article", since="today"), "since"),
         (lambda c: UNTYPED.duplicates(c, "article", neighbours=0), "neighbours"),
+        (lambda c: UNTYPED.recommend(c, "article", ["a\0b"]), "likes"),
+        (lambda c: UNTYPED.recommend(c, "article", ["a\ud800"]), "likes"),
+        (
+            lambda c: UNTYPED.classify(c, "article", {"a": None}),
+            "label 'a' has neither a text nor a vector",
+        ),
         (lambda c: UNTYPED.row_analogy(c, "article", 1, None, 2), "b is None"),
     ],
 )
 def test_what_is_of_another_type_is_named(shop: Conn, call: Any, says: str) -> None:
     with pytest.raises(InvalidParameter, match=says):
         call(shop)
+
+
+def test_keys_that_are_no_numbers(conn: Conn) -> None:
+    pgembed.register_model(conn, MODEL, 64, provider="hashing")
+    conn.execute(
+        "create table doc (id bytea primary key, body text);"
+        "insert into doc values ('\\x00ff', 'red fox'), ('\\x01', 'red fox')"
+    )
+    pgembed.create_embedding(conn, "doc", "body", model=MODEL, index="none")
+    pgembed.testing.process_all(conn.info.dsn)
+    (row,) = client.recommend(conn, "doc", [b"\x00\xff"])
+    assert row.key == "\\x01"
+    with pytest.raises(InvalidQuery, match=r"not a key|no vector"):
+        client.recommend(conn, "doc", [float("nan")])
 
 
 def test_composite_keys(conn: Conn) -> None:

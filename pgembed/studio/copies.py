@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
@@ -38,15 +39,19 @@ def as_sql(
     options: Mapping[str, Any],
 ) -> str:
     """Write the search as a statement for psql."""
-    given = [sql.Literal(query).as_string(conn).strip()]
+    given = [written(conn, query)]
     for name, value in options.items():
-        written = json.dumps(value, ensure_ascii=False) if name == "filter" else value
-        literal = sql.Literal(written).as_string(conn).strip()
         # A keyword; the others are plain names.
         written_name = '"offset"' if name == "offset" else name
-        given.append(f"{written_name} => {literal}")
+        given.append(f"{written_name} => {written(conn, value)}")
     arguments = ",\n    ".join([f"NULL::{table}", ", ".join(given[:1]), *given[1:]])
     return f"SELECT {_COLUMNS[function]}\nFROM pgembed.{function}(\n    {arguments}\n);"
+
+
+def written(conn: Connection, value: object) -> str:
+    """Write a value as SQL; a filter as its JSON."""
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+    return sql.Literal(text).as_string(conn).strip()
 
 
 def as_python(table: str, function: str, query: str, options: Mapping[str, Any]) -> str:
@@ -93,4 +98,34 @@ def copies(
         "SQL": as_sql(conn, table, function, asked.query, options),
         "Python": as_python(table, function, asked.query, options),
         "SQLAlchemy": as_sqlalchemy(table, function, asked.query, options),
+    }
+
+
+_STAR = "*"
+#: The command that asks for the same as a function.
+_COMMANDS = {
+    "duplicate_groups": ("duplicates", "--groups"),
+    "outliers": ("outliers",),
+}
+
+
+def copies_of_rows(
+    conn: Connection, table: str, function: str, options: Mapping[str, Any]
+) -> dict[str, str]:
+    """Write what is asked of all rows in each of the ways."""
+    given = "".join(f", {n} => {written(conn, value)}" for n, value in options.items())
+    python = "".join(f", {name}={value!r}" for name, value in options.items())
+    command, *flags = _COMMANDS[function]
+    line = ["pgembed", command, table, *flags]
+    for name, value in options.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        line += ["-k" if name == "k" else f"--{name.replace('_', '-')}", text]
+    return {
+        "SQL": f"SELECT {_STAR}\nFROM pgembed.{function}(NULL::{table}{given});",
+        "Python": (
+            "import psycopg\nimport pgembed\n\n"
+            "with psycopg.connect(autocommit=True) as conn:\n"
+            f"    print(pgembed.{function}(conn, {table!r}{python}))"
+        ),
+        "Command line": shlex.join(line),
     }

@@ -31,7 +31,7 @@ class Database:
 
     def __init__(self, dsn: str, settings: StudioSettings) -> None:
         self._dsn = dsn
-        self._timeout = f"{round(1000 * settings.statement_seconds)}ms"
+        self._seconds = settings.statement_seconds
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
             # Queries are encoded outside of a transaction, and searches inside of one;
@@ -70,12 +70,12 @@ class Database:
             await self._pool.putconn(conn)
 
     @contextmanager
-    def beside(self) -> Iterator[psycopg.Connection[Any]]:
+    def beside(self, seconds: float | None = None) -> Iterator[psycopg.Connection[Any]]:
         """Open a connection that reads, for what has no asynchronous form."""
         with psycopg.connect(self._dsn, autocommit=True) as conn:
             for setting, value in (
                 ("default_transaction_read_only", "on"),
-                ("statement_timeout", self._timeout),
+                ("statement_timeout", self._timeout(seconds)),
             ):
                 conn.execute(
                     "select pg_catalog.set_config(%s, %s, false)", [setting, value]
@@ -83,14 +83,19 @@ class Database:
             yield conn
 
     @asynccontextmanager
-    async def reading(self, conn: Connection) -> AsyncIterator[None]:
+    async def reading(
+        self, conn: Connection, seconds: float | None = None
+    ) -> AsyncIterator[None]:
         """Read in one transaction, with one snapshot, that ends in time."""
         async with conn.transaction():
             await conn.execute(
                 "select pg_catalog.set_config('statement_timeout', %s, true)",
-                [self._timeout],
+                [self._timeout(seconds)],
             )
             yield
+
+    def _timeout(self, seconds: float | None) -> str:
+        return f"{round(1000 * (seconds or self._seconds))}ms"
 
 
 async def _configure(conn: Connection) -> None:

@@ -105,6 +105,8 @@ class Looks:
         self.findings = Kept(self._findings, REFRESH_FINDINGS - 1)
         #: One at a time: it compares with all rows.
         self.recall = asyncio.Lock()
+        #: Likewise, for what the page of rows shows.
+        self.rows = asyncio.Lock()
 
     async def _health(self) -> Health:
         async with (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from pgembed.errors import InvalidParameter
 from pgembed.studio import filters, searches, sources
 from pgembed.studio.copies import copies
+from pgembed.studio.forms import Form, fields_of, lines_of, number
 from pgembed.studio.problems import Problem, problem_of
 from pgembed.studio.render import page
 from pgembed.studio.security import API, HEADERS
@@ -22,46 +22,30 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from pgembed.studio.database import Connection
 
 _NUMBERS = ("vector_weight", "bm25_weight", "min_score", "min_similarity")
 _WHOLE_NUMBERS = ("k", "offset", "rrf_k", "candidates", "ef_search")
 _TEXTS = ("embedding", "fusion", "syntax", "query_encoder")
 _TRUTHS = ("exact", "fuzzy", "prefix")
-_BUILDER = ("column", "operator", "value")
 DEFAULT_K = 10
 
 
 @dataclass(slots=True)
-class View:
+class View(Form):
     """What the search page shows.
 
     Attributes:
-        fields: The fields of the form, as they were sent.
-        tables: What can be chosen.
-        table: What is chosen.
-        columns: Of that table.
-        lines: The filter builder's.
-        filter: What became of them.
         found: The rankings; None: nothing was asked yet.
-        problem: Why there are none.
         copies: The search in other languages, for each of the rankings.
     """
 
-    fields: Mapping[str, str]
-    tables: Sequence[sources.Table] = ()
-    table: sources.Table | None = None
-    columns: Sequence[sources.Column] = ()
-    lines: Sequence[filters.Condition] = ()
-    filter: Mapping[str, Any] | None = None
     found: searches.Found | None = None
-    problem: Problem | None = None
     copies: Sequence[Mapping[str, str]] = ()
 
 
 async def search_page(request: Request) -> Response:
     """Show the form, and what it finds; of a search by htmx only that."""
-    view = View(_fields(request), lines=_lines(request))
+    view = View(fields_of(request), lines=lines_of(request))
     part = is_part(request)
     try:
         await _fill(request, view)
@@ -69,7 +53,7 @@ async def search_page(request: Request) -> Response:
         view.problem = problem_of(exc)
     name = "_results.html" if part else "search.html"
     status = 200 if view.problem is None else view.problem.status
-    answer = page(name, status=status, view=view, **_vocabulary())
+    answer = page(name, status=status, view=view, **vocabulary())
     answer.headers["Vary"] = "HX-Request"
     if view.problem is not None:
         answer.headers.update(view.problem.headers)
@@ -79,26 +63,26 @@ async def search_page(request: Request) -> Response:
 async def source_part(request: Request) -> Response:
     """Show what depends on the table: its embeddings, and its columns."""
     studio = studio_of(request)
-    view = View(_fields(request))
+    view = View(fields_of(request))
     async with (
         studio.database.connection() as conn,
         studio.database.reading(conn),
     ):
-        await _look_up(conn, view)
-    return page("_source.html", view=view, **_vocabulary())
+        await view.look_up(conn)
+    return page("_source.html", view=view, **vocabulary())
 
 
 async def condition_part(request: Request) -> Response:
     """Give another line of the filter builder."""
     studio = studio_of(request)
-    view = View(_fields(request))
+    view = View(fields_of(request))
     async with (
         studio.database.connection() as conn,
         studio.database.reading(conn),
     ):
-        await _look_up(conn, view)
+        await view.look_up(conn)
     line = filters.Condition()
-    return page("_condition.html", view=view, line=line, **_vocabulary())
+    return page("_condition.html", view=view, line=line, **vocabulary())
 
 
 async def login(request: Request) -> Response:
@@ -146,25 +130,9 @@ def _told(request: Request, problem: Problem) -> Response:
     return answer
 
 
-def _vocabulary() -> dict[str, Any]:
+def vocabulary() -> dict[str, Any]:
+    """Give what the form needs to know."""
     return {"operators": filters.OPERATORS, "default_k": DEFAULT_K}
-
-
-def _fields(request: Request) -> defaultdict[str, str]:
-    """Read the fields of the form; one that was not sent is empty."""
-    return defaultdict(str, request.query_params)
-
-
-def _lines(request: Request) -> list[filters.Condition]:
-    given = (request.query_params.getlist(name) for name in _BUILDER)
-    return filters.conditions(*given)
-
-
-async def _look_up(conn: Connection, view: View) -> None:
-    view.tables = await sources.tables(conn)
-    view.table = sources.chosen(view.tables, view.fields.get("table"))
-    if view.table is not None:
-        view.columns = await sources.columns(conn, view.table)
 
 
 async def _fill(request: Request, view: View) -> None:
@@ -173,11 +141,10 @@ async def _fill(request: Request, view: View) -> None:
     query = view.fields.get("q", "")
     async with database.connection() as conn:
         async with database.reading(conn):
-            await _look_up(conn, view)
+            await view.look_up(conn)
             if view.table is None or not query:
                 return
-            text = view.fields.get("filter", "")
-            view.filter = filters.filter_of(view.lines, text, view.columns)
+            view.read_filter()
             options = _options(view.fields)
             if view.filter is not None:
                 options["filter"] = view.filter
@@ -212,18 +179,10 @@ def _options(fields: Mapping[str, str]) -> dict[str, Any]:
     for names, kind in ((_NUMBERS, float), (_WHOLE_NUMBERS, int)):
         for name in names:
             if name in given:
-                options[name] = _number(name, given[name], kind)
+                options[name] = number(name, given[name], kind)
     if options["k"] > searches.MOST_HITS:
         raise InvalidParameter(
             f"k is {options['k']}, and {searches.MOST_HITS} hits are shown at most",
             hint="The offset leaves out the first ones; the API gives more.",
         )
     return options
-
-
-def _number(name: str, text: str, kind: type[int | float]) -> int | float:
-    try:
-        return kind(text)
-    except ValueError as exc:
-        what = "a whole number" if kind is int else "a number"
-        raise InvalidParameter(f"{name} must be {what}, not {text!r}") from exc

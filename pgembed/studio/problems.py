@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 
 from pgembed.errors import (
+    AnalysisError,
     InsufficientPrivilege,
     NoEncoderService,
     PgembedError,
@@ -102,4 +103,4 @@ def _status(exc: PgembedError) -> int:
         return _NOT_ALLOWED
     if isinstance(exc, UnknownModel):
         return _NOT_FOUND
-    return _CLIENT if isinstance(exc, SqlError) else _BROKEN
+    return _CLIENT if isinstance(exc, SqlError | AnalysisError) else _BROKEN

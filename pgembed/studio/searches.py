@@ -21,6 +21,7 @@ from pgembed.options import (
     HybridSearchOptions,
     VectorSearchOptions,
 )
+from pgembed.studio.cells import cells_sql, escaped, named_cells, title
 from pgembed.studio.problems import Problem, problem_of
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ FUNCTIONS: dict[Arm, tuple[str, type]] = {
     "both": ("hybrid_search", HybridSearchOptions),
 }
 MOST_HITS = 50
-TITLE = 90  # characters,
-CELL = 300  # characters of a value, and
-CONTENT = 600  # of a chunk
+CONTENT = 600  # characters of a chunk
 _ABOUT = {
     "bm25_search": "h.score, h.snippet, h.read_as, h.explanation",
     "vector_search": "h.similarity as score, h.similarity, h.chunk, h.encoded_by,"
@@ -50,7 +49,7 @@ _ABOUT = {
     " pg_catalog.left(h.content, {content}) as content",
 }
 _SEARCH = sql.SQL(
-    "select {key} as key, array[{cells}]::pg_catalog.text[] as cells, {about}"
+    "select {key} as key, {cells} as cells, {about}"
     " from pgembed.{function}(null::{table}, {given}) with ordinality as h"
     " cross join lateral (select (h.doc).*) as s order by h.ordinality"
 )
@@ -258,29 +257,12 @@ def _statement(
     source: Source, function: str, arguments: Mapping[str, object]
 ) -> sql.Composed:
     return _SEARCH.format(
-        key=_escaped(source.key_sql),
-        cells=sql.SQL(", ").join(_cell(column) for column in source.columns),
+        key=escaped(source.key_sql),
+        cells=cells_sql(source.columns),
         about=sql.SQL(_ABOUT[function]).format(content=sql.Literal(CONTENT)),
         function=sql.Identifier(function),
-        table=_escaped(source.table.name),
+        table=escaped(source.table.name),
         given=named({"query": None, **arguments}),
-    )
-
-
-def _escaped(text: str) -> sql.SQL:
-    """Take SQL that the server wrote into a statement with parameters."""
-    return sql.SQL(text.replace("%", "%%"))
-
-
-def _cell(column: Column) -> sql.Composed:
-    """Show a value as text: by the type's output function, which concat() calls."""
-    value = sql.Identifier("s", column.name.replace("%", "%%"))
-    if column.kind == "bytes":
-        shown = sql.SQL("pg_catalog.concat(pg_catalog.octet_length({}), ' bytes')")
-    else:
-        shown = sql.SQL("pg_catalog.left(pg_catalog.concat({}), {})")
-    return sql.SQL("case when {} is distinct from null then {} end").format(
-        value, shown.format(value, sql.Literal(CELL + 1))
     )
 
 
@@ -290,25 +272,13 @@ def _hits(
     best = max((row["score"] for row in rows), default=0.0)
     if arm == "meaning":
         best = max(best, 1.0)
-    names = [column.name for column in columns]
-    texts = [c.name for c in columns if c.kind == "text" and not c.is_key]
     hits: list[Hit] = []
     for rank, row in enumerate(rows, 1):
         key = row.pop("key")
-        cells = dict(zip(names, map(_cut, row.pop("cells")), strict=True))
+        cells = named_cells(row.pop("cells"), columns)
         share = max(0.0, row["score"] / best) if best > 0 else 0.0
-        hits.append(Hit(rank, key, _title(cells, texts, key), cells, share, row))
+        hits.append(Hit(rank, key, title(cells, columns, key), cells, share, row))
     return hits
-
-
-def _title(cells: dict[str, str | None], texts: Sequence[str], key: Any) -> str:
-    text = next((found for name in texts if (found := cells[name])), None)
-    line = (text or "").strip().partition("\n")[0] or str(key)
-    return line if len(line) <= TITLE else line[:TITLE].rstrip() + "…"
-
-
-def _cut(value: str | None) -> str | None:
-    return value if value is None or len(value) <= CELL else value[:CELL] + "…"
 
 
 def _since(started: float) -> float:

@@ -50,8 +50,6 @@ class Keys:
         self.cookie_name = f"pgembed_studio_{port}"
         #: In the cookie; who reads it has no token for the API.
         self.cookie = self._made_of("cookie")
-        #: In each form that changes something.
-        self.form = self._made_of("form")
 
     def is_token(self, given: str) -> bool:
         """Whether this is the token, in a time that does not tell how much of it is."""

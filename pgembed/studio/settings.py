@@ -30,6 +30,8 @@ class StudioSettings:
         wait_seconds: How long a request waits for one.
         statement_seconds: How long a search may take.
         encode_seconds: How long the encoder service is waited for.
+        analysis_seconds: How long a look at all rows of a table may take; one at a time
+            does so.
     """
 
     host: str = "127.0.0.1"
@@ -41,6 +43,7 @@ class StudioSettings:
     wait_seconds: float = 5.0
     statement_seconds: float = 10.0
     encode_seconds: float = 10.0
+    analysis_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         if len(self.token) < SHORTEST_TOKEN or not self.token.isascii():

@@ -485,7 +485,7 @@ class WordOptions(RankingOptions, ReadingOptions, total=False):
     boost: str | None
 
 
-class FusionOptions(WordOptions, NearestOptions, total=False):
+class FusionOptions(WordOptions, NearestOptions, DiversityOptions, total=False):
     """Options of what ranks by words and vectors.
 
     Attributes:

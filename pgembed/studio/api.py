@@ -43,7 +43,7 @@ SEARCH_OPTIONS = tuple(
     in {
         *("k", "filter", "offset", "min_score", "min_similarity", "embedding"),
         *("query_embedding", "query_model", "syntax", "prefix", "fuzzy", "config"),
-        *("snippets", "vector_weight", "bm25_weight", "query_encoder"),
+        *("snippets", "vector_weight", "bm25_weight", "query_encoder", "diversity"),
         "on_missing_query_embedding",
     }
 )

@@ -336,3 +336,38 @@ def test_an_embedding_without_words(doc: psycopg.Connection) -> None:
     assert caught.value.sqlstate == "PE001"
     doc.execute("select pgembed.create_bm25('doc', 'body')")
     assert len(hybrid(doc)) == 10  # the only one that the table has
+
+
+@pytest.mark.parametrize("diversity", [0.2, 0.6, 1])
+def test_diverse_hits(doc: psycopg.Connection, diversity: float) -> None:
+    """By maximal marginal relevance; a row without a vector is like none."""
+    fused = hybrid(doc, k=200)
+    best = max(hit["score"] for hit in fused)
+    unit = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
+
+    def worth(hit: Hit, before: list[Hit]) -> float:
+        likeness = [
+            float(unit[hit["id"]] @ unit[other["id"]])
+            for other in before
+            if max(hit["id"], other["id"]) < ROWS - 40
+        ]
+        relevance: float = hit["score"] / best
+        return (1 - diversity) * relevance - diversity * max(likeness, default=0)
+
+    picked: list[Hit] = []
+    while len(picked) < 30:
+        left = [hit for hit in fused if hit not in picked]
+        picked.append(max(left, key=lambda hit: worth(hit, picked)))
+    given = hybrid(doc, f", diversity => {diversity}", k=30)
+    assert given == picked
+    assert any(hit["id"] >= ROWS - 40 for hit in given)
+    page = hybrid(doc, f', diversity => {diversity}, "offset" => 10', k=5)
+    assert page == picked[10:15]
+    (first, *_) = doc.execute(
+        "select key::int from pgembed.search('doc', %s, query_embedding => %s,"
+        " diversity => %s)",
+        [WORDS, as_text(QUERY), diversity],
+    ).fetchall()
+    assert first == (picked[0]["id"],)
+    with pytest.raises(psycopg.Error, match="at most 200"):
+        hybrid(doc, f", diversity => {diversity}", k=201)

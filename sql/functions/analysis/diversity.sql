@@ -2,15 +2,20 @@
 -- the one with the largest (1 - diversity) * relevance - diversity * likeness to the most alike row before
 -- it. Of the first 200 rows of a ranking, always: so pages are slices of one order.
 
+create or replace function pgembed._most_diverse() returns int
+language sql immutable parallel safe
+return 200;
+comment on function pgembed._most_diverse() is 'How many of the first rows of a ranking are put in another order.';
+
 create or replace function pgembed._check_diversity(p_diversity float8, p_k bigint, p_offset bigint) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform pgembed._check_weight(p_diversity, 'diversity');
-    if p_diversity > 0 and p_k + p_offset > 200 then
-        raise exception 'k + offset is %, and with diversity at most 200', p_k + p_offset using errcode = 'PE007',
-            detail = 'The first 200 rows of a ranking are put in another order, so that rows which are alike do not follow each other.',
+    if p_diversity > 0 and p_k + p_offset > pgembed._most_diverse() then
+        raise exception 'k + offset is %, and with diversity at most %', p_k + p_offset, pgembed._most_diverse() using errcode = 'PE007',
+            detail = 'The first rows of a ranking are put in another order, so that rows which are alike do not follow each other.',
             hint = 'Ask for fewer rows, or leave diversity out.';
     end if;
 end
@@ -69,7 +74,7 @@ begin
     end if;
     select array_agg(h.doc), array_agg(h.similarity), array_agg(h.distance), array_agg(h.chunk), array_agg(h.content)
     into docs, similarities, distances, chunks, contents
-    from pgembed._search(source, docs, p_embedding, p_query, 200, 0, p_min_similarity, p_condition, p_skip, p_ef_search, p_exact, p_path) as h;
+    from pgembed._search(source, docs, p_embedding, p_query, pgembed._most_diverse(), 0, p_min_similarity, p_condition, p_skip, p_ef_search, p_exact, p_path) as h;
     if docs is null then
         return;
     end if;

@@ -2,43 +2,55 @@
 -- vector is the mean of its chunks'. Everything here runs with the caller's rights, as searches do:
 -- rows that the caller does not see are neither compared nor counted.
 
-create or replace function pgembed._row_vectors(e pgembed.embedding, p_keys text[], out made vector[])
+create or replace function pgembed._found_vectors(e pgembed.embedding, p_keys text[], out made vector[])
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     parts constant int := cardinality(pgembed._key_columns(e.source));
-    wrong text;
+begin
+    if parts > 1 and exists (select from unnest(p_keys) as k where cardinality(k::text[]) <> parts) then
+        raise exception using errcode = 'data_exception', message = format('A key has %s parts.', parts);
+    end if;
+    -- The vector of a row that the caller does not see is not the caller's to ask with.
+    execute format(
+        'select coalesce(array_agg(case when exists (select from %s as s where %s) then c.vector end order by pgembed_key.place), ''{}'') '
+        'from unnest($1) with ordinality as pgembed_key(key, place) '
+        'cross join lateral (select pgembed._mean(c.%I) as vector from %s as c where %s) as c',
+        pgembed._table_sql(e.source), pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '),
+        coalesce(e.column_name, 'embedding'),
+        pgembed._held_name(case e.storage when 'table' then e.side_table else e.source end),
+        pgembed._key_sql(e.source, e.side_table,
+                         case e.storage when 'table' then 'c.%3$I %7$s %5$s::%4$s' else 'c.%2$I %7$s %5$s::%4$s' end, ' and '))
+    into made using p_keys;
+end
+$$;
+comment on function pgembed._found_vectors(pgembed.embedding, text[]) is
+    'The directions of rows, by the texts of their keys and in their order: the means of their chunks'' vectors. NULL for a row '
+    'that is not there, has none, or is not the caller''s to see.';
+
+create or replace function pgembed._row_vectors(e pgembed.embedding, p_keys text[], out made vector[])
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    missing int;
 begin
     begin
-        if parts > 1 and exists (select from unnest(p_keys) as k where cardinality(k::text[]) <> parts) then
-            raise exception using errcode = 'data_exception', message = format('A key has %s parts.', parts);
-        end if;
-        -- The vector of a row that the caller does not see is not the caller's to ask with.
-        execute format(
-            'select array_agg(case when exists (select from %s as s where %s) then c.vector end order by pgembed_key.place), '
-            'min(pgembed_key.key) filter (where c.vector is null or not exists (select from %1$s as s where %2$s)) '
-            'from unnest($1) with ordinality as pgembed_key(key, place) '
-            'cross join lateral (select pgembed._mean(c.%I) as vector from %s as c where %s) as c',
-            pgembed._table_sql(e.source), pgembed._key_sql(e.source, null, 's.%2$I %7$s %5$s::%4$s', ' and '),
-            coalesce(e.column_name, 'embedding'),
-            pgembed._held_name(case e.storage when 'table' then e.side_table else e.source end),
-            pgembed._key_sql(e.source, e.side_table,
-                             case e.storage when 'table' then 'c.%3$I %7$s %5$s::%4$s' else 'c.%2$I %7$s %5$s::%4$s' end, ' and '))
-        into made, wrong using p_keys;
+        made := pgembed._found_vectors(e, p_keys);
     exception when data_exception or array_subscript_error then
         raise exception 'not a key of table %: %', e.source, array_to_string(p_keys[:5], ', ', 'NULL') using errcode = 'PE009',
             detail = sqlerrm, hint = 'Give the value of the primary key; for a composite key an array: array[''1'', ''a''].';
     end;
-    if array_position(made, null) is not null then
-        raise exception 'there is no vector for key "%" of table %', coalesce(wrong, 'NULL'), e.source using errcode = 'PE009',
+    missing := array_position(made, null);
+    if missing is not null then
+        raise exception 'there is no vector for key "%" of table %', coalesce(p_keys[missing], 'NULL'), e.source using errcode = 'PE009',
             hint = 'The row does not exist, has no text, or has not been encoded yet.';
     end if;
-    made := coalesce(made, '{}');
 end
 $$;
 comment on function pgembed._row_vectors(pgembed.embedding, text[]) is
-    'The directions of rows, by the texts of their keys and in their order: the means of their chunks'' vectors. PE009 where one is missing.';
+    'The directions of rows, by the texts of their keys and in their order. PE009 where one is missing.';
 
 create or replace function pgembed._weighted_sum(p_vectors vector[], p_weights float8[]) returns vector
 language plpgsql immutable

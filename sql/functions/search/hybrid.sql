@@ -146,7 +146,8 @@ create or replace function pgembed.hybrid_search(
     fuzzy boolean default false,
     explain boolean default false,
     boost text default null,
-    query_encoder text default null
+    query_encoder text default null,
+    diversity float8 default 0
 )
 returns table (
     doc anyelement, score float8, vector_rank int, similarity float8, bm25_rank int, bm25 float8,
@@ -178,16 +179,18 @@ declare
     best pg_catalog.record;
     at_vector int;
     at_bm25 int;
+    diverse pg_catalog.int4[];    -- places in the fused ranking, where it is put in another order
 begin
     perform pgembed._at_path('pg_catalog, pg_temp');
     wanted := pgembed._check_page(k, "offset");
     perform pgembed._check_min_score(min_score), pgembed._check_min_similarity(min_similarity, e.distance);
     perform pgembed._check_fusion(fusion, vector_weight, bm25_weight, rrf_k, candidates, wanted, on_missing_query_embedding);
-    perform pgembed._check_ef_search(ef_search, e.index_kind);
+    perform pgembed._check_ef_search(ef_search, e.index_kind), pgembed._check_diversity(diversity, k, "offset");
     -- Its own index, else the table's default one.
     select x.* into b from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
     b := pgembed._bm25_target(source, b.name);
-    depths := case when candidates is null then pgembed._fusion_depths(wanted) else array[candidates] end;
+    depths := case when candidates is null then pgembed._fusion_depths(case when diversity > 0 then pgembed._most_diverse() else wanted end)
+                   else array[candidates] end;
     condition := pgembed._search_condition(e.source, filter, where_sql, path);
     perform pgembed._check_boost(e.source, boost, path);
     words := pgembed._bm25_parse(b, query, syntax, prefix, config, path);
@@ -230,10 +233,22 @@ begin
         end if;
     end if;
 
+    if diversity > 0 then
+        diverse := (select pgembed._diverse_order(
+                        pgembed._found_vectors(e, array_agg(coalesce(vector_keys[f.vector_rank], bm25_keys[f.bm25_rank]) order by f.ordinality)),
+                        array_agg(f.score / f.best order by f.ordinality), e.distance, diversity, wanted)
+                    from (select f.*, max(nullif(f.score, 0)) over () as best from pgembed._fuse(
+                              fusion, vector_keys, similarities, bm25_keys, scores, vector_weight, bm25_weight, rrf_k::int, depths, pgembed._most_diverse(),
+                              0, min_score, vector_boosts, bm25_boosts) with ordinality as f) as f);
+    end if;
+
     for best in
-        select * from pgembed._fuse(
-            fusion, vector_keys, similarities, bm25_keys, scores, vector_weight, bm25_weight, rrf_k::int, depths, k::int, "offset"::int, min_score,
-            vector_boosts, bm25_boosts)
+        select f.* from pgembed._fuse(
+            fusion, vector_keys, similarities, bm25_keys, scores, vector_weight, bm25_weight, rrf_k::int, depths,
+            case when diversity > 0 then pgembed._most_diverse() else k::int end, case when diversity > 0 then 0 else "offset"::int end, min_score,
+            vector_boosts, bm25_boosts) with ordinality as f
+        where diversity = 0 or f.ordinality = any (diverse["offset" + 1:])
+        order by case when diversity = 0 then f.ordinality else array_position(diverse, f.ordinality::int) end
     loop
         at_vector := best.vector_rank;
         at_bm25 := best.bm25_rank;
@@ -268,11 +283,11 @@ begin
     perform pgembed._at_path(path);
 end
 $$;
-comment on function pgembed.hybrid_search(anyelement, text, bigint, jsonb, text, text, vector, text, text, float8, float8, bigint, bigint, text, boolean, text, boolean, bigint, text, bigint, float8, float8, boolean, boolean, text, text) is
+comment on function pgembed.hybrid_search(anyelement, text, bigint, jsonb, text, text, vector, text, text, float8, float8, bigint, bigint, text, boolean, text, boolean, bigint, text, bigint, float8, float8, boolean, boolean, text, text, float8) is
     'The k best rows by words (BM25) and by meaning (vectors) together. Each arm gives its candidates, the '
     'filter applied; fusion ranks them: rrf, minmax or distribution, with the given weights. Each hit has both '
     'ranks and both scores, NULL where an arm has not found it, and its best chunk. '
     'on_missing_query_embedding => ''bm25'' ranks by words alone when no service encodes the query. offset leaves out the '
     'first rows of the ranking, min_score those with a lower fused score, min_similarity those that vectors alone would give. '
-    'fuzzy is for the words, as in bm25_search. explain tells what each score is made of; boost, SQL over the row s, multiplies it. query_encoder and encoded_by: as in vector_search. Example: '
+    'fuzzy is for the words, as in bm25_search. explain tells what each score is made of; boost, SQL over the row s, multiplies it. query_encoder, encoded_by and diversity: as in vector_search. Example: '
     'SELECT (doc).title, score FROM pgembed.hybrid_search(NULL::article, ''cheap flights'', filter => ''{"price": {"$lt": 300}}'');';

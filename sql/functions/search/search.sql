@@ -98,7 +98,7 @@ begin
         'select %s, %s, %s from pgembed.%I(null::%s, $1, k => $2, filter => $3, "offset" => $4, embedding => $5%s%s%s) with ordinality as h '
         'cross join lateral (select (h.doc).*) as s where %s order by h.ordinality',
         pgembed._key_json_sql(p_source, 's'), pgembed._row_json_sql(p_source, 's'), result, p_function, pgembed._table_sql(p_source),
-        case when vectors then ', min_similarity => $7, query_embedding => $8, query_model => $9, query_encoder => $18' end
+        case when vectors then ', min_similarity => $7, query_embedding => $8, query_model => $9, query_encoder => $18, diversity => $20' end
             || case when p_image then ', query_image => $19' else '' end,
         case when words then ', min_score => $6, syntax => $10, prefix => $11, fuzzy => $12, config => $13, snippets => $14' end,
         case when vectors and words then ', vector_weight => $15, bm25_weight => $16, on_missing_query_embedding => $17' end,
@@ -128,7 +128,8 @@ create or replace function pgembed.search(
     bm25_weight float8 default 1,
     on_missing_query_embedding text default 'error',
     query_encoder text default null,
-    query_image bytea default null
+    query_image bytea default null,
+    diversity float8 default 0
 )
 returns table (key jsonb, doc jsonb, score float8, vector_rank int, bm25_rank int, content text, snippet text, encoded_by text)
 language plpgsql stable
@@ -150,10 +151,10 @@ begin
     perform pgembed._at_path(path);
     return query execute statement
     using query, k, filter, "offset", embedding, min_score, min_similarity, q, query_model, syntax, prefix, fuzzy, config, snippets,
-          vector_weight, bm25_weight, on_missing_query_embedding, query_encoder, query_image;
+          vector_weight, bm25_weight, on_missing_query_embedding, query_encoder, query_image, diversity;
 end
 $$;
-comment on function pgembed.search(text, text, bigint, jsonb, bigint, float8, float8, text, anycompatible, text, text, boolean, boolean, text, boolean, float8, float8, text, text, bytea) is
+comment on function pgembed.search(text, text, bigint, jsonb, bigint, float8, float8, text, anycompatible, text, text, boolean, boolean, text, boolean, float8, float8, text, text, bytea, float8) is
     'The k best rows of a table, for any language: key and row as JSON, score, both ranks, the best chunk. source is the name of the '
     'table as in a query. By words and by meaning where the table has both (hybrid_search), else by what it has; by the vector '
     'alone where only query_embedding is given, or query_image, the bytes of an image file. filter is data, an object or a string that holds one. The other arguments are those of '

@@ -16,6 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload, undefer
 
+from pgembed import client
 from pgembed.encoders import load_encoder
 from pgembed.errors import (
     DimensionMismatch,
@@ -55,6 +56,18 @@ SEARCHES = pytest.mark.parametrize("search", [vectors, words, both])
 
 def ids(session: Session, statement: Any) -> list[int]:
     return [row[0].id for row in session.execute(statement)]
+
+
+def test_hits_that_are_alike_are_put_apart(session: Session) -> None:
+    conn: Any = session.connection().connection.driver_connection
+    for search, function in (
+        (vectors, client.vector_search),
+        (both, client.hybrid_search),
+    ):
+        hits = function(
+            conn, "article", "cheap flights", k=5, encoder=ENCODER, diversity=0.8
+        )
+        assert ids(session, search(diversity=0.8)) == [hit.doc["id"] for hit in hits]
 
 
 @SEARCHES

@@ -371,6 +371,7 @@ def test_all_arguments_as_untyped_parameters(
         "on_missing_query_embedding": "error",
         "query_encoder": "auto",
         "query_image": None,  # another query
+        "diversity": "0.5",
     }
     names = value(
         conn,

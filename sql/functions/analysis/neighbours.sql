@@ -127,9 +127,8 @@ begin
         old_sort := pgembed._setting('enable_sort', 'off');    -- never all of them, in place of the index
         loop
             candidates := least(candidates, most);
-            -- What lies very near is found without looking far.
             effort := case e.index_kind when 'ivfflat' then ceil(sqrt((pgembed._search_names(e)).lists))
-                                        else least(1000, greatest(case when p_max_distance is null then 40 else 16 end, candidates)) end;
+                                        else least(1000, greatest(40, candidates)) end;
             old_effort := coalesce(old_effort, pgembed._setting(effort_name, effort::text), case e.index_kind when 'ivfflat' then '1' else '40' end);
             perform pgembed._setting(effort_name, effort::text);
             if old_scan is null and (e.index_kind = 'ivfflat' or candidates > effort or deeper is not null) then

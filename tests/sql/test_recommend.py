@@ -198,6 +198,15 @@ def test_diverse_results(doc: Connection, diversity: float) -> None:
     assert page == given[7:12]
 
 
+def test_a_key_may_be_called_like_what_stands_for_it(doc: Connection) -> None:
+    call = """classify(null::doc, examples => '{"a": [["s1", 1]], "b": [["s0", 2]]}')"""
+    asked = f"select key, label from pgembed.{call} order by key"
+    wanted = doc.execute(asked).fetchall()
+    assert len(wanted) == ROWS
+    doc.execute('alter table doc rename id to "a c.k1"')
+    assert doc.execute(asked).fetchall() == wanted
+
+
 def test_where_nothing_is_found(doc: Connection) -> None:
     for call in ("recommend(null::doc, %s", "vector_search(null::doc, null"):
         more = "" if "recommend" in call else ", query_embedding => '[1,1,1,1,1,1,1,1]'"

@@ -147,7 +147,7 @@ begin
         'from (select c.place, %2$s as similarity from (select l.place, %3$s as distance from pgembed_label as l) as c '
         'where c.distance operator(pg_catalog.<>) ''NaN''::pg_catalog.float8) as c) as b where b.places is not null',
         pgembed._rows_sql(e, pgembed._search_condition(e.source, filter, where_sql, path)), pgembed._similarity_sql(e.distance),
-        pgembed._distance_sql(e, 'r.vector', 'l.vector'), pgembed._row_vector_type(e));
+        pgembed._distance_sql(e.distance, 'r.vector', 'l.vector'), pgembed._row_vector_type(e));
     perform pgembed._at_path(case when where_sql is not null then path end);
     return query execute statement using classes.vectors, classes.labels;
     perform pgembed._at_path(path);

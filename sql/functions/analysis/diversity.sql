@@ -28,10 +28,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     next constant text := format(
-        'select array_agg(greatest($1[i], %s) order by i) from (select i, $2[i] operator(%s.%s) $3 as distance '
-        'from generate_subscripts($2, 1) as i) as c',
-        pgembed._similarity_sql(p_distance), pgembed._vector_schema(),
-        case p_distance when 'cosine' then '<=>' when 'inner_product' then '<#>' else '<->' end);
+        'select array_agg(greatest($1[i], %s) order by i) from (select i, %s as distance from generate_subscripts($2, 1) as i) as c',
+        pgembed._similarity_sql(p_distance), pgembed._distance_sql(p_distance, '$2[i]', '$3'));
     picked int[] := '{}';
     alike float8[] := array_fill(null::float8, array[cardinality(p_relevance)]);    -- to the most alike that is picked
     best int;

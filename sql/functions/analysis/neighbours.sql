@@ -30,7 +30,7 @@ as $$
         'where n.distance operator(pg_catalog.<>) ''NaN''::pg_catalog.float8 and ($2 is null or n.distance operator(pg_catalog.<=) $2) '
         'order by n.distance, n.key limit $1) as b '
         'where a.asked and ($3 is null or a.key operator(pg_catalog.=) any ($3))',
-        p_rows, pgembed._distance_sql(e, 'a.vector', 'b.vector'))
+        p_rows, pgembed._distance_sql(e.distance, 'a.vector', 'b.vector'))
 $$;
 comment on function pgembed._all_pairs_sql(pgembed.embedding, text) is
     'Statement that compares rows with all others. $1: neighbours wanted of each, $2: the largest distance or NULL, $3: keys of those '
@@ -43,7 +43,7 @@ as $$
 declare
     n constant record := pgembed._search_names(e);
     chunked constant boolean := e.chunking <> 'none';
-    distance constant text := pgembed._distance_sql(e, format('c.%s', n.vector), 'a.vector');
+    distance constant text := pgembed._distance_sql(e.distance, format('c.%s', n.vector), 'a.vector');
     nearest text := format('select %s, %s as distance from %s as c order by distance limit $4', n.chunk_keys, distance, n.vectors);
 begin
     if n.binary_distance is not null then    -- signs find them, whole vectors rank them
@@ -78,7 +78,7 @@ begin
                    'select n.key_a, b.key as key_b, %1$s as distance from (select distinct c.key_a, %2$s from pgembed_near as c) as n '
                    'join pgembed_row as a on a.key operator(pg_catalog.=) n.key_a join pgembed_row as b on %3$s where b.key operator(pg_catalog.<>) n.key_a'
                else 'select n.key_a, b.key as key_b, n.distance from pgembed_near as n join pgembed_row as b on %3$s where b.key operator(pg_catalog.<>) n.key_a' end,
-               pgembed._distance_sql(e, 'a.vector', 'b.vector'), pgembed._key_sql(e.source, null, 'c.k%1$s', ', '),
+               pgembed._distance_sql(e.distance, 'a.vector', 'b.vector'), pgembed._key_sql(e.source, null, 'c.k%1$s', ', '),
                pgembed._key_sql(e.source, null, 'b.k%1$s %7$s n.k%1$s', ' and ')));
 end
 $$;

@@ -26,7 +26,7 @@ as $$
         'pgembed_center as materialized (select pgembed._mean(%2$s)::%3$s as vector from pgembed_row as r) '
         'select r.key, %4$s as score from pgembed_row as r cross join pgembed_center as c',
         p_rows, case when e.distance = 'cosine' then format('pgembed._unit(r.vector::%s.vector)', pgembed._vector_schema()) else 'r.vector' end,
-        pgembed._row_vector_type(e), pgembed._distance_sql(e, 'r.vector', 'c.vector'))
+        pgembed._row_vector_type(e), pgembed._distance_sql(e.distance, 'r.vector', 'c.vector'))
 $$;
 comment on function pgembed._centroid_distances_sql(pgembed.embedding, text) is 'Query for the distances of rows to their mean.';
 

@@ -183,14 +183,14 @@ $$;
 comment on function pgembed._row_vector_type(pgembed.embedding) is
     'SQL type of the vectors of rows: that of the stored ones; where a row has several chunks, of their mean.';
 
-create or replace function pgembed._distance_sql(e pgembed.embedding, p_left text, p_right text) returns text
+create or replace function pgembed._distance_sql(p_distance text, p_left text, p_right text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select format('(%s operator(%s.%s) %s)', p_left, pgembed._vector_schema(),
-                  case e.distance when 'cosine' then '<=>' when 'inner_product' then '<#>' else '<->' end, p_right)
+                  case p_distance when 'cosine' then '<=>' when 'inner_product' then '<#>' else '<->' end, p_right)
 $$;
-comment on function pgembed._distance_sql(pgembed.embedding, text, text) is 'Expression for the distance of two vectors of one type.';
+comment on function pgembed._distance_sql(text, text, text) is 'Expression for the distance of two vectors of one type.';
 
 create or replace function pgembed._rows_sql(e pgembed.embedding, p_condition text, p_asked text default 'true') returns text
 language sql stable
@@ -202,7 +202,7 @@ as $$
         format(case when e.chunking = 'none' then 'select %1$s, c.%2$s as vector from %3$s as c where c.%2$s is not null'
                     else 'select %4$s, pgembed._mean(c.vector) as vector from (select %1$s, c.%2$s as vector from %3$s as c) as c group by %4$s' end,
                n.chunk_keys, n.vector, n.vectors, n.keys),
-        pgembed._table_sql(e.source), replace(n.chunk_of_row, ' c.k', ' r.k'), p_condition)
+        pgembed._table_sql(e.source), pgembed._key_sql(e.source, null, 's.%2$I %7$s r.k%1$s', ' and '), p_condition)
     from pgembed._search_names(e) as n
 $$;
 comment on function pgembed._rows_sql(pgembed.embedding, text, text) is

@@ -8,8 +8,7 @@ as $$
 declare
     similarity float8;
 begin
-    execute format('select %s from (select $1 operator(%s.%s) $2 as distance) as c', pgembed._similarity_sql(p_distance), pgembed._vector_schema(),
-                   case p_distance when 'cosine' then '<=>' when 'inner_product' then '<#>' else '<->' end)
+    execute format('select %s from (select %s as distance) as c', pgembed._similarity_sql(p_distance), pgembed._distance_sql(p_distance, '$1', '$2'))
     into similarity using p_a, p_b;
     return similarity;
 end

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         compare_embeddings,
         create_bm25,
         create_embedding,
+        current_lsn,
         drop_bm25,
         drop_embedding,
         drop_model,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
         status,
         switch_embedding,
         vector_search,
+        wait_for_replay,
     )
 
 __version__ = metadata.version("pgembed-kit")
@@ -106,6 +108,7 @@ __all__ = [
     "compare_embeddings",
     "create_bm25",
     "create_embedding",
+    "current_lsn",
     "drop_bm25",
     "drop_embedding",
     "drop_model",
@@ -137,6 +140,7 @@ __all__ = [
     "status",
     "switch_embedding",
     "vector_search",
+    "wait_for_replay",
 ]
 
 

@@ -375,10 +375,13 @@ class EncoderOptions(QueryEncoderOptions, total=False):
         encoder: Encodes the query in this process: an encoder, or the name of a
             registered model. Without one the encoder service does it.
         timeout: Longest wait for the encoder service, in seconds; 10.
+        primary_dsn: Connection string of the primary, where the connection leads to a
+            standby: from there no service can be asked.
     """
 
     encoder: Encoder | str | None
     timeout: float
+    primary_dsn: str | None
 
 
 class QueryVectorOptions(EncoderOptions, total=False):
@@ -575,12 +578,14 @@ class DuplicatesOfOptions(FilterOptions, TableOptions, SimilarityOptions, total=
         query_embedding: The text as a vector, as the model makes it of a document.
         encoder: As of a search.
         timeout: As of a search.
+        primary_dsn: As of a search.
     """
 
     k: int
     query_embedding: Vector | None
     encoder: Encoder | str | None
     timeout: float
+    primary_dsn: str | None
 
 
 class OutlierOptions(NeighbourOptions, total=False):

@@ -133,7 +133,7 @@ CHECKS: dict[str, Check] = {
 }
 
 #: Options that are for this process, and no arguments of the SQL function.
-LOCAL = frozenset({"encoder", "timeout", "rerank", "reranker"})
+LOCAL = frozenset({"encoder", "timeout", "primary_dsn", "rerank", "reranker"})
 
 
 def check_names(function: str, options: Collection[str], known: type) -> None:

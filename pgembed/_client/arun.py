@@ -92,10 +92,10 @@ async def _execute(conn: psycopg.AsyncConnection[Any], statement: Statement) -> 
 async def _execute_beside(conn: psycopg.AsyncConnection[Any], step: Beside) -> Rows:
     try:
         second = await psycopg.AsyncConnection.connect(
-            **second_connection_arguments(conn)
+            **second_connection_arguments(conn, step.dsn)
         )
     except psycopg.Error as exc:
-        raise second_connection_error(exc) from exc
+        raise second_connection_error(exc, step.dsn) from exc
     async with second:
         return [await _execute(second, statement) for statement in step.statements][-1]
 

@@ -31,6 +31,8 @@ _STATUS = sql.SQL("select {} from pgembed.status order by name, schema").format(
     )
 )
 
+_CURRENT_LSN = sql.SQL("select pg_catalog.pg_current_wal_insert_lsn()::text")
+_REPLAYED = sql.SQL("call pgembed.wait_for_replay(%(lsn)s::pg_lsn, %(timeout)s)")
 _WAIT = sql.SQL("call pgembed.wait(%(source)s, %(timeout)s::float8)")
 
 
@@ -138,6 +140,26 @@ def await_embedded(table: Table | None, timeout: float) -> Flow[None]:
             hint="Commit first: the encoder service sees committed rows only.",
         )
     yield Statement(_WAIT, arguments, alone=True, returns_rows=False)
+
+
+def current_lsn() -> Flow[str]:
+    """Read how far the write-ahead log of a primary has come."""
+    rows: Rows = yield Statement(_CURRENT_LSN)
+    return str(rows.rows[0][0])
+
+
+def wait_for_replay(lsn: str, timeout: float) -> Flow[None]:
+    """Wait until a standby has replayed the write-ahead log up to a position."""
+    if not (yield IsIdle()):
+        raise InvalidParameter(
+            "wait_for_replay cannot wait inside a transaction",
+            hint="Its snapshot would keep the standby from replaying: end it first.",
+        )
+    arguments = {
+        "lsn": check_text(lsn, "lsn", InvalidParameter),
+        "timeout": check_seconds(timeout, "timeout"),
+    }
+    yield Statement(_REPLAYED, arguments, alone=True, returns_rows=False)
 
 
 def is_fresh(table: Table | None) -> Flow[bool]:

@@ -92,9 +92,11 @@ def _execute(conn: psycopg.Connection[Any], statement: Statement) -> Rows:
 
 def _execute_beside(conn: psycopg.Connection[Any], step: Beside) -> Rows:
     try:
-        second = psycopg.Connection.connect(**second_connection_arguments(conn))
+        second = psycopg.Connection.connect(
+            **second_connection_arguments(conn, step.dsn)
+        )
     except psycopg.Error as exc:
-        raise second_connection_error(exc) from exc
+        raise second_connection_error(exc, step.dsn) from exc
     with second:
         return [_execute(second, statement) for statement in step.statements][-1]
 

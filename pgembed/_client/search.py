@@ -300,17 +300,19 @@ def encode(query: str | bytes, model: str, timeout: float) -> Flow[None]:
         yield Beside((statement,))
 
 
-def embed(query: str | bytes, model: str, timeout: float) -> Flow[list[float]]:
+def embed(
+    query: str | bytes, model: str, timeout: float, primary: str | None = None
+) -> Flow[list[float]]:
     """Have a service encode a query, and return the vector."""
     parameters = _encode_parameters(query, model, timeout)
     ask = Statement(_ENCODE, parameters, returns_rows=False)
     read = Statement(_EMBED, {**_asks(query), "model": model})
     rows: Rows
-    if (yield IsIdle()):
+    if primary is None and (yield IsIdle()):
         yield replace(ask, alone=True)
         rows = yield replace(read, alone=True)
     else:
-        rows = yield Beside((ask, read))
+        rows = yield Beside((ask, read), primary)
     return parse_vector(rows.rows[0][0])
 
 
@@ -464,10 +466,12 @@ def _asked_for(
 ) -> Flow[dict[str, object]]:
     """Have a service encode a query; give the arguments that find its vector."""
     timeout = timeout_of(options)
+    primary = options.get("primary_dsn")
     try:
-        if not idle:
-            # This transaction's snapshot may be older than the answer: carry it over.
-            return (yield from _carried(query, model, timeout))
+        if not idle or primary is not None:
+            # This transaction's snapshot, or this standby, may be older than the
+            # answer: carry it over.
+            return (yield from _carried(query, model, timeout, primary))
         yield from encode(query, model, timeout)
     except NoEncoderService:
         # Where a query encoder was trained, the function goes on with that.
@@ -531,8 +535,10 @@ def _encode_by_service(
     return (yield from _asked_for(query, found.rows[0][0], table, options, idle=idle))
 
 
-def _carried(query: str | bytes, model: str, timeout: float) -> Flow[dict[str, object]]:
-    vector = yield from embed(query, model, timeout)
+def _carried(
+    query: str | bytes, model: str, timeout: float, primary: str | None
+) -> Flow[dict[str, object]]:
+    vector = yield from embed(query, model, timeout, primary)
     words = _found_by(query) if isinstance(query, str) else {}
     return {
         **words,

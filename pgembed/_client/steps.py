@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from psycopg.pq import PipelineStatus, TransactionStatus
 
+from pgembed.dsn import check, redact
 from pgembed.errors import (
     InvalidSource,
     NoEncoderService,
@@ -58,10 +59,16 @@ class Statement:
 class Beside:
     """Run statements on a short-lived second connection; the result is the last's.
 
-    Each in a transaction of its own, because this connection is inside one.
+    Each in a transaction of its own, because this connection is inside one, or leads to
+    a standby.
+
+    Attributes:
+        statements: What is run.
+        dsn: Connection string of the primary; None: this connection's own.
     """
 
     statements: tuple[Statement, ...]
+    dsn: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +118,11 @@ def is_idle(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) 
 
 def second_connection_arguments(
     connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
+    dsn: str | None,
 ) -> dict[str, Any]:
-    """How to reach the same database again, as the same login role."""
+    """How to reach the primary; without its dsn this database, as this login role."""
+    if dsn is not None:
+        return {"conninfo": check(dsn), "autocommit": True}
     info = connection.info
     return {
         "conninfo": info.dsn,
@@ -121,12 +131,20 @@ def second_connection_arguments(
     }
 
 
-def second_connection_error(exc: psycopg.Error) -> NoEncoderService:
-    """Explain why a query could not be encoded from inside a transaction."""
+def second_connection_error(exc: psycopg.Error, dsn: str | None) -> NoEncoderService:
+    """Explain why a query could not be encoded beside this connection."""
+    reason = redact(str(exc).strip(), dsn or "")
+    if dsn is not None:
+        return NoEncoderService(
+            "the query's vector is not in the cache, and the primary, where a service "
+            "could be asked for it, cannot be reached",
+            detail=reason,
+            hint="Check primary_dsn.",
+        )
     return NoEncoderService(
         "the query's vector is not in the cache, and no second connection could be "
         "opened to have it encoded while this one is inside a transaction",
-        detail=str(exc).strip(),
+        detail=reason,
         hint="Call pgembed.encode(conn, query) before the transaction begins, or pass "
         "encoder=... to encode in this process.",
     )

@@ -63,6 +63,39 @@ async def is_fresh(conn: AsyncConnection, table: Table | None = None) -> bool:
     return await arun(conn, manage.is_fresh(table))
 
 
+async def current_lsn(conn: AsyncConnection) -> str:
+    """Read how far the write-ahead log of a primary has come.
+
+    Args:
+        conn: Connection to the primary.
+
+    Returns:
+        The position, `'0/3000060'`: what `wait_for_replay` takes. All that was
+        committed before is in front of it.
+    """
+    return await arun(conn, manage.current_lsn())
+
+
+async def wait_for_replay(
+    conn: AsyncConnection, lsn: str, *, timeout: float = 10.0
+) -> None:
+    """Wait until a standby has replayed what its primary had committed by then.
+
+    So that one reads one's own writes on a standby: after `await_embedded` and
+    `current_lsn` on the primary.
+
+    Args:
+        conn: Connection to the standby, outside a transaction.
+        lsn: Position in the write-ahead log: what `current_lsn` gave.
+        timeout: Longest wait, in seconds, up to an hour.
+
+    Raises:
+        NotEmbeddedInTime: It took longer.
+        InvalidParameter: The connection is inside a transaction.
+    """
+    await arun(conn, manage.wait_for_replay(lsn, timeout))
+
+
 async def pause_embedding(
     conn: AsyncConnection, name: str, *, capture: bool = True
 ) -> None:

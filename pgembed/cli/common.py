@@ -30,6 +30,17 @@ Dsn = Annotated[
         callback=checked_dsn,
     ),
 ]
+SearchDsn = Annotated[
+    str | None,
+    typer.Option(
+        "--search-dsn",
+        envvar="PGEMBED_SEARCH_DSN",
+        help="Connection string of a standby, where searches run; --dsn is its "
+        "primary then.",
+        show_default=False,
+        callback=checked_dsn,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 # A wrong word on the command line; the class has moved between versions of typer.
 _UsageError: type[Exception] = typer.BadParameter.__base__ or Exception

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 from rich.text import Text
 
-from pgembed.cli.common import Dsn, console
+from pgembed.cli.common import Dsn, SearchDsn, console
 from pgembed.cli.options import takes_options
 from pgembed.dsn import connect
 from pgembed.errors import InvalidParameter
@@ -76,7 +76,9 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel=_PANEL)(command)
 
 
-@takes_options(HybridSearchOptions, without=("query_embedding", "snippets"))
+@takes_options(
+    HybridSearchOptions, without=("query_embedding", "primary_dsn", "snippets")
+)
 def search(
     table: TableName,
     query: Annotated[
@@ -84,6 +86,7 @@ def search(
     ] = None,
     *,
     dsn: Dsn = "",
+    search_dsn: SearchDsn = None,
     image: Annotated[
         Path | None,
         typer.Option(
@@ -134,7 +137,10 @@ def search(
     find: Any = client.search
     if mode is not None:
         find = getattr(client, f"{mode}_search")
-    with connect(dsn, autocommit=True) as conn:
+    if search_dsn is not None and mode is not Mode.BM25:
+        options["primary_dsn"] = dsn
+    where = dsn if search_dsn is None else search_dsn
+    with connect(where, autocommit=True) as conn:
         hits = find(conn, table, query, **options)
     _show(hits, options.get("offset", 0), columns, as_json=as_json)
 

@@ -101,6 +101,7 @@ def _lines(conn: psycopg.Connection[Any]) -> Iterator[Text]:
         yield Text("No embedding is declared: see `pgembed create --help`.")
     yield from _hosted(conn)
     yield from _services(conn)
+    yield from _standbys(conn)
 
 
 def _hosted(conn: psycopg.Connection[Any]) -> Iterator[Text]:
@@ -233,6 +234,15 @@ def _services(conn: psycopg.Connection[Any]) -> Iterator[Text]:
     yield Text(summary)
     for problem in dict.fromkeys(problem for row in rows for problem in row[0]):
         yield Text(f"  {_one_line(problem)}", style="red")
+
+
+def _standbys(conn: psycopg.Connection[Any]) -> Iterator[Text]:
+    """Show how far standbys are behind, where there are any."""
+    for name, state, lag, size in conn.execute("select * from pgembed._standbys()"):
+        behind = f"{_duration(lag)} " if lag else ""
+        behind += f"behind by {_size(float(size))}" if size else "behind"
+        is_there = "up to date" if not lag and not size else behind
+        yield Text(f"{name}: {is_there}" + (f", {state}" if state else ""))
 
 
 def _bm25_alone(conn: psycopg.Connection[Any]) -> list[Text]:

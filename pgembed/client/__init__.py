@@ -85,6 +85,7 @@ from pgembed.client.watch import (
     bm25_maintain,
     bm25_rebuild,
     compare_embeddings,
+    current_lsn,
     erase,
     is_fresh,
     pause_embedding,
@@ -93,6 +94,7 @@ from pgembed.client.watch import (
     resume_embedding,
     retry,
     status,
+    wait_for_replay,
 )
 from pgembed.options import Filter, RerankerLike, Table, Vector
 
@@ -127,6 +129,7 @@ __all__ = [
     "compare_embeddings",
     "create_bm25",
     "create_embedding",
+    "current_lsn",
     "drop_bm25",
     "drop_embedding",
     "drop_model",
@@ -158,4 +161,5 @@ __all__ = [
     "status",
     "switch_embedding",
     "vector_search",
+    "wait_for_replay",
 ]

@@ -64,6 +64,37 @@ def is_fresh(conn: Connection, table: Table | None = None) -> bool:
     return run(conn, manage.is_fresh(table))
 
 
+def current_lsn(conn: Connection) -> str:
+    """Read how far the write-ahead log of a primary has come.
+
+    Args:
+        conn: Connection to the primary.
+
+    Returns:
+        The position, `'0/3000060'`: what `wait_for_replay` takes. All that was
+        committed before is in front of it.
+    """
+    return run(conn, manage.current_lsn())
+
+
+def wait_for_replay(conn: Connection, lsn: str, *, timeout: float = 10.0) -> None:
+    """Wait until a standby has replayed what its primary had committed by then.
+
+    So that one reads one's own writes on a standby: after `await_embedded` and
+    `current_lsn` on the primary.
+
+    Args:
+        conn: Connection to the standby, outside a transaction.
+        lsn: Position in the write-ahead log: what `current_lsn` gave.
+        timeout: Longest wait, in seconds, up to an hour.
+
+    Raises:
+        NotEmbeddedInTime: It took longer.
+        InvalidParameter: The connection is inside a transaction.
+    """
+    run(conn, manage.wait_for_replay(lsn, timeout))
+
+
 def pause_embedding(conn: Connection, name: str, *, capture: bool = True) -> None:
     """Stop encoding for an embedding; changes are still queued.
 

@@ -65,6 +65,12 @@ _ENCODE = text(
     "call pgembed.encode(cast(:query as text), :model,"
     " cast(:timeout as double precision), cast(:image as bytea))"
 )
+_EMBED = text(
+    "select cast(pgembed.embed("
+    "cast(:query as text), :model, cast(:image as bytea)) as text)"
+)
+#: Execution option of an engine whose server is a standby: the engine of its primary.
+PRIMARY = "pgembed_primary"
 
 _embedding = table(
     "embedding",
@@ -152,7 +158,12 @@ def _with_vector(
     found = connection.execute(_cached(search), execution_options=kept).one_or_none()
     if found is None or found[1]:
         return search
+    primary = _primary_of(connection)
     try:
+        if primary is not None:
+            # This standby may be older than the answer: carry it over.
+            vector = _embed_beside(primary, call.query, found[0], call.timeout)
+            return search._changed(vector=vector, query_model=found[0])
         encode_beside(connection.engine, call.query, found[0], call.timeout)
     except DBAPIError as exc:
         meaning = meaning_of(exc)
@@ -214,7 +225,7 @@ def encode_query(
     asked = check_image(query) if isinstance(query, bytes) else check_query(query)
     try:
         engine = _engine_of(session, bind_arguments)
-        encode_beside(engine, asked, model, timeout)
+        encode_beside(_primary_of(engine) or engine, asked, model, timeout)
     except DBAPIError as exc:
         meaning = meaning_of(exc)
         if meaning is None:
@@ -258,6 +269,30 @@ def encode_beside(
     parameters = {"query": words, "image": image, "model": model, "timeout": timeout}
     with beside(engine).connect() as connection:
         connection.execute(_ENCODE, parameters)
+
+
+def _embed_beside(
+    engine: Engine, query: str | bytes, model: str, timeout: float
+) -> str:
+    encode_beside(engine, query, model, timeout)
+    words, image = _words_or_image(query)
+    with beside(engine).connect() as connection:
+        asked = {"query": words, "image": image, "model": model}
+        return str(connection.execute(_EMBED, asked).scalar_one())
+
+
+def _primary_of(bind: Connection | Engine) -> Engine | None:
+    """Find the engine of the primary, where this one is a standby's."""
+    primary = bind.get_execution_options().get(PRIMARY)
+    # Of an asynchronous engine, the one inside.
+    found = getattr(primary, "sync_engine", primary)
+    if found is not None and not isinstance(found, Engine):
+        raise InvalidParameter(
+            f"{PRIMARY} is {found!r}",
+            hint="create_engine(…, execution_options={"
+            f"'{PRIMARY}': create_engine('postgresql+psycopg://primary/…')}}).",
+        )
+    return found
 
 
 def beside(engine: Engine) -> Engine:

@@ -36,6 +36,7 @@ SQL_ONLY = {
 #: Functions of the client that are no functions of SQL, and why.
 CLIENT_ONLY = {
     "await_embedded": "wait",
+    "current_lsn": "PostgreSQL's pg_current_wal_insert_lsn()",
     "status": "a view",
 }
 #: What the client's functions are called with beside the options.
@@ -172,7 +173,9 @@ def test_the_command_line_has_the_options() -> None:
     }
     for command, known in expected.items():
         have = {parameter.name for parameter in commands[command].params}
-        assert set(known.__annotations__) - have <= {"query_embedding"}, command
+        # The primary is where --dsn leads, and --search-dsn to a standby.
+        not_typed = {"query_embedding", "primary_dsn"}
+        assert set(known.__annotations__) - have <= not_typed, command
 
 
 def test_the_reference_names_each_function_and_argument(

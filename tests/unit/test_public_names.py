@@ -23,6 +23,7 @@ FUNCTIONS = {
     "compare_embeddings",
     "create_bm25",
     "create_embedding",
+    "current_lsn",
     "drop_bm25",
     "drop_embedding",
     "drop_model",
@@ -54,6 +55,7 @@ FUNCTIONS = {
     "status",
     "switch_embedding",
     "vector_search",
+    "wait_for_replay",
 }
 
 

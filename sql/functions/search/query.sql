@@ -139,6 +139,20 @@ $$;
 comment on function pgembed._models_beside(int) is
     'Models that searches use in the place of a model, as an embedding was switched, or soon will.';
 
+create or replace function pgembed._check_cached(p_query text, p_models int[], p_image bytea) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (select from unnest(p_models) as w(model_id) where (pgembed._cached_query(p_query, w.model_id, p_image)).embedding is null) then
+        raise exception 'this server is a standby, from which no encoder service can be asked for the vector of a query' using errcode = 'PE010',
+            hint = 'Call pgembed.encode(...) on the primary; in Python pass primary_dsn => its connection string. Or pass query_embedding => ..., '
+                   'or have a query encoder trained (query_encoder => ''auto''), which needs no service.';
+    end if;
+end
+$$;
+comment on function pgembed._check_cached(text, int[], bytea) is 'Nothing, or PE010 where the vector of a query is not in the cache: of a standby.';
+
 create or replace procedure pgembed.encode(
     query text default null, model text default 'all-MiniLM-L6-v2', timeout float8 default 10, image bytea default null
 )
@@ -158,6 +172,10 @@ begin
     wanted_models := array[(pgembed._model(model)).model_id];
     select * into beside from pgembed._models_beside(wanted_models[1]);
     wanted_models := wanted_models operator(pg_catalog.||) beside.now;
+    if pg_catalog.pg_is_in_recovery() then
+        perform pgembed._check_cached(query, wanted_models, image);
+        return;
+    end if;
     asked := pg_catalog.count(pgembed._request_query(query, m.name, timeout, image)) from pgembed.model as m
              where m.model_id operator(pg_catalog.=) any (wanted_models);
     if asked operator(pg_catalog.=) 0 then

@@ -410,6 +410,7 @@ begin
         return query select 'error', 'notification_queue', null::text, 'the queue of notifications is more than half full: writers do not wake services'::text,
             'A session that listens has been idle in a transaction for long: end it.';
     end if;
+    return query select d.severity, d.code, null::text, d.problem, d.advice from pgembed._doctor_standbys() as d;
     return query select d.severity, d.code, null::text, d.problem, d.advice from pgembed._doctor_services() as d;
     for t in select * from pgembed.captured_text order by text_id loop
         -- Named after the first that hangs on the text.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +20,7 @@ from pgembed.cli.common import Dsn, errors
 from pgembed.settings import Backend, let_threads_sleep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
     from pgembed.service import EncoderService
 
@@ -39,22 +43,21 @@ class Provider(StrEnum):
     LITELLM = "litellm"
 
 
+LogFormatOption = Annotated[
+    LogFormat, typer.Option(envvar="PGEMBED_LOG_FORMAT", help="Log format.")
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", envvar="PGEMBED_VERBOSE", help="Log each batch as well."),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(rich_help_panel="Service")(serve)
 
 
-def serve(
-    dsn: Dsn = "",
-    once: Annotated[
-        bool,
-        typer.Option(
-            "--once",
-            envvar="PGEMBED_ONCE",
-            help="Work off what can be claimed now, backfills included, build due "
-            "indexes, and end. Exit code 3: rows failed; 4: a model is out of order.",
-        ),
-    ] = False,
+def service_settings(
     models: Annotated[
         str | None,
         typer.Option(
@@ -150,32 +153,6 @@ def serve(
             "itself, when nothing else is to be done.",
         ),
     ] = True,
-    health_port: Annotated[
-        int | None,
-        typer.Option(
-            envvar="PGEMBED_HEALTH_PORT",
-            min=0,
-            max=65535,
-            help="Serve /healthz, /readyz and /metrics on this port (0: a free one).",
-            show_default="off",
-        ),
-    ] = None,
-    health_host: Annotated[
-        str,
-        typer.Option(
-            envvar="PGEMBED_HEALTH_HOST",
-            help="Address for that; 0.0.0.0 lets other machines ask.",
-        ),
-    ] = "127.0.0.1",
-    log_format: Annotated[
-        LogFormat, typer.Option(envvar="PGEMBED_LOG_FORMAT", help="Log format.")
-    ] = LogFormat.CONSOLE,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose", envvar="PGEMBED_VERBOSE", help="Log each batch as well."
-        ),
-    ] = False,
     backend: Annotated[
         Backend,
         typer.Option(
@@ -210,23 +187,10 @@ def serve(
             show_default="no limit",
         ),
     ] = None,
-) -> None:
-    """Run the encoder service: it embeds what changes, and answers queries.
+) -> Any:
+    """Read `ServiceSettings` from options, and from variables what has no option."""
+    from pgembed.service import ServiceSettings
 
-    Stops on SIGTERM or Ctrl-C: work in hand is finished or given back, within a few
-    seconds. A second signal ends it at once; nothing is lost then either, leases run
-    out by themselves. Several services may run side by side.
-
-    With --once, rows that wait for a retry are left in the queue and reported; so
-    are rows that another service has leased.
-    """
-    from dataclasses import replace
-
-    from pgembed.cli.logs import configure_logging
-    from pgembed.service import EncoderService, ServiceSettings
-
-    let_threads_sleep()
-    configure_logging(log_format.value, "debug" if verbose else "info", dsn=dsn)
     settings = replace(
         # Options have read their variables themselves.
         ServiceSettings.from_env(
@@ -242,8 +206,6 @@ def serve(
         erase_seconds=erase_after,
         index_megabytes=index_memory,
         train_query_encoders=train_query_encoders,
-        health_port=health_port,
-        health_host=health_host,
         max_tokens_per_day=max_tokens_per_day,
         backend=backend,
         device=device,
@@ -252,6 +214,79 @@ def serve(
         settings = replace(settings, image_roots=tuple(image_root))
     if allow_provider:
         settings = replace(settings, hosted_models=True)
+    return settings
+
+
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a service; it gets them as `settings`."""
+    own = inspect.signature(command, eval_str=True)
+    theirs = inspect.signature(service_settings, eval_str=True)
+    names = list(theirs.parameters)
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        settings = service_settings(**{name: values.pop(name) for name in names})
+        command(**values, settings=settings)
+
+    parameters = [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for one in (*own.parameters.values(), *theirs.parameters.values())
+        if one.name != "settings"
+    ]
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+@takes_settings
+def serve(
+    *,
+    settings: Any,
+    dsn: Dsn = "",
+    once: Annotated[
+        bool,
+        typer.Option(
+            "--once",
+            envvar="PGEMBED_ONCE",
+            help="Work off what can be claimed now, backfills included, build due "
+            "indexes, and end. Exit code 3: rows failed; 4: a model is out of order.",
+        ),
+    ] = False,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="PGEMBED_HEALTH_PORT",
+            min=0,
+            max=65535,
+            help="Serve /healthz, /readyz and /metrics on this port (0: a free one).",
+            show_default="off",
+        ),
+    ] = None,
+    health_host: Annotated[
+        str,
+        typer.Option(
+            envvar="PGEMBED_HEALTH_HOST",
+            help="Address for that; 0.0.0.0 lets other machines ask.",
+        ),
+    ] = "127.0.0.1",
+    log_format: LogFormatOption = LogFormat.CONSOLE,
+    verbose: Verbose = False,
+) -> None:
+    """Run the encoder service: it embeds what changes, and answers queries.
+
+    Stops on SIGTERM or Ctrl-C: work in hand is finished or given back, within a few
+    seconds. A second signal ends it at once; nothing is lost then either, leases run
+    out by themselves. Several services may run side by side.
+
+    With --once, rows that wait for a retry are left in the queue and reported; so
+    are rows that another service has leased.
+    """
+    from pgembed.cli.logs import configure_logging
+    from pgembed.service import EncoderService
+
+    let_threads_sleep()
+    configure_logging(log_format.value, "debug" if verbose else "info", dsn=dsn)
+    settings = replace(settings, health_port=health_port, health_host=health_host)
     if once:
         code = _run(lambda: _once(EncoderService(dsn, settings)))
     else:

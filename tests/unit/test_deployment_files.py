@@ -28,6 +28,10 @@ def _yaml(*names: str) -> Any:
     return yaml.safe_load(DOCKER.joinpath(*names).read_text())
 
 
+def _documents(*names: str) -> list[Any]:
+    return list(yaml.safe_load_all(DOCKER.joinpath(*names).read_text()))
+
+
 def _manifests() -> list[dict[str, Any]]:
     return [
         manifest
@@ -48,7 +52,9 @@ def _containers() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
-    "manifest", _manifests(), ids=lambda one: f"{one['kind']}-{one['metadata']['name']}"
+    "manifest",
+    [one for one in _manifests() if one["apiVersion"] != "keda.sh/v1alpha1"],
+    ids=lambda one: f"{one['kind']}-{one['metadata']['name']}",
 )
 def test_manifest_is_valid(manifest: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(manifest, version, strict=True)
@@ -218,6 +224,36 @@ def test_the_deployment_is_valid_with_metrics(version: str) -> None:
     container = manifest["spec"]["template"]["spec"]["containers"][0]
     assert {"name": "PGEMBED_HEALTH_HOST", "value": "0.0.0.0"} in container["env"]
     assert container["ports"] == [{"name": "health", "containerPort": 8080}]
+
+
+@pytest.mark.parametrize("folder", ["keda", "hpa"])
+def test_what_scales_the_services_names_their_deployment(folder: str) -> None:
+    component = _yaml("kubernetes", folder, "kustomization.yaml")
+    (resource,) = component["resources"]
+    scaler, *_ = _documents("kubernetes", folder, resource)
+    (patch,) = component["patches"]
+    deployment = next(one for one in _manifests() if one["kind"] == "Deployment")
+    name = deployment["metadata"]["name"]
+    assert scaler["spec"]["scaleTargetRef"]["name"] == name
+    assert patch["target"] == {"kind": "Deployment", "name": name}
+    (step,) = yaml.safe_load(patch["patch"])
+    assert step == {"op": "remove", "path": "/spec/replicas"}
+    assert "replicas" in deployment["spec"]
+
+
+def test_the_scaler_of_keda_asks_as_the_services_do() -> None:
+    """The query is run by tests/sql/test_load.py."""
+    scaler, access = _documents("kubernetes", "keda", "scaledobject.yaml")
+    (trigger,) = scaler["spec"]["triggers"]
+    assert trigger["type"] == "postgresql"
+    assert trigger["authenticationRef"]["name"] == access["metadata"]["name"]
+    secrets = _documents("kubernetes", "secrets.example.yaml")
+    (reference,) = access["spec"]["secretTargetRef"]
+    assert any(
+        one["metadata"]["name"] == reference["name"]
+        and reference["key"] in one["stringData"]
+        for one in secrets
+    )
 
 
 def test_images_are_named_by_digest() -> None:

@@ -23,7 +23,7 @@ as $$
                     when o.name ~ '^(create|alter|drop)_' then 'declare'
                     when o.name ~ 'usage$' then 'rights'
                     when o.name ~ 'model|weights' then 'models'
-                    when o.name ~ 'status$|^(failed|workers|doctor|help)$' then 'watch'
+                    when o.name ~ 'status$|^(failed|workers|load|doctor|help)$' then 'watch'
                     else 'keep' end as topic,
                o.name, regexp_replace(o.description, '\s*Example: .*$', '') as comment,
                coalesce(substring(o.description from 'Example: (.*)$'), o.call) as example

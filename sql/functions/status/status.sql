@@ -352,3 +352,21 @@ select w.worker_id, w.hostname, w.pid, w.version,
 from pgembed.worker as w;
 comment on view pgembed.workers is
     'Encoder services, whether they are alive, how their models stand, and what keeps them from their duties.';
+
+create or replace view pgembed.load as
+select coalesce(sum(c.waiting + c.encoding), 0)::bigint as rows,
+       extract(epoch from max(pgembed._oldest_waiting(e.embedding_id)))::float8 as oldest_seconds,
+       (select count(*) from pgembed.query_embedding as q
+        where q.answered_at is null and q.wanted_until > clock_timestamp()) as queries,
+       count(*) filter (where i.state = 'building' or i.state in ('pending', 'invalid') and c.embedded > 0 and e.backfill_state = 'done'
+                                                      and e.index_error is null)
+       + (select count(*) from pgembed.bm25 as b where b.state = 'pending') as builds,
+       (select count(*) from pgembed.worker as w where w.heartbeat_at > clock_timestamp() - interval '30 seconds') as services
+from pgembed.embedding as e
+join pgembed._standing as x on x.kind = 'embedding' and x.id = e.embedding_id and x.state = 'active'
+cross join lateral pgembed._row_counts(e, p_look => false) as c
+cross join lateral (select pgembed._index_state(e) as state) as i;
+comment on view pgembed.load is
+    'What all services together have to do, in one row, for whatever decides how many there are: rows that wait or are being encoded of '
+    'active embeddings (estimates where they are many), seconds that the oldest has waited, queries that wait for their vector, indexes '
+    'that are being built or are to be; and how many services run.';

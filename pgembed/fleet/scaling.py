@@ -1,0 +1,66 @@
+"""How many services a fleet should have, by what waits for one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pgembed.errors import InvalidParameter
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the services of a database have to do, as `pgembed.load` tells it.
+
+    Attributes:
+        rows: Rows that wait or are being encoded, of all active embeddings.
+        oldest_seconds: For how long the oldest of them has waited; None: none waits.
+        queries: Queries that wait for their vector.
+        builds: Indexes that are being built, or are to be.
+    """
+
+    rows: int
+    oldest_seconds: float | None
+    queries: int
+    builds: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """The rule of a fleet's size.
+
+    Attributes:
+        min: Fewest services.
+        max: Most services.
+        rows: Rows that wait, for each service.
+        age_seconds: Once a row has waited for longer, there is one service more.
+        idle_seconds: For how long fewer services would do before some are stopped.
+    """
+
+    min: int = 0
+    max: int = 4
+    rows: int = 1000
+    age_seconds: float = 30.0
+    idle_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min <= self.max or self.max < 1:
+            raise InvalidParameter(
+                f"a fleet of {self.min} to {self.max} services",
+                hint="min is 0 or more, max at least 1 and not less than min.",
+            )
+        for name in ("rows", "age_seconds", "idle_seconds"):
+            if not getattr(self, name) > 0:
+                raise InvalidParameter(f"{name} is {getattr(self, name)}, not above 0")
+
+    def wanted(self, load: Load, running: int) -> int:
+        """Say how many services there should be."""
+        wanted = math.ceil(load.rows / self.rows)
+        if load.queries or load.builds:
+            wanted = max(wanted, 1)
+        if load.builds:
+            # Whoever builds would have to begin again elsewhere.
+            wanted = max(wanted, running)
+        if load.rows and (load.oldest_seconds or 0.0) > self.age_seconds:
+            wanted = max(wanted, running + 1)
+        return min(max(wanted, self.min), self.max)

@@ -24,10 +24,11 @@ from corpora import CONFIG, TABLE, TEXT, documents, load
 from pgembed import client
 from pgembed.encoders.sentence_transformers import SentenceTransformersEncoder
 from pgembed.evaluation import find_data, load_data
+from pgembed.evaluation.measures import interval
 from pgembed.evaluation.target import find_target
 from pgembed.service import ServiceSettings, drain
 from pgembed.tuning.examples import Examples, split_queries
-from pgembed.tuning.measure import MEASURE, interval, measure
+from pgembed.tuning.measure import MEASURE, measure
 from pgembed.tuning.mining import mine
 from pgembed.tuning.pairs import pairs
 from pgembed.tuning.training import TrainingOptions, train

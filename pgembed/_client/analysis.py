@@ -28,7 +28,13 @@ from pgembed._client.results import (
     scored_rows,
 )
 from pgembed._client.steps import Flow, Rows, Statement
-from pgembed._client.values import check_query, check_text, parse_vector, vector_text
+from pgembed._client.values import (
+    check_query,
+    check_text,
+    json_key,
+    parse_vector,
+    vector_text,
+)
 from pgembed.errors import InvalidParameter, InvalidQuery, PgembedError
 from pgembed.options import (
     ClassifyOptions,
@@ -278,18 +284,7 @@ def _listed(keys: Any, name: str) -> list[object]:
             f"{name} must be a list of keys, not {type(keys).__name__}: {keys!r}",
             hint=f"[{keys!r}]",
         )
-    return [_key(key, name) for key in keys]
-
-
-def _key(key: object, name: str) -> object:
-    """Write a key, or a part of one, as JSON has it."""
-    if isinstance(key, tuple | list):
-        return [_key(part, name) for part in key]
-    if isinstance(key, bytes | bytearray | memoryview):
-        return f"\\x{bytes(key).hex()}"
-    if key is None or isinstance(key, bool | int):
-        return key
-    return check_text(str(key), name, InvalidParameter)
+    return [json_key(key, name) for key in keys]
 
 
 def _keys(keys: Any, name: str) -> Jsonb:

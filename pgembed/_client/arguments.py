@@ -95,8 +95,8 @@ def _query_encoder(value: Any, name: str) -> str:
 _TEXTS = (
     "boost, chunking, column_name, config, distance, document_prompt, embedding,"
     " fingerprint, fusion, generation, index, method, model, name,"
-    " on_missing_query_embedding, other, provider, query_prompt, reduction, revision,"
-    " role, storage, switch,"
+    " on_missing_query_embedding, only_query, other, provider, query_prompt,"
+    " reduction, revision, role, storage, switch,"
     " syntax, text_expression, vector_type, wake, where_sql"
 )
 _WHOLE_NUMBERS = "chunk_overlap, chunk_size, dimensions, max_attempts, max_tokens"

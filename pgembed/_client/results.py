@@ -220,6 +220,25 @@ class NearWord:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """How relevant a row is to a query, as somebody said.
+
+    Attributes:
+        query: The query's words.
+        key: Key of the row, as in `ScoredRow`.
+        grade: 0: not relevant; 1, 2, 3: more and more so.
+        judged_by: The role.
+        judged_at: When.
+    """
+
+    query: str
+    key: Any
+    grade: int
+    judged_by: str
+    judged_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddingComparison:
     """How far two embeddings of a table find the same rows.
 

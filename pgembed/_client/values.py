@@ -248,3 +248,18 @@ def _scalar(value: object) -> object:
     if isinstance(value, SupportsItem):  # a number of NumPy's
         return value.item()
     raise TypeError(f"{value!r} has no JSON form")
+
+
+def json_key(key: object, name: str) -> object:
+    """Write a key, or a part of one, as JSON has it.
+
+    Raises:
+        InvalidParameter: It has a zero byte.
+    """
+    if isinstance(key, tuple | list):
+        return [json_key(part, name) for part in key]
+    if isinstance(key, bytes | bytearray | memoryview):
+        return f"\\x{bytes(key).hex()}"
+    if key is None or isinstance(key, bool | int):
+        return key
+    return check_text(str(key), name, InvalidParameter)

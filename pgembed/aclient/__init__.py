@@ -34,6 +34,7 @@ from pgembed._client.results import (
     EmbeddingStatus,
     FacetValue,
     HybridHit,
+    Judgement,
     LabelScore,
     NearWord,
     OutlierScore,
@@ -68,6 +69,7 @@ from pgembed.aclient.declare import (
     revoke_usage,
     switch_embedding,
 )
+from pgembed.aclient.judge import judge, judgements
 from pgembed.aclient.search import (
     bm25_search,
     embed,
@@ -106,6 +108,7 @@ __all__ = [
     "FacetValue",
     "Filter",
     "HybridHit",
+    "Judgement",
     "LabelScore",
     "NearWord",
     "OutlierScore",
@@ -141,6 +144,8 @@ __all__ = [
     "grant_usage",
     "hybrid_search",
     "is_fresh",
+    "judge",
+    "judgements",
     "nearest_words",
     "outliers",
     "pause_embedding",

@@ -208,24 +208,56 @@ def compare(
     sample: Annotated[
         int, typer.Option(help="For how many rows, taken by chance.")
     ] = 100,
+    judgements: Annotated[
+        bool,
+        typer.Option(
+            "--judgements",
+            help="nDCG@10 of both, too, by judgements that are stored (pgembed judge, "
+            "the studio).",
+        ),
+    ] = False,
+    encode_here: Annotated[
+        bool,
+        typer.Option(
+            "--encode-here",
+            help="Encode judged queries in this process, not by the encoder service.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare two embeddings of a table by which rows they find alike."""
     from pgembed import client
 
+    judged = None
     with connect(dsn, autocommit=True) as conn:
         found = client.compare_embeddings(conn, name, other, k=k, sample=sample)
+        if judgements:
+            from pgembed.evaluation import compare_judged
+
+            encoder = "here" if encode_here else None
+            judged = compare_judged(conn, name, other, encoder=encoder)
     if as_json:
-        console.print_json(data=asdict(found))
+        more = {} if judged is None else {"judged": asdict(judged)}
+        console.print_json(data={**asdict(found), **more})
         return
     if found.overlap is None:
         console.print("No row has a vector of both.")
-        return
-    console.print(
-        f"{found.overlap:.0%} of the {k} rows most like a row are found by both.\n"
-        f"  mean of {found.compared:,} rows; {found.lowest:.0%} for the one that "
-        "changes most"
-    )
+    else:
+        console.print(
+            f"{found.overlap:.0%} of the {k} rows most like a row are found by both.\n"
+            f"  mean of {found.compared:,} rows; {found.lowest:.0%} for the one that "
+            "changes most"
+        )
+    if judged is not None:
+        before, after = judged.ndcg
+        console.print(
+            f"nDCG@10 of {judged.queries:,} judged queries: {before:.4f} with "
+            f"{judged.names[0]}, {after:.4f} with {judged.names[1]}.\n"
+            f"  difference {after - before:+.4f}; 95 % interval {judged.low:+.4f} to "
+            f"{judged.high:+.4f}",
+            markup=False,
+            highlight=False,
+        )
 
 
 def drop(

@@ -41,6 +41,14 @@ Queries = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Queries: JSON lines, or id and text by a tab."),
 ]
+Judgements = Annotated[
+    bool,
+    typer.Option(
+        "--judgements",
+        help="Judgements that are stored in the database (pgembed judge, the studio), "
+        "besides those of files.",
+    ),
+]
 Split = Annotated[str, typer.Option(help="Which judgements of the folder.")]
 
 
@@ -72,6 +80,7 @@ def evaluate(
         ),
     ] = None,
     split: Split = "test",
+    judgements: Judgements = False,
     key: Key = None,
     embedding: Embedding = None,
     modes: Annotated[
@@ -159,8 +168,14 @@ def evaluate(
         options = replace(options, modes=modes)  # type: ignore[arg-type]
     if reranker:
         options = replace(options, reranker=reranker)
-    data = _data(folder, queries, qrels, split)
+    data = None
+    if folder or queries or qrels or not judgements:
+        data = _data(folder, queries, qrels, split)
     with connect(dsn, autocommit=True) as conn:
+        if data is None or judgements:
+            data = evaluation.stored_judgements(
+                conn, table, embedding=embedding, key=key, beside=data
+            )
         report = evaluation.evaluate(conn, table, data, options)
     if chart is not None:
         evaluation.save_chart(report, chart)
@@ -241,7 +256,8 @@ def _data(
     if folder is None:
         raise InvalidParameter(
             "nothing to evaluate with",
-            hint="Give a folder in BEIR's layout, or both --queries and --qrels.",
+            hint="Give a folder in BEIR's layout, both --queries and --qrels, or "
+            "--judgements for those that are stored.",
         )
     files = evaluation.find_data(folder, split)
     return evaluation.load_data(

@@ -45,6 +45,14 @@ def tune(
             show_default=False,
         ),
     ] = None,
+    judgements: Annotated[
+        bool,
+        typer.Option(
+            "--judgements",
+            help="Instead: what was judged of --table's rows (pgembed judge, the "
+            "studio).",
+        ),
+    ] = False,
     split: Split = "train",
     table: Annotated[
         str | None,
@@ -117,6 +125,7 @@ def tune(
     options = TuneOptions(
         data=data,
         rows=rows,
+        judgements=judgements,
         split=split,
         table=table,
         embedding=embedding,
@@ -152,7 +161,8 @@ def tune(
 
 
 def _show(tuned: Tuned, queries: str) -> None:
-    from pgembed.tuning.measure import MEASURE, interval
+    from pgembed.evaluation.measures import interval
+    from pgembed.tuning.measure import MEASURE
 
     shown = Table(
         title=Text(

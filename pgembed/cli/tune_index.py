@@ -16,7 +16,7 @@ from rich.text import Text
 
 from pgembed.cli.common import AsJson, Dsn, console, errors
 from pgembed.cli.declare import Name
-from pgembed.cli.evaluate import Chart, Encoder, Key, Queries, Split
+from pgembed.cli.evaluate import Chart, Encoder, Judgements, Key, Queries, Split
 from pgembed.dsn import connect
 
 if TYPE_CHECKING:
@@ -93,13 +93,14 @@ def tune_index(
             "still in the cache.",
         ),
     ] = False,
-    judgements: Annotated[
+    data: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
             help="Queries and judgements in BEIR's layout, as for eval: nDCG too.",
         ),
     ] = None,
+    judgements: Judgements = False,
     split: Split = "test",
     key: Key = None,
     encode_here: Encoder = False,
@@ -141,9 +142,10 @@ def tune_index(
         dimensions=dimensions or None,
         queries=evaluation.read_queries(queries) if queries else None,
         cached=cached,
-        judged=evaluation.load_data(evaluation.find_data(judgements, split))
-        if judgements
+        judged=evaluation.load_data(evaluation.find_data(data, split))
+        if data
         else None,
+        stored=judgements,
         key=key,
         encoder="here" if encode_here else None,
         seed=seed,

@@ -35,6 +35,7 @@ from pgembed._client.results import (
     EmbeddingStatus,
     FacetValue,
     HybridHit,
+    Judgement,
     LabelScore,
     NearWord,
     OutlierScore,
@@ -69,6 +70,7 @@ from pgembed.client.declare import (
     revoke_usage,
     switch_embedding,
 )
+from pgembed.client.judge import judge, judgements
 from pgembed.client.search import (
     bm25_search,
     embed,
@@ -107,6 +109,7 @@ __all__ = [
     "FacetValue",
     "Filter",
     "HybridHit",
+    "Judgement",
     "LabelScore",
     "NearWord",
     "OutlierScore",
@@ -142,6 +145,8 @@ __all__ = [
     "grant_usage",
     "hybrid_search",
     "is_fresh",
+    "judge",
+    "judgements",
     "nearest_words",
     "outliers",
     "pause_embedding",

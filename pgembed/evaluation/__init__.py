@@ -24,8 +24,10 @@ from pgembed.evaluation.files import (
     read_judgements,
     read_queries,
 )
+from pgembed.evaluation.generations import JudgedComparison, compare_judged
 from pgembed.evaluation.measures import DEFAULT_MEASURES, score_run
 from pgembed.evaluation.recall import RecallOptions, RecallReport, measure_recall
+from pgembed.evaluation.stored import stored_judgements
 from pgembed.evaluation.tuning import (
     TuningOptions,
     TuningPlan,
@@ -39,6 +41,7 @@ __all__ = [
     "DataFiles",
     "Document",
     "EvaluationOptions",
+    "JudgedComparison",
     "JudgedQueries",
     "RecallOptions",
     "RecallReport",
@@ -46,6 +49,7 @@ __all__ = [
     "TuningOptions",
     "TuningPlan",
     "TuningReport",
+    "compare_judged",
     "evaluate",
     "find_data",
     "load_data",
@@ -56,5 +60,6 @@ __all__ = [
     "read_queries",
     "save_chart",
     "score_run",
+    "stored_judgements",
     "tune_index",
 ]

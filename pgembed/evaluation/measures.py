@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from pgembed.errors import EvaluationError, MissingExtra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import ArrayLike
+
 #: What is measured unless told otherwise.
 DEFAULT_MEASURES: Final = ("nDCG@10", "MRR@10", "recall@100", "MAP")
 
+_DRAWS: Final = 10_000  # of the bootstrap
 _ALIASES: Final = {"mrr": "RR", "recall": "R", "map": "AP", "precision": "P"}
 _NAME: Final = re.compile(r"(?P<name>[^@]+)(?P<cut>@\d+)?")
 
@@ -90,3 +95,13 @@ def score_run(
             if measure == metric.measure:
                 result[name][metric.query_id] = float(metric.value)
     return result
+
+
+def interval(before: ArrayLike, after: ArrayLike) -> tuple[float, float]:
+    """Give the 95 % interval of the mean difference, by bootstrap over the queries."""
+    difference = np.asarray(after) - np.asarray(before)
+    drawn = np.random.default_rng(0).integers(
+        len(difference), size=(_DRAWS, len(difference))
+    )
+    low, high = np.quantile(difference[drawn].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)

@@ -18,6 +18,7 @@ from pgembed.evaluation import advice, grid
 from pgembed.evaluation.latency import Latency, percentiles
 from pgembed.evaluation.measures import score_run
 from pgembed.evaluation.scratch import Scratch, Setup, Stored, disk_bytes
+from pgembed.evaluation.stored import stored_judgements
 from pgembed.evaluation.target import (
     Connection,
     Target,
@@ -54,6 +55,7 @@ _EMBEDDING = sql.SQL(
     " join pgembed.model as m using (model_id)"
     " cross join lateral pgembed._search_names(e) as n"
 )
+_SOURCE = sql.SQL("select e.source::text from pgembed._embedding(%(name)s) as e")
 _ROWS = sql.SQL(
     "select greatest(c.reltuples, 0)::bigint from pg_catalog.pg_class as c"
     " where c.oid = {}::pg_catalog.regclass"
@@ -97,6 +99,8 @@ class TuningOptions:
             that are still in the cache.
         judged: Judged queries: nDCG@k is measured too. Of the judged documents all that
             the table has are among the rows.
+        stored: Take judgements that are stored in the database too: see
+            `stored_judgements`.
         key: Column with the documents' ids; the primary key.
         encoder: As in `EvaluationOptions`, for `queries` and `judged`.
         seed: Another one takes another sample.
@@ -115,6 +119,7 @@ class TuningOptions:
     queries: Mapping[str, str] | None = None
     cached: bool = False
     judged: JudgedQueries | None = None
+    stored: bool = False
     key: str | None = None
     encoder: Encoder | str | None = None
     seed: int = 0
@@ -248,7 +253,7 @@ def plan_tuning(
         UnknownEmbedding: There is no embedding of this name.
         InvalidParameter: An option is out of range.
     """
-    wanted = options or TuningOptions()
+    wanted = _with_stored(conn, embedding, options or TuningOptions())
     _check(wanted)
     found = _embedding(conn, embedding, wanted)
     return _plan(found, wanted)
@@ -278,7 +283,7 @@ def tune_index(
         EvaluationError: There are too few vectors, or queries; or the judged documents
             are not in the table.
     """
-    wanted = options or TuningOptions()
+    wanted = _with_stored(conn, embedding, options or TuningOptions())
     _check(wanted)
     found = _embedding(conn, embedding, wanted)
     plan = _plan(found, wanted)
@@ -302,6 +307,19 @@ def tune_index(
                 progress(setup, position, len(plan.setups))
             tried.append(trial.of(setup, is_current=is_current))
     return _report(found, plan, scratch, wanted, tried)
+
+
+def _with_stored(
+    conn: Connection, embedding: str, options: TuningOptions
+) -> TuningOptions:
+    """Read the judgements that are stored, where they are wanted."""
+    if not options.stored:
+        return options
+    table = str(fetch(conn, _SOURCE, name=embedding).rows[0][0])
+    judged = stored_judgements(
+        conn, table, embedding=embedding, key=options.key, beside=options.judged
+    )
+    return replace(options, judged=judged, stored=False)
 
 
 def _check(options: TuningOptions) -> None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 MEASURE: Final = "nDCG@10"
 _HITS: Final = 10
-_DRAWS: Final = 10_000  # of the bootstrap
 
 
 def measure(
@@ -63,15 +62,3 @@ def measure(
         values = score_run(rankings, data.judgements, [MEASURE])[MEASURE]
         found[length] = np.array([values[query] for query in data.queries])
     return found
-
-
-def interval(
-    before: NDArray[np.float64], after: NDArray[np.float64]
-) -> tuple[float, float]:
-    """Give the 95 % interval of the mean difference, by bootstrap over the queries."""
-    difference = after - before
-    drawn = np.random.default_rng(0).integers(
-        len(difference), size=(_DRAWS, len(difference))
-    )
-    low, high = np.quantile(difference[drawn].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)

@@ -24,9 +24,11 @@ from pgembed.encoders.sentence_transformers import SentenceTransformersEncoder
 from pgembed.encoders.weights import is_model_folder
 from pgembed.errors import InvalidParameter, from_psycopg
 from pgembed.evaluation.measures import parse_measures
+from pgembed.evaluation.stored import stored_judgements
 from pgembed.evaluation.target import find_target
 from pgembed.tuning import training
 from pgembed.tuning.examples import (
+    Examples,
     examples_of,
     read_examples,
     split_queries,
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     from pgembed.encoders import Encoder
     from pgembed.evaluation.target import Target
     from pgembed.settings import Settings
-    from pgembed.tuning.examples import Examples
 
 _TRAINABLE: Final = "sentence-transformers"
 _REGISTERED: Final = (
@@ -65,6 +66,8 @@ class TuneOptions:
     Attributes:
         data: Folder or file of examples; see `read_examples`.
         rows: Instead: a table, or a query, of examples; see `examples_of`.
+        judgements: Instead: what was judged of the table's rows; see
+            `stored_judgements`.
         split: Which judgements of a folder.
         table: Table that has the documents, with an embedding: hard negatives are
             searched for in it.
@@ -79,6 +82,7 @@ class TuneOptions:
 
     data: Path | None = None
     rows: str | None = None
+    judgements: bool = False
     split: str = "train"
     table: str | None = None
     embedding: str | None = None
@@ -319,12 +323,14 @@ class _Known:
 
 def _check(options: TuneOptions) -> None:
     parse_measures([MEASURE])  # ir-measures is there
-    if (options.data is None) == (options.rows is None):
+    given = (options.data is not None, options.rows is not None, options.judgements)
+    if sum(given) != 1:
         raise InvalidParameter(
-            "there is nothing to learn from"
-            if options.data is None
-            else "examples are given twice",
-            hint="Give a folder or file (--data), or a table or query (--from).",
+            "examples are given twice"
+            if any(given)
+            else "there is nothing to learn from",
+            hint="Give a folder or file (--data), a table or query (--from), or "
+            "--judgements.",
         )
     for name, value, least in (
         ("negatives", options.negatives, 0),
@@ -430,6 +436,15 @@ def _register_new(
 def _examples(conn: psycopg.Connection[Any], options: TuneOptions) -> Examples:
     if options.data is not None:
         return read_examples(options.data, options.split)
+    if options.judgements:
+        if options.table is None:
+            raise InvalidParameter(
+                "judgements are of rows, and no table is given", hint="Give --table."
+            )
+        stored = stored_judgements(
+            conn, options.table, embedding=options.embedding, key=options.key
+        )
+        return Examples(stored, {})
     assert options.rows is not None
     return examples_of(_rows(conn, options.rows))
 

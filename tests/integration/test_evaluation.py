@@ -403,3 +403,108 @@ def test_no_index_no_recall(conn: psycopg.Connection) -> None:
     pgembed.create_bm25(conn, "item", "name")
     with pytest.raises(errors.UnknownEmbedding, match="no vectors"):
         evaluation.measure_recall(conn, "item")
+
+
+def judge_documents(conn: psycopg.Connection) -> None:
+    """Store what JUDGED says, but for what the table has not."""
+    for query, found in JUDGED.items():
+        for docno, grade in found.items():
+            if docno in DOCUMENTS and query in QUERIES:
+                key = list(DOCUMENTS).index(docno)
+                pgembed.judge(conn, "doc", QUERIES[query], key, grade)
+
+
+def test_stored_judgements_measure_as_those_of_a_file(
+    docs: psycopg.Connection, folder: Path, dsn: str
+) -> None:
+    judge_documents(docs)
+    stored = evaluation.stored_judgements(docs, "doc", key="docno")
+    (folder / "qrels" / "test.tsv").write_text(
+        "\n".join(
+            f"{query}\t{document}\t{score}"
+            for query, found in JUDGED.items()
+            for document, score in found.items()
+            if document != "gone"
+        )
+    )
+    file = evaluation.load_data(evaluation.find_data(folder))
+    assert set(stored.queries) == {QUERIES[q] for q in file.queries}
+    assert {QUERIES[q]: found for q, found in file.judgements.items()} == (
+        stored.judgements
+    )
+    here = ("doc", "--key", "docno", "--encode-here", "--json")
+    by_file = run("eval", here[0], folder, *here[1:], dsn=dsn)
+    by_table = run("eval", *here, "--judgements", dsn=dsn)
+    first, second = (json.loads(done.stdout) for done in (by_file, by_table))
+    for before, after in zip(first["modes"], second["modes"], strict=True):
+        assert before["measures"] == pytest.approx(after["measures"])
+    by_key = run("eval", "doc", "--judgements", "--encode-here", "--json", dsn=dsn)
+    assert json.loads(by_key.stdout)["queries"] == 4
+
+
+def test_stored_judgements_beside_a_file(
+    docs: psycopg.Connection, folder: Path
+) -> None:
+    pgembed.judge(docs, "doc", QUERIES["q1"], 0, 1)  # d1, where the file says 2
+    pgembed.judge(docs, "doc", QUERIES["q5"], 6, 1)  # not in the file
+    pgembed.judge(docs, "doc", "q2", 2, 1)  # the id of another query
+    file = evaluation.load_data(evaluation.find_data(folder))
+    both = evaluation.stored_judgements(docs, "doc", key="docno", beside=file)
+    assert both.judgements["q1"] == {"d1": 1, "d2": 1}
+    assert both.judgements[QUERIES["q5"]] == {"d7": 1}
+    assert both.queries["judged: q2"] == "q2"
+    assert both.judgements["judged: q2"] == {"d3": 1}
+    assert both.judgements["q2"] == file.judgements["q2"]
+
+
+def test_without_stored_judgements_it_says_how_to_judge(
+    docs: psycopg.Connection, dsn: str
+) -> None:
+    done = run("eval", "doc", "--judgements", dsn=dsn)
+    assert done.exit_code == 1
+    assert "no judgement of 'doc' is stored" in done.output
+    assert "pgembed judge" in done.output
+    pgembed.judge(docs, "doc", "fox", 0, 0)
+    assert "relevant document" in run("eval", "doc", "--judgements", dsn=dsn).output
+    assert "--judgements" in run("eval", "doc", dsn=dsn).output
+
+
+def test_the_commands_judge_and_show(docs: psycopg.Connection, dsn: str) -> None:
+    assert "No judgements." in run("judgements", "doc", dsn=dsn).output
+    assert run("judge", "doc", "fox [x]", 1, "--grade", 3, dsn=dsn).exit_code == 0
+    assert run("judge", "doc", "fox [x]", 2, "--grade", 0, dsn=dsn).exit_code == 0
+    shown = run("judgements", "doc", dsn=dsn).stdout
+    assert "2 judgements" in shown
+    assert "fox [x]" in shown
+    lines = run("judgements", "doc", "--query", "fox [x]", "--json", dsn=dsn).stdout
+    found = [json.loads(line) for line in lines.splitlines()]
+    assert [(one["key"], one["grade"]) for one in found] == [(1, 3), (2, 0)]
+    assert run("judge", "doc", "fox [x]", 1, "--take-back", dsn=dsn).exit_code == 0
+    assert [one.key for one in pgembed.judgements(docs, "doc")] == [2]
+    refused = run("judge", "doc", "fox", 99, dsn=dsn)
+    assert refused.exit_code == 1
+    assert 'no row with key "99"' in refused.output
+
+
+def test_two_generations_are_compared_by_what_was_judged(
+    docs: psycopg.Connection, dsn: str
+) -> None:
+    judge_documents(docs)
+    pgembed.register_model(docs, "hashing-3", 3, provider="hashing")
+    pgembed.alter_embedding(
+        docs, "doc_embedding", model="hashing-3", switch="manual", index="none"
+    )
+    process_all(dsn)
+    found = evaluation.compare_judged(docs, "doc_embedding", encoder="here")
+    assert found.names == ("public.doc_embedding", "public.doc_embedding_next")
+    assert found.queries == 4
+    assert found.ndcg[0] > found.ndcg[1]
+    assert found.low <= found.ndcg[1] - found.ndcg[0] <= found.high
+    arguments = ("compare", "doc_embedding", "--judgements", "--encode-here")
+    done = run(*arguments, dsn=dsn)
+    assert f"{found.ndcg[0]:.4f} with public.doc_embedding," in done.stdout
+    assert "95 % interval" in done.stdout
+    as_json = json.loads(run(*arguments, "--json", dsn=dsn).stdout)
+    assert as_json["judged"]["ndcg"] == pytest.approx(found.ndcg)
+    with pytest.raises(errors.UnknownEmbedding, match="no other generation"):
+        evaluation.compare_judged(docs, "doc_embedding_next", encoder="here")

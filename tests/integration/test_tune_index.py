@@ -504,7 +504,7 @@ def test_the_command_says_what_judgements_say(
 ) -> None:
     monkeypatch.setattr("pgembed._client.encoders.load", lambda _row: KNOWN)
     only = ("--rows", 1000, "--index", "hnsw", "--index", "none", "--key", "code")
-    given = ("--judgements", folder, "--encode-here", "--m", 100)
+    given = ("--data", folder, "--encode-here", "--m", 100)
     done = run(NAME, *only, *given, dsn=dsn)
     assert done.exit_code == 0, done.output
     assert "Its nDCG@10 is 1.000, that of an exact search" in done.stdout

@@ -15,13 +15,14 @@ import pytest
 from pgembed.encoders.hashing import HashingEncoder
 from pgembed.errors import EvaluationError, InvalidParameter
 from pgembed.evaluation import JudgedQueries
+from pgembed.evaluation.measures import interval
 from pgembed.tuning.examples import (
     Examples,
     examples_of,
     read_examples,
     split_queries,
 )
-from pgembed.tuning.measure import interval, measure
+from pgembed.tuning.measure import measure
 from pgembed.tuning.mining import Found
 
 

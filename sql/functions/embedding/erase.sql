@@ -90,6 +90,8 @@ begin
             else
                 perform pgembed._erase_words(one.bm25);
             end if;
+            perform pgembed._mark_judgements(pgembed._text(coalesce((one.embedding).text_id, (one.bm25).text_id)));
+            perform pgembed._drop_judgements('0', one.source);
         exception when others or assert_failure then
             if erase.name is not null then
                 raise;
@@ -99,9 +101,12 @@ begin
                 using hint = 'SELECT * FROM pgembed.doctor();';
         end;
     end loop;
+    if erase.name is null then    -- those of tables that are gone
+        perform pgembed._drop_judgements('0');
+    end if;
     perform set_config('search_path', path, true);
 end
 $$;
 comment on function pgembed.erase(text) is
-    'Removes at once what pgembed still holds of deleted rows and earlier texts: vectors, chunks, words, keys in '
+    'Removes at once what pgembed still holds of deleted rows and earlier texts: vectors, chunks, words, judgements, keys in '
     'the queue (NULL: of all). A running service does it within an hour. Space on disk is free after VACUUM.';

@@ -128,6 +128,7 @@ declare
     code text;
 begin
     perform pgembed._follow(t, false) from pgembed.captured_text as t where t.text_id = p_text_id;
+    perform pgembed._mark_judgements(t) from pgembed.captured_text as t where t.text_id = p_text_id and t.state = 'active';
 exception
     when lock_not_available or deadlock_detected or insufficient_privilege then
         null;    -- the next minute; the doctor tells meanwhile
@@ -162,6 +163,7 @@ begin
         end if;
     end loop;
     perform pgembed._bm25_reconcile();
+    perform pgembed._drop_judgements('1 hour');
     delete from pgembed.worker where heartbeat_at < clock_timestamp() - interval '10 minutes';
     -- The cache keeps the ten thousand latest queries, errors for an hour, and what nobody waits for not at all.
     delete from pgembed.query_embedding
@@ -173,8 +175,8 @@ begin
 end
 $$;
 comment on function pgembed._reconcile_rest_v1() is
-    'Says which embeddings and BM25 indexes are broken besides their texts, and clears away dead services and old '
-    'queries. A service calls it each minute.';
+    'Says which embeddings and BM25 indexes are broken besides their texts, and clears away dead services, old '
+    'queries and judgements of rows that are gone. A service calls it each minute.';
 
 create or replace function pgembed._reconcile_v1() returns void
 language plpgsql

@@ -18,7 +18,7 @@ as $$
         from pg_class as c left join pg_description as d on d.classoid = 'pg_class'::regclass and d.objoid = c.oid and d.objsubid = 0
         where c.relnamespace = 'pgembed'::regnamespace and c.relkind = 'v' and c.relname !~ '^_'),
     described as (
-        select case when o.name ~ '_search$|^search($|_(count|facets))|^(similar|embed|encode|wait|wait_for_replay|is_fresh|analyze)$' then 'search'
+        select case when o.name ~ '_search$|^search($|_(count|facets))|^(similar|embed|encode|wait|wait_for_replay|is_fresh|analyze|judge|judgements)$' then 'search'
                     when o.name ~ '^(duplicate|classify|outliers|recommend|centroid|similarity|nearest_words)|analogy$' then 'analysis'
                     when o.name ~ '^(create|alter|drop)_' then 'declare'
                     when o.name ~ 'usage$' then 'rights'

@@ -21,6 +21,15 @@ begin
     loop
         execute format('revoke %s on %s %s from %s', given.privilege, given.kind, given.made, given.stranger);
     end loop;
+    -- Who may search may also do what has come since.
+    for given in
+        select case a.grantee when 0 then 'public' else pg_get_userbyid(a.grantee)::text end as role
+        from pg_catalog.pg_class as c, aclexplode(c.relacl) as a
+        where c.oid = 'pgembed.query_embedding'::regclass and a.grantee <> c.relowner and a.privilege_type = 'SELECT'
+          and (a.grantee = 0 or exists (select from pg_catalog.pg_roles as r where r.oid = a.grantee))
+    loop
+        execute pgembed._usage_sql(given.role, 'grant');
+    end loop;
     -- Functions that run with the caller's rights are safe for all who may use the
     -- schema; those that run with the owner's stay closed but for grant_usage().
     for f in select p.oid from pg_catalog.pg_proc as p

@@ -1,7 +1,7 @@
 """A page in the browser over the searches, and the same as an HTTP API.
 
 `pgembed studio` serves it. Everything runs with the rights of the role that it connects
-as, in transactions that only read.
+as, in transactions that only read, but for what people judge.
 """
 
 from __future__ import annotations

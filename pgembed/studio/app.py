@@ -13,7 +13,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from pgembed.errors import PgembedError
-from pgembed.studio import api, health, openapi, pages, rows
+from pgembed.studio import api, health, judgements, openapi, pages, rows
 from pgembed.studio.database import Busy, Database
 from pgembed.studio.health import Looks
 from pgembed.studio.render import STATIC, page
@@ -53,6 +53,7 @@ def create_app(dsn: str, settings: StudioSettings) -> Starlette:
             Route("/", pages.search_page),
             Route("/parts/source", pages.source_part),
             Route("/parts/condition", pages.condition_part),
+            Route("/judge", judgements.judge, methods=["POST"]),
             Route("/rows", rows.rows_page),
             Route("/health", health.health_page),
             Route("/parts/health", health.health_part),

@@ -94,6 +94,19 @@ class Database:
             )
             yield
 
+    @asynccontextmanager
+    async def writing(self, conn: Connection) -> AsyncIterator[None]:
+        """Write in one transaction: what people judge, and nothing else."""
+        async with conn.transaction():
+            await conn.execute(
+                "set transaction isolation level read committed, read write"
+            )
+            await conn.execute(
+                "select pg_catalog.set_config('statement_timeout', %s, true)",
+                [self._timeout(None)],
+            )
+            yield
+
     def _timeout(self, seconds: float | None) -> str:
         return f"{round(1000 * (seconds or self._seconds))}ms"
 

@@ -21,6 +21,7 @@ from pgembed.options import (
     HybridSearchOptions,
     VectorSearchOptions,
 )
+from pgembed.studio import judgements
 from pgembed.studio.cells import cells_sql, escaped, named_cells, title
 from pgembed.studio.problems import Problem, problem_of
 
@@ -159,10 +160,18 @@ class Ranking:
 
 @dataclass(slots=True)
 class Found:
-    """What a search page shows."""
+    """What a search page shows.
+
+    Attributes:
+        rankings: Its columns.
+        encode_milliseconds: What the query's vectors took.
+        grades: What the role has judged of the query, by the JSON of keys; None: it may
+            not judge.
+    """
 
     rankings: list[Ranking] = field(default_factory=list)
     encode_milliseconds: float = 0.0
+    grades: Mapping[str, int] | None = None
 
 
 def arms(source: Source) -> list[Arm]:
@@ -210,6 +219,7 @@ async def search(
             else:
                 ranking = await _ranking(conn, source, arm, one)
             found.rankings.append(ranking)
+        found.grades = await judgements.given(conn, source.table.name, asked.query)
     return found
 
 

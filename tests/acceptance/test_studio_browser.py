@@ -106,12 +106,33 @@ def test_a_search_from_the_first_address_to_the_sql(
     wait("[name=value]").send_keys("5", Keys.ENTER)
     wait(".facts code")
     assert wait(".facts code").text == '{"price": {"$gt": 5}}'
+    # A row in three columns: one judgement, and the keyboard stays where it is.
+    thumb = wait("#results [data-thumb=up]")
+    key = wait("#results .thumbs").get_attribute("data-key")
+    thumb.send_keys(Keys.SPACE)
+
+    def pressed() -> list[str]:
+        found = browser.find_elements(By.CSS_SELECTOR, "[aria-pressed=true]")
+        return [
+            one.find_element(By.XPATH, "..").get_attribute("data-key") for one in found
+        ]
+
+    WebDriverWait(browser, 20).until(lambda _: len(pressed()) == 3)
+    assert set(pressed()) == {key}
+    assert browser.switch_to.active_element == thumb
+    assert thumb.get_attribute("aria-label").startswith("Relevant: ")
+
     wait(".copies summary").send_keys(Keys.ENTER)
     assert "pgembed.bm25_search(" in wait(".copies pre").text
 
     browser.refresh()
     wait("#arm-both")
     assert wait("[name=value]").get_attribute("value") == "5"
+    assert pressed() == [key] * 3
+    wait("#results [data-thumb=up]").send_keys(Keys.ENTER)
+    WebDriverWait(browser, 20).until(lambda _: not pressed())
+    wait("#results [data-thumb=down]").send_keys(Keys.SPACE)
+    WebDriverWait(browser, 20).until(lambda _: len(pressed()) == 3)
     for width in (390, 1280):
         browser.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",

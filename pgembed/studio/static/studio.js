@@ -1,4 +1,4 @@
-// What the pages cannot do without a script: copy a text, take a line out of the form.
+// What the pages cannot do without a script: copy a text, take a line out of the form, say what was judged.
 document.addEventListener("click", async (event) => {
   const copy = event.target.closest("[data-copy]");
   if (copy) {
@@ -19,4 +19,16 @@ document.addEventListener("htmx:configRequest", (event) => {
     if (value === "" && !left.includes(name)) delete given[name];
   }
   if (given.column === undefined) delete given.operator;
+});
+
+// A row that was judged, in all columns that have it.
+document.addEventListener("judged", (event) => {
+  for (const form of document.querySelectorAll(".thumbs")) {
+    if (form.dataset.key !== event.detail.key) continue;
+    for (const button of form.querySelectorAll("button")) {
+      const pressed = button.dataset.thumb === event.detail.thumb;
+      button.setAttribute("aria-pressed", pressed);
+      button.value = pressed ? "none" : button.dataset.thumb;
+    }
+  }
 });

@@ -204,7 +204,18 @@ class DefaultOptions(TypedDict, total=False):
     is_default: bool
 
 
-class TextOptions(QueryEncoderOptions, DefaultOptions, total=False):
+class PartitionOptions(TypedDict, total=False):
+    """How many tables vectors are kept in.
+
+    Attributes:
+        partitions: Partition the side table by hash of the key into so many, 1 to 256,
+            with an index each, which several services build at once; 1.
+    """
+
+    partitions: int | None
+
+
+class TextOptions(QueryEncoderOptions, DefaultOptions, PartitionOptions, total=False):
     """How a text becomes vectors: options of every embedding.
 
     Attributes:
@@ -272,10 +283,11 @@ class ChangedOptions(EmbeddingOptions, total=False):
     """Options of `alter_embedding`.
 
     Attributes:
-        switch: When vectors of another model, dimensions, reduction, type or distance
-            take the place of those that searches use: `auto`, as soon as all are
-            there; `manual`, at `switch_embedding`; `in_place`: the old ones are
-            removed first, and until they are made anew searches do not find the rows.
+        switch: When vectors of another model, dimensions, reduction, type or distance,
+            or in other partitions, take the place of those that searches use: `auto`,
+            as soon as all are there; `manual`, at `switch_embedding`; `in_place`: the
+            old ones are removed first, and until they are made anew searches do not
+            find the rows.
     """
 
     switch: Switch | None
@@ -297,6 +309,7 @@ DEFAULTS: dict[str, Any] = {
     "query_encoder": "auto",
     "is_default": False,
     "reduction": "truncate",
+    "partitions": 1,
     "bm25_options": {},
 }
 

@@ -200,7 +200,7 @@ select embedding_id, ddl from pgembed._index_next_v1(%(worker_id)s, %(most_memor
 
 -- index_done --
 -- Ends an index build.
-select pgembed._index_done_v1(%(embedding_id)s, %(error)s)
+select pgembed._index_done_v1(%(embedding_id)s, %(error)s, %(worker_id)s)
 
 -- projections_due --
 -- Which projections are to be learnt.

@@ -99,7 +99,9 @@ _TEXTS = (
     " reduction, revision, role, storage, switch,"
     " syntax, text_expression, vector_type, wake, where_sql"
 )
-_WHOLE_NUMBERS = "chunk_overlap, chunk_size, dimensions, max_attempts, max_tokens"
+_WHOLE_NUMBERS = (
+    "chunk_overlap, chunk_size, dimensions, max_attempts, max_tokens, partitions"
+)
 _COUNTS = "candidates, ef_search, min_rows, rrf_k"
 _NUMBERS = "bm25_weight, min_score, min_similarity, vector_weight"
 _SHARES = "dislike_weight, diversity"

@@ -312,6 +312,7 @@ class EmbeddingStatus:
         query_encoder_overlap: Mean share of the 10 nearest of these that both find.
         is_default: Whether searches that name only the table use it.
         reduction: What makes fewer dimensions than the model has: `truncate` or `pca`.
+        partitions: Of its side table, each with an index; 1: it has none.
     """
 
     name: str
@@ -356,6 +357,7 @@ class EmbeddingStatus:
     query_encoder_overlap: float | None
     is_default: bool
     reduction: Reduction
+    partitions: int
 
     @property
     def pending(self) -> int:

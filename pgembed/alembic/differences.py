@@ -29,7 +29,7 @@ _OF_EMBEDDING = ("bm25_options", "bm25_options.")
 #: Of another model these are its own, unless others are declared.
 _OF_MODEL = ("dimensions", "reduction", "distance", "vector_type")
 _PROJECTION = "projection"
-_VECTORS = frozenset({"model", *_OF_MODEL, _PROJECTION})
+_VECTORS = frozenset({"model", *_OF_MODEL, _PROJECTION, "partitions"})
 _BESIDE = (
     "all rows are encoded again, beside the vectors that searches use, which are "
     "replaced when all are there. They stay as the previous generation until that is "
@@ -43,6 +43,9 @@ _COSTS = {
     "previous generation until that is dropped: room for both is needed.",
     "vector_type": f"Another vector type: {_BESIDE}",
     "distance": f"Another distance: {_BESIDE}",
+    "partitions": "Other partitions: the vectors are copied, not encoded, beside those "
+    "that searches use, which are replaced when all are there. They stay as the "
+    "previous generation until that is dropped: room for both is needed.",
     "switch": "Vectors in a column: all are removed and made again; until then "
     "searches by meaning do not find the rows.",
     "chunking": "Every row is cut and encoded again, while searches go on.",

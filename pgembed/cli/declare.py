@@ -152,7 +152,8 @@ def _cost_of_next(conn: psycopg.Connection[Any], name: str) -> str | None:
     row = conn.execute(
         "select n.name, m.name, n.dimensions, n.model_id = e.model_id, n.switch,"
         " pgembed._row_count(e.side_table), pg_size_pretty(coalesce("
-        " pg_total_relation_size(e.side_table) + pgembed._row_count(e.side_table)"
+        " pgembed._relation_bytes(e.side_table, true)"
+        " + pgembed._row_count(e.side_table)"
         " * 2 * (pgembed._vector_bytes(n) - pgembed._vector_bytes(e)), 0))"
         " from pgembed._embedding(%s) as e"
         " join pgembed.embedding as n on n.current_id = e.embedding_id"

@@ -34,8 +34,7 @@ _SAME: Final = 1e-6  # distances that differ by less are the same
 _INDEX = sql.SQL(
     "select e.index_kind, n.index_valid, n.lists, n.vectors, n.vector, n.chunk_keys,"
     " n.keys, e.dimensions,"
-    " (select greatest(c.reltuples, 0) from pg_catalog.pg_class as c"
-    "  where c.oid = pg_catalog.to_regclass(n.vectors)::pg_catalog.oid)"
+    " pgembed._estimated_size(pg_catalog.to_regclass(n.vectors)::pg_catalog.oid)"
     " from pgembed.embedding as e cross join lateral pgembed._search_names(e) as n"
     " where e.source::pg_catalog.oid"
     " = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid"

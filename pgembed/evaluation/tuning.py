@@ -56,10 +56,7 @@ _EMBEDDING = sql.SQL(
     " cross join lateral pgembed._search_names(e) as n"
 )
 _SOURCE = sql.SQL("select e.source::text from pgembed._embedding(%(name)s) as e")
-_ROWS = sql.SQL(
-    "select greatest(c.reltuples, 0)::bigint from pg_catalog.pg_class as c"
-    " where c.oid = {}::pg_catalog.regclass"
-)
+_ROWS = sql.SQL("select pgembed._estimated_size({}::pg_catalog.regclass)::bigint")
 _CACHED = sql.SQL(
     "select q.embedding::text from pgembed.query_embedding as q"
     " where q.model_id = %(model)s and q.embedding is not null"

@@ -121,7 +121,7 @@ class Indexer:
                 seconds=round(time.monotonic() - started, 1),
             )
         self._sparing = False
-        await self._store.index_done(embedding_id, error)
+        await self._store.index_done(self._worker_id, embedding_id, error)
         return error is None
 
     def _failed(self, embedding_id: int, exc: PgembedError) -> str:

@@ -631,10 +631,13 @@ class Store:
                 connection.remove_notice_handler(note)
         return remarks
 
-    async def index_done(self, embedding_id: int, error: str | None) -> None:
+    async def index_done(
+        self, worker_id: UUID, embedding_id: int, error: str | None
+    ) -> None:
         """End what `next_index` began."""
         await self._execute(
-            "index_done", {"embedding_id": embedding_id, "error": error}
+            "index_done",
+            {"embedding_id": embedding_id, "error": error, "worker_id": worker_id},
         )
 
     async def _execute(self, name: str, parameters: dict[str, Any]) -> None:

@@ -148,7 +148,6 @@ create table pgembed.embedding (
     index_options        jsonb not null default '{}',
     index_error          text,
     index_notice         text,
-    index_builder        uuid,
     wake                 text not null check (wake in ('notify', 'poll')),
     max_attempts         smallint not null check (max_attempts > 0),
     query_encoder        text not null default 'auto' check (query_encoder in ('auto', 'model', 'static')),
@@ -165,6 +164,8 @@ create table pgembed.embedding (
     switch               text check (switch in ('auto', 'manual')),
     switch_error         text,
     is_default           boolean not null default false,
+    partitions           int not null default 1 check (partitions between 1 and 256),
+    check (partitions = 1 or storage = 'table'),
     check ((storage = 'column') = (column_name is not null)),
     check ((generation = 'current') = (current_id is null)),
     check ((generation = 'next') = (switch is not null)),
@@ -189,8 +190,6 @@ comment on column pgembed.embedding.state_reason is
     'Why the embedding is broken, and what to do.';
 comment on column pgembed.embedding.index_notice is
     'What makes the build of the index slow, and what to set; NULL while none is built.';
-comment on column pgembed.embedding.index_builder is
-    'Service that builds the index, as long as its heart beats.';
 comment on column pgembed.embedding.revision is
     'Grows with every change of the declaration: a service never writes what it encoded for '
     'an earlier one.';
@@ -204,6 +203,8 @@ comment on column pgembed.embedding.switch_error is
     'Why a complete next generation could not take the place of the current one when that was tried last.';
 comment on column pgembed.embedding.is_default is
     'Whether it is the one that a search means which names only the table; of one table at most one is.';
+comment on column pgembed.embedding.partitions is
+    'Partitions of the side table, by hash of the key of the source, each with an index; 1: it has none.';
 comment on column pgembed.embedding.valid_from is
     'Vectors written before this time are to be made again (reembed, new chunk size).';
 

@@ -82,6 +82,18 @@ comment on column pgembed.worker.problems is 'What keeps it from its duties.';
 comment on column pgembed.worker.session is
     'Server process of the session that its heartbeats come from: with the service, that is gone at once. NULL: behind a transaction pooler.';
 
+create table pgembed.index_build (
+    relation     regclass primary key,
+    embedding_id int not null references pgembed.embedding on delete cascade,
+    worker_id    uuid not null,
+    memory       bigint not null
+);
+create index index_build_embedding_idx on pgembed.index_build (embedding_id);
+
+comment on table pgembed.index_build is
+    'Tables whose vector index a service builds, as long as its heart beats.';
+comment on column pgembed.index_build.memory is 'Bytes that it takes meanwhile.';
+
 create table pgembed.clock (
     latest  timestamptz not null default '-infinity',
     highest timestamptz not null default '-infinity'

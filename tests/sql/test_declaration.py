@@ -193,7 +193,8 @@ def test_vector_type_and_operators_follow_size_and_distance(
     kind = "vector" if dimensions <= 2000 else "halfvec"
     assert column_type(article, NAME, "embedding") == f"{kind}({dimensions})"
     ddl = value(
-        article, "select pgembed._index_ddl(e, false) from pgembed.embedding as e"
+        article,
+        "select pgembed._index_ddl(e, e.side_table, false) from pgembed.embedding as e",
     )
     if index == "ivfflat":
         article.execute(ddl)

@@ -275,7 +275,10 @@ def test_the_graph_fits_into_what_it_is_given_and_not_into_less(
         " pgembed._hash('b'), e.model_id, now() from doc as d, pgembed.embedding as e"
     )
     conn.execute("update pgembed.embedding set backfill_state = 'done'")
-    needed = value(conn, "select pgembed._index_memory(e) from pgembed.embedding as e")
+    needed = value(
+        conn,
+        "select pgembed._index_memory(e, e.side_table) from pgembed.embedding as e",
+    )
     remarks: list[str] = []
     conn.add_notice_handler(lambda said: remarks.append(said.message_primary or ""))
     for share, full in ((0.8, True), (1, False)):

@@ -128,7 +128,7 @@ begin
         loop
             candidates := least(candidates, most);
             effort := case e.index_kind when 'ivfflat' then ceil(sqrt((pgembed._search_names(e)).lists))
-                                        else least(1000, greatest(40, candidates)) end;
+                                        else pgembed._effort_each(least(1000, greatest(40, candidates)), e.partitions) end;
             old_effort := coalesce(old_effort, pgembed._setting(effort_name, effort::text), case e.index_kind when 'ivfflat' then '1' else '40' end);
             perform pgembed._setting(effort_name, effort::text);
             if old_scan is null and (e.index_kind = 'ivfflat' or candidates > effort or deeper is not null) then

@@ -243,6 +243,8 @@ as $$
         select 'its side table' as part from pgembed.embedding as e
         where e.text_id = p_text_id and pgembed._table_sql(e.side_table) is null
         union all
+        select 'a partition of its side table' from pgembed.embedding as e where e.text_id = p_text_id and pgembed._lacks_partition(e)
+        union all
         select format('%s pgembed._bm25_%s_%s', r.kind, b.bm25_id, r.part)
         from pgembed.bm25 as b cross join pgembed._bm25_relations() as r
         where b.text_id = p_text_id and to_regclass(pgembed._bm25_part(b.bm25_id, r.part)) is null
@@ -324,10 +326,12 @@ as $$
     -- To encode all rows again may be dear, so nobody does it unasked.
     select format(case when pgembed._table_sql(e.side_table) is null
                        then 'Somebody has dropped the side table of "%1$s". SELECT pgembed.repair(%2$L) makes it again and encodes all rows; '
+                       when pgembed._key_fits(e)
+                       then 'Somebody has dropped or detached a partition of the side table of "%1$s". SELECT pgembed.repair(%2$L) makes it again and encodes its rows; '
                        else 'The primary key of the table is not what it was. Restore it, or SELECT pgembed.repair(%2$L) encodes all rows again; ' end
                   || 'SELECT pgembed.drop_embedding(%2$L) removes what is left.', e.name, pgembed._qualified_name(e.source, e.name))
     from pgembed.embedding as e
-    where e.text_id = (t).text_id and (pgembed._table_sql(e.side_table) is null or not pgembed._key_fits(e))
+    where e.text_id = (t).text_id and (pgembed._table_sql(e.side_table) is null or not pgembed._key_fits(e) or pgembed._lacks_partition(e))
     limit 1
 $$;
 comment on function pgembed._vectors_lost(pgembed.captured_text) is

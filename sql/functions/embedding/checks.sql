@@ -92,6 +92,13 @@ begin
         raise exception 'unknown storage "%"', e.storage using errcode = 'PE007',
             hint = 'Storage is ''table'' (a side table, the default) or ''column''.';
     end if;
+    if e.partitions not between 1 and 256 then
+        raise exception 'partitions is out of range: %', e.partitions using errcode = 'PE007',
+            detail = 'A search looks into each of them.', hint = 'It is 1 (one table, the default) to 256.';
+    elsif e.partitions > 1 and e.storage = 'column' then
+        raise exception 'vectors in a column are not partitioned' using errcode = 'PE007',
+            detail = format('They are in table %s itself.', e.source), hint = 'Use storage => ''table'', or leave partitions out.';
+    end if;
     if e.vector_type not in ('vector', 'halfvec') then
         raise exception 'unknown vector_type "%"', e.vector_type using errcode = 'PE007',
             hint = 'Vector types are vector (4 bytes a dimension) and halfvec (2 bytes).';

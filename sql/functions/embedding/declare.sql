@@ -110,14 +110,16 @@ begin
     if exists (select from pgembed.embedding where text_id = e.text_id) then
         perform pgembed._await_writers(e);
     end if;
+    e.embedding_id := nextval('pgembed.embedding_embedding_id_seq');
     e.side_table := pgembed._create_side_table(e, pgembed._qualified_name(e.source, e.name));
-    insert into pgembed.embedding (name, text_id, source, side_table, model_id, dimensions, distance, storage, column_name,
+    insert into pgembed.embedding (embedding_id, name, text_id, source, side_table, model_id, dimensions, distance, storage, column_name,
         vector_type, chunking, chunk_size, chunk_overlap, index_kind, index_options, wake, max_attempts, query_encoder, generation, current_id, switch,
-        reduction, projection_id)
-    values (e.name, e.text_id, e.source, e.side_table, e.model_id, e.dimensions, e.distance, e.storage, e.column_name,
+        reduction, projection_id, partitions)
+    overriding system value
+    values (e.embedding_id, e.name, e.text_id, e.source, e.side_table, e.model_id, e.dimensions, e.distance, e.storage, e.column_name,
         e.vector_type, e.chunking, e.chunk_size, e.chunk_overlap, e.index_kind, e.index_options, e.wake, e.max_attempts, e.query_encoder,
         coalesce(e.generation, 'current'), e.current_id, e.switch,
-        e.reduction, e.projection_id)
+        e.reduction, e.projection_id, e.partitions)
     returning * into e;
     perform pgembed._keep_default(e.source);
     return e;
@@ -148,7 +150,8 @@ create or replace function pgembed.create_embedding(
     bm25 boolean default null,
     bm25_options jsonb default '{}',
     if_not_exists boolean default false,
-    reduction text default 'truncate'
+    reduction text default 'truncate',
+    partitions bigint default 1
 ) returns text
 language plpgsql
 as $$
@@ -159,6 +162,7 @@ declare
     reduced pgembed.embedding;    -- its next generation, where vectors are projected
     t pgembed.captured_text;
     m pgembed.model;
+    part pg_catalog.regclass;
 begin
     perform pgembed._back_inside();
     perform pgembed._require_owner();
@@ -190,12 +194,13 @@ begin
     e.max_attempts := pgembed._check_attempts(coalesce(create_embedding.max_attempts, 5));
     e.query_encoder := coalesce(create_embedding.query_encoder, 'auto');
     e.reduction := coalesce(create_embedding.reduction, 'truncate');
+    e.partitions := coalesce(pgembed._as_int(create_embedding.partitions, 'partitions'), 1);
     perform pgembed._check_declaration(e);
     if e.reduction = 'pca' then    -- learnt from whole vectors, which are first
         reduced := e;
         e := pgembed._whole(e, create_embedding.vector_type);
     end if;
-    if e.index_kind <> 'none' then
+    if e.index_kind <> 'none' and e.partitions = 1 then
         perform pgembed._check_no_relation(e.source, pgembed._index_name(e), 'index');
     end if;
     t := pgembed._declare_text(e.source, create_embedding.text_expression, false, path);
@@ -234,11 +239,13 @@ begin
     if pgembed._source_is_empty(t) then
         update pgembed.embedding set backfill_state = 'done' where embedding_id = e.embedding_id;
         if e.index_kind = 'hnsw' then
-            if e.storage = 'table' then
-                execute pgembed._index_ddl(e, p_concurrently => false);
-            else
-                perform pgembed._run_as_owner(e.text_id, pgembed._index_ddl(e, p_concurrently => false));
-            end if;
+            for part in select x.relation from pgembed._vector_indexes(e) as x loop
+                if e.storage = 'table' then
+                    execute pgembed._index_ddl(e, part, p_concurrently => false);
+                else
+                    perform pgembed._run_as_owner(e.text_id, pgembed._index_ddl(e, part, p_concurrently => false));
+                end if;
+            end loop;
         end if;
     end if;
     perform pgembed._warn_of_text(t, e.name);
@@ -247,12 +254,13 @@ begin
     return e.name;
 end
 $$;
-comment on function pgembed.create_embedding(text, text, text, text, bigint, text, text, text, text, bigint, bigint, text, text, jsonb, text, bigint, text, boolean, boolean, jsonb, boolean, text) is
+comment on function pgembed.create_embedding(text, text, text, text, bigint, text, text, text, text, bigint, bigint, text, text, jsonb, text, bigint, text, boolean, boolean, jsonb, boolean, text, bigint) is
     'Declares that a text expression over the rows of a table has an embedding: makes the side '
     'table and the triggers, and queues the rows that are there. It has a BM25 index too, unless bm25 => false '
     '(or NULL, the default, and the expression calls functions of your own). Searches that name only the table use the '
     'first embedding of it, or the one that was last declared with is_default => true. Fewer dimensions than the model''s are its first '
-    '(reduction => ''truncate''), or those of a projection that is learnt once there are vectors enough (''pca''). Returns its name, which is unique in '
+    '(reduction => ''truncate''), or those of a projection that is learnt once there are vectors enough (''pca''). partitions: the side table is '
+    'partitioned by hash of the key into so many, with an index each. Returns its name, which is unique in '
     'the schema of the table. Example: '
     'SELECT pgembed.create_embedding(''article'', $$ title || E''\n\n'' || body $$);';
 
@@ -343,14 +351,14 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    index_oid oid := pgembed._index_oid(e);
+    part record;
 begin
-    if index_oid is not null then
-        execute format('drop index %s', pgembed._table_sql(index_oid));
-    end if;
+    for part in select x.index from pgembed._vector_indexes(e) as x where x.index is not null loop
+        execute format('drop index %s', part.index);
+    end loop;
 end
 $$;
-comment on function pgembed._drop_index(pgembed.embedding) is 'Drops the vector index, if there is one.';
+comment on function pgembed._drop_index(pgembed.embedding) is 'Drops the vector index, or those of all partitions.';
 
 create or replace function pgembed._check_embedding_reset(p_reset text[], p_bm25_options jsonb, p_given json) returns void
 language plpgsql immutable
@@ -389,7 +397,8 @@ create or replace function pgembed.alter_embedding(
     bm25_options jsonb default null,
     reset text[] default null,
     switch text default null,
-    reduction text default null
+    reduction text default null,
+    partitions bigint default null
 ) returns void
 language plpgsql
 as $$
@@ -423,7 +432,8 @@ begin
     perform pgembed._check_embedding_reset(fresh, alter_embedding.bm25_options, json_build_object(
         'model', model, 'dimensions', dimensions, 'distance', distance, 'chunking', chunking, 'chunk_size', chunk_size,
         'chunk_overlap', chunk_overlap, 'vector_type', vector_type, 'index', index, 'index_options', index_options,
-        'wake', wake, 'max_attempts', max_attempts, 'query_encoder', query_encoder, 'bm25', bm25, 'reduction', reduction));
+        'wake', wake, 'max_attempts', max_attempts, 'query_encoder', query_encoder, 'bm25', bm25, 'reduction', reduction,
+        'partitions', partitions));
     perform pgembed._lock_declarations();
     select * into searched from pgembed.embedding where embedding_id = searched.embedding_id for no key update;
     was := coalesce(pgembed._generation(searched, 'next'), searched);
@@ -454,6 +464,7 @@ begin
     e.max_attempts := pgembed._check_attempts(
         coalesce(alter_embedding.max_attempts, case when 'max_attempts' <> all (fresh) then was.max_attempts else 5 end));
     e.query_encoder := coalesce(alter_embedding.query_encoder, case when 'query_encoder' <> all (fresh) then was.query_encoder else 'auto' end);
+    e.partitions := coalesce(pgembed._as_int(alter_embedding.partitions, 'partitions'), case when 'partitions' <> all (fresh) then was.partitions else 1 end);
     perform pgembed._check_declaration(e);
     if was.embedding_id <> searched.embedding_id and pgembed._new_vectors(was, e) then
         -- What was asked for last counts: another one, or back to what it is.
@@ -511,6 +522,12 @@ begin
                           is distinct from (was.index_kind, was.index_options, was.distance) then
             perform pgembed._drop_index(was);
         end if;
+        if e.partitions <> was.partitions then
+            if new_vectors then
+                execute format('truncate %s', pgembed._table_sql(e.side_table));
+            end if;
+            perform pgembed._remake_side_table(e);
+        end if;
         update pgembed.embedding
         set text_id = e.text_id,
             model_id = e.model_id, dimensions = e.dimensions, reduction = e.reduction, projection_id = e.projection_id, distance = e.distance,
@@ -554,9 +571,9 @@ begin
     perform set_config('search_path', path, true);
 end
 $$;
-comment on function pgembed.alter_embedding(text, text, text, bigint, text, text, bigint, bigint, text, text, jsonb, text, bigint, text, boolean, boolean, jsonb, text[], text, text) is
+comment on function pgembed.alter_embedding(text, text, text, bigint, text, text, bigint, bigint, text, text, jsonb, text, bigint, text, boolean, boolean, jsonb, text[], text, text, bigint) is
     'Changes an embedding; NULL keeps a setting, and reset names those that go back to their defaults (bm25_options.k1: '
-    'one BM25 option). Vectors of another model, dimensions, reduction, type or distance are made beside those that searches use, and take their place '
+    'one BM25 option). Vectors of another model, dimensions, reduction, type or distance, or in other partitions, are made beside those that searches use, and take their place '
     'when all are there (switch => ''auto'') or at switch_embedding (''manual''); ''in_place'' removes the old ones first. '
     'Another text or chunk size refreshes them in place. is_default => true: searches that name only the table use it. '
     'Also repairs a broken embedding. Example: '

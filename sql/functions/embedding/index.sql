@@ -44,28 +44,25 @@ comment on function pgembed._index_is_binary(pgembed.embedding) is
     'Whether the index is to have the signs of the vectors (binary quantisation), or they are too long to be indexed '
     'whole: candidates are then ranked again by the whole vectors.';
 
-create or replace function pgembed._vector_column(p_embedding pgembed.embedding, out table_sql text, out column_name name)
-language sql stable
+create or replace function pgembed._vector_indexes(e pgembed.embedding)
+returns table (relation regclass, name name, index regclass, valid boolean, lists int)
+language plpgsql stable    -- searches ask: its plan is kept
 set search_path = pg_catalog, pg_temp
 as $$
-    select pgembed._table_sql(case p_embedding.storage when 'table' then p_embedding.side_table else p_embedding.source end),
-           coalesce(p_embedding.column_name, 'embedding')
+begin
+    return query
+    select t.oid::regclass, t.index_name, i.oid::regclass, coalesce(x.indisvalid, false),
+           case when e.index_kind = 'ivfflat' then substring(i.reloptions::text from 'lists=([0-9]+)')::int end
+    from (select case e.storage when 'table' then e.side_table else e.source end as oid, pgembed._index_name(e) as index_name where e.partitions = 1
+          union all
+          select c.oid, pgembed._with_suffix(c.relname, e.index_kind)
+          from pg_inherits as h join pg_class as c on c.oid = h.inhrelid where h.inhparent = e.side_table and e.partitions > 1) as t
+    left join (pg_index as x join pg_class as i on i.oid = x.indexrelid) on x.indrelid = t.oid and i.relname = t.index_name
+    order by t.oid;
+end
 $$;
-comment on function pgembed._vector_column(pgembed.embedding) is
-    'Table and column that hold the vectors of an embedding.';
-
-create or replace function pgembed._index_oid(p_embedding pgembed.embedding) returns oid
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select c.oid
-    from pg_index as i
-    join pg_class as c on c.oid = i.indexrelid
-    where i.indrelid = case p_embedding.storage when 'table' then p_embedding.side_table else p_embedding.source end
-      and c.relname = pgembed._index_name(p_embedding)
-$$;
-comment on function pgembed._index_oid(pgembed.embedding) is
-    'The vector index of an embedding; NULL when it is not there.';
+comment on function pgembed._vector_indexes(pgembed.embedding) is
+    'The vector index that an embedding is to have, or each of its partitions: on which table, and whether it is there, and valid.';
 
 create or replace function pgembed._operator_class(p_embedding pgembed.embedding) returns text
 language sql stable
@@ -80,19 +77,18 @@ $$;
 comment on function pgembed._operator_class(pgembed.embedding) is
     'Operator class of the vector index.';
 
-create or replace function pgembed._index_ddl(p_embedding pgembed.embedding, p_concurrently boolean) returns text
+create or replace function pgembed._index_ddl(p_embedding pgembed.embedding, p_relation regclass, p_concurrently boolean) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    vectors record;
-    row_count float8;    -- one vector a row with column storage, so the side table tells for both
+    vector_column constant name := coalesce(p_embedding.column_name, 'embedding');
+    row_count float8;
     options text;
 begin
-    select * into vectors from pgembed._vector_column(p_embedding);
     if p_embedding.index_kind = 'ivfflat' and not p_embedding.index_options ? 'lists' then
         -- pgvector's advice: rows / 1000 up to a million rows, their square root above.
-        row_count := pgembed._row_count(p_embedding.side_table);
+        row_count := pgembed._vector_count(p_embedding, p_relation);
         p_embedding.index_options := jsonb_build_object('lists', greatest(1, least(32768,
             case when row_count <= 1e6 then ceil(row_count / 1000) else sqrt(row_count) end))::int);
     end if;
@@ -100,17 +96,17 @@ begin
     from jsonb_each_text(p_embedding.index_options) where key <> 'binary';
     return format('create index %s %I on %s using %I (%s %s.%I)%s',
         case when p_concurrently then 'concurrently' else '' end,
-        pgembed._index_name(p_embedding), vectors.table_sql, p_embedding.index_kind,
+        (select x.name from pgembed._vector_indexes(p_embedding) as x where x.relation = p_relation), pgembed._table_sql(p_relation), p_embedding.index_kind,
         case when pgembed._index_is_binary(p_embedding)
              then format('(%s.binary_quantize(%I)::bit(%s))', pgembed._vector_schema(),
-                         vectors.column_name, p_embedding.dimensions)
-             else format('%I', vectors.column_name) end,
+                         vector_column, p_embedding.dimensions)
+             else format('%I', vector_column) end,
         pgembed._vector_schema(), pgembed._operator_class(p_embedding),
         coalesce(' with (' || options || ')', ''));
 end
 $$;
-comment on function pgembed._index_ddl(pgembed.embedding, boolean) is
-    'Statement that makes the vector index of an embedding.';
+comment on function pgembed._index_ddl(pgembed.embedding, regclass, boolean) is
+    'Statement that makes the vector index of an embedding, on one of its tables.';
 
 create or replace function pgembed._build_progress(p_index oid, out phase text, out percent numeric, out waits_for int)
 language sql stable
@@ -131,14 +127,19 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     -- What a session of another role does is not to be seen, so the service that builds says it, a heartbeat late.
-    select coalesce(p.phase, b.said ->> 'phase'), coalesce(p.percent, (b.said ->> 'percent')::numeric),
-           coalesce(p.waits_for, (b.said ->> 'waits_for')::int)
-    from pgembed._build_progress(pgembed._index_oid(e)) as p
-    left join (select w.builds -> (e).embedding_id::text as said from pgembed.worker as w
-               where w.worker_id = (e).index_builder and w.heartbeat_at > clock_timestamp() - interval '30 seconds') as b on true
+    with said as (
+        select w.builds -> (e).embedding_id::text as build from pgembed.worker as w
+        where w.worker_id in (select b.worker_id from pgembed.index_build as b where b.embedding_id = (e).embedding_id) and w.heartbeat_at > clock_timestamp() - interval '30 seconds'
+    ), built as (
+        select coalesce(min(p.phase), (select min(build ->> 'phase') from said)) as phase,
+               coalesce(sum(p.percent), (select sum((build ->> 'percent')::numeric) from said)) as percent,
+               coalesce(min(p.waits_for), (select min((build ->> 'waits_for')::int) from said)) as waits_for,
+               count(*) filter (where x.valid) as valid, count(*) as wanted
+        from pgembed._vector_indexes(e) as x cross join lateral pgembed._build_progress(x.index) as p)
+    select b.phase, case when b.phase is not null then round((100 * b.valid + b.percent) / b.wanted, 1) end, b.waits_for from built as b
 $$;
 comment on function pgembed._build_standing(pgembed.embedding) is
-    'How far the build of a vector index is, whoever builds it; NULL while nobody does.';
+    'How far the build of a vector index is, or of those of all partitions, whoever builds it; NULL while nobody does.';
 
 create or replace function pgembed._index_state(p_embedding pgembed.embedding) returns text
 language sql stable
@@ -147,26 +148,52 @@ as $$
     select case
         when p_embedding.index_kind = 'none' then 'none'
         when (pgembed._build_standing(p_embedding)).phase is not null then 'building'
-        else coalesce((select case when indisvalid then 'valid' else 'invalid' end
-                       from pg_index where indexrelid = pgembed._index_oid(p_embedding)),
-                      'pending') end
+        else (select case when bool_and(x.valid) then 'valid'
+                          when bool_or(x.index is not null and not x.valid) then 'invalid' else 'pending' end
+              from pgembed._vector_indexes(p_embedding) as x) end
 $$;
 comment on function pgembed._index_state(pgembed.embedding) is
-    'none, pending (made after the first fill), building, valid or invalid.';
+    'none, pending (made after the first fill), building, valid or invalid; of partitions all are valid, or one is not.';
 
-create or replace function pgembed._index_memory(e pgembed.embedding) returns bigint
+create or replace function pgembed._vector_count(e pgembed.embedding, p_relation regclass) returns bigint
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    -- One vector a row with column storage, so the side table tells for both.
+    select pgembed._row_count(case (e).partitions when 1 then (e).side_table else p_relation end)
+$$;
+comment on function pgembed._vector_count(pgembed.embedding, regclass) is 'About how many vectors a table of an embedding has.';
+
+create or replace function pgembed._index_memory(e pgembed.embedding, p_relation regclass) returns bigint
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
     -- Measured with pgvector 0.8: two links of 16 bytes for each of m neighbours, the vector, and
     -- about 200 bytes besides. A tenth more, for rows that come meanwhile.
-    select case (e).index_kind when 'hnsw' then (1048576 + 1.1 * pgembed._row_count((e).side_table) * (
+    select case (e).index_kind when 'hnsw' then (1048576 + 1.1 * pgembed._vector_count(e, p_relation) * (
         32 * coalesce(((e).index_options ->> 'm')::int, 16) + 210
         + case when pgembed._index_is_binary(e) then (e).dimensions / 8.0
                when (e).vector_type = 'halfvec' then 2 * (e).dimensions else 4 * (e).dimensions end))::bigint end
 $$;
-comment on function pgembed._index_memory(pgembed.embedding) is
-    'Bytes of maintenance_work_mem that the graph of an HNSW index needs while it is built: past them the build is many times slower.';
+comment on function pgembed._index_memory(pgembed.embedding, regclass) is
+    'Bytes of maintenance_work_mem that the graph of an HNSW index on a table needs while it is built: past them the build is many times slower.';
+
+create or replace function pgembed._memory_notice(p_needed bigint, p_most bigint, p_at_once bigint) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when p_needed > p_most then format(
+            'The graph of its index needs about %1$s while it is built, and gets %2$s: once that is full, the build is many times slower. '
+            'Set maintenance_work_mem, or pgembed serve --index-memory, to %1$s if the server has so much to spare.',
+            pg_size_pretty(p_needed), pg_size_pretty(p_most))
+        when p_needed * p_at_once > p_most then format(
+            'The graphs of its indexes need about %1$s each while they are built, and all get %2$s together: %3$s at once, though %4$s services could build. '
+            'Set maintenance_work_mem, or pgembed serve --index-memory, to %5$s if the server has so much to spare.',
+            pg_size_pretty(p_needed), pg_size_pretty(p_most), p_most / p_needed, p_at_once, pg_size_pretty(p_needed * p_at_once)) end
+$$;
+comment on function pgembed._memory_notice(bigint, bigint, bigint) is
+    'What keeps builds that need so many bytes each, so many at once, from being fast with so many for all; NULL: nothing.';
 
 create or replace function pgembed._index_next_v1(
     p_worker_id uuid, p_most_memory bigint default null, out embedding_id int, out ddl text[]
@@ -177,57 +204,68 @@ as $$
 #variable_conflict use_column
 declare
     e pgembed.embedding;
+    part record;
     has_vectors boolean;
     own constant bigint := pg_size_bytes(current_setting('maintenance_work_mem'));
     -- Who set shared_buffers knew how much memory the machine has.
     most constant bigint := greatest(own, coalesce(p_most_memory, pg_size_bytes(current_setting('shared_buffers'))));
     needed bigint;
+    builders bigint;
+    unbuilt bigint;
 begin
+    lock table pgembed.index_build in share row exclusive mode;    -- one claims at a time
+    delete from pgembed.index_build as b
+    where b.worker_id = p_worker_id or not exists (
+        select from pgembed.worker as w where w.worker_id = b.worker_id and w.heartbeat_at > clock_timestamp() - interval '1 minute');
+    builders := (select count(*) from pgembed.worker as w where w.heartbeat_at > clock_timestamp() - interval '1 minute');
     for e in
         select x.* from pgembed.embedding as x join pgembed.captured_text as t using (text_id)
         where x.state = 'active' and t.state = 'active' and index_kind <> 'none' and backfill_state = 'done' and index_error is null
         order by x.embedding_id
     loop
         continue when pgembed._table_sql(e.side_table) is null or pgembed._table_sql(e.source) is null
-            or (pgembed._build_progress(pgembed._index_oid(e))).phase is not null
-            or exists (select from pg_index where indexrelid = pgembed._index_oid(e) and indisvalid)
             or exists (select from pgembed.queue as q
                        where q.embedding_id = e.embedding_id and q.priority = 2);
         execute format('select exists (select from %s)', pgembed._table_sql(e.side_table)) into has_vectors;
         continue when e.index_kind = 'ivfflat' and not has_vectors;
-        -- One service builds, for as long as its heart beats.
-        needed := pgembed._index_memory(e);
-        update pgembed.embedding as x
-        set index_builder = p_worker_id, index_notice = case when needed > most then format(
-            'The graph of its index needs about %1$s while it is built, and gets %2$s: once that is full, the build is many times slower. '
-            'Set maintenance_work_mem, or pgembed serve --index-memory, to %1$s if the server has so much to spare.',
-            pg_size_pretty(needed), pg_size_pretty(most)) end
-        where x.embedding_id = e.embedding_id
-          and (x.index_builder is null or x.index_builder = p_worker_id or not exists (
-              select from pgembed.worker as w
-              where w.worker_id = x.index_builder and w.heartbeat_at > clock_timestamp() - interval '1 minute'));
-        continue when not found;
-        embedding_id := e.embedding_id;
-        ddl := array[format('set maintenance_work_mem = %L', greatest(own, least(coalesce(needed, own), most)) / 1024 || 'kB')];
-        if pgembed._index_oid(e) is not null then
-            ddl := ddl || format('drop index concurrently %s', pgembed._table_sql(pgembed._index_oid(e)));
-        end if;
-        ddl := ddl || pgembed._index_ddl(e, p_concurrently => true);
-        return;
+        unbuilt := (select count(*) from pgembed._vector_indexes(e) as x where not x.valid);
+        for part in
+            select x.* from pgembed._vector_indexes(e) as x
+            where not x.valid and (pgembed._build_progress(x.index)).phase is null
+              and not exists (select from pgembed.index_build as b where b.relation = x.relation)
+        loop
+            needed := pgembed._index_memory(e, part.relation);
+            -- The first always goes on; others as far as there is memory for all.
+            continue when least(coalesce(needed, own), most) + (select sum(b.memory) from pgembed.index_build as b) > most;
+            update pgembed.embedding as x set index_notice = pgembed._memory_notice(needed, most, least(builders, unbuilt))
+            where x.embedding_id = e.embedding_id;
+            insert into pgembed.index_build (relation, embedding_id, worker_id, memory)
+            values (part.relation, e.embedding_id, p_worker_id, least(coalesce(needed, own), most));
+            embedding_id := e.embedding_id;
+            ddl := array[format('set maintenance_work_mem = %L', greatest(own, least(coalesce(needed, own), most)) / 1024 || 'kB')];
+            if part.index is not null then
+                ddl := ddl || format('drop index concurrently %s', part.index);
+            end if;
+            ddl := ddl || pgembed._index_ddl(e, part.relation, p_concurrently => true);
+            return;
+        end loop;
     end loop;
 end
 $$;
 comment on function pgembed._index_next_v1(uuid, bigint) is
     'The next index that a service is to build now that its first fill is done, and the statements for it (to be '
-    'run outside a transaction). Its graph gets maintenance_work_mem as it needs, up to so many bytes, by default shared_buffers.';
+    'run outside a transaction). Its graph gets maintenance_work_mem as it needs, up to so many bytes, by default shared_buffers; '
+    'of partitions several services build at once, as far as that is enough for all.';
 
-create or replace function pgembed._index_done_v1(p_embedding_id int, p_error text) returns void
+create or replace function pgembed._index_done_v1(p_embedding_id int, p_error text, p_worker_id uuid default null) returns void
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-    update pgembed.embedding set index_error = p_error, index_notice = null, index_builder = null
+    delete from pgembed.index_build where embedding_id = p_embedding_id and worker_id = coalesce(p_worker_id, worker_id);
+    update pgembed.embedding set index_error = coalesce(p_error, index_error),
+        index_notice = case when exists (select from pgembed.index_build where embedding_id = p_embedding_id) then index_notice end
     where embedding_id = p_embedding_id
 $$;
-comment on function pgembed._index_done_v1(int, text) is
+comment on function pgembed._index_done_v1(int, text, uuid) is
     'Ends what _index_next_v1 began; an error is shown in the status and keeps it from being tried '
     'again until repair() or alter_embedding().';

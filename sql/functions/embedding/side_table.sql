@@ -18,7 +18,9 @@ begin
     cross join lateral (select format_type(a.atttypid, a.atttypmod)) as t(type)
     where i.indrelid = p_embedding.source and i.indisprimary and k.position <= i.indnkeyatts
       and (a.atttypid, a.atttypmod) is distinct from (s.atttypid, s.atttypmod);
-    if changes is not null then
+    if changes is not null and p_embedding.partitions > 1 then    -- no key of partitions is changed
+        perform pgembed._remake_side_table(p_embedding);
+    elsif changes is not null then
         execute format('alter table %s %s', pgembed._table_sql(p_embedding.side_table), changes);
     end if;
 end
@@ -61,13 +63,18 @@ begin
                                        'embedded_at')
                     then 'source_' || a.attname else a.attname end) as k(name)
     where x.indrelid = p_embedding.source and x.indisprimary and i.position <= x.indnkeyatts;
-    execute format('create table %s (%s, chunk int not null, %s text_hash bytea not null, '
-                   'model_id int not null, embedded_at timestamptz not null, primary key (%s, chunk))',
-        p_side, key_columns,
-        case when p_embedding.storage = 'table'
-             then format('content text, embedding %s not null,',
-                         pgembed._vector_column_type(p_embedding)) else '' end,
-        key_list);
+    begin
+        execute format('create table %s (%s, chunk int not null, %s text_hash bytea not null, '
+                       'model_id int not null, embedded_at timestamptz not null, primary key (%s, chunk))%s',
+            p_side, key_columns,
+            case when p_embedding.storage = 'table'
+                 then format('content text, embedding %s not null,',
+                             pgembed._vector_column_type(p_embedding)) else '' end,
+            key_list, case when p_embedding.partitions > 1 then format(' partition by hash (%s)', key_list) else '' end);
+    exception when undefined_object then
+        raise exception 'vectors of % cannot be partitioned by hash of its key', p_embedding.source
+            using errcode = 'PE007', detail = sqlerrm, hint = 'Leave partitions out.';
+    end;
     -- Large vectors are moved out of line; compressing floats only costs time.
     if p_embedding.storage = 'table' then
         execute format('alter table %s alter column embedding set storage external', p_side);
@@ -76,11 +83,83 @@ begin
         'Embedding of %s, kept by pgembed: one row a chunk.', p_embedding.source));
     perform pgembed._give_to_owner('table', p_side);
     perform pgembed._close('table', p_side);
+    perform pgembed._create_partitions(p_embedding, p_side);
     return p_side::regclass;
 end
 $$;
 comment on function pgembed._create_side_table(pgembed.embedding, text) is
     'Makes the side table of an embedding.';
+
+create or replace function pgembed._partition_name(p_embedding_id int, p_remainder int) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('pgembed._vectors_%s_%s', p_embedding_id, p_remainder)
+$$;
+comment on function pgembed._partition_name(int, int) is
+    'Name of a partition of a side table: in schema pgembed, where no name of a user is in the way, and kept whatever the embedding is called.';
+
+create or replace function pgembed._create_partitions(p_embedding pgembed.embedding, p_side text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    name text;
+    values_sql text;
+begin
+    for remainder in 0 .. p_embedding.partitions - 1 loop
+        exit when p_embedding.partitions = 1;
+        name := pgembed._partition_name(p_embedding.embedding_id, remainder);
+        values_sql := format('for values with (modulus %s, remainder %s)', p_embedding.partitions, remainder);
+        continue when exists (select from pg_inherits where inhrelid = to_regclass(name));
+        if to_regclass(name) is not null then    -- somebody has detached it
+            execute format('alter table %s attach partition %s %s', p_side, name, values_sql);
+            continue;
+        end if;
+        execute format('create table %s partition of %s %s', name, p_side, values_sql);
+        execute format('comment on table %s is %L', name, format('A part of the embedding "%s" of %s.', p_embedding.name, p_embedding.source));
+        -- Through the side table alone, where row security holds.
+        perform pgembed._give_to_owner('table', name);
+        perform pgembed._close('table', name);
+    end loop;
+end
+$$;
+comment on function pgembed._create_partitions(pgembed.embedding, text) is
+    'Makes the partitions of a side table that are not there.';
+
+create or replace function pgembed._lacks_partition(e pgembed.embedding) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select (e).partitions > 1 and (e).partitions > (select count(*) from pg_inherits where inhparent = (e).side_table)
+$$;
+comment on function pgembed._lacks_partition(pgembed.embedding) is
+    'Whether somebody has dropped or detached a partition of a side table.';
+
+create or replace function pgembed._remake_side_table(p_embedding pgembed.embedding) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    side constant text := pgembed._table_sql(p_embedding.side_table);
+    columns constant text := (select string_agg(quote_ident(a.attname), ', ' order by a.attnum) from pg_attribute as a
+                              where a.attrelid = p_embedding.side_table and a.attnum > 0 and not a.attisdropped);
+    part regclass;
+begin
+    execute format('lock table %s in access exclusive mode', side);
+    for part in select inhrelid from pg_inherits where inhparent = p_embedding.side_table loop
+        execute format('alter table %s rename to %I', part, (select c.relname || '_before' from pg_class as c where c.oid = part));
+    end loop;
+    p_embedding.side_table := pgembed._create_side_table(
+        p_embedding, pgembed._qualified_name(p_embedding.source, pgembed._with_suffix(p_embedding.name, 'remade')));
+    execute format('insert into %1$s (%2$s) select %2$s from %3$s', pgembed._table_sql(p_embedding.side_table), columns, side);
+    execute format('drop table %s', side);
+    update pgembed.embedding set side_table = p_embedding.side_table, partitions = p_embedding.partitions where embedding_id = p_embedding.embedding_id;
+    perform pgembed._rename_embedding(p_embedding.embedding_id, p_embedding.name);
+end
+$$;
+comment on function pgembed._remake_side_table(pgembed.embedding) is
+    'Copies the side table of an embedding into one of as many partitions as it has now, with the key''s types of now. Indexes are to be built again.';
 
 create or replace function pgembed._clear_vectors(p_embedding pgembed.embedding) returns void
 language plpgsql
@@ -140,6 +219,7 @@ begin
         where embedding_id = e.embedding_id;
     end loop;
     for e in select * from pgembed.embedding where text_id = t.text_id loop
+        perform pgembed._create_partitions(e, pgembed._table_sql(e.side_table));
         perform pgembed._sync_key_columns(e);
     end loop;
     select * into b from pgembed.bm25 where text_id = t.text_id;

@@ -17,11 +17,11 @@ create or replace function pgembed._new_vectors(was pgembed.embedding, e pgembed
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select ((e).model_id, (e).dimensions, (e).reduction, (e).vector_type, (e).distance)
-           is distinct from ((was).model_id, (was).dimensions, (was).reduction, (was).vector_type, (was).distance)
+    select ((e).model_id, (e).dimensions, (e).reduction, (e).vector_type, (e).distance, (e).partitions)
+           is distinct from ((was).model_id, (was).dimensions, (was).reduction, (was).vector_type, (was).distance, (was).partitions)
 $$;
 comment on function pgembed._new_vectors(pgembed.embedding, pgembed.embedding) is
-    'Whether the vectors of two declarations cannot be compared.';
+    'Whether a declaration has other vectors than another, which cannot be compared with those, or has them elsewhere.';
 
 create or replace function pgembed._vector_bytes(e pgembed.embedding) returns int
 language sql immutable
@@ -72,7 +72,9 @@ declare
 begin
     select * into e from pgembed.embedding where embedding_id = p_embedding_id;
     side := pgembed._table_sql(e.side_table);
-    index_oid := pgembed._index_oid(e);    -- by the name that it had
+    if e.partitions = 1 then    -- by the name that it had; those of partitions keep theirs
+        index_oid := (select x.index from pgembed._vector_indexes(e) as x);
+    end if;
     e.name := p_name;
     update pgembed.embedding set name = e.name where embedding_id = e.embedding_id;
     update pgembed.bm25 set name = e.name where embedding_id = e.embedding_id;
@@ -126,7 +128,7 @@ begin
     e.switch := p_switch;
     perform pgembed._check_new_name('an embedding', e.source, e.name, false);
     perform pgembed._check_no_relation(e.source, e.name, 'side table of the next generation');
-    if e.index_kind <> 'none' then
+    if e.index_kind <> 'none' and e.partitions = 1 then
         perform pgembed._check_no_relation(e.source, pgembed._index_name(e), 'index of the next generation');
     end if;
     if earlier.embedding_id is null then
@@ -263,7 +265,7 @@ begin
     e := pgembed._generation(was, switch_embedding.generation);
     if e.embedding_id is null then
         raise exception 'embedding "%" has no % generation', was.name, switch_embedding.generation using errcode = 'PE001',
-            hint = case switch_embedding.generation when 'next' then 'pgembed.alter_embedding with another model, dimensions, reduction, vector_type or distance makes one.'
+            hint = case switch_embedding.generation when 'next' then 'pgembed.alter_embedding with another model, dimensions, reduction, vector_type, distance or partitions makes one.'
                         else 'There is one after a switch, until it is dropped.' end;
     end if;
     loop

@@ -63,7 +63,7 @@ as $$
 declare
     most_blocks constant int := 500;    -- of the side table are read
     most_texts constant int := 50;      -- are encoded
-    blocks constant float8 := pg_relation_size(e.side_table) / current_setting('block_size')::int;
+    blocks constant float8 := pgembed._relation_bytes(e.side_table, false) / current_setting('block_size')::int;
 begin
     execute format(
         'with sample as materialized (

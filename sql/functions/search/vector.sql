@@ -304,13 +304,7 @@ begin
             '%1$s.binary_quantize(c.%2$s)::bit(%3$s) operator(%1$s.<~>) %1$s.binary_quantize(%4$s)::bit(%3$s)',
             vector_schema, vector, e.dimensions, query);
     end if;
-    select x.indisvalid,
-           case when e.index_kind = 'ivfflat' then substring(i.reloptions::text from 'lists=([0-9]+)')::int end
-    into index_valid, lists
-    from pg_catalog.pg_index as x
-    join pg_catalog.pg_class as i on i.oid = x.indexrelid
-    where x.indrelid = vector_table and i.relname = pgembed._index_name(e);
-    index_valid := coalesce(index_valid, false);
+    select coalesce(bool_and(x.valid), false), max(x.lists) into index_valid, lists from pgembed._vector_indexes(e) as x;
 end
 $$;
 comment on function pgembed._search_names(pgembed.embedding) is
@@ -322,10 +316,20 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     -- By the size of now and the density at the last VACUUM or ANALYZE, as the planner does.
-    select relkind = 'r' and current_setting('enable_seqscan')::boolean and pg_relation_size(oid) / 8192 * case when relpages > 0 then reltuples / relpages else 10 end <= 1000
-    from pg_class where oid = p_table
+    select current_setting('enable_seqscan')::boolean
+           and sum(pg_relation_size(oid) / 8192 * case when relpages > 0 then reltuples / relpages else 10 end) <= 1000
+    from pg_class where oid = p_table or oid in (select inhrelid from pg_inherits where inhparent = p_table)
 $$;
-comment on function pgembed._few_rows(regclass) is 'Whether a table has about a thousand rows or fewer, and may be scanned as a whole.';
+comment on function pgembed._few_rows(regclass) is 'Whether a table, with its partitions, has about a thousand rows or fewer, and may be scanned as a whole.';
+
+create or replace function pgembed._effort_each(p_effort int, p_partitions int) returns int
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select ceil(p_effort / sqrt(p_partitions))::int
+$$;
+comment on function pgembed._effort_each(int, int) is
+    'How far the HNSW index of each partition looks for an ef_search: together they see more than one index would, each less.';
 
 create or replace function pgembed._similarity_sql(p_distance text) returns text
 language sql immutable
@@ -413,6 +417,9 @@ begin
         -- One list of many, pgvector's default, would miss most neighbours.
         if effort is null and e.index_kind = 'ivfflat' then
             effort := greatest(ceil(sqrt(names.lists)), current_setting(effort_name, true)::int);
+        end if;
+        if e.index_kind = 'hnsw' and e.partitions > 1 then
+            effort := pgembed._effort_each(coalesce(effort, current_setting(effort_name, true)::int, 40), e.partitions);
         end if;
         if effort is not null then
             old_effort := pgembed._setting(effort_name, effort::text);

@@ -41,9 +41,10 @@ declare
     -- Another role may not see what the sessions of this one do, so it is said here.
     builds constant jsonb := coalesce((
         select jsonb_object_agg(e.embedding_id, to_jsonb(p))
-        from pgembed.embedding as e
-        cross join lateral pgembed._build_progress(pgembed._index_oid(e)) as p
-        where e.index_builder = p_worker_id and p.phase is not null), '{}');
+        from pgembed.index_build as b join pgembed.embedding as e using (embedding_id)
+        join lateral pgembed._vector_indexes(e) as x on x.relation = b.relation
+        cross join lateral pgembed._build_progress(x.index) as p
+        where b.worker_id = p_worker_id and p.phase is not null), '{}');
 begin
     if heard < latest then
         perform pgembed._set_back(latest - heard);

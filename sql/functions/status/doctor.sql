@@ -196,6 +196,7 @@ declare
     state text;
     build record;
     operator_class text;
+    wrong_index regclass;
     other_model boolean;
     counts record;
     oldest interval;
@@ -235,14 +236,15 @@ begin
         return query select 'warning', 'index_missing', 'its index is missing: searches are exact, and slow',
             'A running service builds it.';
     end if;
-    select o.opcname into operator_class
-    from pg_index as i
+    select o.opcname, i.indexrelid::regclass into operator_class, wrong_index
+    from pgembed._vector_indexes(e) as x
+    join pg_index as i on i.indexrelid = x.index
     join pg_opclass as o on o.oid = i.indclass[0]
-    where i.indexrelid = pgembed._index_oid(e);
-    if operator_class <> pgembed._operator_class(e) then
+    where o.opcname <> pgembed._operator_class(e) limit 1;
+    if found then
         return query select 'error', 'index_operators', format('its index has operator class %s, distance %s needs %s: it is not used',
                                             operator_class, e.distance, pgembed._operator_class(e)),
-            format('DROP INDEX %s; a running service builds it as declared.', pgembed._index_oid(e)::regclass);
+            format('DROP INDEX %s; a running service builds it as declared.', wrong_index);
     end if;
     execute format('select exists (select from %s where model_id <> $1)', pgembed._table_sql(e.side_table))
         into other_model using e.model_id;

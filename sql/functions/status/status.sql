@@ -91,12 +91,13 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp set lock_timeout = '200ms'
 as $$
 begin
-    return case when p_with_indexes then pg_total_relation_size(p_relation) else pg_relation_size(p_relation) end;
+    return (select sum(case when p_with_indexes then pg_total_relation_size(relid) else pg_relation_size(relid) end)
+            from (select p_relation as relid union select relid from pg_partition_tree(p_relation)) as r);
 exception when lock_not_available then
     return null;
 end
 $$;
-comment on function pgembed._relation_bytes(oid, boolean) is 'Size of a table or index; NULL where it is gone, or locked.';
+comment on function pgembed._relation_bytes(oid, boolean) is 'Size of a table with its partitions, or of an index; NULL where it is gone, or locked.';
 
 create or replace view pgembed._standing as
 select d.kind, d.id, d.name, d.source,
@@ -267,7 +268,7 @@ select
     build.percent as index_percent,
     e.index_error,
     case when build.phase is not null then e.index_notice end as index_notice,
-    pgembed._relation_bytes(pgembed._index_oid(e), false) as index_bytes,
+    (select sum(pgembed._relation_bytes(x.index, false))::bigint from pgembed._vector_indexes(e) as x) as index_bytes,
     pgembed._relation_bytes(e.side_table, true) as side_table_bytes,
     words.state as bm25_state,
     case words.state when 'pending' then pgembed._bm25_percent(e.text_id, counts.source_rows) end as bm25_percent,
@@ -280,7 +281,8 @@ select
     trained.agreement as query_encoder_agreement,
     trained.overlap as query_encoder_overlap,
     e.is_default,
-    e.reduction
+    e.reduction,
+    e.partitions
 from pgembed.embedding as e
 join pgembed._standing as standing on standing.kind = 'embedding' and standing.id = e.embedding_id
 join pgembed.model as m using (model_id)

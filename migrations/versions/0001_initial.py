@@ -9,6 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the catalog, the queue, the BM25 catalog and the tables of tokens."""
+    """Make all tables: nothing has been released with fewer."""
     run_tables("010_catalog.sql", "020_queue.sql", "030_bm25.sql")
     run_tables("040_tokens.sql", "041_characters.sql")
+    run_tables("050_judgement.sql")

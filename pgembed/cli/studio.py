@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgembed.cli.common import Dsn, console
+from pgembed.cli.common import Dsn, SearchDsn, console
 from pgembed.dsn import connect
 from pgembed.errors import InvalidParameter, MissingExtra
 
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
 def studio(
     *,
     dsn: Dsn = "",
+    search_dsn: SearchDsn = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines ask.")
     ] = "127.0.0.1",
@@ -75,6 +76,7 @@ def studio(
         port=port,
         token=new_token() if token is None else token,
         allowed_hosts=tuple(allow_host or ()),
+        search_dsn=search_dsn,
         connections=connections,
     )
     with _listening(settings) as listener, suppress(KeyboardInterrupt):

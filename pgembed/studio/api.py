@@ -13,13 +13,12 @@ from psycopg.rows import tuple_row
 from starlette.responses import JSONResponse, Response
 
 from pgembed import aclient
-from pgembed._client import search as flows
 from pgembed._client.arguments import checked, named_arguments
-from pgembed._client.arun import arun
 from pgembed._client.values import check_query, parse_vector
 from pgembed.errors import InvalidParameter, InvalidQuery, NoEncoderService
 from pgembed.options import DEFAULT_MODEL, HybridSearchOptions, QueryModelOptions
 from pgembed.studio.shared import body_of, studio_of
+from pgembed.studio.vectors import have_vector
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -171,7 +170,8 @@ async def _have_vector(
         "timeout": studio.settings.encode_seconds,
     }
     try:
-        await arun(conn, flows.query_vector(table, arguments["query"], options))
+        database, query = studio.database, arguments["query"]
+        await have_vector(database, conn, table, query, options)
     except NoEncoderService as exc:
         # The search may know another way, or go on by words alone.
         return exc
@@ -185,11 +185,13 @@ async def _encode(
     seconds = studio.settings.encode_seconds
     # In one order in all sessions, so that none waits for one that waits for it.
     asked = sorted(set(texts))
-    await conn.execute(_REQUEST, {"texts": asked, "model": model, "seconds": seconds})
+    request = {"texts": asked, "model": model, "seconds": seconds}
     deadline = time.monotonic() + seconds
-    for text in asked:
-        left = max(0.1, deadline - time.monotonic())
-        await aclient.encode(conn, text, model, timeout=left)
+    async with studio.database.primary(conn) as primary:
+        await primary.execute(_REQUEST, request)
+        for text in asked:
+            left = max(0.1, deadline - time.monotonic())
+            await aclient.encode(primary, text, model, timeout=left)
     async with (
         studio.database.reading(conn),
         conn.cursor(row_factory=tuple_row) as cursor,

@@ -9,6 +9,8 @@ import psycopg
 from psycopg import IsolationLevel
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
+from pgembed import aclient
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
@@ -26,32 +28,31 @@ class Database:
 
     Args:
         dsn: Connection string.
-        settings: How many connections, and how long for what.
+        settings: How many connections, and how long for what; a standby to read from.
     """
 
     def __init__(self, dsn: str, settings: StudioSettings) -> None:
-        self._dsn = dsn
+        self._dsn = dsn if settings.search_dsn is None else settings.search_dsn
         self._seconds = settings.statement_seconds
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            dsn,
-            # Queries are encoded outside of a transaction, and searches inside of one;
-            # behind a pooler, what was prepared may be in another session.
-            kwargs={"autocommit": True, "prepare_threshold": None},
-            configure=_configure,
-            min_size=0,
-            max_size=settings.connections,
-            max_waiting=settings.waiting,
-            timeout=settings.wait_seconds,
-            open=False,
-        )
+        self._wait_seconds = settings.wait_seconds
+        self._pool = _pool(self._dsn, settings)
+        self._primary = None if settings.search_dsn is None else _pool(dsn, settings)
+        self._pools = [pool for pool in (self._pool, self._primary) if pool]
+
+    @property
+    def has_primary(self) -> bool:
+        """Whether what is read is on a standby, and what is written elsewhere."""
+        return self._primary is not None
 
     async def open(self) -> None:
         """Begin to lend."""
-        await self._pool.open()
+        for pool in self._pools:
+            await pool.open()
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._pool.close()
+        for pool in self._pools:
+            await pool.close()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -60,14 +61,28 @@ class Database:
         Raises:
             Busy: None became free in time.
         """
-        try:
-            conn = await self._pool.getconn()
-        except (PoolTimeout, TooManyRequests) as exc:
-            raise Busy from exc
-        try:
+        async with _lent(self._pool) as conn:
             yield conn
-        finally:
-            await self._pool.putconn(conn)
+
+    @asynccontextmanager
+    async def primary(self, conn: Connection) -> AsyncIterator[Connection]:
+        """Lend a connection where queries are encoded, and judgements are kept.
+
+        Args:
+            conn: A connection that was lent. What the block has written can be read
+                over it afterwards.
+
+        Raises:
+            Busy: None became free in time.
+            NotEmbeddedInTime: The standby is far behind.
+        """
+        if self._primary is None:
+            yield conn
+            return
+        async with _lent(self._primary) as primary:
+            yield primary
+            lsn = await aclient.current_lsn(primary)
+        await aclient.wait_for_replay(conn, lsn, timeout=self._wait_seconds)
 
     @contextmanager
     def beside(self, seconds: float | None = None) -> Iterator[psycopg.Connection[Any]]:
@@ -109,6 +124,33 @@ class Database:
 
     def _timeout(self, seconds: float | None) -> str:
         return f"{round(1000 * (seconds or self._seconds))}ms"
+
+
+def _pool(dsn: str, settings: StudioSettings) -> AsyncConnectionPool[Connection]:
+    return AsyncConnectionPool(
+        dsn,
+        # Queries are encoded outside of a transaction, and searches inside of one;
+        # behind a pooler, what was prepared may be in another session.
+        kwargs={"autocommit": True, "prepare_threshold": None},
+        configure=_configure,
+        min_size=0,
+        max_size=settings.connections,
+        max_waiting=settings.waiting,
+        timeout=settings.wait_seconds,
+        open=False,
+    )
+
+
+@asynccontextmanager
+async def _lent(pool: AsyncConnectionPool[Connection]) -> AsyncIterator[Connection]:
+    try:
+        conn = await pool.getconn()
+    except (PoolTimeout, TooManyRequests) as exc:
+        raise Busy from exc
+    try:
+        yield conn
+    finally:
+        await pool.putconn(conn)
 
 
 async def _configure(conn: Connection) -> None:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from pgembed.studio.database import Connection
+    from pgembed.studio.database import Connection, Database
 
 #: What the buttons say, and what it is worth.
 GRADES: Mapping[str, int | None] = {"up": 1, "down": 0, "none": None}
 # Nothing where the role may not judge: the page has no thumbs then.
 _GIVEN = sql.SQL(
-    "select case when not pg_catalog.pg_is_in_recovery() and"
+    "select case when (%(elsewhere)s or not pg_catalog.pg_is_in_recovery()) and"
     " pg_catalog.has_table_privilege(pg_catalog.to_regclass('pgembed.judgement'),"
     "  'delete') then (select coalesce(pg_catalog.jsonb_agg("
     "  pg_catalog.jsonb_build_array(j.key, j.grade)), '[]')"
@@ -37,7 +37,9 @@ _GIVEN = sql.SQL(
 )
 
 
-async def given(conn: Connection, table: str, query: str) -> dict[str, int] | None:
+async def given(
+    database: Database, conn: Connection, table: str, query: str
+) -> dict[str, int] | None:
     """Look up what the role has judged of a query: grades by the keys' JSON.
 
     Returns:
@@ -45,9 +47,8 @@ async def given(conn: Connection, table: str, query: str) -> dict[str, int] | No
     """
     try:
         async with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(
-                _GIVEN.format(escaped(table)), {"query": query}, prepare=False
-            )
+            values = {"query": query, "elsewhere": database.has_primary}
+            await cursor.execute(_GIVEN.format(escaped(table)), values, prepare=False)
             row = await cursor.fetchone()
     except psycopg.Error:
         return None  # the hits are there all the same
@@ -73,8 +74,8 @@ async def judge(request: Request) -> Response:
         async with database.reading(conn):
             chosen = sources.chosen(await sources.tables(conn), table)
         assert chosen is not None
-        async with database.writing(conn):
-            await aclient.judge(conn, chosen.name, query, key, GRADES[thumb])
+        async with database.primary(conn) as primary, database.writing(primary):
+            await aclient.judge(primary, chosen.name, query, key, GRADES[thumb])
     if not is_part(request):
         return RedirectResponse(f"/?{urlencode({'table': table, 'q': query})}", 303)
     # The page may have the row in several columns: its script tells them all.

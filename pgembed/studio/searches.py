@@ -11,9 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pgembed._client import search as flows
 from pgembed._client.arguments import checked, named
-from pgembed._client.arun import arun
 from pgembed._client.values import check_query
 from pgembed.errors import InvalidParameter, PgembedError
 from pgembed.options import (
@@ -24,6 +22,7 @@ from pgembed.options import (
 from pgembed.studio import judgements
 from pgembed.studio.cells import cells_sql, escaped, named_cells, title
 from pgembed.studio.problems import Problem, problem_of
+from pgembed.studio.vectors import have_vector
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -208,7 +207,12 @@ async def search(
     for name in dict.fromkeys(one.embedding for arm, one in wanted if arm != "words"):
         started = time.perf_counter()
         try:
-            await have_vector(conn, source, asked, name, encode_seconds)
+            options = {
+                "embedding": name,
+                "query_encoder": asked.options.get("query_encoder"),
+                "timeout": encode_seconds,
+            }
+            await have_vector(database, conn, source.table.name, asked.query, options)
         except (PgembedError, psycopg.Error) as exc:
             missing[name] = problem_of(exc)
         found.encode_milliseconds += _since(started)
@@ -219,28 +223,10 @@ async def search(
             else:
                 ranking = await _ranking(conn, source, arm, one)
             found.rankings.append(ranking)
-        found.grades = await judgements.given(conn, source.table.name, asked.query)
+        found.grades = await judgements.given(
+            database, conn, source.table.name, asked.query
+        )
     return found
-
-
-async def have_vector(
-    conn: Connection,
-    source: Source,
-    asked: Asked,
-    embedding: str | None,
-    seconds: float,
-) -> None:
-    """See to it that the query's vector is at hand, before the search begins.
-
-    Raises:
-        NoEncoderService: No service encodes it, and PostgreSQL cannot either.
-    """
-    options = {
-        "embedding": embedding,
-        "query_encoder": asked.options.get("query_encoder"),
-        "timeout": seconds,
-    }
-    await arun(conn, flows.query_vector(source.table.name, asked.query, options))
 
 
 async def _ranking(conn: Connection, source: Source, arm: Arm, asked: Asked) -> Ranking:

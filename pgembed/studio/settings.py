@@ -25,7 +25,9 @@ class StudioSettings:
         token: What opens it.
         allowed_hosts: Names, besides addresses and localhost, by which browsers may
             ask for it.
-        connections: Most connections to the database.
+        search_dsn: Connection string of a standby, where everything is read; None: all
+            is on one server.
+        connections: Most connections to the database; with a standby, to each.
         waiting: Most requests that wait for one of them; more are refused.
         wait_seconds: How long a request waits for one.
         statement_seconds: How long a search may take.
@@ -38,6 +40,7 @@ class StudioSettings:
     port: int = 8765
     token: str = field(default_factory=new_token, repr=False)
     allowed_hosts: tuple[str, ...] = ()
+    search_dsn: str | None = field(default=None, repr=False)
     connections: int = 4
     waiting: int = 32
     wait_seconds: float = 5.0

@@ -25,6 +25,7 @@ from tests.faults.cluster import Cluster, standby_of
 from tests.fixtures.postgres import Server
 from tests.fixtures.running import running_service
 from tests.fixtures.urls import sqlalchemy_url
+from tests.integration.studio.conftest import TOKEN, opened
 
 Conn = psycopg.Connection
 
@@ -123,6 +124,7 @@ def test_searches_on_a_standby(servers: Servers, conn: Conn) -> None:
     assert asyncio.run(asked()) == 1
     _orm(servers)
     _command_line(servers)
+    _studio(servers)
     _own_writes(servers, conn)
 
 
@@ -157,6 +159,29 @@ def _command_line(servers: Servers) -> None:
     assert "this server: up to date" in shown.stdout
     with psycopg.connect(servers.standby, autocommit=True) as there:
         assert [one.code for one in examine(there)] == []
+
+
+def _studio(servers: Servers) -> None:
+    with opened(servers.primary, search_dsn=servers.standby) as studio:
+        page = studio.get("/", params={"table": "public.doc", "q": "studio flights"})
+        assert "cheap flights to rome" in page.text
+        assert "thumb" in page.text
+        said = {"table": "public.doc", "q": "studio flights", "thumb": "up"}
+        own = {"origin": "http://localhost:8765", "hx-request": "true"}
+        said["key"] = "1"
+        assert studio.post("/judge", data=said, headers=own).status_code == 200
+        vectors = studio.post(
+            "/v1/embeddings",
+            json={"model": "small", "input": "a"},
+            headers={"authorization": f"Bearer {TOKEN}"},
+        )
+        assert len(vectors.json()["data"][0]["embedding"]) == 64
+    with psycopg.connect(servers.standby) as there:
+        assert [j.key for j in pgembed.judgements(there, "doc")] == [1]
+    with opened(servers.standby) as studio:
+        page = studio.get("/", params={"table": "public.doc", "q": "nobody asked"})
+        assert "this server is a standby" in page.text
+        assert "thumb" not in page.text
 
 
 def _own_writes(servers: Servers, conn: Conn) -> None:

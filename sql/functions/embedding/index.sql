@@ -51,13 +51,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
-    select t.oid::regclass, t.index_name, i.oid::regclass, coalesce(x.indisvalid, false),
+    select t.oid::regclass, t.index_name, i.oid::regclass, coalesce(i.indisvalid, false),
            case when e.index_kind = 'ivfflat' then substring(i.reloptions::text from 'lists=([0-9]+)')::int end
     from (select case e.storage when 'table' then e.side_table else e.source end as oid, pgembed._index_name(e) as index_name where e.partitions = 1
           union all
           select c.oid, pgembed._with_suffix(c.relname, e.index_kind)
           from pg_inherits as h join pg_class as c on c.oid = h.inhrelid where h.inhparent = e.side_table and e.partitions > 1) as t
-    left join (pg_index as x join pg_class as i on i.oid = x.indexrelid) on x.indrelid = t.oid and i.relname = t.index_name
+    left join lateral (select i.oid, i.reloptions, x.indisvalid from pg_index as x join pg_class as i on i.oid = x.indexrelid
+                       where x.indrelid = t.oid and i.relname = t.index_name) as i on true
     order by t.oid;
 end
 $$;

@@ -304,21 +304,41 @@ begin
             '%1$s.binary_quantize(c.%2$s)::bit(%3$s) operator(%1$s.<~>) %1$s.binary_quantize(%4$s)::bit(%3$s)',
             vector_schema, vector, e.dimensions, query);
     end if;
-    select coalesce(bool_and(x.valid), false), max(x.lists) into index_valid, lists from pgembed._vector_indexes(e) as x;
+    if e.partitions > 1 then
+        select coalesce(bool_and(x.valid), false), max(x.lists) into index_valid, lists from pgembed._vector_indexes(e) as x;
+        return;
+    end if;
+    select x.indisvalid,
+           case when e.index_kind = 'ivfflat' then substring(i.reloptions::text from 'lists=([0-9]+)')::int end
+    into index_valid, lists
+    from pg_catalog.pg_index as x
+    join pg_catalog.pg_class as i on i.oid = x.indexrelid
+    where x.indrelid = vector_table and i.relname = pgembed._index_name(e);
+    index_valid := coalesce(index_valid, false);
 end
 $$;
 comment on function pgembed._search_names(pgembed.embedding) is
     'Names and conditions that the statement of a search is made of: rows are s, chunks are c, the '
     'query vector is $1.';
 
+create or replace function pgembed._rows_now(p_table oid, p_pages int, p_rows float4) returns float8
+language sql stable
+as $$
+    -- By the size of now and the density at the last VACUUM or ANALYZE, as the planner does.
+    select pg_catalog.pg_relation_size(p_table) operator(pg_catalog./) 8192
+           operator(pg_catalog.*) case when p_pages operator(pg_catalog.>) 0 then p_rows operator(pg_catalog./) p_pages::pg_catalog.float8 else 10 end
+$$;
+comment on function pgembed._rows_now(oid, int, float4) is 'About how many rows a table has, by its pages and rows when they were counted last.';
+
 create or replace function pgembed._few_rows(p_table regclass) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- By the size of now and the density at the last VACUUM or ANALYZE, as the planner does.
-    select current_setting('enable_seqscan')::boolean
-           and sum(pg_relation_size(oid) / 8192 * case when relpages > 0 then reltuples / relpages else 10 end) <= 1000
-    from pg_class where oid = p_table or oid in (select inhrelid from pg_inherits where inhparent = p_table)
+    select case when relkind = 'p' then current_setting('enable_seqscan')::boolean and 1000 >= (
+                    select sum(pgembed._rows_now(p.oid, p.relpages, p.reltuples))
+                    from pg_inherits as h join pg_class as p on p.oid = h.inhrelid where h.inhparent = c.oid)
+                else relkind = 'r' and current_setting('enable_seqscan')::boolean and pgembed._rows_now(oid, relpages, reltuples) <= 1000 end
+    from pg_class as c where oid = p_table
 $$;
 comment on function pgembed._few_rows(regclass) is 'Whether a table, with its partitions, has about a thousand rows or fewer, and may be scanned as a whole.';
 

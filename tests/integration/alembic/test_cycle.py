@@ -41,7 +41,7 @@ def catalog(project: Project) -> list[tuple[str, ...]]:
 
 _SETTINGS = """
 select e.name, e.source::text, t.text_expression, m.name, e.dimensions, e.distance,
-       e.reduction,
+       e.reduction, e.partitions,
        e.storage, e.column_name, e.chunking, e.chunk_size, e.chunk_overlap,
        e.vector_type, e.index_kind, e.index_options::text, e.wake, e.max_attempts,
        e.query_encoder, e.state, b.config, b.config_expression, b.k1, b.b,
@@ -87,7 +87,7 @@ def test_the_whole_cycle(empty_project: Project) -> None:
             ["alter_embedding"],
         ),
         (
-            "Embedding('title', dimensions=64, reduction='pca')",
+            "Embedding('title', dimensions=64, reduction='pca', partitions=4)",
             "title lang",
             ["alter_embedding"],
         ),

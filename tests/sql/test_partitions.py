@@ -573,6 +573,22 @@ def test_an_error_of_one_is_kept_whatever_others_do(unbuilt: Connection) -> None
 
 
 @pytest.mark.rolled_back
+def test_one_that_is_invalid_is_built_again(service: Service) -> None:
+    conn = service.conn
+    one = value(conn, "select pgembed._partition_name(%s, 1)", service.embedding_id)
+    conn.execute(
+        "update pg_index set indisvalid = false where indexrelid ="
+        f" '{one}_hnsw'::regclass".encode()
+    )
+    assert value(conn, "select index_state from pgembed.status") == "invalid"
+    statements = value(conn, NEXT, uuid4(), None)
+    assert statements[1] == f"drop index concurrently {one}_hnsw"
+    assert f" on {one} using hnsw" in statements[2]
+    build(conn)
+    assert value(conn, "select index_state from pgembed.status") == "valid"
+
+
+@pytest.mark.rolled_back
 def test_how_far_all_of_them_are(unbuilt: Connection) -> None:
     worker = beat(unbuilt)
     said = "select index_state, index_percent from pgembed.status"

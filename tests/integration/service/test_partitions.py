@@ -55,11 +55,13 @@ async def test_what_is_there_goes_to_partitions_without_being_encoded(
     assert [key for key in found(article, encoder) if key != 61][:15] == ranking[:15]
 
 
+@pytest.mark.parametrize("index_options", [None, {"binary": True}])
 async def test_two_services_build_the_indexes_of_one_embedding(
     dsn: str,
     article: Conn,
     settings: ServiceSettings,
     caplog: pytest.LogCaptureFixture,
+    index_options: dict[str, bool] | None,
 ) -> None:
     """None is missing, and none is built twice."""
     caplog.set_level("INFO")
@@ -67,7 +69,12 @@ async def test_two_services_build_the_indexes_of_one_embedding(
     article.execute(
         "insert into big select i, 'number ' || i from generate_series(1, 1500) as i"
     )
-    client.create_embedding(article, "big", "body", model="test", partitions=6)
+    client.create_embedding(
+        *(article, "big", "body"),
+        model="test",
+        partitions=6,
+        index_options=index_options,
+    )
     async with AsyncExitStack() as stack:
         for _ in range(2):
             await stack.enter_async_context(

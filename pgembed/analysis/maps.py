@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from pgembed.analysis.vectors import Progress, Vectors
     from pgembed.evaluation.target import Connection
 
-#: Columns of a map's table, after the key's.
-COLUMNS: Final = [("x", "real"), ("y", "real")]
 #: Neighbours are looked for among so many principal components.
 _COMPONENTS: Final = 50
 _FEWEST: Final = 10  # rows; fewer are put where their principal components are
@@ -83,6 +81,22 @@ def make_map(
     begin = lines[:, :2] / spread * 1e-4
     found = _tsne(wanted, len(lines), progress).fit(lines, initialization=begin)
     return np.asarray(found, np.float32)
+
+
+def quick_map(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Place rows by their first two principal components: at once, and coarsely.
+
+    Raises:
+        MissingExtra: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.decomposition import PCA
+    except ImportError as exc:
+        raise MissingExtra("analysis") from exc
+    if min(matrix.shape) < 2 or float(np.ptp(matrix, axis=0).max()) == 0:
+        return np.zeros((len(matrix), 2), np.float32)
+    pca = PCA(2, svd_solver="randomized", random_state=0)
+    return np.asarray(pca.fit_transform(matrix), np.float32)
 
 
 def place(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import psycopg
 from psycopg import sql
@@ -16,6 +16,40 @@ from pgembed.evaluation.target import Connection, fetch
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+Kind: TypeAlias = Literal["map", "clusters", "classes", "duplicates", "outliers"]
+
+#: What each kind of result has after the key: columns, and their types as SQL.
+COLUMNS: Final[dict[Kind, list[tuple[str, str]]]] = {
+    "map": [("x", "real"), ("y", "real")],
+    "clusters": [("cluster", "integer"), ("label", "text")],
+    "classes": [
+        ("label", "text"),
+        ("score", "double precision"),
+        ("margin", "double precision"),
+    ],
+    "duplicates": [("group_id", "bigint")],
+    "outliers": [("score", "double precision")],
+}
+# A table is recognised by its columns, so that one may be renamed, or made by another
+# program. The comment says which of several with such columns is of this source. To
+# read a table can run code of its owner's, so it must be one whose code runs anyway.
+_SAVED: Final = (
+    "select pgembed._table_sql(c.oid::regclass) from pg_class as c,"
+    " lateral (select coalesce(obj_description(c.oid, 'pg_class'), '') as said) as d"
+    " where c.relkind in ('r', 'p', 'v', 'm', 'f') and c.relnatts >= %(many)s"
+    " and has_schema_privilege(c.relnamespace, 'usage')"
+    " and has_table_privilege(c.oid, 'select')"
+    " and exists (select from pg_roles as o where o.oid = c.relowner"
+    "  and (o.rolsuper or o.rolname = current_user or o.oid ="
+    "   (select s.relowner from pg_class as s where s.oid = to_regclass(%(source)s))))"
+    " and exists (select from pg_attribute as a"
+    "  where a.attrelid = c.oid and a.attname = %(last)s and not a.attisdropped)"
+    " and array(select array[a.attname::text, format_type(a.atttypid, a.atttypmod)]"
+    "  from pg_attribute as a where a.attrelid = c.oid and a.attnum > 0"
+    "  and not a.attisdropped order by a.attnum) = %(columns)s::text[]"
+    " and (d.said = %(comment)s or d.said !~ %(any)s)"
+    " order by d.said = %(comment)s desc, 1"
+)
 _SCHEMA: Final = sql.SQL(
     "select coalesce((select n.nspname from pg_catalog.pg_class as t"
     "  join pg_catalog.pg_namespace as n on n.oid = t.relnamespace"
@@ -96,6 +130,31 @@ class ResultTable:
         return sql.SQL("create table {} ({}, primary key ({}))").format(
             table, sql.SQL(", ").join(described), names
         )
+
+
+def comment(kind: Kind, source: Source) -> str:
+    """Say what a new table of results is."""
+    return f"{kind.capitalize()} of {source.table} by pgembed."
+
+
+def saved_tables(conn: Connection, source: Source, kind: Kind) -> list[str]:
+    """Find tables with results of this kind that the role may read, as SQL.
+
+    They belong to the role itself, to the owner of the source or to a superuser. Those
+    that were made for the source come first, then others with the same columns; those
+    that were made for another source are left out.
+    """
+    columns = [*zip(source.key, source.key_types, strict=True), *COLUMNS[kind]]
+    asked = {
+        "many": len(columns),
+        "last": columns[-1][0],
+        "columns": [list(pair) for pair in columns],
+        "source": source.table,
+        "comment": comment(kind, source),
+        "any": f"^{kind.capitalize()} of .* by pgembed\\.$",
+    }
+    with reading(conn) as cursor:
+        return [name for (name,) in cursor.execute(_SAVED, asked)]
 
 
 def result_table(

@@ -152,6 +152,14 @@ def condition_sql(conn: Connection, source: Source, filter: str | None) -> str:
     return str(found[0][0])
 
 
+def sample_sql(source: Source, one_in: int) -> str:
+    """Write what a condition on rows s ends with to take about one in so many."""
+    if one_in == 1:
+        return ""
+    key = f"({source.key_json})::pg_catalog.text"
+    return f" and pg_catalog.hashtextextended({key}, 0) % {one_in:d} = 0"
+
+
 def column_types(
     conn: Connection, source: Source, names: Sequence[str]
 ) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pgembed.analysis.source import (
     condition_sql,
     find_source,
     reading,
+    sample_sql,
 )
 
 if TYPE_CHECKING:
@@ -127,10 +128,14 @@ def read_source(
     *,
     filter: str | None = None,
     columns: Sequence[str] = (),
+    one_in: int = 1,
     progress: Progress = silent,
 ) -> Vectors:
-    """Read as `read_vectors` does, of an embedding that is found already."""
-    condition = condition_sql(conn, source, filter)
+    """Read as `read_vectors` does, of an embedding that is found already.
+
+    Of many rows a sample, the same each time: about one in so many.
+    """
+    condition = condition_sql(conn, source, filter) + sample_sql(source, one_in)
     types = column_types(conn, source, columns)
     rows = _Reader(source, types, conn.info.encoding)
     with reading(conn) as cursor:

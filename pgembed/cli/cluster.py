@@ -72,6 +72,7 @@ def cluster(
     """
     from pgembed import analysis
     from pgembed.analysis.files import check_file, key_columns, write_file
+    from pgembed.analysis.results import COLUMNS, comment
     from pgembed.analysis.source import find_source
     from pgembed.analysis.vectors import read_source
 
@@ -84,7 +85,7 @@ def cluster(
         found = find_source(conn, source, embedding)
         table = None
         if into is not None:
-            columns = [("cluster", "integer"), ("label", "text")]
+            columns = COLUMNS["clusters"]
             table = analysis.result_table(conn, into, found, columns, replace=replace)
         vectors = read_source(conn, found, filter=filter, progress=progress)
         clustering = analysis.find_clusters(vectors, options, progress=progress)
@@ -99,9 +100,7 @@ def cluster(
                     vectors.keys, clustering.numbers.tolist(), strict=True
                 )
             )
-            table.write(
-                conn, rows, comment=f"Clusters of {found.table} by pgembed cluster."
-            )
+            table.write(conn, rows, comment=comment("clusters", found))
     if out is not None:
         numbers = clustering.numbers.tolist()
         results = {"cluster": numbers, "label": [labels[one] for one in numbers]}

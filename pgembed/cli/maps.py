@@ -66,7 +66,7 @@ def draw_map(
     from pgembed import analysis
     from pgembed.analysis.charts import save_map_chart
     from pgembed.analysis.files import check_file, key_columns, write_file
-    from pgembed.analysis.maps import COLUMNS
+    from pgembed.analysis.results import COLUMNS, comment
     from pgembed.analysis.source import find_source
     from pgembed.analysis.vectors import read_source
     from pgembed.evaluation.chart import check_chart_file
@@ -82,7 +82,7 @@ def draw_map(
         table = None
         if into is not None:
             table = analysis.result_table(
-                conn, into, found, COLUMNS, replace=replace or add
+                conn, into, found, COLUMNS["map"], replace=replace or add
             )
         columns = [] if colour is None else [colour]
         vectors = read_source(
@@ -97,7 +97,7 @@ def draw_map(
                 table.write(
                     conn,
                     ((*key, *point) for key, point in rows),
-                    comment=f"Map of {found.table} by pgembed map.",
+                    comment=comment("map", found),
                 )
             added = len(vectors)
     if not add and out is not None:

@@ -28,6 +28,7 @@ from pgembed.options import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from pgembed.analysis.results import Kind
     from pgembed.evaluation.target import Connection
 
 _MOST = 100  # lines of a table on the screen; --json and --into have all
@@ -76,10 +77,10 @@ def duplicates(
             ]
             _show(("similarity", "key", "row"), shown, 2, len(pairs), "pairs")
             return
-        with_table = _result_table(conn, table, into, [("group_id", "bigint")], replace)
+        with_table = _result_table(conn, table, into, "duplicates", replace)
         found = client.duplicate_groups(conn, table, **options)
         members = [(n, key) for n, keys in enumerate(found, 1) for key in keys]
-        with_table([(*_parts(key), n) for n, key in members], "Duplicates")
+        with_table([(*_parts(key), n) for n, key in members])
         if as_json:
             _print_json(
                 {"group_id": n, "keys": keys} for n, keys in enumerate(found, 1)
@@ -124,10 +125,8 @@ def classify(
     from pgembed import client
 
     given = _labels(label, labels)
-    number = "double precision"
-    columns = [("label", "text"), ("score", number), ("margin", number)]
     with connect(dsn, autocommit=True) as conn:
-        with_table = _result_table(conn, table, into, columns, replace)
+        with_table = _result_table(conn, table, into, "classes", replace)
         found = client.classify(
             conn,
             table,
@@ -135,9 +134,7 @@ def classify(
             examples=given if examples else None,
             **options,
         )
-        with_table(
-            [(*_parts(r.key), r.label, r.score, r.margin) for r in found], "Classes"
-        )
+        with_table([(*_parts(r.key), r.label, r.score, r.margin) for r in found])
         if as_json:
             _print_json(asdict(row) for row in found)
             return
@@ -205,12 +202,11 @@ def outliers(
     from pgembed import client
 
     with connect(dsn, autocommit=True) as conn:
-        score = [("score", "double precision")]
-        with_table = _result_table(conn, table, into, score, replace)
+        with_table = _result_table(conn, table, into, "outliers", replace)
         if into is not None:
             options.setdefault("k", None)
         found = client.outliers(conn, table, **options)
-        with_table([(*_parts(row.key), row.score) for row in found], "Outliers")
+        with_table([(*_parts(row.key), row.score) for row in found])
         if as_json:
             _print_json(asdict(row) for row in found)
             return
@@ -269,20 +265,20 @@ def _result_table(
     conn: Connection,
     table: str,
     into: str | None,
-    columns: Sequence[tuple[str, str]],
+    kind: Kind,
     replace: bool,
 ) -> Any:
     """Look whether results can be written, and give what writes them."""
     if into is None:
         return lambda *_: None
-    from pgembed.analysis.results import result_table
+    from pgembed.analysis.results import COLUMNS, comment, result_table
     from pgembed.analysis.source import find_source
 
     source = find_source(conn, table)
-    place = result_table(conn, into, source, columns, replace=replace)
+    place = result_table(conn, into, source, COLUMNS[kind], replace=replace)
 
-    def write(rows: Sequence[Sequence[object]], what: str) -> None:
-        place.write(conn, rows, comment=f"{what} of {source.table} by pgembed.")
+    def write(rows: Sequence[Sequence[object]]) -> None:
+        place.write(conn, rows, comment=comment(kind, source))
         say(f"Written to {'.'.join(place.name)}: {len(rows):,} rows.")
 
     return write

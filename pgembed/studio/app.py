@@ -13,7 +13,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from pgembed.errors import PgembedError
-from pgembed.studio import api, health, judgements, openapi, pages, rows
+from pgembed.studio import api, health, judgements, maps, openapi, pages, rows
 from pgembed.studio.database import Busy, Database
 from pgembed.studio.health import Looks
 from pgembed.studio.render import STATIC, page
@@ -55,6 +55,12 @@ def create_app(dsn: str, settings: StudioSettings) -> Starlette:
             Route("/parts/condition", pages.condition_part),
             Route("/judge", judgements.judge, methods=["POST"]),
             Route("/rows", rows.rows_page),
+            Route("/map", maps.map_page),
+            Route("/parts/map/source", maps.source_part),
+            Route("/parts/map/points", maps.points_part),
+            Route("/parts/map/row", maps.row_part),
+            Route("/parts/map/rows", maps.rows_part, methods=["POST"]),
+            Route("/parts/map/hits", maps.hits_part),
             Route("/health", health.health_page),
             Route("/parts/health", health.health_part),
             Route("/parts/findings", health.findings_part),

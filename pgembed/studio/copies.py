@@ -14,10 +14,11 @@ from pgembed._client.names import table_parts
 from pgembed.options import ORMHybridSearchOptions, ORMVectorSearchOptions, WordOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pgembed.studio.database import Connection
     from pgembed.studio.searches import Asked
+    from pgembed.studio.sources import Source
 
 _COLUMNS = {
     "bm25_search": "(doc).*, score, snippet",
@@ -128,4 +129,43 @@ def copies_of_rows(
             f"    print(pgembed.{function}(conn, {table!r}{python}))"
         ),
         "Command line": shlex.join(line),
+    }
+
+
+def copies_of_keys(
+    conn: Connection, source: Source, filter: Mapping[str, Any]
+) -> dict[str, str]:
+    """Write a filter of keys: as a statement, and as JSON for searches."""
+    names = [sql.Identifier(name).as_string(conn) for name in source.key]
+    if len(names) == 1:
+        (values,) = (operand["$in"] for operand in filter.values())
+        listed = ", ".join(written(conn, value) for value in values)
+    else:
+        rows = [[row[name] for name in source.key] for row in filter["$or"]]
+        tuples = [", ".join(written(conn, value) for value in row) for row in rows]
+        listed = ", ".join(f"({row})" for row in tuples)
+    key = names[0] if len(names) == 1 else f"({', '.join(names)})"
+    return {
+        "SQL": f"SELECT {_STAR}\nFROM {source.table.name}\nWHERE {key} IN ({listed});",
+        "Filter": json.dumps(filter, ensure_ascii=False),
+    }
+
+
+def copy_of_outline(
+    conn: Connection,
+    source: Source,
+    table: str,
+    outline: Sequence[tuple[float, float]],
+    condition: str,
+) -> dict[str, str]:
+    """Write what finds the rows in an outline of a map, however many there are."""
+    names = ", ".join(sql.Identifier(name).as_string(conn) for name in source.key)
+    corners = ", ".join(f"({x:.6g},{y:.6g})" for x, y in outline)
+    also = f"\n  AND {condition}" if condition else ""
+    return {
+        "SQL by the outline": (
+            f"SELECT s.{_STAR}\nFROM {source.table.name} AS s\n"
+            f"JOIN {table} AS m USING ({names})\n"
+            f"WHERE point(m.x, m.y) <@ polygon '({corners})'{also};"
+        )
     }

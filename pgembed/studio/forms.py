@@ -42,9 +42,10 @@ class Form:
     filter: Mapping[str, Any] | None = None
     problem: Problem | None = None
 
-    async def look_up(self, conn: Connection) -> None:
-        """Find the table that is chosen, and its columns."""
-        self.tables = await sources.tables(conn)
+    async def look_up(self, conn: Connection, *, with_vectors: bool = False) -> None:
+        """Find the table that is chosen, of all or of those with vectors."""
+        found = await sources.tables(conn)
+        self.tables = [one for one in found if one.embeddings or not with_vectors]
         self.table = sources.chosen(self.tables, self.fields.get("table"))
         if self.table is not None:
             self.columns = await sources.columns(conn, self.table)

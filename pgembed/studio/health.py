@@ -105,7 +105,7 @@ class Looks:
         self.findings = Kept(self._findings, REFRESH_FINDINGS - 1)
         #: One at a time: it compares with all rows.
         self.recall = asyncio.Lock()
-        #: Likewise, for what the page of rows shows.
+        #: Likewise, for what the pages of rows and of the map show.
         self.rows = asyncio.Lock()
 
     async def _health(self) -> Health:

@@ -44,6 +44,11 @@ def compact(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def in_json(value: object) -> str:
+    """Write a value as JSON, as PostgreSQL does."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def number(value: float | None) -> str:
     """Write a number with thousands apart."""
     return "–" if value is None else f"{value:,}"
@@ -81,6 +86,7 @@ _templates.filters |= {
     "marked": marked,
     "coded": coded,
     "compact": compact,
+    "json": in_json,
     "number": number,
     "size": size,
     "duration": duration,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from psycopg import sql
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import Jsonb
 
 from pgembed._client.arguments import checked, named
@@ -52,13 +52,16 @@ _ASKED = sql.SQL(
     "select * from pgembed.{function}(null::{table}{given}) limit {most}) as f"
     " join {table} as s on {key} = f.key order by {order}, f.key"
 )
+# The condition finds rows by their index; the keys give the order.
 _BY_KEY = sql.SQL(
-    "select {key} as key, {cells} as cells"
-    " from pg_catalog.jsonb_array_elements(%(keys)s) with ordinality as k(key, place)"
-    " join {table} as s on {key} = k.key order by k.place"
+    "select {key} as key, {cells} as cells from {table} as s"
+    " join pg_catalog.jsonb_array_elements(%(keys)s) with ordinality as k(key, place)"
+    " on {key} = k.key where {condition} order by k.place"
 )
-
-
+_CONDITION = (
+    "select pgembed._search_condition(%(table)s::pg_catalog.regclass,"
+    " %(filter)s::pg_catalog.jsonb, null, null)"
+)
 _AT_MOST = sql.SQL(
     "select pg_catalog.count(*) from (select from {} as s where {} limit {}) as s"
 )
@@ -163,6 +166,46 @@ async def _fill(request: Request, view: View) -> None:
                 await _outliers(conn, source, view)
 
 
+async def rows_by_key(
+    conn: Connection, source: Source, keys: Sequence[Any]
+) -> list[Row]:
+    """Read the rows with these keys that the role may see, in the order of the keys."""
+    if not keys:
+        return []
+    condition = await condition_of(conn, source, filter_of_keys(source.key, keys))
+    statement = _BY_KEY.format(
+        key=escaped(source.key_sql),
+        cells=cells_sql(source.columns),
+        table=escaped(source.table.name),
+        condition=escaped(condition),
+    )
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(statement, {"keys": Jsonb(keys)}, prepare=False)
+        return [_row(row, source) for row in await cursor.fetchall()]
+
+
+async def condition_of(
+    conn: Connection, source: Source, filter: Mapping[str, Any]
+) -> str:
+    """Write a filter as a condition on the rows s of a table.
+
+    Raises:
+        InvalidFilter: It is none, or names a column that is not there.
+    """
+    asked = {"table": source.table.name, "filter": Jsonb(filter)}
+    async with conn.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(_CONDITION.encode(), asked, prepare=False)
+        (found,) = await cursor.fetchone() or ("true",)
+    return str(found)
+
+
+def filter_of_keys(names: Sequence[str], keys: Sequence[Any]) -> dict[str, Any]:
+    """Write a filter that the rows with these keys meet."""
+    if len(names) == 1:
+        return {names[0]: {"$in": list(keys)}}
+    return {"$or": [dict(zip(names, key, strict=True)) for key in keys]}
+
+
 async def _duplicates(conn: Connection, source: Source, view: View) -> None:
     options = _options(view, min_similarity=float)
     rows = await _asked(conn, source, "duplicate_groups", options, "f.group_id")
@@ -233,14 +276,8 @@ async def _topics(
     conn: Connection, source: Source, view: View, found: Clustering
 ) -> None:
     keys = [key for one in found.clusters for key in one.examples]
-    statement = _BY_KEY.format(
-        key=escaped(source.key_sql),
-        cells=cells_sql(source.columns),
-        table=escaped(source.table.name),
-    )
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, {"keys": Jsonb(keys)}, prepare=False)
-        rows = {json.dumps(r["key"]): _row(r, source) for r in await cursor.fetchall()}
+    there = await rows_by_key(conn, source, keys)
+    rows = {json.dumps(row.key): row for row in there}
     largest = max((one.rows for one in found.clusters), default=1)
     view.groups = [
         Group(

@@ -38,7 +38,9 @@ _COLUMNS = sql.SQL(
     "                 'pg_catalog.jsonb'::pg_catalog.regtype) then 'json'"
     "  when t.typcategory = 'N' then 'number' when t.typcategory = 'B' then 'boolean'"
     "  when t.typcategory = 'A' then 'array' else 'text' end as kind,"
-    " a.attnum = any (i.indkey) is true as is_key"
+    # An index's columns that are not of its key come last.
+    " case when a.attnum = any (i.indkey) then pg_catalog.array_position("
+    "  (i.indkey::pg_catalog.int2[])[:i.indnkeyatts - 1], a.attnum) end as key_place"
     " from pg_catalog.pg_attribute as a"
     " join pg_catalog.pg_type as t on t.oid = a.atttypid"
     " left join pg_catalog.pg_index as i"
@@ -54,6 +56,7 @@ _KEY_AND_ARMS = (
     " pgembed._search_arms(t.source, %(embedding)s, false, true)"
     " from (select %(table)s::pg_catalog.regclass as source) as t"
 )
+_QUALIFIED = "select pgembed._table_sql(pg_catalog.to_regclass(nullif(%s, '')))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +86,18 @@ class Column:
         name: As it is.
         type: As SQL writes it.
         kind: How values are read and shown.
-        is_key: Whether it is part of the primary key.
+        key_place: Its place in the primary key; None: it is no part of it.
     """
 
     name: str
     type: str
     kind: Kind
-    is_key: bool
+    key_place: int | None
+
+    @property
+    def is_key(self) -> bool:
+        """Whether it is part of the primary key."""
+        return self.key_place is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,16 @@ class Source:
     columns: Sequence[Column]
     key_sql: str
     function: str
+
+    @property
+    def key(self) -> list[str]:
+        """Names of the key's columns, in its order."""
+        places = [
+            (one.key_place, one.name)
+            for one in self.columns
+            if one.key_place is not None
+        ]
+        return [name for _, name in sorted(places)]
 
 
 async def tables(conn: Connection) -> list[Table]:
@@ -137,6 +155,14 @@ async def source(
         row = await cursor.fetchone()
     assert row is not None
     return Source(table, columns, *row)
+
+
+async def qualified(conn: Connection, name: str) -> str | None:
+    """Give a table's name as the server writes it; None: there is no such table."""
+    async with conn.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(_QUALIFIED, [name])
+        (found,) = await cursor.fetchone() or (None,)
+    return None if found is None else str(found)
 
 
 def chosen(found: Sequence[Table], name: str | None) -> Table | None:

@@ -39,6 +39,7 @@ SKETCH: Final = "sketch"
 _COUNT: Final = sql.SQL("select count(*) from {table} as s {joined} where {where}")
 _POINTS: Final = sql.SQL(
     "select m.x, m.y, ({key})::text from {table} as s {joined} where {where}"
+    " limit {most}"
 )
 # Neither NULL nor NaN, which counts as larger than all numbers.
 _FINITE: Final = " and abs(m.x) < 'infinity' and abs(m.y) < 'infinity'"
@@ -108,6 +109,17 @@ class Points:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """Rows with places, and of how many they are a sample: about one in so many."""
+
+    keys: Sequence[str]
+    places: Floats
+    total: int
+    one_in: int
+    vectors: Vectors | None = None
+
+
 def read_points(conn: Connection, asked: Asked) -> Points:
     """Read a map, or make one, and colour it.
 
@@ -122,30 +134,31 @@ def read_points(conn: Connection, asked: Asked) -> Points:
     source = find_source(conn, asked.table, asked.embedding)
     saved = saved_tables(conn, source, "map")
     chosen = _chosen(saved, asked)
-    joined = colours.joined(source, chosen) if chosen else sql.SQL("")
-    where = condition_sql(conn, source, asked.filter) + (_FINITE if chosen else "")
-    total = _count(conn, source, joined, where)
-    most = MOST_POINTS if chosen else MOST_PLACED
-    one_in = max(1, -(-total // most))
-    sample = sample_sql(source, one_in)
-    vectors: Vectors | None = None
+    condition = condition_sql(conn, source, asked.filter)
     if chosen is None:
-        keys, places, vectors = _placed(conn, source, asked, one_in)
+        found = _sketched(conn, source, condition, asked.filter)
     else:
-        keys, places = _read(conn, source, joined, where + sample)
+        found = _saved(conn, source, condition, chosen)
     rows = colours.Rows(
-        conn, source, keys, total, asked.filter, sample, vectors, asked.columns
+        conn,
+        source,
+        found.keys,
+        found.total,
+        asked.filter,
+        sample_sql(source, found.one_in),
+        found.vectors,
+        asked.columns,
     )
     legend, note = colours.find(rows, asked.colour)
     about = {
         "map": chosen,
         "maps": saved,
-        "total": total,
-        "sample": one_in > 1,
+        "total": found.total,
+        "sample": found.one_in > 1,
         "note": note,
         "command": colours.command(source, "map"),
     }
-    return Points(keys, places, legend, about)
+    return Points(found.keys, found.places, legend, about)
 
 
 def _chosen(saved: Sequence[str], asked: Asked) -> str | None:
@@ -162,6 +175,35 @@ def _chosen(saved: Sequence[str], asked: Asked) -> str | None:
     return asked.map
 
 
+def _saved(conn: Connection, source: Source, condition: str, map: str) -> _Placed:
+    """Read a map, of the rows that are still there."""
+    joined = colours.joined(source, map)
+    where = condition + _FINITE
+    found = _read(conn, source, joined, where)
+    one_in = 1
+    total = len(found)
+    if total > MOST_POINTS:
+        total = _count(conn, source, joined, where)
+        one_in = -(-total // MOST_POINTS)
+        found = _read(conn, source, joined, where + sample_sql(source, one_in))
+    places = np.array([row[:2] for row in found], np.float32).reshape(-1, 2)
+    return _Placed([row[2] for row in found], places, total, one_in)
+
+
+def _sketched(
+    conn: Connection, source: Source, condition: str, filter: str | None
+) -> _Placed:
+    """Place rows at once, by their principal components."""
+    from pgembed.analysis.maps import quick_map
+    from pgembed.analysis.vectors import read_source
+
+    total = _count(conn, source, sql.SQL(""), condition)
+    one_in = max(1, -(-total // MOST_PLACED))
+    vectors = read_source(conn, source, filter=filter, one_in=one_in)
+    places = quick_map(vectors.matrix)
+    return _Placed(vectors.json_keys, places, total, one_in, vectors)
+
+
 def _count(conn: Connection, source: Source, joined: sql.Composable, where: str) -> int:
     statement = _COUNT.format(
         table=sql.SQL(source.table), joined=joined, where=sql.SQL(where)
@@ -174,25 +216,14 @@ def _count(conn: Connection, source: Source, joined: sql.Composable, where: str)
 
 def _read(
     conn: Connection, source: Source, joined: sql.Composable, where: str
-) -> tuple[list[str], Floats]:
+) -> list[tuple[float, float, str]]:
+    """Read points and keys, at most one more than are shown."""
     statement = _POINTS.format(
         key=sql.SQL(source.key_json),
         table=sql.SQL(source.table),
         joined=joined,
         where=sql.SQL(where),
+        most=sql.Literal(MOST_POINTS + 1),
     )
     with reading(conn) as cursor:
-        rows = cursor.execute(statement, binary=True).fetchall()
-    places = np.array([row[:2] for row in rows], np.float32).reshape(-1, 2)
-    return [row[2] for row in rows], places
-
-
-def _placed(
-    conn: Connection, source: Source, asked: Asked, one_in: int
-) -> tuple[list[str], Floats, Vectors]:
-    """Place rows at once, by their principal components."""
-    from pgembed.analysis.maps import quick_map
-    from pgembed.analysis.vectors import read_source
-
-    vectors = read_source(conn, source, filter=asked.filter, one_in=one_in)
-    return vectors.json_keys, quick_map(vectors.matrix), vectors
+        return cursor.execute(statement, binary=True).fetchall()

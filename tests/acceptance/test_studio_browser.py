@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 import uvicorn
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -26,9 +28,9 @@ from tests.fixtures.running import running_service
 from tests.integration.studio.conftest import TOKEN, make_tables
 
 FLAGS = (
-    *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
+    *("headless", "no-sandbox", "disable-quic", "no-first-run"),
     *("disable-background-networking", "disable-component-update", "disable-sync"),
-    "disable-dev-shm-usage",
+    *("disable-dev-shm-usage", "use-angle=swiftshader", "enable-unsafe-swiftshader"),
 )
 
 
@@ -74,19 +76,30 @@ def address(conn: psycopg.Connection[Any], dsn: str) -> Iterator[str]:
         yield found
 
 
+def seen(browser: webdriver.Chrome, css: str) -> WebElement:
+    """Wait for an element."""
+    return WebDriverWait(browser, 20).until(
+        lambda page: page.find_element(By.CSS_SELECTOR, css)
+    )
+
+
+def overflow(browser: webdriver.Chrome, width: int) -> int:
+    """Say how much of the page is beside a window of this width."""
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
+    beside = "return document.documentElement.scrollWidth - innerWidth"
+    return int(browser.execute_script(beside))
+
+
 def test_a_search_from_the_first_address_to_the_sql(
     browser: webdriver.Chrome, address: str
 ) -> None:
     """With the keyboard, by htmx, under the content security policy."""
 
     def wait(css: str) -> WebElement:
-        return WebDriverWait(browser, 20).until(
-            lambda page: page.find_element(By.CSS_SELECTOR, css)
-        )
-
-    def overflow() -> int:
-        width = "return document.documentElement.scrollWidth - innerWidth"
-        return int(browser.execute_script(width))
+        return seen(browser, css)
 
     browser.get(f"{address}/login?token={TOKEN}")
     query = wait("[name=q]")
@@ -133,11 +146,89 @@ def test_a_search_from_the_first_address_to_the_sql(
     wait("#results [data-thumb=down]").send_keys(Keys.SPACE)
     WebDriverWait(browser, 20).until(lambda _: len(pressed()) == 3)
     for width in (390, 1280):
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
-        )
-        assert overflow() <= 0
+        assert overflow(browser, width) <= 0
     browser.get(f"{address}/health")
     wait(".finding, #findings-title + div .line")
     assert not browser.get_log("browser")  # type: ignore[no-untyped-call]
+
+
+# How many pixels of the picture have a colour: it is kept only while it is drawn.
+COLOURED = """
+const canvas = document.getElementById("points");
+const gl = canvas.getContext("webgl");
+const pixels = new Uint8Array(4 * canvas.width * canvas.height);
+const done = arguments[0];
+const before = gl.drawArrays.bind(gl);
+gl.drawArrays = (...given) => {
+  before(...given);
+  gl.readPixels(0, 0, canvas.width, canvas.height, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
+  gl.drawArrays = before;
+  done(pixels.filter((value, place) => place % 4 === 3 && value > 0).length);
+};
+document.querySelector("[data-do=whole]").click();
+"""
+
+
+def test_an_outline_on_the_map_becomes_a_condition(
+    browser: webdriver.Chrome, address: str, conn: psycopg.Connection[Any]
+) -> None:
+    conn.execute(
+        "create table article_map as"
+        " select id, id::real as x, id::real as y from article"
+    )
+    browser.get(f"{address}/login?token={TOKEN}")
+    browser.get(f"{address}/map?table=public.article&colour=column:category")
+    assert overflow(browser, 1280) <= 0
+    names = [one.text.partition("\n")[0] for one in legend(browser)]
+    assert names == ["animal", "drink", "</option><script>"]
+    assert "5 rows, as in public.article_map" in seen(browser, "#map-state").text
+    assert 50 < browser.execute_async_script(COLOURED) < 1000
+
+    # The points are on the diagonal: the outline is around its lower half.
+    plane = seen(browser, "#plane")
+    width, height = plane.size["width"], plane.size["height"]
+    seen(browser, "[data-do=lasso]").click()
+    drawing = ActionChains(browser, duration=20)
+    drawing.move_to_element_with_offset(plane, 10 - width // 2, height // 2 - 10)
+    drawing.click_and_hold().move_by_offset(0, -height // 2 - 30)
+    drawing.move_by_offset(width // 2 + 30, 0).move_by_offset(0, height // 2 + 30)
+    drawing.release().perform()
+    seen(browser, "#picked .hit")
+    assert sorted(keys(browser)) == ["1", "2", "3"]
+    copied = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#picked pre")]
+    assert json.loads(copied[1]) == {"id": {"$in": [1, 2, 3]}}
+    for statement in (copied[0], copied[2]):
+        rows = conn.execute(statement.encode()).fetchall()
+        assert sorted(row[0] for row in rows) == [1, 2, 3]
+
+    # With the keyboard: what is hidden is not listed.
+    legend(browser)[0].send_keys(Keys.SPACE)
+    plane.send_keys(Keys.ENTER)
+    WebDriverWait(browser, 20).until(lambda page: sorted(keys(page)) == ["3", "4", "5"])
+    plane.send_keys("++", Keys.ARROW_UP, Keys.ARROW_LEFT, "0", Keys.ESCAPE)
+    assert keys(browser) == []
+
+    seen(browser, "[name=q]").send_keys("green tea", Keys.ENTER)
+    seen(browser, "#picked .score")
+    assert keys(browser)[0] == "3"
+
+    # Five points from corner to corner: the middle one is in the middle.
+    ActionChains(browser).move_to_element(plane).perform()
+    assert "green tea" in seen(browser, "#tip:not([hidden])").text
+    assert overflow(browser, 390) <= 0
+    assert not browser.get_log("browser")  # type: ignore[no-untyped-call]
+
+
+def legend(browser: webdriver.Chrome) -> list[WebElement]:
+    """Give the entries of the legend."""
+    seen(browser, "#legend button")
+    return browser.find_elements(By.CSS_SELECTOR, "#legend button")
+
+
+def keys(browser: webdriver.Chrome) -> list[str]:
+    """Give the keys of the rows beside the map, at one moment."""
+    found: list[str] = browser.execute_script(
+        "return [...document.querySelectorAll('#picked .hit')]"
+        ".map((row) => row.dataset.key)"
+    )
+    return found

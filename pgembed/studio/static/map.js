@@ -1,7 +1,6 @@
 // The page of the map: its points, what is under the pointer, in an outline, found by a search.
 import { plot } from "./plot.js";
 
-const { d3, htmx } = window;
 const MOST_KEYS = 1000; // that are sent, and
 const MOST_CORNERS = 300; // of an outline: fewer than maps.py takes
 const NEAR = 9; // pixels, to be under the pointer
@@ -11,25 +10,31 @@ const NEARER = 1.5; // times, that a key zooms
 
 const by = (id) => document.getElementById(id);
 const form = by("map-form");
-if (form) begin();
+const asked = () => new URLSearchParams(new FormData(form)).toString();
+const ask = (wanted) => fetch(`/parts/map/points?${wanted}`, { headers: { "HX-Request": "true" } })
+  .catch(() => new Response("The studio cannot be reached.", { status: 503 }));
 
-function begin() {
-  const canvas = by("points");
-  const stage = canvas.closest(".stage");
-  const drawn = plot(canvas);
+if (form) {
+  // The server reads the points while the browser reads D3.
+  const wanted = asked();
+  const answer = ask(wanted);
+  document.addEventListener("DOMContentLoaded", () => begin(wanted, answer));
+}
+
+function begin(firstWanted, firstAnswer) {
+  const plane = by("plane");
+  const stage = plane.closest(".stage");
+  const drawn = plot(plane, by("points"));
   let rows = null; // what read() gave last
   let marked = [];
   let hidden = new Set();
 
   // ---- Points
 
-  const asked = () => new URLSearchParams(new FormData(form)).toString();
-
-  async function load({ keepView = false } = {}) {
-    const wanted = asked();
+  async function load({ keepView = false, wanted = asked(), answering = ask(wanted) } = {}) {
     by("map-state").textContent = "Reading the rows …";
     by("map-problem").replaceChildren();
-    const answer = await fetch(`/parts/map/points?${wanted}`, { headers: { "HX-Request": "true" } });
+    const answer = await answering;
     const body = answer.ok ? await answer.arrayBuffer() : await answer.text();
     if (wanted !== asked()) return; // by now something else is
     if (!answer.ok) {
@@ -45,8 +50,7 @@ function begin() {
     if (!keepView) zoomTo(d3.zoomIdentity);
     style();
     requestAnimationFrame(() => performance.mark("map-drawn"));
-    const short = new URLSearchParams([...new URLSearchParams(wanted)].filter(([, value]) => value));
-    history.replaceState(null, "", `/map?${short}`);
+    history.replaceState(null, "", `/map?${short(wanted)}`);
   }
 
   function style() {
@@ -74,13 +78,13 @@ function begin() {
       cancelAnimationFrame(frame);
       frame = requestAnimationFrame(() => drawn.draw(transform));
     });
-  const view = d3.select(canvas).call(zoom).on("dblclick.zoom", null);
+  const view = d3.select(plane).call(zoom).on("dblclick.zoom", null);
   const zoomTo = (transform) => view.call(zoom.transform, transform);
-  const move = (x, y) => view.call(zoom.translateBy, x / d3.zoomTransform(canvas).k, y / d3.zoomTransform(canvas).k);
+  const move = (x, y) => view.call(zoom.translateBy, x / d3.zoomTransform(plane).k, y / d3.zoomTransform(plane).k);
 
   function show(number) {
     const [across, up] = drawn.scales();
-    move(canvas.clientWidth / 2 - across(rows.x[number]), canvas.clientHeight / 2 - up(rows.y[number]));
+    move(plane.clientWidth / 2 - across(rows.x[number]), plane.clientHeight / 2 - up(rows.y[number]));
   }
 
   const actions = {
@@ -89,7 +93,7 @@ function begin() {
     whole: () => zoomTo(d3.zoomIdentity),
     lasso: () => setOutlining(!outlining),
     view: () => {
-      const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+      const [width, height] = [plane.clientWidth, plane.clientHeight];
       pick([[0, 0], [width, 0], [width, height], [0, height]]);
     },
     left: () => move(STEP, 0),
@@ -106,7 +110,7 @@ function begin() {
     "+": "in", "=": "in", "-": "out", 0: "whole", l: "lasso", Enter: "view", Escape: "none",
     ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down",
   };
-  canvas.addEventListener("keydown", (event) => {
+  plane.addEventListener("keydown", (event) => {
     const action = actions[keys[event.key]];
     if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
@@ -127,21 +131,21 @@ function begin() {
     stage.querySelector("[data-do=lasso]").ariaPressed = String(on);
   }
 
-  canvas.addEventListener("pointerdown", (event) => {
+  plane.addEventListener("pointerdown", (event) => {
     if (event.button || !(outlining || event.shiftKey)) return;
-    canvas.setPointerCapture(event.pointerId);
-    outline = [d3.pointer(event, canvas)];
+    plane.setPointerCapture(event.pointerId);
+    outline = [d3.pointer(event, plane)];
   });
-  canvas.addEventListener("pointermove", (event) => {
+  plane.addEventListener("pointermove", (event) => {
     if (!outline) return hover(event);
-    const corner = d3.pointer(event, canvas);
+    const corner = d3.pointer(event, plane);
     const last = outline.at(-1);
     if (Math.hypot(corner[0] - last[0], corner[1] - last[1]) < 4) return;
     outline.push(corner);
     by("outline").setAttribute("d", `M${outline.join("L")}Z`);
   });
   for (const end of ["pointerup", "pointercancel"]) {
-    canvas.addEventListener(end, () => {
+    plane.addEventListener(end, () => {
       const corners = outline;
       outline = null;
       by("outline").removeAttribute("d");
@@ -195,7 +199,7 @@ function begin() {
 
   function hover(event) {
     if (!rows || event.buttons) return;
-    const [x, y] = d3.pointer(event, canvas);
+    const [x, y] = d3.pointer(event, plane);
     const [across, up] = drawn.scales();
     const [mapX, mapY] = [across.invert(x), up.invert(y)];
     const found = treeOf(rows).find(mapX, mapY, Math.abs(across.invert(x + NEAR) - mapX)) ?? -1;
@@ -225,11 +229,11 @@ function begin() {
       tip.append(line);
     }
     tip.hidden = false;
-    const left = x + 14 + tip.offsetWidth > canvas.clientWidth ? x - 14 - tip.offsetWidth : x + 14;
-    const top = Math.min(y + 14, canvas.clientHeight - tip.offsetHeight - 4);
+    const left = x + 14 + tip.offsetWidth > plane.clientWidth ? x - 14 - tip.offsetWidth : x + 14;
+    const top = Math.min(y + 14, plane.clientHeight - tip.offsetHeight - 4);
     tip.style.transform = `translate(${Math.max(4, left)}px, ${Math.max(4, top)}px)`;
   }
-  canvas.addEventListener("pointerleave", hideTip);
+  plane.addEventListener("pointerleave", hideTip);
 
   // ---- What is beside the map
 
@@ -256,13 +260,24 @@ function begin() {
   form.addEventListener("change", ({ target }) => {
     if (target.name === "colour" || target.name === "map") load({ keepView: target.name === "colour" });
   });
-  new ResizeObserver(() => drawn.draw()).observe(canvas);
+  new ResizeObserver(() => drawn.draw()).observe(plane);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", style);
-  canvas.addEventListener("webglcontextrestored", style);
+  by("points").addEventListener("webglcontextrestored", style);
   if (!drawn.isDrawn) {
     by("map-keys").textContent = "This browser draws no WebGL, so no points are seen; they can be listed and searched.";
   }
-  load();
+  load({ wanted: firstWanted, answering: firstAnswer });
+}
+
+// An address without what was left empty.
+function short(wanted) {
+  const given = new URLSearchParams(wanted);
+  const parts = ["column", "operator", "value"];
+  const kept = [...given].filter(([name, value]) => value && !parts.includes(name));
+  given.getAll("column").forEach((column, line) => {
+    if (column) kept.push(...parts.map((name) => [name, given.getAll(name)[line]]));
+  });
+  return new URLSearchParams(kept);
 }
 
 // Takes apart what points.py put together.

@@ -1,11 +1,14 @@
-// Points on a canvas, by d3fc's WebGL series.
-const { d3, fc } = window;
-const POINT = 4; // pixels across
+// Points on a canvas, by d3fc's WebGL series. d3 and fc are there when plot() is called.
+const POINT = [2.2, 5]; // pixels across: of 100,000 points and more, and of few
 const MARK = 8; // of marked points, and with a rim; of many of these:
 const RIM = 12;
 const FEW = 200;
 const MANY = 5.5;
-const EDGE = 0.94; // of the canvas, that the whole map takes
+const EDGE = 0.94; // of the plane, that the whole map takes
+const SLOW = 14; // milliseconds: more, and a picture is not drawn for each frame
+const REST = 120; // milliseconds without movement, then it is drawn again
+const MARGIN = 0.5; // of the plane, on each side, that is drawn besides
+const BLURRED = 3; // times, that a picture is enlarged at most
 
 // A disc. Numbers have 32 bits here; in d3fc's own shaders they may have 16 on phones.
 function disc() {
@@ -57,20 +60,29 @@ function colour(name, alpha) {
   return [r / 255, g / 255, b / 255, alpha];
 }
 
-// Draws on a canvas what style() was told, as draw() says where.
-export function plot(canvas) {
+// Draws points on a canvas in a plane. Where that takes long, without a graphics card for
+// example, the picture is drawn larger than the plane, moved as it is, and drawn again when
+// the movement rests.
+export function plot(plane, canvas) {
   const context = canvas.getContext("webgl", { antialias: false });
   let layers = [];
   let extent = [[0, 0], [1, 1]]; // of the points
   let zoomed = d3.zoomIdentity;
+  let drawn = null; // the transform of the picture
+  let isSlow = null; // not known yet
+  let waiting = 0;
 
   function begin() {
     layers = context ? [layer(context), layer(context), layer(context)] : [];
+    drawn = null;
   }
+
+  const size = () => [plane.clientWidth, plane.clientHeight];
+  const margins = () => size().map((one) => (isSlow ? Math.round(one * MARGIN) : 0));
 
   // From the map to pixels and back: equally much across and up, the whole map at first.
   function scales() {
-    const { clientWidth: width, clientHeight: height } = canvas;
+    const [width, height] = size();
     const [[left, bottom], [right, top]] = extent;
     const unit = Math.max((right - left) / width, (top - bottom) / height) / EDGE || 1 / width;
     const around = (middle, pixels) => [middle - unit * pixels / 2, middle + unit * pixels / 2];
@@ -82,28 +94,70 @@ export function plot(canvas) {
 
   function draw(transform = zoomed) {
     zoomed = transform;
-    if (!context) return;
-    const ratio = devicePixelRatio;
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((one) => Math.round(one * ratio));
-    if (canvas.width !== width) canvas.width = width;
-    if (canvas.height !== height) canvas.height = height;
-    context.viewport(0, 0, width, height);
+    if (!context || layers.length === 0) return;
+    clearTimeout(waiting);
+    if (isSlow === false || !drawn || !shift()) render();
+    else waiting = setTimeout(render, REST);
+  }
+
+  // Moves the picture; false: it no longer covers the plane.
+  function shift() {
+    const [width, height] = size();
+    const [beside, above] = margins();
+    const k = zoomed.k / drawn.k;
+    const [x, y] = [zoomed.x - k * drawn.x, zoomed.y - k * drawn.y];
+    canvas.style.transformOrigin = `${beside}px ${above}px`;
+    canvas.style.transform = `translate(${x}px, ${y}px) scale(${k})`;
+    return x - k * beside <= 0 && y - k * above <= 0
+      && x + k * (width + beside) >= width && y + k * (height + above) >= height && k < BLURRED;
+  }
+
+  function render() {
+    const started = performance.now();
+    const [width, height] = size();
+    const [beside, above] = margins();
+    const place = [[-beside, -above], [width + 2 * beside, height + 2 * above]];
+    const [[left, top], [wide, high]] = place;
+    Object.assign(canvas.style, {
+      left: `${left}px`, top: `${top}px`, width: `${wide}px`, height: `${high}px`, transform: "none",
+    });
+    const pixels = [wide, high].map((one) => Math.round(one * devicePixelRatio));
+    if (canvas.width !== pixels[0]) [canvas.width] = pixels;
+    if (canvas.height !== pixels[1]) [, canvas.height] = pixels;
+    context.viewport(0, 0, ...pixels);
     context.clearColor(0, 0, 0, 0);
     context.clear(context.COLOR_BUFFER_BIT);
     context.enable(context.BLEND);
     context.blendFunc(context.ONE, context.ONE_MINUS_SRC_ALPHA);
-    const [across, up] = scales().map((one) => fc.webglScaleLinear().domain(one.domain()));
+    const [x, y] = scales();
+    const across = fc.webglScaleLinear().domain([left, left + wide].map(x.invert));
+    const up = fc.webglScaleLinear().domain([top + high, top].map(y.invert));
     for (const one of layers) one.draw(across, up);
+    const isFirst = drawn === null;
+    drawn = zoomed;
+    // The first time the shaders are compiled, and somebody waits for the picture.
+    if (isFirst) waiting = setTimeout(render, REST);
+    else if (isSlow !== false) measure(started);
+  }
+
+  // How long it took: until a pixel can be read.
+  function measure(started) {
+    context.readPixels(0, 0, 1, 1, context.RGBA, context.UNSIGNED_BYTE, new Uint8Array(4));
+    const wasSlow = isSlow === true;
+    isSlow = performance.now() - started > SLOW;
+    if (isSlow && !wasSlow) render(); // with its margins
   }
 
   // Takes points, the names of their colours, which of these are hidden, which points lit up.
   function style(points, names, hidden, marked) {
-    extent = [d3.min(points.x) ?? 0, d3.max(points.x) ?? 1].map((x, place) =>
-      [x, (place ? d3.max(points.y) : d3.min(points.y)) ?? place]);
+    const [x0, x1] = d3.extent(points.x);
+    const [y0, y1] = d3.extent(points.y);
+    extent = [[x0 ?? 0, y0 ?? 0], [x1 ?? 1, y1 ?? 1]];
     if (!context) return;
     const [all, rims, marks] = layers;
     const ratio = devicePixelRatio;
-    const sizes = Float32Array.from(points.colour, (one) => (hidden.has(one) ? 0 : POINT * ratio));
+    const across = d3.scaleLog([100, 100_000], POINT.toReversed()).clamp(true)(points.x.length || 1);
+    const sizes = Float32Array.from(points.colour, (one) => (hidden.has(one) ? 0 : across * ratio));
     const alpha = marked.length ? 0.25 : 0.85;
     all.set(points.x, points.y, sizes, points.colour, names.map((name) => colour(name, alpha)));
     const shown = marked.filter((one) => !hidden.has(points.colour[one]));
@@ -113,6 +167,7 @@ export function plot(canvas) {
     const few = shown.length <= FEW;
     rims.set(x, y, wide(few ? RIM : 0), shown.map(() => 0), [colour("text", 1)]);
     marks.set(x, y, wide(few ? MARK : MANY), of(points.colour), names.map((name) => colour(name, 1)));
+    drawn = null;
     draw();
   }
 

@@ -109,6 +109,8 @@ SEARCH = [
     "select (doc).id from pgembed.bm25_search(null::{s}.doc, 'second',"
     " snippets => true)",
     "select (doc).id from pgembed.similar(null::{s}.doc, '2'::text)",
+    "select pgembed.judge(null::{s}.doc, 'second', '2'::text, 1)",
+    "select * from pgembed.judgements(null::{s}.doc)",
 ]
 HYBRID = (
     f"select (doc).id from pgembed.hybrid_search(null::{{s}}.doc, 'text', {VECTOR})"

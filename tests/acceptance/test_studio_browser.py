@@ -27,6 +27,7 @@ from tests.fixtures.postgres import prepared_by
 from tests.fixtures.running import running_service
 from tests.integration.studio.conftest import TOKEN, make_tables
 
+AXE = Path(__file__).parents[2] / ".venv/clients/browser/node_modules/axe-core"
 FLAGS = (
     *("headless", "no-sandbox", "disable-quic", "no-first-run"),
     *("disable-background-networking", "disable-component-update", "disable-sync"),
@@ -232,3 +233,46 @@ def keys(browser: webdriver.Chrome) -> list[str]:
         ".map((row) => row.dataset.key)"
     )
     return found
+
+
+def violations(browser: webdriver.Chrome) -> list[str]:
+    """Name what axe-core finds serious, with the elements that it is about."""
+    browser.execute_script((AXE / "axe.min.js").read_text())
+    found = browser.execute_async_script(
+        "const done = arguments[0]; axe.run().then(found => done(found.violations"
+        ".filter(one => ['serious', 'critical'].includes(one.impact))"
+        ".map(one => one.id + ' ' + one.nodes.map(node => node.target).join(' '))))"
+    )
+    return list(found)
+
+
+def test_axe_finds_nothing_serious(browser: webdriver.Chrome, address: str) -> None:
+    if not AXE.exists():
+        pytest.skip("axe-core is not installed")
+    browser.set_script_timeout(60)
+    browser.get(f"{address}/login?token={TOKEN}")
+    WebDriverWait(browser, 20).until(
+        lambda page: page.find_element(By.CSS_SELECTOR, "[name=q]")
+    )
+    table = "?table=public.article"
+    seen: dict[str, list[str]] = {}
+    for path in (
+        f"/{table}&q=tea&knobs=1",
+        f"/rows{table}&kind=duplicates&min_similarity=0.3",
+        f"/rows{table}&kind=outliers",
+        "/health",
+        "/docs",
+    ):
+        browser.get(f"{address}{path}")
+        if path.startswith(f"/{table}"):
+            browser.find_element(By.CSS_SELECTOR, "[data-thumb=up]").click()
+            browser.execute_script(
+                "document.querySelectorAll('details').forEach(d => { d.open = true; })"
+            )
+        for scheme in ("light", "dark"):
+            browser.execute_cdp_cmd(
+                "Emulation.setEmulatedMedia",
+                {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
+            )
+            seen[f"{path} {scheme}"] = violations(browser)
+    assert seen == {page: [] for page in seen}

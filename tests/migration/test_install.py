@@ -88,20 +88,6 @@ def test_upgrade_of_a_current_schema_leaves_the_catalog_equal(dsn: str) -> None:
     assert catalog_of(dsn) == before
 
 
-@pytest.mark.majors(18, 17, 16)
-def test_upgrade_from_the_revision_before_leaves_the_catalog_equal(dsn: str) -> None:
-    before = catalog_of(dsn)
-    execute(
-        dsn,
-        "drop table pgembed.judgement cascade",
-        "drop type pgembed._judged cascade",
-        "update pgembed.alembic_version set version_num = '0001'",
-    )
-    assert catalog_of(dsn) != before
-    assert schema.upgrade(dsn).is_current
-    assert catalog_of(dsn) == before
-
-
 def test_upgrade_repairs_a_changed_function(dsn: str) -> None:
     before = catalog_of(dsn)
     execute(dsn, "alter function pgembed.embed(text, text, bytea) volatile")

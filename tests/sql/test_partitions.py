@@ -439,12 +439,15 @@ def test_a_key_of_another_type(service: Service) -> None:
     conn.execute(
         "select pgembed.pause_embedding('article_embedding', capture => false)"
     )
-    conn.execute("alter table article alter column id type bigint")
+    conn.execute(
+        "alter table article alter column id type bigint;"
+        "alter table article rename column id to number"
+    )
     conn.execute("select pgembed.resume_embedding('article_embedding')")
     service.drain()
     assert service.embedded() == kept
     assert len(partitions(conn)) == 3
-    conn.execute("insert into article (id, title) values (1::bigint << 40, 'far')")
+    conn.execute("insert into article (number, title) values (1::bigint << 40, 'far')")
     service.drain()
     assert sum(sizes(conn)) == 21
 

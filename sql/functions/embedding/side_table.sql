@@ -142,9 +142,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     side constant text := pgembed._table_sql(p_embedding.side_table);
-    columns constant text := (select string_agg(quote_ident(a.attname), ', ' order by a.attnum) from pg_attribute as a
-                              where a.attrelid = p_embedding.side_table and a.attnum > 0 and not a.attisdropped);
     part regclass;
+    columns text;
+    values_sql text;
 begin
     execute format('lock table %s in access exclusive mode', side);
     for part in select inhrelid from pg_inherits where inhparent = p_embedding.side_table loop
@@ -152,7 +152,15 @@ begin
     end loop;
     p_embedding.side_table := pgembed._create_side_table(
         p_embedding, pgembed._qualified_name(p_embedding.source, pgembed._with_suffix(p_embedding.name, 'remade')));
-    execute format('insert into %1$s (%2$s) select %2$s from %3$s', pgembed._table_sql(p_embedding.side_table), columns, side);
+    -- By their order: a column of the key may be called otherwise now, and have another type.
+    select string_agg(quote_ident(made.attname), ', ' order by place),
+           string_agg(format('%I::%s', was.attname, format_type(made.atttypid, made.atttypmod)), ', ' order by place)
+    into columns, values_sql
+    from (select a.*, row_number() over (order by a.attnum) as place from pg_attribute as a
+          where a.attrelid = p_embedding.side_table and a.attnum > 0 and not a.attisdropped) as made
+    join (select a.*, row_number() over (order by a.attnum) as place from pg_attribute as a
+          where a.attrelid = side::regclass and a.attnum > 0 and not a.attisdropped) as was using (place);
+    execute format('insert into %s (%s) select %s from %s', pgembed._table_sql(p_embedding.side_table), columns, values_sql, side);
     execute format('drop table %s', side);
     update pgembed.embedding set side_table = p_embedding.side_table, partitions = p_embedding.partitions where embedding_id = p_embedding.embedding_id;
     perform pgembed._rename_embedding(p_embedding.embedding_id, p_embedding.name);

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MOST_COMPARED: Final = 20_000  # rows that are compared while somebody waits
 #: What can be asked for besides a column, and what people read.
 KINDS: Final[dict[str, str]] = {
-    "": "clusters, where they are at hand",
+    "": "clusters, if at hand",
     "clusters": "clusters",
     "classes": "classes",
     "duplicates": "duplicates",

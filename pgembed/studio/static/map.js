@@ -35,6 +35,7 @@ function begin(firstWanted, firstAnswer) {
     by("map-state").textContent = "Reading the rows …";
     by("map-problem").replaceChildren();
     const answer = await answering;
+    if (answer.headers.get("HX-Refresh")) location.reload(); // the cookie is no longer right
     const body = answer.ok ? await answer.arrayBuffer() : await answer.text();
     if (wanted !== asked()) return; // by now something else is
     if (!answer.ok) {
@@ -50,6 +51,7 @@ function begin(firstWanted, firstAnswer) {
     if (!keepView) zoomTo(d3.zoomIdentity);
     style();
     requestAnimationFrame(() => performance.mark("map-drawn"));
+    window.requestIdleCallback?.(() => treeOf(rows));
     history.replaceState(null, "", `/map?${short(wanted)}`);
   }
 
@@ -233,6 +235,7 @@ function begin(firstWanted, firstAnswer) {
     const top = Math.min(y + 14, plane.clientHeight - tip.offsetHeight - 4);
     tip.style.transform = `translate(${Math.max(4, left)}px, ${Math.max(4, top)}px)`;
   }
+  plane.addEventListener("click", hover); // a finger does not hover
   plane.addEventListener("pointerleave", hideTip);
 
   // ---- What is beside the map
@@ -241,7 +244,11 @@ function begin(firstWanted, firstAnswer) {
     if (detail.target.id === "source") {
       form.elements.map.replaceChildren();
       load();
-    } else if (detail.target.id === "picked" && detail.requestConfig.verb === "get" && rows) {
+      return;
+    }
+    if (detail.target.id !== "picked") return;
+    by("picked-state").textContent = by("picked").querySelector("h3")?.textContent ?? "";
+    if (detail.requestConfig.verb === "get" && rows) {
       const keysFound = [...by("picked").querySelectorAll("[data-key]")].map((one) => one.dataset.key);
       mark(keysFound.map((key) => numbersOf(rows).get(key)).filter((number) => number !== undefined));
     }

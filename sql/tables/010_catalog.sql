@@ -147,7 +147,6 @@ create table pgembed.embedding (
     index_kind           text not null check (index_kind in ('hnsw', 'ivfflat', 'none')),
     index_options        jsonb not null default '{}',
     index_error          text,
-    index_notice         text,
     wake                 text not null check (wake in ('notify', 'poll')),
     max_attempts         smallint not null check (max_attempts > 0),
     query_encoder        text not null default 'auto' check (query_encoder in ('auto', 'model', 'static')),
@@ -188,8 +187,6 @@ comment on column pgembed.embedding.query_encoder is
     'What encodes queries where a search does not say: auto, static or model; with model none is trained by services.';
 comment on column pgembed.embedding.state_reason is
     'Why the embedding is broken, and what to do.';
-comment on column pgembed.embedding.index_notice is
-    'What makes the build of the index slow, and what to set; NULL while none is built.';
 comment on column pgembed.embedding.revision is
     'Grows with every change of the declaration: a service never writes what it encoded for '
     'an earlier one.';

@@ -84,15 +84,16 @@ comment on column pgembed.worker.session is
 
 create table pgembed.index_build (
     relation     regclass primary key,
-    embedding_id int not null references pgembed.embedding on delete cascade,
+    embedding_id int not null,    -- no reference: who claims a build would wait for who drops the embedding, and that one for this table
     worker_id    uuid not null,
-    memory       bigint not null
+    memory       bigint not null,
+    notice       text
 );
-create index index_build_embedding_idx on pgembed.index_build (embedding_id);
 
 comment on table pgembed.index_build is
     'Tables whose vector index a service builds, as long as its heart beats.';
 comment on column pgembed.index_build.memory is 'Bytes that it takes meanwhile.';
+comment on column pgembed.index_build.notice is 'What makes the build slow, and what to set; NULL: nothing.';
 
 create table pgembed.clock (
     latest  timestamptz not null default '-infinity',

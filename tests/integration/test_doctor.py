@@ -160,8 +160,8 @@ select side_table, embedding_id, worker_id, 0 from pgembed.embedding, pgembed.wo
             "index_failed error: its index could not be built: disk full",
         ),
         (
-            "update pgembed.embedding set index_notice = 'Much. Set more.';"
-            + BUILDS.replace("{}", '{"phase": "x"}'),
+            BUILDS.replace("{}", '{"phase": "x"}')
+            + "; update pgembed.index_build set notice = 'Much. Set more.'",
             "index_memory warning: Much.",
         ),
         (

@@ -556,7 +556,7 @@ def test_builds_together_stay_within_the_memory(unbuilt: Connection) -> None:
     workers = [beat(unbuilt) for _ in range(3)]
     due = [value(unbuilt, NEXT, worker, 2 * needed + 10) for worker in workers]
     assert [one is None for one in due] == [False, False, True]
-    notice = value(unbuilt, "select index_notice from pgembed.embedding")
+    notice = value(unbuilt, "select max(notice) from pgembed.index_build")
     assert (
         "2 at once, though 3 services could build. Set maintenance_work_mem" in notice
     )
@@ -607,6 +607,19 @@ def test_how_far_all_of_them_are(unbuilt: Connection) -> None:
         " 'percent', 50))"
     )
     assert unbuilt.execute(said).fetchone() == ("building", 50)
+
+
+def test_a_claim_waits_for_nobody_who_changes_the_embedding(
+    unbuilt: Connection, dsn: str
+) -> None:
+    """Who drops it would wait for the claim, and one of them fail."""
+    with psycopg.connect(dsn, autocommit=True) as service, unbuilt.transaction():
+        unbuilt.execute("select from pgembed.embedding for update")
+        service.execute("set lock_timeout = '1s'")
+        assert value(service, NEXT, beat(service), None)
+        unbuilt.execute("select pgembed.drop_embedding('article_embedding')")
+    assert value(unbuilt, NEXT, uuid4(), None) is None
+    assert value(unbuilt, "select count(*) from pgembed.index_build") == 0
 
 
 # --- Rights

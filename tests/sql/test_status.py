@@ -250,16 +250,15 @@ def test_a_graph_gets_the_memory_that_it_needs(
     )
     doc.execute(f"set maintenance_work_mem = '{own}'".encode())
     row = doc.execute(
-        "select ddl[1], index_notice from pgembed._index_next_v1(%s, %s)"
-        " join pgembed.embedding using (embedding_id)",
+        "select ddl[1] from pgembed._index_next_v1(%s, %s)",
         [uuid4(), most],
     ).fetchone()
     assert row is not None
     assert re.fullmatch(f"set maintenance_work_mem = '{given}'", row[0])
-    found = value(doc, "select index_notice from pgembed.embedding")
+    found = value(doc, "select notice from pgembed.index_build")
     assert (found is None) if notice is None else re.search(notice, found)
     doc.execute("select pgembed._index_done_v1(1, null)")
-    assert value(doc, "select index_notice from pgembed.embedding") is None
+    assert value(doc, "select count(*) from pgembed.index_build") == 0
 
 
 def test_the_graph_fits_into_what_it_is_given_and_not_into_less(

@@ -123,7 +123,7 @@ $$;
 comment on function pgembed._build_progress(oid) is
     'How far the build of an index is, and which backend it waits for; NULL where it is not built, or by another role.';
 
-create or replace function pgembed._build_standing(e pgembed.embedding, out phase text, out percent numeric, out waits_for int)
+create or replace function pgembed._build_standing(e pgembed.embedding, out phase text, out percent numeric, out waits_for int, out notice text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -137,10 +137,12 @@ as $$
                coalesce(min(p.waits_for), (select min((build ->> 'waits_for')::int) from said)) as waits_for,
                count(*) filter (where x.valid) as valid, count(*) as wanted
         from pgembed._vector_indexes(e) as x cross join lateral pgembed._build_progress(x.index) as p)
-    select b.phase, case when b.phase is not null then round((100 * b.valid + b.percent) / b.wanted, 1) end, b.waits_for from built as b
+    select b.phase, case when b.phase is not null then round((100 * b.valid + b.percent) / b.wanted, 1) end, b.waits_for,
+           case when b.phase is not null then (select max(x.notice) from pgembed.index_build as x where x.embedding_id = (e).embedding_id) end
+    from built as b
 $$;
 comment on function pgembed._build_standing(pgembed.embedding) is
-    'How far the build of a vector index is, or of those of all partitions, whoever builds it; NULL while nobody does.';
+    'How far the build of a vector index is, or of those of all partitions, whoever builds it, and what makes it slow; NULL while nobody does.';
 
 create or replace function pgembed._index_state(p_embedding pgembed.embedding) returns text
 language sql stable
@@ -216,8 +218,9 @@ declare
 begin
     lock table pgembed.index_build in share row exclusive mode;    -- one claims at a time
     delete from pgembed.index_build as b
-    where b.worker_id = p_worker_id or not exists (
-        select from pgembed.worker as w where w.worker_id = b.worker_id and w.heartbeat_at > clock_timestamp() - interval '1 minute');
+    where b.worker_id = p_worker_id
+       or not exists (select from pgembed.worker as w where w.worker_id = b.worker_id and w.heartbeat_at > clock_timestamp() - interval '1 minute')
+       or not exists (select from pgembed.embedding as x where x.embedding_id = b.embedding_id);
     builders := (select count(*) from pgembed.worker as w where w.heartbeat_at > clock_timestamp() - interval '1 minute');
     for e in
         select x.* from pgembed.embedding as x join pgembed.captured_text as t using (text_id)
@@ -238,10 +241,9 @@ begin
             needed := pgembed._index_memory(e, part.relation);
             -- The first always goes on; others as far as there is memory for all.
             continue when least(coalesce(needed, own), most) + (select sum(b.memory) from pgembed.index_build as b) > most;
-            update pgembed.embedding as x set index_notice = pgembed._memory_notice(needed, most, least(builders, unbuilt))
-            where x.embedding_id = e.embedding_id;
-            insert into pgembed.index_build (relation, embedding_id, worker_id, memory)
-            values (part.relation, e.embedding_id, p_worker_id, least(coalesce(needed, own), most));
+            insert into pgembed.index_build (relation, embedding_id, worker_id, memory, notice)
+            values (part.relation, e.embedding_id, p_worker_id, least(coalesce(needed, own), most),
+                    pgembed._memory_notice(needed, most, least(builders, unbuilt)));
             embedding_id := e.embedding_id;
             ddl := array[format('set maintenance_work_mem = %L', greatest(own, least(coalesce(needed, own), most)) / 1024 || 'kB')];
             if part.index is not null then
@@ -263,9 +265,7 @@ language sql
 set search_path = pg_catalog, pg_temp
 as $$
     delete from pgembed.index_build where embedding_id = p_embedding_id and worker_id = coalesce(p_worker_id, worker_id);
-    update pgembed.embedding set index_error = coalesce(p_error, index_error),
-        index_notice = case when exists (select from pgembed.index_build where embedding_id = p_embedding_id) then index_notice end
-    where embedding_id = p_embedding_id
+    update pgembed.embedding set index_error = p_error where embedding_id = p_embedding_id and p_error is not null
 $$;
 comment on function pgembed._index_done_v1(int, text, uuid) is
     'Ends what _index_next_v1 began; an error is shown in the status and keeps it from being tried '

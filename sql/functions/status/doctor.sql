@@ -225,8 +225,8 @@ begin
         return query select 'warning', 'index_waits', format('the build of its index waits for a transaction of process %s%s', build.waits_for,
                 (select format(' ("%s"), open since %s', a.usename, date_trunc('second', a.xact_start)) from pg_stat_activity as a where a.pid = build.waits_for)),
             format('End that transaction; or SELECT pg_terminate_backend(%s).', build.waits_for);
-    elsif build.phase is not null and e.index_notice is not null then
-        return query select 'warning', 'index_memory', split_part(e.index_notice, ' Set ', 1), 'Set ' || split_part(e.index_notice, ' Set ', 2);
+    elsif build.notice is not null then
+        return query select 'warning', 'index_memory', split_part(build.notice, ' Set ', 1), 'Set ' || split_part(build.notice, ' Set ', 2);
     elsif state = 'invalid' and p_served then
         return query select 'warning', 'index_invalid', 'its index is invalid (an interrupted build): searches are exact, and slow',
             'A running service builds it again.';

@@ -267,7 +267,7 @@ select
     build.phase as index_phase,
     build.percent as index_percent,
     e.index_error,
-    case when build.phase is not null then e.index_notice end as index_notice,
+    build.notice as index_notice,
     (select sum(pgembed._relation_bytes(x.index, false))::bigint from pgembed._vector_indexes(e) as x) as index_bytes,
     pgembed._relation_bytes(e.side_table, true) as side_table_bytes,
     words.state as bm25_state,

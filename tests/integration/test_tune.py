@@ -229,6 +229,16 @@ def test_images_have_no_texts_to_learn_from(
     assert "is of images" in refused(table, models, run(base, *ask, dsn=dsn))
 
 
+def test_stored_judgements_are_read(
+    table: psycopg.Connection, dsn: str, base: Path, models: Path
+) -> None:
+    for key in (1, 2, 3):
+        pgembed.judge(table, "doc", f"where is {key}", key, 1)
+    ask = ("--name", "new", "--judgements", "--table", "doc")
+    done = run(base, *ask, dsn=dsn)
+    assert "3 different queries have a relevant" in refused(table, models, done)
+
+
 def test_a_base_that_cannot_be_trained(
     table: psycopg.Connection, dsn: str, models: Path, tmp_path: Path
 ) -> None:
@@ -251,6 +261,9 @@ def test_a_base_that_cannot_be_trained(
     [
         ((), "there is nothing to learn from"),
         (("--from", "judgement", "--data", "x.csv"), "examples are given twice"),
+        (("--judgements", "--data", "x.csv"), "examples are given twice"),
+        (("--judgements",), "judgements are of rows, and no table is given"),
+        (("--judgements", "--table", "doc"), "no judgement of 'doc' is stored"),
         (("--from", "judgement"), "Say of which table the ids are: --table."),
         (("--from", "judgement", "--key", "id"), "and no table"),
         (("--from", "judgement", "--table", "doc", "--held-out", "0"), "held_out is 0"),

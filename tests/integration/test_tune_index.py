@@ -513,6 +513,12 @@ def test_the_command_says_what_judgements_say(
     )
     assert len(row) <= 80
     assert " 1.000 " in row
+    for key in range(1, 6):
+        client.judge(items, "item", f"c{key}", key, 2)
+    few = ("--rows", 1000, "--index", "none", "--type", "vector", "--dimensions", 32)
+    done = run(NAME, *few, "--judgements", "--encode-here", dsn=dsn)
+    assert done.exit_code == 0, done.output
+    assert "Its nDCG@10 is 1.000, that of an exact search" in done.stdout
 
 
 def test_ctrl_c_leaves_nothing(items: Conn, dsn: str) -> None:

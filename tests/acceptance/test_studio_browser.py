@@ -262,6 +262,7 @@ def test_axe_finds_nothing_serious(browser: webdriver.Chrome, address: str) -> N
         f"/rows{table}&kind=outliers",
         f"/map{table}&colour=column:title",
         "/health",
+        f"/map{table}",
         "/docs",
     ):
         browser.get(f"{address}{path}")

@@ -75,6 +75,8 @@ function begin(firstWanted, firstAnswer) {
   let frame = 0;
   const zoom = d3.zoom().scaleExtent([0.5, 500])
     .filter((event) => !outlining && !event.shiftKey && !event.button)
+    .on("start", () => drawn.hold(true))
+    .on("end", () => drawn.hold(false))
     .on("zoom", ({ transform }) => {
       hideTip();
       cancelAnimationFrame(frame);

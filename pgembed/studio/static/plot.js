@@ -62,14 +62,16 @@ function colour(name, alpha) {
 
 // Draws points on a canvas in a plane. Where that takes long, without a graphics card for
 // example, the picture is drawn larger than the plane, moved as it is, and drawn again when
-// the movement rests.
+// the movement has ended.
 export function plot(plane, canvas) {
   const context = canvas.getContext("webgl", { antialias: false });
   let layers = [];
   let extent = [[0, 0], [1, 1]]; // of the points
   let zoomed = d3.zoomIdentity;
   let drawn = null; // the transform of the picture
+  let known = null; // the points
   let isSlow = null; // not known yet
+  let isHeld = false;
   let waiting = 0;
 
   function begin() {
@@ -94,10 +96,16 @@ export function plot(plane, canvas) {
 
   function draw(transform = zoomed) {
     zoomed = transform;
-    if (!context || layers.length === 0) return;
+    if (!context || !known) return;
     clearTimeout(waiting);
     if (isSlow === false || !drawn || !shift()) render();
-    else waiting = setTimeout(render, REST);
+    else if (!isHeld) waiting = setTimeout(render, REST);
+  }
+
+  // Begins or ends a movement, during which a picture is moved as long as it is large enough.
+  function hold(on) {
+    isHeld = on;
+    draw();
   }
 
   // Moves the picture; false: it no longer covers the plane.
@@ -136,16 +144,16 @@ export function plot(plane, canvas) {
     const isFirst = drawn === null;
     drawn = zoomed;
     // The first time the shaders are compiled, and somebody waits for the picture.
+    if (isSlow !== null) return;
     if (isFirst) waiting = setTimeout(render, REST);
-    else if (isSlow !== false) measure(started);
+    else measure(started);
   }
 
   // How long it took: until a pixel can be read.
   function measure(started) {
     context.readPixels(0, 0, 1, 1, context.RGBA, context.UNSIGNED_BYTE, new Uint8Array(4));
-    const wasSlow = isSlow === true;
     isSlow = performance.now() - started > SLOW;
-    if (isSlow && !wasSlow) render(); // with its margins
+    if (isSlow) render(); // with its margins
   }
 
   // Takes points, the names of their colours, which of these are hidden, which points lit up.
@@ -154,6 +162,8 @@ export function plot(plane, canvas) {
     const [y0, y1] = d3.extent(points.y);
     extent = [[x0 ?? 0, y0 ?? 0], [x1 ?? 1, y1 ?? 1]];
     if (!context) return;
+    if (points !== known) isSlow = null;
+    known = points;
     const [all, rims, marks] = layers;
     const ratio = devicePixelRatio;
     const across = d3.scaleLog([100, 100_000], POINT.toReversed()).clamp(true)(points.x.length || 1);
@@ -174,5 +184,5 @@ export function plot(plane, canvas) {
   begin();
   canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
   canvas.addEventListener("webglcontextrestored", begin);
-  return { draw, style, scales, isDrawn: context !== null };
+  return { draw, hold, style, scales, isDrawn: context !== null };
 }

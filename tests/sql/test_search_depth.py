@@ -34,7 +34,7 @@ def _distances(query: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def corpus_dsn(server: Server) -> Iterator[str]:
-    """Give a database with 5,000 rows, indexed by HNSW and by IVFFlat.
+    """Give a database with 5,000 rows, indexed by HNSW, IVFFlat and signs.
 
     Columns of `item`: `half`, `tenth`, `hundredth` and `thousandth` are true for
     that share of the rows, `far` for the 25 rows farthest from QUERY.
@@ -53,10 +53,12 @@ def corpus_dsn(server: Server) -> Iterator[str]:
         )
         far = np.argsort(_distances(QUERY))[-25:] + 1
         conn.execute("update item set far = id = any(%s)", [far.tolist()])
-        for kind in KINDS:
+        for kind in (*KINDS, "signs"):
             options: dict[str, Any] = {"name": kind, "index": kind}
             if kind == "ivfflat":
                 options["index_options"] = '{"lists": 50}'
+            elif kind == "signs":
+                options |= {"index": "hnsw", "index_options": '{"binary": true}'}
             declare(conn, "item", "title", dimensions=DIMENSIONS, **options)
             put_chunks(
                 conn,
@@ -138,6 +140,21 @@ def test_recall_is_high_without_a_filter(
         assert len(got) == 10
         found += len(best & set(got))
     assert found >= 0.9 * 10 * len(queries)
+
+
+def test_vectors_rank_a_whole_pool_of_what_signs_find(
+    corpus: psycopg.Connection[Any],
+) -> None:
+    found = 0
+    for query in make_vectors(20, DIMENSIONS, seed=2):
+        best = set((np.argsort(_distances(query))[:10] + 1).tolist())
+        found += len(best & {*search(corpus, "signs", query_embedding=as_text(query))})
+    assert found >= 0.9 * 200
+    # The pool is the same for a page, and for all of them at once.
+    whole = search(corpus, "signs", 120)
+    for first in range(0, 120, 10):
+        page = search(corpus, "signs", 10, offset=first)
+        assert page == whole[first : first + 10]
 
 
 @pytest.mark.majors(18, 17, 16)

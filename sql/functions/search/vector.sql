@@ -370,6 +370,14 @@ $$;
 comment on function pgembed._pools(float8, int) is
     'After how many candidates by signs a pool of them ends, which whole vectors rank, where a share of them meets the condition.';
 
+create or replace function pgembed._pool_of(p_candidates bigint, p_share float8, p_most int) returns bigint
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select min(p) from unnest(pgembed._pools(p_share, p_most)) as p where p >= least(p_candidates, p_most)
+$$;
+comment on function pgembed._pool_of(bigint, float8, int) is 'Where the pool ends that so many candidates by signs are in.';
+
 create or replace function pgembed._search(
     source anyelement, docs anyarray, p_embedding pgembed.embedding, p_query vector, p_k int, p_offset int, p_min_similarity float8,
     p_condition text, p_skip text, p_ef_search int, p_exact boolean, p_path text
@@ -438,6 +446,11 @@ begin
         if effort is null and e.index_kind = 'ivfflat' then
             effort := greatest(ceil(sqrt(names.lists)), current_setting(effort_name, true)::int);
         end if;
+        if names.binary_distance is not null then
+            candidates := pgembed._pool_of(candidates, share, most);
+            -- One scan for the whole pool is faster than an iterative one.
+            effort := coalesce(effort, greatest(current_setting(effort_name, true)::int, least(candidates, 1000)));
+        end if;
         if e.index_kind = 'hnsw' and e.partitions > 1 then
             effort := pgembed._effort_each(coalesce(effort, current_setting(effort_name, true)::int, 40), e.partitions);
         end if;
@@ -463,7 +476,7 @@ begin
             else
                 -- Signs find the candidates, whole vectors rank them. In pools, four times a
                 -- usual k: a pool that grew with the page would put others first.
-                candidates := (select min(p) from unnest(pgembed._pools(share, most)) as p where p >= candidates);
+                candidates := pgembed._pool_of(candidates, share, most);
                 candidate_sql := format(
                     'select *, pg_catalog.row_number() over (order by pg_catalog.width_bucket(c.nth, %L::pg_catalog.int8[]), c.distance) as place '
                     'from (select %s, %s, %s as distance, c.nth from (select *, pg_catalog.row_number() over () as nth '

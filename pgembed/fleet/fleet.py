@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import socket
@@ -110,6 +111,7 @@ class Fleet:
         self._members: list[_Member] = []
         self._stopping = threading.Event()
         self._enough_since: float | None = None
+        self._grown_at = -math.inf
         self._ray: Any = None
 
     @property
@@ -183,7 +185,8 @@ class Fleet:
         """Start services at once; stop some when fewer have been enough for a while."""
         now = time.monotonic()
         serving = self._serving()
-        wanted = self._scaling.wanted(load, len(serving))
+        settled = now - self._grown_at >= self._scaling.age_seconds
+        wanted = self._scaling.wanted(load, len(serving), settled=settled)
         if wanted >= len(serving):
             self._enough_since = None
         elif self._enough_since is None:
@@ -194,6 +197,7 @@ class Fleet:
             )
             self._members.append(_Member(handle, handle.run.remote()))
         if wanted > len(serving):
+            self._grown_at = now
             log.info("fleet.grows", services=wanted, rows=load.rows)
         enough = self._enough_since
         if enough is not None and now - enough >= self._scaling.idle_seconds:

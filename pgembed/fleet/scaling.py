@@ -33,7 +33,8 @@ class Scaling:
         min: Fewest services.
         max: Most services.
         rows: Rows that wait, for each service.
-        age_seconds: Once a row has waited for longer, there is one service more.
+        age_seconds: While a row has waited for longer, there is one service more each
+            time as much has passed; never more services than rows.
         idle_seconds: For how long fewer services would do before some are stopped.
     """
 
@@ -53,14 +54,22 @@ class Scaling:
             if not getattr(self, name) > 0:
                 raise InvalidParameter(f"{name} is {getattr(self, name)}, not above 0")
 
-    def wanted(self, load: Load, running: int) -> int:
-        """Say how many services there should be."""
+    def wanted(self, load: Load, running: int, *, settled: bool = True) -> int:
+        """Say how many services there should be.
+
+        Args:
+            load: What there is to do.
+            running: How many there are.
+            settled: Whether the last one was started `age_seconds` ago or more: it may
+                still be loading its model, and is no help yet.
+        """
         wanted = math.ceil(load.rows / self.rows)
         if load.queries or load.builds:
             wanted = max(wanted, 1)
         if load.builds:
             # Whoever builds would have to begin again elsewhere.
             wanted = max(wanted, running)
-        if load.rows and (load.oldest_seconds or 0.0) > self.age_seconds:
-            wanted = max(wanted, running + 1)
+        if (load.oldest_seconds or 0.0) > self.age_seconds:
+            # Not for a few rows that nobody can work on.
+            wanted = max(wanted, min(running + settled, load.rows))
         return min(max(wanted, self.min), self.max)

@@ -17,7 +17,9 @@ from pgembed.fleet import Load, Scaling
         (Load(10**9, 1.0, 0), 1, 6),
         # Too old: one more than there are, however few rows there are.
         (Load(5, 31.0, 0), 3, 4),
-        (Load(5, 31.0, 0), 6, 6),
+        (Load(50, 31.0, 0), 6, 6),
+        # One row that nobody can work on needs no second service.
+        (Load(1, 5000.0, 0), 1, 1),
         # Encoded just now, and nothing waits.
         (Load(5, None, 0), 3, 1),
         # A query waits for its vector: somebody has to be there.
@@ -32,6 +34,14 @@ def test_services_by_depth_age_and_queries(
     load: Load, running: int, wanted: int
 ) -> None:
     assert Scaling(max=6).wanted(load, running) == wanted
+
+
+def test_who_was_just_started_is_waited_for() -> None:
+    scaling = Scaling(max=6)
+    late = Load(50, 31.0, 0)
+    assert scaling.wanted(late, 2, settled=False) == 2
+    assert scaling.wanted(late, 2, settled=True) == 3
+    assert scaling.wanted(Load(5000, 31.0, 0), 2, settled=False) == 5
 
 
 def test_at_least_the_fewest() -> None:

@@ -628,3 +628,22 @@ def test_a_full_queue_of_notifications_fails_no_commit(server: Server) -> None:
                 except psycopg.Error:
                     refused.append(call)
             assert refused == []
+
+
+def test_a_service_that_comes_before_the_new_owner_is_followed_breaks_nothing(
+    service: Service,
+) -> None:
+    conn = service.conn
+    conn.execute(f'grant all on schema shop to "{OTHER}"')
+    conn.execute(f'alter table shop.doc owner to "{OTHER}"')
+    embedding = "select embedding_id, revision from pgembed.embedding"
+    found = conn.execute(embedding).fetchone()
+    assert found is not None
+    # What the service was told by the functions of the owner before.
+    broken = "select pgembed._broken_v1(%s, %s, 'the owner has changed')"
+    conn.execute(broken, found)
+    assert value(conn, "select state from pgembed.embedding") == "active"
+    assert value(conn, "select pgembed._fence_holds(t) from pgembed.captured_text t")
+    # Of what is wrong besides, it is still told.
+    conn.execute(broken, conn.execute(embedding).fetchone())
+    assert value(conn, "select state from pgembed.embedding") == "broken"

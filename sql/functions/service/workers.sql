@@ -108,9 +108,15 @@ create or replace function pgembed._broken_v1(p_embedding_id int, p_revision int
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    wanted constant int := (select e.text_id from pgembed.embedding as e where e.embedding_id = p_embedding_id);
+    held constant boolean := (select pgembed._fence_holds(t) from pgembed.captured_text as t where t.text_id = wanted);
+    readable constant boolean := pgembed._follow_v1(p_embedding_id);
+    holds constant boolean := (select pgembed._fence_holds(t) from pgembed.captured_text as t where t.text_id = wanted);
 begin
-    -- Where the table is to blame, its text is broken, and the embedding itself is not.
-    if pgembed._follow_v1(p_embedding_id) then
+    -- Where the table is to blame, its text is broken, and the embedding itself is not; where the table has another
+    -- owner, that was to blame, and is followed now.
+    if readable and (held or not holds) then
         -- What was repaired or changed meanwhile is not what the service has seen.
         update pgembed.embedding
         set state = 'broken', state_reason = p_reason, revision = revision + 1

@@ -85,6 +85,7 @@ comment on column pgembed.worker.session is
 create table pgembed.index_build (
     relation     regclass primary key,
     embedding_id int not null,    -- no reference: who claims a build would wait for who drops the embedding, and that one for this table
+    revision     int not null,
     worker_id    uuid not null,
     memory       bigint not null,
     notice       text
@@ -92,6 +93,7 @@ create table pgembed.index_build (
 
 comment on table pgembed.index_build is
     'Tables whose vector index a service builds, as long as its heart beats.';
+comment on column pgembed.index_build.revision is 'That of the embedding when it was claimed: an error of an earlier one does not count.';
 comment on column pgembed.index_build.memory is 'Bytes that it takes meanwhile.';
 comment on column pgembed.index_build.notice is 'What makes the build slow, and what to set; NULL: nothing.';
 

@@ -57,8 +57,8 @@ def test_nothing_is_found_where_all_is_well(healthy: psycopg.Connection[Any]) ->
 MODEL = """update pgembed.worker set models = jsonb_build_object('tiny', {})"""
 BUILDS = """
 update pgembed.worker set builds = jsonb_build_object(1, '{}'::jsonb);
-insert into pgembed.index_build (relation, embedding_id, worker_id, memory)
-select side_table, embedding_id, worker_id, 0 from pgembed.embedding, pgembed.worker
+insert into pgembed.index_build (relation, embedding_id, revision, worker_id, memory)
+select side_table, embedding_id, revision, worker_id, 0 from pgembed.embedding, pgembed.worker
 """
 
 

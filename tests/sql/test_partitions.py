@@ -576,6 +576,28 @@ def test_an_error_of_one_is_kept_whatever_others_do(unbuilt: Connection) -> None
 
 
 @pytest.mark.rolled_back
+@pytest.mark.parametrize(
+    "change",
+    [
+        "pgembed.alter_embedding('article_embedding', partitions => 2,"
+        " switch => 'in_place')",
+        "pgembed._remake_side_table(e) from pgembed.embedding as e",
+        "pgembed.alter_embedding('article_embedding', index_options => '{\"m\": 8}')",
+    ],
+)
+def test_an_error_of_what_has_been_changed_meanwhile_does_not_count(
+    unbuilt: Connection, change: str
+) -> None:
+    worker = beat(unbuilt)
+    assert value(unbuilt, NEXT, worker, None)
+    unbuilt.execute(f"select {change}".encode())
+    done(unbuilt, worker, 'relation "pgembed._vectors_1_0" does not exist')
+    assert value(unbuilt, "select index_error from pgembed.status") is None
+    build(unbuilt)
+    assert value(unbuilt, "select index_state from pgembed.status") == "valid"
+
+
+@pytest.mark.rolled_back
 def test_one_that_is_invalid_is_built_again(service: Service) -> None:
     conn = service.conn
     one = value(conn, "select pgembed._partition_name(%s, 1)", service.embedding_id)

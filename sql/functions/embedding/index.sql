@@ -241,8 +241,8 @@ begin
             needed := pgembed._index_memory(e, part.relation);
             -- The first always goes on; others as far as there is memory for all.
             continue when least(coalesce(needed, own), most) + (select sum(b.memory) from pgembed.index_build as b) > most;
-            insert into pgembed.index_build (relation, embedding_id, worker_id, memory, notice)
-            values (part.relation, e.embedding_id, p_worker_id, least(coalesce(needed, own), most),
+            insert into pgembed.index_build (relation, embedding_id, revision, worker_id, memory, notice)
+            values (part.relation, e.embedding_id, e.revision, p_worker_id, least(coalesce(needed, own), most),
                     pgembed._memory_notice(needed, most, least(builders, unbuilt)));
             embedding_id := e.embedding_id;
             ddl := array[format('set maintenance_work_mem = %L', greatest(own, least(coalesce(needed, own), most)) / 1024 || 'kB')];
@@ -264,9 +264,14 @@ create or replace function pgembed._index_done_v1(p_embedding_id int, p_error te
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-    delete from pgembed.index_build where embedding_id = p_embedding_id and worker_id = coalesce(p_worker_id, worker_id);
-    update pgembed.embedding set index_error = p_error where embedding_id = p_embedding_id and p_error is not null
+    with ended as (
+        delete from pgembed.index_build where embedding_id = p_embedding_id and worker_id = coalesce(p_worker_id, worker_id)
+        returning relation, revision)
+    update pgembed.embedding as e set index_error = p_error
+    where e.embedding_id = p_embedding_id and p_error is not null
+      -- Not that of a table, or a declaration, that another has taken the place of.
+      and exists (select from ended where ended.revision = e.revision and ended.relation in (select x.relation from pgembed._vector_indexes(e) as x))
 $$;
 comment on function pgembed._index_done_v1(int, text, uuid) is
     'Ends what _index_next_v1 began; an error is shown in the status and keeps it from being tried '
-    'again until repair() or alter_embedding().';
+    'again until repair() or alter_embedding(), unless the embedding has been changed meanwhile.';

@@ -474,6 +474,112 @@ def test_a_partition_that_is_gone_is_made_again(service: Service, what: str) -> 
 
 
 @pytest.mark.rolled_back
+@pytest.mark.parametrize("moved", ["rename to myown", "set schema other"])
+def test_a_partition_may_be_called_otherwise(service: Service, moved: str) -> None:
+    conn = service.conn
+    conn.execute("create schema other")
+    conn.execute(f"alter table {partitions(conn)[1]} {moved}".encode())
+    kept = service.embedded()
+    assert value(conn, "select index_state from pgembed.status") == "valid"
+    conn.execute("select pgembed.repair('article_embedding')")
+    service.drain()
+    assert service.embedded() == kept
+    conn.execute(
+        "select pgembed._drop_index(e) from pgembed.embedding as e;"
+        f"drop function pgembed._text_{service.column('text_id')}_queue cascade"
+    )
+    conn.execute("select pgembed._reconcile_v1()")
+    assert service.column("state") == "active"
+    service.drain()
+    build(conn)
+    assert value(conn, "select index_state from pgembed.status") == "valid"
+    conn.execute(
+        "select pgembed.alter_embedding('article_embedding', partitions => 2,"
+        " switch => 'in_place')"
+    )
+    assert service.embedded() == kept
+    conn.execute("select pgembed.drop_embedding('article_embedding')")
+    left = "select count(*) from pg_class where relname ~ '_vectors_|myown'"
+    assert value(conn, left) == 0
+
+
+IN_THE_WAY = {
+    "other columns": "create table {} (x int)",
+    "the same columns": "create table {} (like article_embedding)",
+    "a view": "create view {} as select 1 as id",
+}
+
+
+@pytest.mark.rolled_back
+@pytest.mark.parametrize("made", IN_THE_WAY.values(), ids=list(IN_THE_WAY))
+def test_a_relation_in_the_way_of_a_partition(service: Service, made: str) -> None:
+    conn = service.conn
+    for number, call in [
+        (
+            service.embedding_id + 1,
+            "create_embedding('article', 'body', name => 'second', partitions => 2,"
+            " model => 'toy')",
+        ),
+        (service.embedding_id, "repair('article_embedding')"),
+    ]:
+        name = value(conn, "select pgembed._partition_name(%s, 1)", number)
+        conn.execute(f"drop table if exists {name}".encode())
+        conn.execute(made.format(name).encode())
+        with (
+            pytest.raises(psycopg.Error, match=f"a relation {name} already") as caught,
+            conn.transaction(),
+        ):
+            conn.execute(f"select pgembed.{call}".encode())
+        assert caught.value.sqlstate == "PE002"
+        assert "give it another name" in (caught.value.diag.message_hint or "")
+
+
+@pytest.mark.rolled_back
+@pytest.mark.parametrize(
+    "change",
+    [
+        "insert into {0} select * from {1} limit 1",
+        "alter table {0} add column other int",
+    ],
+)
+def test_a_detached_partition_that_was_changed(service: Service, change: str) -> None:
+    conn = service.conn
+    one, other, _ = partitions(conn)
+    conn.execute(f"alter table article_embedding detach partition {one}".encode())
+    conn.execute(change.format(one, other).encode())
+    with (
+        pytest.raises(psycopg.Error, match=f"{one} cannot be attached") as caught,
+        conn.transaction(),
+    ):
+        conn.execute("select pgembed.repair('article_embedding')")
+    assert caught.value.sqlstate == "PE016"
+    advice = caught.value.diag.message_hint or ""
+    conn.execute(advice.split(";")[0].encode())
+    conn.execute("select pgembed.repair('article_embedding')")
+    service.drain()
+    assert sorted(map(int, service.embedded())) == list(range(1, 21))
+
+
+@pytest.mark.rolled_back
+def test_dropping_takes_what_is_detached_too(service: Service) -> None:
+    conn = service.conn
+    one, other, third = partitions(conn)
+    conn.execute(
+        f"alter table article_embedding detach partition {one};"
+        f"alter table article_embedding detach partition {other};"
+        f"alter table article_embedding detach partition {third};"
+        f"alter table {third} rename to kept; create table {third} (id int)".encode()
+    )
+    conn.execute("select pgembed.drop_embedding('article_embedding')")
+    left = conn.execute(
+        "select oid::regclass::text from pg_class where relname ~ '_vectors_|kept'"
+        " and relkind = 'r' order by 1"
+    ).fetchall()
+    # What is somebody's own is left.
+    assert left == [(third,), ("pgembed.kept",)]
+
+
+@pytest.mark.rolled_back
 def test_the_source_may_be_called_otherwise(service: Service) -> None:
     conn = service.conn
     conn.execute(

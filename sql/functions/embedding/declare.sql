@@ -610,6 +610,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     texts int[];
+    part regclass;
 begin
     texts := array(select e.text_id union select text_id from pgembed.bm25 where embedding_id = e.embedding_id);
     perform pgembed._bm25_drop(x, false) from pgembed.bm25 as x where x.embedding_id = e.embedding_id;
@@ -622,6 +623,9 @@ begin
     if pgembed._table_sql(e.side_table) is not null then
         execute format('drop table %s', pgembed._table_sql(e.side_table));
     end if;
+    for part in select pgembed._detached_partitions(e.embedding_id) loop    -- which have texts too
+        execute format('drop table %s', part);
+    end loop;
     delete from pgembed.queue where embedding_id = e.embedding_id;
     delete from pgembed.dead_letter where embedding_id = e.embedding_id;
     perform pgembed._keep_default(e.source);

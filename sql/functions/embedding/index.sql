@@ -45,20 +45,22 @@ comment on function pgembed._index_is_binary(pgembed.embedding) is
     'whole: candidates are then ranked again by the whole vectors.';
 
 create or replace function pgembed._vector_indexes(e pgembed.embedding)
-returns table (relation regclass, name name, index regclass, valid boolean, lists int)
+returns table (relation regclass, index regclass, valid boolean, lists int)
 language plpgsql stable    -- searches ask: its plan is kept
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
-    select t.oid::regclass, t.index_name, i.oid::regclass, coalesce(i.indisvalid, false),
+    select t.oid::regclass, i.oid::regclass, coalesce(i.indisvalid, false),
            case when e.index_kind = 'ivfflat' then substring(i.reloptions::text from 'lists=([0-9]+)')::int end
     from (select case e.storage when 'table' then e.side_table else e.source end as oid, pgembed._index_name(e) as index_name where e.partitions = 1
           union all
-          select c.oid, pgembed._with_suffix(c.relname, e.index_kind)
-          from pg_inherits as h join pg_class as c on c.oid = h.inhrelid where h.inhparent = e.side_table and e.partitions > 1) as t
+          select h.inhrelid, null from pg_inherits as h where h.inhparent = e.side_table and e.partitions > 1) as t
     left join lateral (select i.oid, i.reloptions, x.indisvalid from pg_index as x join pg_class as i on i.oid = x.indexrelid
-                       where x.indrelid = t.oid and i.relname = t.index_name) as i on true
+                       where x.indrelid = t.oid
+                         -- That of a partition is called by its number, whatever the partition is called by now.
+                         and (i.relname = t.index_name or e.partitions > 1 and i.relname ~ format('^_vectors_%s_\d+_%s$', e.embedding_id, e.index_kind))
+                       order by x.indisvalid desc limit 1) as i on true
     order by t.oid;
 end
 $$;
@@ -97,7 +99,10 @@ begin
     from jsonb_each_text(p_embedding.index_options) where key <> 'binary';
     return format('create index %s %I on %s using %I (%s %s.%I)%s',
         case when p_concurrently then 'concurrently' else '' end,
-        (select x.name from pgembed._vector_indexes(p_embedding) as x where x.relation = p_relation), pgembed._table_sql(p_relation), p_embedding.index_kind,
+        case p_embedding.partitions when 1 then pgembed._index_name(p_embedding)
+             else (select format('_vectors_%s_%s_%s', p_embedding.embedding_id, x.remainder, p_embedding.index_kind)
+                   from pgembed._partitions(p_embedding.side_table) as x where x.relation = p_relation) end,
+        pgembed._table_sql(p_relation), p_embedding.index_kind,
         case when pgembed._index_is_binary(p_embedding)
              then format('(%s.binary_quantize(%I)::bit(%s))', pgembed._vector_schema(),
                          vector_column, p_embedding.dimensions)

@@ -99,39 +99,84 @@ $$;
 comment on function pgembed._partition_name(int, int) is
     'Name of a partition of a side table: in schema pgembed, where no name of a user is in the way, and kept whatever the embedding is called.';
 
+create or replace function pgembed._partitions(p_side oid) returns table (remainder int, relation regclass)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- By its bound: somebody may have renamed it, or moved it to another schema.
+    select substring(pg_get_expr(c.relpartbound, c.oid) from 'remainder (\d+)')::int, c.oid
+    from pg_inherits as h join pg_class as c on c.oid = h.inhrelid
+    where h.inhparent = p_side and not h.inhdetachpending
+$$;
+comment on function pgembed._partitions(oid) is 'The partitions of a side table, whatever they are called.';
+
+create or replace function pgembed._detached_partitions(p_embedding_id int) returns setof regclass
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select c.oid from pg_class as c
+    where c.relnamespace = 'pgembed'::regnamespace and c.relname ~ format('^_vectors_%s_\d+$', p_embedding_id)
+      and c.relkind = 'r' and c.relowner = pgembed._own() and not c.relispartition
+      -- One of the same name that somebody else has made has no such comment.
+      and obj_description(c.oid, 'pg_class') like 'A part of the embedding %'
+$$;
+comment on function pgembed._detached_partitions(int) is 'Partitions of a side table that somebody has detached.';
+
 create or replace function pgembed._create_partitions(p_embedding pgembed.embedding, p_side text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    missing int;
     name text;
     values_sql text;
 begin
-    for remainder in 0 .. p_embedding.partitions - 1 loop
-        exit when p_embedding.partitions = 1;
-        name := pgembed._partition_name(p_embedding.embedding_id, remainder);
-        values_sql := format('for values with (modulus %s, remainder %s)', p_embedding.partitions, remainder);
-        continue when exists (select from pg_inherits where inhrelid = to_regclass(name));
-        if to_regclass(name) is not null then    -- somebody has detached it
-            execute format('alter table %s attach partition %s %s', p_side, name, values_sql);
-            continue;
+    for missing in
+        select wanted from generate_series(0, p_embedding.partitions - 1) as wanted
+        where p_embedding.partitions > 1 and wanted not in (select x.remainder from pgembed._partitions(p_side::regclass) as x)
+    loop
+        name := pgembed._partition_name(p_embedding.embedding_id, missing);
+        values_sql := format('for values with (modulus %s, remainder %s)', p_embedding.partitions, missing);
+        if to_regclass(name) in (select pgembed._detached_partitions(p_embedding.embedding_id)) then
+            perform pgembed._attach_partition(p_embedding, p_side, name, values_sql);
+        elsif to_regclass(name) is not null then
+            raise exception 'there is a relation % already', name using errcode = 'PE002',
+                detail = format('A partition of %s would have this name.', p_side),
+                hint = format('Somebody has made it: give it another name, or drop it (partitions of pgembed''s own that are being detached: '
+                              'ALTER TABLE %s DETACH PARTITION %s FINALIZE).', p_side, name);
+        else
+            execute format('create table %s partition of %s %s', name, p_side, values_sql);
+            execute format('comment on table %s is %L', name, format('A part of the embedding "%s" of %s.', p_embedding.name, p_embedding.source));
+            perform pgembed._give_to_owner('table', name);
         end if;
-        execute format('create table %s partition of %s %s', name, p_side, values_sql);
-        execute format('comment on table %s is %L', name, format('A part of the embedding "%s" of %s.', p_embedding.name, p_embedding.source));
         -- Through the side table alone, where row security holds.
-        perform pgembed._give_to_owner('table', name);
         perform pgembed._close('table', name);
     end loop;
 end
 $$;
 comment on function pgembed._create_partitions(pgembed.embedding, text) is
-    'Makes the partitions of a side table that are not there.';
+    'Makes the partitions of a side table that are not there, or attaches them; PE002 where a relation of somebody else has the name of one.';
+
+create or replace function pgembed._attach_partition(p_embedding pgembed.embedding, p_side text, p_name text, p_values_sql text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format('alter table %s attach partition %s %s', p_side, p_name, p_values_sql);
+exception when integrity_constraint_violation or syntax_error_or_access_rule_violation then    -- a row of another partition, or other columns
+    raise exception 'table % cannot be attached to % again', p_name, p_side using errcode = 'PE016', detail = sqlerrm,
+        hint = format('DROP TABLE %s; then SELECT pgembed.repair(%L) makes it again and encodes its rows.', p_name,
+                      pgembed._qualified_name(p_embedding.source, p_embedding.name));
+end
+$$;
+comment on function pgembed._attach_partition(pgembed.embedding, text, text, text) is
+    'Attaches a partition that somebody has detached; PE016 where it was changed meanwhile.';
 
 create or replace function pgembed._lacks_partition(e pgembed.embedding) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select (e).partitions > 1 and (e).partitions > (select count(*) from pg_inherits where inhparent = (e).side_table)
+    select (e).partitions > 1 and (e).partitions > (select count(*) from pg_inherits where inhparent = (e).side_table and not inhdetachpending)
 $$;
 comment on function pgembed._lacks_partition(pgembed.embedding) is
     'Whether somebody has dropped or detached a partition of a side table.';
@@ -148,7 +193,7 @@ declare
 begin
     execute format('lock table %s in access exclusive mode', side);
     for part in select inhrelid from pg_inherits where inhparent = p_embedding.side_table loop
-        execute format('alter table %s rename to %I', part, (select c.relname || '_before' from pg_class as c where c.oid = part));
+        execute format('alter table %s rename to %I', part, (select pgembed._with_suffix(c.relname, 'before') from pg_class as c where c.oid = part));
     end loop;
     p_embedding.side_table := pgembed._create_side_table(
         p_embedding, pgembed._qualified_name(p_embedding.source, pgembed._with_suffix(p_embedding.name, 'remade')));

@@ -452,6 +452,69 @@ def test_a_key_of_another_type(service: Service) -> None:
     assert sum(sizes(conn)) == 21
 
 
+WITHOUT_TRIGGERS = (
+    "do $$ declare t name; begin"
+    " for t in select tgname from pg_trigger where tgrelid = '{0}'::regclass"
+    " loop execute format('drop trigger %I on {0}', t); end loop; end $$;"
+)
+
+
+@pytest.mark.rolled_back
+def test_a_key_that_cannot_be_hashed_any_more(service: Service) -> None:
+    conn = service.conn
+    conn.execute("create table note (id int primary key, body text)")
+    declare(conn, "note")
+    conn.execute(
+        WITHOUT_TRIGGERS.format("article")
+        + "alter table note enable row level security;"
+        "alter table article alter column id type money using id::money"
+    )
+    conn.execute("select pgembed._reconcile_v1()")
+    assert service.column("state") == "broken"
+    reason = service.column("state_reason")
+    assert "cannot be partitioned by hash" in reason
+    # The next one is followed all the same.
+    followed = "select relrowsecurity from pg_class where relname = 'note_embedding'"
+    assert value(conn, followed)
+    conn.execute("insert into article (id, title) values ('77', 'new')")
+    with (
+        pytest.raises(psycopg.Error, match="cannot be partitioned") as caught,
+        conn.transaction(),
+    ):
+        conn.execute("select pgembed.repair('article_embedding')")
+    assert caught.value.sqlstate == "PE007"
+    advice = (caught.value.diag.message_hint or "").partition("SELECT ")[2]
+    assert advice in reason
+    conn.execute(f"SELECT {advice.rstrip('.')}".encode())
+    service.drain()
+    assert len(service.embedded()) == 21
+    assert service.column("state") == "active"
+    conn.execute("insert into article (id, title) values ('78', 'newer')")
+    service.drain()
+    assert len(service.embedded()) == 22
+
+
+@pytest.mark.rolled_back
+def test_no_error_of_one_text_keeps_others_from_being_followed(
+    conn: Connection,
+) -> None:
+    for name in ("first", "second"):
+        conn.execute(f"create table {name} (id int primary key, body text)".encode())
+        declare(conn, name)
+    text = value(conn, "select min(text_id) from pgembed.captured_text")
+    conn.execute(
+        WITHOUT_TRIGGERS.format("first")
+        + f"drop function pgembed._text_{text}_queue cascade;"
+        "alter table first alter column id type uuid using gen_random_uuid();"
+        "alter table second enable row level security"
+    )
+    conn.execute("select pgembed._reconcile_v1()")
+    followed = "select relrowsecurity from pg_class where relname = 'second_embedding'"
+    assert value(conn, followed)
+    said = "select state_reason from pgembed.captured_text order by text_id"
+    assert value(conn, said) == "cannot cast type integer to uuid"
+
+
 @pytest.mark.parametrize(
     "what", ["drop table {0}", "alter table article_embedding detach partition {0}"]
 )
@@ -797,6 +860,29 @@ def test_row_security_holds_in_all_of_them(
     assert value(reader, FOUND) == 5
     with pytest.raises(errors.InsufficientPrivilege):
         reader.execute(f"select from {partitions(service.conn)[0]}".encode())
+
+
+@pytest.mark.parametrize("mended", ["_reconcile_v1()", "repair('article_embedding')"])
+def test_what_all_tables_were_granted_to_is_closed_again(
+    reader: Connection, service: Service, mended: str
+) -> None:
+    conn = service.conn
+    words = "select pgembed._bm25_part(bm25_id, 'term') from pgembed.bm25"
+    closed = [*partitions(conn), *(value(conn, words),)]
+    found = "select string_agg(problem, '') from pgembed.doctor() where code = %s"
+    assert value(conn, found, "privileges") is None
+    conn.execute(f'grant select on all tables in schema pgembed to "{READER}"')
+    said = value(conn, found, "privileges")
+    assert f"role {READER} has rights on" in said
+    assert all(one in said for one in closed)
+    conn.execute(f"select pgembed.{mended}".encode())
+    for one in closed:
+        with pytest.raises(errors.InsufficientPrivilege):
+            reader.execute(f"select from {one}".encode())
+    assert value(conn, found, "privileges") is None
+    assert value(reader, FOUND) == 20
+    hits = "select count(*) from pgembed.bm25_search(null::article, 'title', k => 99)"
+    assert value(reader, hits) == 20
 
 
 def test_default_privileges_open_no_partition(conn: Connection, dsn: str) -> None:

@@ -486,7 +486,7 @@ begin
     end if;
     e := pgembed._of_text(e, t, alter_embedding.chunking is null);
     perform pgembed._check_not_own_column(e);
-    perform pgembed._follow_parts(pgembed._text(was.text_id));
+    perform pgembed._follow_parts(pgembed._text(was.text_id), case when alter_embedding.switch = 'in_place' and e.partitions <> was.partitions then was.embedding_id end);
     select side_table into e.side_table from pgembed.embedding where embedding_id = e.embedding_id;
     was.side_table := e.side_table;
     if pgembed._table_sql(e.side_table) is not null then

@@ -73,7 +73,9 @@ begin
             key_list, case when p_embedding.partitions > 1 then format(' partition by hash (%s)', key_list) else '' end);
     exception when undefined_object then
         raise exception 'vectors of % cannot be partitioned by hash of its key', p_embedding.source
-            using errcode = 'PE007', detail = sqlerrm, hint = 'Leave partitions out.';
+            using errcode = 'PE007', detail = sqlerrm,
+                  hint = format('Leave partitions out; of one that is there: SELECT pgembed.alter_embedding(%L, partitions => 1, switch => ''in_place'').',
+                                pgembed._qualified_name(p_embedding.source, p_embedding.name));
     end;
     -- Large vectors are moved out of line; compressing floats only costs time.
     if p_embedding.storage = 'table' then
@@ -251,7 +253,7 @@ $$;
 comment on function pgembed._check_schema_rights(oid) is
     'PE013 where pgembed''s owner cannot have a side table beside a source.';
 
-create or replace function pgembed._follow_parts(t pgembed.captured_text) returns void
+create or replace function pgembed._follow_parts(t pgembed.captured_text, p_remade int default null) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -273,6 +275,7 @@ begin
     end loop;
     for e in select * from pgembed.embedding where text_id = t.text_id loop
         perform pgembed._create_partitions(e, pgembed._table_sql(e.side_table));
+        continue when e.embedding_id = p_remade;
         perform pgembed._sync_key_columns(e);
     end loop;
     select * into b from pgembed.bm25 where text_id = t.text_id;
@@ -281,5 +284,6 @@ begin
     end if;
 end
 $$;
-comment on function pgembed._follow_parts(pgembed.captured_text) is
-    'Makes again the tables and functions of embeddings and BM25 indexes that somebody has dropped.';
+comment on function pgembed._follow_parts(pgembed.captured_text, int) is
+    'Makes again the tables and functions of embeddings and BM25 indexes that somebody has dropped, and gives side tables the key''s '
+    'types of now, but for that of an embedding (p_remade) that is remade at once.';

@@ -133,18 +133,22 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     code text;
+    hint text;
+    reason text;
 begin
     perform pgembed._follow(t, false) from pgembed.captured_text as t where t.text_id = p_text_id;
     perform pgembed._mark_judgements(t) from pgembed.captured_text as t where t.text_id = p_text_id and t.state = 'active';
 exception
     when lock_not_available or deadlock_detected or insufficient_privilege then
         null;    -- the next minute; the doctor tells meanwhile
-    when sqlstate 'PE003' or sqlstate 'PE004' or sqlstate 'PE013' or sqlstate 'PE016' or sqlstate 'PE018' then
-        get stacked diagnostics code = pg_datatype_name;
-        if pgembed._may_pass(code) then
+    when others or assert_failure then    -- what is not followed is not captured: nothing of that may stay unsaid
+        get stacked diagnostics code = pg_datatype_name, hint = pg_exception_hint;
+        if pgembed._may_pass(case sqlstate when 'PE018' then code else sqlstate end) then
             raise;
         end if;
-        update pgembed.captured_text set state = 'broken', state_reason = sqlerrm where text_id = p_text_id;
+        reason := case sqlstate when 'PE007' then format('%s. %s', sqlerrm, hint) else sqlerrm end;
+        update pgembed.captured_text set state = 'broken', state_reason = reason
+        where text_id = p_text_id and (state, state_reason) is distinct from ('broken', reason);
 end
 $$;
 comment on function pgembed._reconcile_text_v1(int) is
@@ -195,7 +199,7 @@ begin
     for wanted in select text_id from pgembed.captured_text order by text_id loop
         begin
             perform pgembed._reconcile_text_v1(wanted);
-        exception when sqlstate 'PE018' then
+        exception when others then
             null;    -- of this one nothing is known: the others go on
         end;
     end loop;

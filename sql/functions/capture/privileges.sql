@@ -96,6 +96,23 @@ $$;
 comment on function pgembed._readers_differ(pgembed.captured_text) is
     'Roles that may read the source and not what was made of it, or the reverse.';
 
+create or replace function pgembed._opened_tables(t pgembed.captured_text) returns table (object text, role oid)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- As GRANT ON ALL TABLES IN SCHEMA gives them: no policy holds in a partition that is read by its own name.
+    select pgembed._table_sql(c.oid), a.grantee
+    from (select x.relation::oid as relid from pgembed.embedding as e cross join lateral pgembed._partitions(e.side_table) as x
+          where e.text_id = (t).text_id
+          union all
+          select to_regclass(pgembed._bm25_part(b.bm25_id, r.part)) from pgembed.bm25 as b cross join pgembed._bm25_relations() as r
+          where b.text_id = (t).text_id) as made
+    join pg_class as c on c.oid = made.relid
+    cross join lateral (select distinct x.grantee from aclexplode(c.relacl) as x where x.grantee not in (c.relowner, pgembed._own())) as a
+$$;
+comment on function pgembed._opened_tables(pgembed.captured_text) is
+    'Roles with rights on tables made of a text that nobody but pgembed''s owner may have: partitions of vectors, and tables of words as wholes.';
+
 create or replace function pgembed._source_policy_sql(t pgembed.captured_text, p_table oid) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -187,6 +204,9 @@ declare
     d record;
     statement text;
 begin
+    for d in select * from pgembed._opened_tables(t) loop    -- with the columns, which are given again
+        execute format('revoke all on %s from %s cascade', d.object, pgembed._role_sql(d.role));
+    end loop;
     for d in select * from pgembed._readers_differ(t) loop
         statement := format('%s %s on %s %s %s %s%s', case when d.may_read then 'grant' else 'revoke' end,
             case d.kind when 'table' then 'select' when 'columns' then format('select (%s)', d.columns) else 'execute' end,

@@ -99,6 +99,11 @@ begin
     from (select f.may_read, case count(*) when 1 then 'role ' else 'roles ' end || string_agg(f.who, ', ' order by f.who) as who
           from (select distinct may_read, pgembed._role_sql(role) as who from pgembed._readers_differ(t)) as f
           group by f.may_read) as d;
+    return query
+    select 'error', 'privileges', format('%s has rights on %s, which nobody but pgembed''s owner may have: row-level security does not hold there', d.who, d.objects), repair
+    from (select case count(distinct x.role) when 1 then 'role ' else 'roles ' end || string_agg(distinct pgembed._role_sql(x.role), ', ') as who,
+                 string_agg(distinct x.object, ', ') as objects
+          from pgembed._opened_tables(t) as x having count(*) > 0) as d;
     unseen := pgembed._unseen_rows(t.text_id);
     if unseen > 0 and coalesce(missing, disabled, were_disabled) is null then
         return query select 'error', 'unseen', format('%s rows have a text and were never seen: they were written while triggers did not fire', unseen), repair;

@@ -163,7 +163,7 @@ async def hits_part(request: Request) -> Response:
             database,
             conn,
             source,
-            searches.Asked(view.fields["q"], options),
+            [searches.Asked(view.fields["q"], options)],
             studio.settings.encode_seconds,
         )
     # By both, or by words where nothing encodes the query.

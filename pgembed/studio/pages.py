@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,10 @@ class View(Form):
     Attributes:
         found: The rankings; None: nothing was asked yet.
         copies: The search in other languages, for each of the rankings.
+        settings: JSON of the settings that are beside the search, or can be put there.
     """
 
+    settings: str = ""
     found: searches.Found | None = None
     copies: Sequence[Mapping[str, str]] = ()
 
@@ -148,12 +151,16 @@ async def _fill(request: Request, view: View) -> None:
             options = _options(view.fields)
             if view.filter is not None:
                 options["filter"] = view.filter
-            asked = searches.Asked(query, options, view.fields["other"] or None)
+            asked = [searches.Asked(query, options)]
+            if other := _other(view, options):
+                asked.append(searches.Asked(query, other, is_other=True))
             source = await sources.source(
-                conn, view.table, view.columns, asked.embedding
+                conn, view.table, view.columns, options.get("embedding")
             )
         seconds = studio.settings.encode_seconds
         view.found = await searches.search(database, conn, source, asked, seconds)
+        kept = {name: value for name, value in options.items() if name != "filter"}
+        view.settings = view.fields["beside"] or json.dumps(kept)
         view.copies = [
             copies(
                 conn,
@@ -164,6 +171,32 @@ async def _fill(request: Request, view: View) -> None:
             )
             for ranking in view.found.rankings
         ]
+
+
+def _other(view: View, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Give the options of the search that this one is compared with; None: of none.
+
+    Raises:
+        InvalidParameter: They are no settings of this page.
+    """
+    if not (beside := view.fields["beside"]):
+        other = view.fields["other"]
+        return {**options, "embedding": other} if other else None
+    try:
+        kept = json.loads(beside)
+        fields = {
+            name: "" if value is False else str(value) for name, value in kept.items()
+        }
+    except (ValueError, AttributeError, RecursionError) as exc:
+        raise InvalidParameter(
+            "beside is no JSON object of settings", hint='{"k": 10, "fusion": "rrf"}'
+        ) from exc
+    found = _options(fields)
+    if unknown := kept.keys() - found.keys():
+        raise InvalidParameter(f"beside has unknown settings: {', '.join(unknown)}")
+    if "filter" in options:
+        found["filter"] = options["filter"]
+    return found
 
 
 def _options(fields: Mapping[str, str]) -> dict[str, Any]:

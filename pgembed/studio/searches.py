@@ -62,12 +62,12 @@ class Asked:
     Attributes:
         query: Words.
         options: Options of the searches, by their names; each takes what it knows.
-        other: An embedding to compare with.
+        is_other: Whether it is what the search is compared with.
     """
 
     query: str
     options: Mapping[str, Any]
-    other: str | None = None
+    is_other: bool = False
 
     @property
     def embedding(self) -> str | None:
@@ -75,9 +75,10 @@ class Asked:
         name: str | None = self.options.get("embedding")
         return name
 
-    def of_other(self) -> Asked:
-        """Ask the same of the other embedding."""
-        return Asked(self.query, {**self.options, "embedding": self.other})
+    @property
+    def encoded_by(self) -> tuple[str | None, str | None]:
+        """What its query's vector depends on."""
+        return self.embedding, self.options.get("query_encoder")
 
     def given(self, known: type) -> dict[str, Any]:
         """Give the options that a search knows."""
@@ -184,47 +185,49 @@ async def search(
     database: Database,
     conn: Connection,
     source: Source,
-    asked: Asked,
+    asked: Sequence[Asked],
     encode_seconds: float,
 ) -> Found:
-    """Search in each way that the table has; or by two embeddings, to compare them.
+    """Search in each way that the table has; twice, where two searches are compared.
 
     Raises:
         InvalidQuery: The query is empty.
         InvalidParameter: An option is out of range.
     """
-    check_query(asked.query)
-    wanted = [(arm, asked) for arm in arms(source)]
-    if asked.other is not None:
-        both = (asked, asked.of_other())
-        wanted = [(arm, one) for arm, _ in wanted if arm != "words" for one in both]
-        if not wanted:
+    check_query(asked[0].query)
+    kinds = arms(source)
+    if len({one.embedding for one in asked}) > 1:
+        # Another embedding has the same words.
+        kinds = [arm for arm in kinds if arm != "words"]
+        if not kinds:
             raise InvalidParameter(
                 f"{source.table.name} has no embedding to compare with"
             )
+    wanted = [(arm, one) for arm in kinds for one in asked]
     found = Found()
-    missing: dict[str | None, Problem] = {}
-    for name in dict.fromkeys(one.embedding for arm, one in wanted if arm != "words"):
+    missing: dict[tuple[str | None, ...], Problem] = {}
+    for by in dict.fromkeys(one.encoded_by for arm, one in wanted if arm != "words"):
         started = time.perf_counter()
         try:
             options = {
-                "embedding": name,
-                "query_encoder": asked.options.get("query_encoder"),
+                "embedding": by[0],
+                "query_encoder": by[1],
                 "timeout": encode_seconds,
             }
-            await have_vector(database, conn, source.table.name, asked.query, options)
+            query = asked[0].query
+            await have_vector(database, conn, source.table.name, query, options)
         except (PgembedError, psycopg.Error) as exc:
-            missing[name] = problem_of(exc)
+            missing[by] = problem_of(exc)
         found.encode_milliseconds += _since(started)
     async with database.reading(conn):
         for arm, one in wanted:
-            if arm != "words" and (problem := missing.get(one.embedding)):
+            if arm != "words" and (problem := missing.get(one.encoded_by)):
                 ranking = Ranking(arm, one, FUNCTIONS[arm][0], problem=problem)
             else:
                 ranking = await _ranking(conn, source, arm, one)
             found.rankings.append(ranking)
         found.grades = await judgements.given(
-            database, conn, source.table.name, asked.query
+            database, conn, source.table.name, asked[0].query
         )
     return found
 

@@ -58,7 +58,8 @@ MODEL = """update pgembed.worker set models = jsonb_build_object('tiny', {})"""
 BUILDS = """
 update pgembed.worker set builds = jsonb_build_object(1, '{}'::jsonb);
 insert into pgembed.index_build (relation, embedding_id, revision, worker_id, memory)
-select side_table, embedding_id, revision, worker_id, 0 from pgembed.embedding, pgembed.worker
+select side_table, embedding_id, revision, worker_id, 0
+from pgembed.embedding, pgembed.worker
 """
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
+import re
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -256,3 +258,28 @@ def test_two_embeddings_are_compared(
     assert "other_embedding" in copies_of(text, "both-other")["SQL"]
     params = {"table": ODD, "q": "tea", "other": "other_embedding"}
     assert "no embedding to compare with" in served.get("/", params=params).text
+
+
+def test_two_settings_are_compared(
+    studio: TestClient, tables: psycopg.Connection[Any]
+) -> None:
+    params = {**ARTICLE, "q": "tea", "k": "1", "filter": '{"price": {"$gt": 1}}'}
+    text = studio.get("/", params=params).text
+    kept = re.findall(r'name="beside" value="([^"]*)">', text)
+    assert [html.unescape(one) for one in kept] == ['{"k": 1}']
+    params |= {"beside": '{"k": 2, "prefix": true}', "q": "te"}
+    text = studio.get("/", params=params).text
+    assert keys_of(text, "words") == []
+    assert keys_of(text, "words-other") == ["3", "4"]
+    assert column_of(text, "words-other").count("only here") == 2
+    assert "price" in copies_of(text, "words-other")["SQL"]
+    assert re.findall(r'value="{&#34;k&#34;: 2, [^"]*" checked', text)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    ["[", "[1]", "{", "[" * 5000, '{"table": "x"}', '{"k": "many"}', '{"k": 99}'],
+)
+def test_settings_that_are_none(studio: TestClient, beside: str) -> None:
+    answer = studio.get("/", params={**ARTICLE, "q": "tea", "beside": beside})
+    assert answer.status_code == 400

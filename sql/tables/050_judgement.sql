@@ -7,13 +7,13 @@ create table pgembed.judgement (
     key_columns   text[] not null,
     key_numbers   int2[] not null,
     grade         smallint not null check (grade between 0 and 3),
-    judged_by     name not null default current_user,
+    judged_by     regrole not null default (quote_ident(current_user))::regrole,
     judged_at     timestamptz not null default clock_timestamp(),
     missing_since timestamptz,
     digest        bytea not null,
     primary key (source, judged_by, digest)
 );
--- Its policies are in functions/search/judge.sql.
+-- Its policy, and the triggers that fill in what a role does not say, are in functions/search/judge.sql.
 alter table pgembed.judgement enable row level security;
 
 comment on table pgembed.judgement is
@@ -25,16 +25,9 @@ comment on column pgembed.judgement.key_columns is
 comment on column pgembed.judgement.key_numbers is
     'Their numbers. Where neither these nor the names are those of now, the key is another: it means no row any more.';
 comment on column pgembed.judgement.grade is '0 is not relevant; 1, 2 and 3 more and more so.';
+comment on column pgembed.judgement.judged_by is
+    'The role, whatever its name is by now; 0 where it is gone: only the owner of the table sees those.';
 comment on column pgembed.judgement.missing_since is
     'Since when a service has not found the row, its table, or anything declared on that; after an hour the judgement goes.';
 comment on column pgembed.judgement.digest is
-    'SHA-256 of query and key, which may be longer than an index takes.';
-
--- A table whose rows are judged, as it is now.
-create type pgembed._judged as (
-    source      oid,
-    key_columns text[],
-    key_numbers int2[],
-    is_key      text,    -- statement: whether $1 can be the text of a key
-    is_seen     text     -- statement: whether the caller sees the row of that key
-);
+    '_pair_digest() of query and key.';

@@ -197,34 +197,125 @@ def test_a_reader_who_looks_into_the_table_sees_no_more(
     judge(doc, "word", 1)
     judge(doc, "word", 4)
     doc.execute("update pgembed.judgement set judged_by = %s", [READER])
-    everything = "select query, key from pgembed.judgement"
+    everything = "select query, key from pgembed._seen_judgement"
     with acting_as(roles, READER) as reader:
         assert reader.execute(everything.encode()).fetchall() == []
-        for table, found in (("doc", 1), ("secret", 0), ("part", 0)):
+        for named in ("x", "99999999999", "-1", "0", "1259"):
+            reader.execute("select set_config('pgembed.judged', %s, false)", [named])
+            assert reader.execute(everything.encode()).fetchall() == [], named
+        for table in ("doc", "secret", "part"):
             oid = value(doc, f"select 'app.{table}'::regclass::oid::text")
             reader.execute("select set_config('pgembed.judged', %s, false)", [oid])
-            assert len(reader.execute(everything.encode()).fetchall()) == found, table
-        for change in (
-            "update pgembed.judgement set grade = 3",
-            "delete from pgembed.judgement",
-        ):
-            reader.execute(f"begin; {change}".encode())
-            reader.execute("rollback")
+            if table == "doc":
+                assert reader.execute(everything.encode()).fetchall() == [("word", 1)]
+            else:
+                fails(reader, "42501", everything)
         for statement in (
-            "update pgembed.judgement set judged_by = 'x'",
+            "select query from pgembed.judgement",
+            "update pgembed.judgement set judged_by = 0",
             "update pgembed.judgement set key = 'x'",
             "truncate pgembed.judgement",
-            "insert into pgembed.judgement (source, query, key, key_columns,"
-            " key_numbers, grade, digest, judged_by)"
-            " values ('app.doc', 'q', '1', '{id}', '{1}', 1, '', 'postgres')",
-            # Of a row that is hidden.
-            "insert into pgembed.judgement (source, query, key, key_columns,"
-            " key_numbers, grade, digest)"
-            " values ('app.doc', 'q', '4', '{id}', '{1}', 1, '')",
         ):
             fails(reader, "42501", statement)
         fails(reader, "42501", "select * from pgembed.judgements(null::app.secret)")
         fails(reader, "42501", "select * from pgembed.judgements(null::app.part)")
+
+
+def test_who_writes_into_the_table_writes_no_more_than_a_judgement(
+    roles: str, doc: Connection
+) -> None:
+    judge(doc, "word", 1)
+    insert = "insert into pgembed.judgement (source, query, key, grade{}) values ({}{})"
+    pair = "'app.doc', 'q', '1', 1"
+    with acting_as(roles, READER) as reader:
+        for column, given in (
+            ("judged_by", "'postgres'"),
+            ("judged_at", "now()"),
+            ("missing_since", "now()"),
+            ("key_columns", "'{id}'"),
+            ("key_numbers", "'{1}'"),
+            ("digest", "'x'"),
+        ):
+            fails(reader, "42501", insert.format(f", {column}", pair, f", {given}"))
+            change = f"update pgembed.judgement set {column} = {given}"
+            fails(reader, "42501", change)
+        fails(reader, "PE009", insert.format("", "'app.doc', 'q', '4', 1", ""))
+        fails(reader, "PE009", insert.format("", "'app.doc', ' ', '1', 1", ""))
+        fails(reader, "PE001", insert.format("", "'pg_class', 'q', '1', 1", ""))
+        fails(reader, "23514", insert.format("", "'app.doc', 'q', '1', 4", ""))
+        reader.execute(insert.format("", pair, "").encode())
+        # The same row, however its key is written.
+        zeros = "select 'app.doc', 'q', lpad('1', i, '0'), 1 from generate_series(2, 9)"
+        flood = f"insert into pgembed.judgement (source, query, key, grade) {zeros} i"
+        fails(reader, "23505", flood)
+        assert kept(doc) == 2
+        assert seen(reader) == [("q", 1, 1)]
+        reader.execute("update pgembed.judgement set grade = 3")
+        assert seen(reader) == [("q", 1, 3)]
+        judge(reader, "q", 1, None)
+        judge(reader, "q", 1)
+        reader.execute("delete from pgembed.judgement")
+    assert seen(doc) == [("word", 1, 1)]
+
+
+def test_a_role_is_itself_under_another_name(roles: str, doc: Connection) -> None:
+    new = READER + "_now"
+    with acting_as(roles, READER) as reader, acting_as(roles, OTHER) as other:
+        judge(reader, "mine", 1)
+        judge(other, "theirs", 1)
+        run(doc, "alter role {} rename to {}", READER, new)
+        run(doc, "alter role {} rename to {}", OTHER, READER)
+        try:
+            assert reader.execute(SEEN.encode()).fetchall() == [("mine", 1, 1, new)]
+            assert seen(other) == [("theirs", 1, 1)]
+        finally:
+            run(doc, "alter role {} rename to {}", READER, OTHER)
+            run(doc, "alter role {} rename to {}", new, READER)
+
+
+def test_what_a_role_said_that_is_gone_is_for_the_owner(
+    roles: str, doc: Connection
+) -> None:
+    with acting_as(roles, READER) as reader:
+        judge(reader, "word", 1)
+    # As if two had judged who are gone; the latest counts.
+    doc.execute("update pgembed.judgement set judged_by = 4000000000")
+    doc.execute(
+        "insert into pgembed.judgement"
+        " select source, query, key, key_columns, key_numbers, 3, 4000000001,"
+        " clock_timestamp(), null, digest from pgembed.judgement"
+    )
+    assert len(seen(doc)) == 2
+    for _ in range(2):
+        doc.execute("select pgembed._reconcile_v1()")
+        assert seen(doc) == [("word", 1, 3)]
+        assert value(doc, "select judged_by::oid::int from pgembed.judgement") == 0
+    with acting_as(roles, READER) as reader:
+        assert seen(reader) == []
+        judge(reader, "word", 1)
+        assert seen(reader) == [("word", 1, 1)]
+    doc.execute("select pgembed._reconcile_v1()")
+    assert len(seen(doc)) == 2
+
+
+def test_rows_are_looked_for_once_and_not_for_what_others_said(
+    roles: str, doc: Connection
+) -> None:
+    doc.execute(
+        "create sequence app.looked; grant usage on sequence app.looked to public;"
+        "alter policy shown on app.doc using (nextval('app.looked') > 0)"
+    )
+    with acting_as(roles, READER) as reader, acting_as(roles, OTHER) as other:
+        reader.execute(
+            "select pgembed.judge(null::app.doc, 'query ' || i, 1, 1)"
+            " from generate_series(1, 100) as i"
+        )
+        judge(other, "word", 1)
+        for role, found in ((reader, 100), (other, 1)):
+            doc.execute("alter sequence app.looked restart")
+            assert len(seen(role)) == found
+            # At most each of the five rows.
+            assert value(doc, "select last_value from app.looked") <= 5
 
 
 def test_code_of_an_owner_runs_only_for_who_names_the_table(
@@ -254,7 +345,7 @@ def test_code_of_an_owner_runs_only_for_who_names_the_table(
         assert doc.execute(called.encode()).fetchall() == [(READER,)]
         doc.execute("truncate app.calls")
         assert len(seen(reader)) == 1
-        reader.execute("select * from pgembed.judgement")
+        reader.execute("select * from pgembed._seen_judgement")
     doc.execute("select pgembed._reconcile_v1()")
     doc.execute("select pgembed.erase()")
     doc.execute("select * from pgembed.judgements(null::app.trap)")
@@ -327,6 +418,7 @@ def test_names_may_change_and_another_key_means_other_rows(doc: Connection) -> N
     doc.execute("alter table app.doc rename to paper; alter schema app rename to lib")
     paper = "select query, key from pgembed.judgements(null::lib.paper)"
     assert doc.execute(paper.encode()).fetchall() == [("word", 1)]
+    doc.execute("select pgembed.judge(null::lib.paper, 'gone', 2, 1)")
     doc.execute("alter table lib.paper drop constraint doc_pkey, add primary key (n)")
     # Row 9 has the 1 in its new key.
     doc.execute("insert into lib.paper values (9, 'word', 'all', 1)")
@@ -343,6 +435,29 @@ def test_names_may_change_and_another_key_means_other_rows(doc: Connection) -> N
     assert doc.execute(paper.encode()).fetchall() == []
     doc.execute("alter table lib.paper drop constraint paper_pkey")
     assert doc.execute(paper.encode()).fetchall() == []
+
+
+def test_a_key_whose_column_has_another_number_or_type(doc: Connection) -> None:
+    judge(doc, "word", 1)
+    doc.execute("select pgembed.drop_bm25('app.doc_bm25')")
+    doc.execute(
+        "alter table app.doc add moved int; update app.doc set moved = id;"
+        "alter table app.doc drop id; alter table app.doc rename moved to id;"
+        "alter table app.doc add primary key (id)"
+    )
+    doc.execute("select pgembed.create_bm25('app.doc', 'body')")
+    judge(doc, "word", 1, 2)
+    assert seen(doc) == [("word", 1, 2)]
+    judge(doc, "word", 1, None)
+    assert kept(doc) == 0
+    judge(doc, "word", 1)
+    doc.execute("select pgembed.drop_bm25('app.doc_bm25')")
+    uuid = "lpad(id::text, 32, '0')::uuid"
+    doc.execute(f"alter table app.doc alter id type uuid using {uuid}".encode())
+    doc.execute("select pgembed.create_bm25('app.doc', 'body')")
+    assert seen(doc) == []
+    expire(doc)
+    assert kept(doc) == 0
 
 
 @pytest.mark.parametrize(
@@ -422,8 +537,14 @@ def test_a_dump_has_them(doc: Connection, server: Server, dsn: str) -> None:
         assert seen(restored) == [("word", 1, 1)]
         late = "select query, grade from pgembed.judgements(null::app.late)"
         assert restored.execute(late.encode()).fetchall() == [("late", 3)]
-        expire(restored)
-        assert restored.execute(late.encode()).fetchall() == [("late", 3)]
+        again = "select pgembed.judge(null::app.late, 'late', 1, {})"
+        for grade in (2, 3):
+            restored.execute(again.format(grade).encode())
+            assert restored.execute(late.encode()).fetchall() == [("late", grade)]
+            expire(restored)
+            assert restored.execute(late.encode()).fetchall() == [("late", grade)]
+        restored.execute(again.format("null").encode())
+        assert restored.execute(late.encode()).fetchall() == []
 
 
 def test_it_is_judged_on_a_primary_and_read_anywhere(doc: Connection) -> None:

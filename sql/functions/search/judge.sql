@@ -1,10 +1,11 @@
 -- Judgements: how relevant a row is to a query, as people have said.
 --
 -- A judgement is seen by the role that gave it, by members of that role and by the owner of the
--- table, and by each of them only as long as they see the row itself. That is for the
--- policies of pgembed.judgement to see to, whoever reads it. A policy of a user's table runs
--- with the rights of who reads, so only that of the one table is asked which the caller of
--- a function here has named: in the setting pgembed.judged. Without it nothing is seen.
+-- table, and by each of them only as long as they see the row itself. That is for the view
+-- pgembed._seen_judgement to see to, whoever reads it: it reads with the rights of pgembed's
+-- owner, calls functions with those of the caller, and looks for all rows in one statement. A policy
+-- of a user's table runs with the rights of who reads, so only that of the one table is asked which the
+-- caller has named: in the setting pgembed.judged. Without it nothing is seen.
 
 create or replace function pgembed._key_names(p_source oid) returns text[]
 language sql stable
@@ -15,84 +16,114 @@ as $$
 $$;
 comment on function pgembed._key_names(oid) is 'Names of the columns of a table''s primary key.';
 
-create or replace function pgembed._judged_now(p_source oid) returns pgembed._judged
+create or replace function pgembed._judged_named() returns oid
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select p_source, pgembed._key_names(p_source), k.numbers,
-           format('select %s', pgembed._key_sql(p_source, null, '%5$s::%4$s is not null', ' and ', '$1')),
-           -- All columns: whoever may not read some of them does not see the row as searches give it.
-           format('select exists (select s.* from %s as s where %s)', pgembed._table_sql(p_source),
-                  pgembed._key_sql(p_source, null, 's.%2$I %7$s %5$s::%4$s', ' and ', '$1'))
-    from (select pgembed._key_columns(p_source) as numbers) as k
-    where k.numbers <> '{}'
-$$;
-comment on function pgembed._judged_now(oid) is
-    'How keys of a table are compared and rows looked for; NULL where it is gone, or has no primary key.';
-
-create or replace function pgembed._judged_named() returns pgembed._judged
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select pgembed._judged_now(nullif(current_setting('pgembed.judged', true), '')::oid)
+    select case when pg_input_is_valid(s.value, 'oid') then s.value::oid end from current_setting('pgembed.judged', true) as s(value)
 $$;
 comment on function pgembed._judged_named() is 'The table whose judgements the caller has asked for; NULL where none is named.';
 
-create or replace function pgembed._judged_key(j pgembed.judgement, p_now pgembed._judged) returns text
+-- As whoever calls it: a key that was judged, and the row's own as JSON.
+create or replace function pgembed._judged_rows(p_source oid, p_keys text[]) returns table (key text, key_json jsonb)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    fits boolean;
 begin
-    if j.source::oid is distinct from p_now.source
-       or j.key_numbers is distinct from p_now.key_numbers and j.key_columns is distinct from p_now.key_columns then
-        return null;
+    if pgembed._key_columns(p_source) <> '{}' then
+        -- All columns: whoever may not read some of them does not see the row as searches give it.
+        return query execute format(
+            'select pgembed_key.key, %s from %s as pgembed_key cross join lateral (select s.* from %s as s where %s) as s',
+            pgembed._key_json_sql(p_source, 's'), pgembed._judged_keys_sql(p_source), pgembed._table_sql(p_source),
+            pgembed._key_sql(p_source, null, 's.%2$I %7$s %5$s::%4$s', ' and '))
+        using p_keys;
     end if;
-    execute p_now.is_key into fits using j.key;
-    return case when fits then j.key end;
-exception when data_exception or array_subscript_error then
-    return null;    -- the columns have other types
 end
 $$;
-comment on function pgembed._judged_key(pgembed.judgement, pgembed._judged) is
-    'Key of the row that was judged; NULL where it is of another table, or that has another primary key by now.';
+comment on function pgembed._judged_rows(oid, text[]) is 'Which of these keys of a table are of rows that the caller sees, and the rows'' own keys.';
 
-create or replace function pgembed._judgement_is_seen(j pgembed.judgement, p_named pgembed._judged) returns boolean
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    key constant text := pgembed._judged_key(j, p_named);
-    seen boolean := false;
-begin
-    if key is not null then
-        execute p_named.is_seen into seen using key;
-    end if;
-    return seen;
-exception when insufficient_privilege then
-    return false;
-end
-$$;
-comment on function pgembed._judgement_is_seen(pgembed.judgement, pgembed._judged) is
-    'Whether a judgement is of the table that the caller has named, and of a row that the caller sees.';
-
-create or replace function pgembed._judges_with(p_role name, p_source oid) returns boolean
+create or replace function pgembed._judged_keys_sql(p_source oid) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select coalesce(pg_has_role(pgembed._owner_of(p_source), 'usage'), false)
-        or exists (select from pg_roles as r where r.rolname = p_role and pg_has_role(r.oid, 'usage'))
+    -- The columns may have had other types when the rows were judged.
+    select format('(select k.key from pg_catalog.unnest($1) as k(key) where case when %s then %s end offset 0)',
+                  case cardinality(pgembed._key_columns(p_source)) when 1 then 'true' else $sql$pg_catalog.pg_input_is_valid(k.key, 'pg_catalog.text[]')$sql$ end,
+                  pgembed._key_sql(p_source, null, 'pg_catalog.pg_input_is_valid(%5$s, %4$L)', ' and ', 'k.key'))
 $$;
-comment on function pgembed._judges_with(name, oid) is
-    'Whether the caller sees what a role has judged: as that role, a member of it, or the owner of the table.';
+comment on function pgembed._judged_keys_sql(oid) is 'Subquery: those of the keys $1 that the columns of a table''s primary key can have.';
 
-drop policy if exists judged_row on pgembed.judgement;
+create or replace function pgembed._is_same_key(j pgembed.judgement, p_names text[], p_numbers int2[]) returns boolean
+language sql immutable
+as $$
+    select j.key_numbers operator(pg_catalog.=) p_numbers or j.key_columns operator(pg_catalog.=) p_names
+$$;
+comment on function pgembed._is_same_key(pgembed.judgement, text[], int2[]) is
+    'Whether a row was judged by these columns: by their numbers, which others have after a restore, or by their names, which may change.';
+
+-- A view and a policy keep the operators that the path finds.
+create or replace view pgembed._seen_judgement with (security_barrier) as
+    with judged as materialized (
+        select j.* from pgembed.judgement as j
+        cross join (select pgembed._judged_named() as source offset 0) as named
+        where j.source operator(pg_catalog.=) named.source
+          and (current_setting('pgembed.judged_query', true) operator(pg_catalog.=) any (array['', j.query])) is not false
+          and (j.judged_by operator(pg_catalog.=) any (select r.oid from pg_roles as r where pg_has_role(r.oid, 'usage'))
+               or pg_has_role(pgembed._owner_of(named.source), 'usage'))
+          and pgembed._is_same_key(j, pgembed._key_names(named.source), pgembed._key_columns(named.source)))
+    select j.query, r.key_json as key, j.grade, j.judged_by, j.judged_at, j.digest
+    from judged as j
+    join pgembed._judged_rows(pgembed._judged_named(), array(select distinct j.key from judged as j)) as r on r.key operator(pg_catalog.=) j.key;
+comment on view pgembed._seen_judgement is
+    'Judgements of the table that the caller has named, and of rows that the caller sees: the caller''s own, those of roles that it is '
+    'a member of, and all for the owner of the table.';
+
+create or replace function pgembed._current_role() returns regrole
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select r.oid::regrole from pg_roles as r where r.rolname = current_user
+$$;
+comment on function pgembed._current_role() is 'The caller''s role.';
+
+-- What a role gave, it may change and take back; it reads by the view.
 drop policy if exists own_judgement on pgembed.judgement;
-drop policy if exists shared_judgement on pgembed.judgement;
-create policy judged_row on pgembed.judgement as restrictive using (pgembed._judgement_is_seen(judgement, (select pgembed._judged_named())));
-create policy own_judgement on pgembed.judgement using (judged_by = current_user);
-create policy shared_judgement on pgembed.judgement for select using (pgembed._judges_with(judged_by, source));
+create policy own_judgement on pgembed.judgement using (judged_by operator(pg_catalog.=) (select pgembed._current_role()));
+
+create or replace function pgembed._pair_digest(p_query text, p_key text) returns bytea
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select pgembed._hash(array[p_query, p_key]::text)
+$$;
+comment on function pgembed._pair_digest(text, text) is 'SHA-256 of a query and the text of a key, which may be longer than an index takes.';
+
+-- As whoever writes: one row and query have one judgement of a role, however the key is written.
+create or replace function pgembed._judgement_written() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if tg_op = 'INSERT' then
+        perform pgembed._search_arms(new.source, null, false, false);    -- PE001
+        perform pgembed._check_query(new.query);
+        new.key := pgembed._row_key(new.source, new.key);
+        new.digest := pgembed._pair_digest(new.query, new.key);
+    end if;
+    new.judged_at := clock_timestamp();
+    new.key_columns := pgembed._key_names(new.source);
+    new.key_numbers := pgembed._key_columns(new.source);
+    new.missing_since := null;
+    return new;
+end
+$$;
+comment on function pgembed._judgement_written() is 'Fills in all that a role does not say itself when it judges; PE009 for a row that it does not see.';
+
+-- Whoever gives a digest is pgembed's owner, and restores.
+create or replace trigger judged before insert on pgembed.judgement
+    for each row when (new.digest is null) execute function pgembed._judgement_written();
+create or replace trigger judged_again before update of grade on pgembed.judgement
+    for each row execute function pgembed._judgement_written();
 
 create or replace function pgembed._judged_table(source anyelement) returns regclass
 language plpgsql stable
@@ -154,27 +185,21 @@ as $$
 #variable_conflict use_column
 declare
     judged constant regclass := pgembed._judged_table(source);
-    key_text text;
-    pair bytea;
+    given constant text := pgembed._key_given(judge.key);
 begin
     perform pgembed._check_query(judge.query);
     if judge.grade not between 0 and 3 then
         raise exception 'grade must be between 0 and 3, not %', judge.grade using errcode = 'PE007',
             hint = '0 is not relevant; 1, 2 and 3 more and more so; NULL takes a judgement back.';
     end if;
-    key_text := pgembed._row_key(judged, pgembed._key_given(judge.key));
-    pair := pgembed._hash(array[judge.query, key_text, pgembed._key_columns(judged)::text]::text);
-    perform set_config('pgembed.judged', judged::oid::text, true);
     if judge.grade is null then
-        delete from pgembed.judgement as j where j.source = judged and j.judged_by = current_user and j.digest = pair;
+        delete from pgembed.judgement as j
+        where j.source = judged and j.judged_by = pgembed._current_role()
+          and j.digest = pgembed._pair_digest(judge.query, pgembed._row_key(judged, given));
     else
-        insert into pgembed.judgement as j (source, query, key, key_columns, key_numbers, grade, digest)
-        values (judged, judge.query, key_text, pgembed._key_names(judged), pgembed._key_columns(judged), judge.grade, pair)
-        on conflict (source, judged_by, digest) do update
-        set grade = excluded.grade, judged_at = clock_timestamp(), key_columns = excluded.key_columns, key_numbers = excluded.key_numbers,
-            missing_since = null;
+        insert into pgembed.judgement (source, query, key, grade) values (judged, judge.query, given, judge.grade)
+        on conflict (source, judged_by, digest) do update set grade = judge.grade;
     end if;
-    perform set_config('pgembed.judged', '', true);
 end
 $$;
 comment on function pgembed.judge(anyelement, text, anycompatible, bigint) is
@@ -191,17 +216,11 @@ as $$
 declare
     judged constant regclass := pgembed._judged_table(source);
 begin
-    if pgembed._key_columns(judged) = '{}' then
-        return;
-    end if;
-    perform set_config('pgembed.judged', judged::oid::text, true);
-    return query execute format(
-        'select j.query, %s, j.grade::int8, j.judged_by::text, j.judged_at from pgembed.judgement as j '
-        'cross join lateral (select pgembed._judged_key(j, (select pgembed._judged_named())) as key) as pgembed_key '
-        'cross join lateral (select s.* from %s as s where %s) as s '
-        'where j.source = $1 and ($2 is null or j.query = $2) order by j.query, j.grade desc, j.judged_at, j.digest',
-        pgembed._key_json_sql(judged, 's'), pgembed._table_sql(judged), pgembed._key_sql(judged, null, 's.%2$I %7$s %5$s::%4$s', ' and '))
-    using judged, only_query;
+    perform set_config('pgembed.judged', judged::oid::text, true), set_config('pgembed.judged_query', only_query, true);
+    return query
+        select j.query, j.key, j.grade::int8, pg_get_userbyid(j.judged_by)::text, j.judged_at from pgembed._seen_judgement as j
+        where judgements.only_query is null or j.query = judgements.only_query
+        order by j.query, j.grade desc, j.judged_at, j.digest;
     perform set_config('pgembed.judged', '', true);
 end
 $$;
@@ -214,24 +233,28 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    now constant pgembed._judged := pgembed._judged_now(t.source);
-    keys constant text[] := array(select distinct k from pgembed.judgement as j cross join lateral pgembed._judged_key(j, now) as k
-                                  where j.source = t.source and k is not null);
+    names constant text[] := pgembed._key_names(t.source);
+    numbers constant int2[] := pgembed._key_columns(t.source);
+    keys text[];
     found_keys text[] := '{}';
 begin
-    if keys <> '{}' then
+    if numbers <> '{}' and exists (select from pgembed.judgement as j where j.source = t.source) then
+        execute format('select array(select k.key from %s as k)', pgembed._judged_keys_sql(t.source)) into keys
+        using array(select distinct j.key from pgembed.judgement as j where j.source = t.source and pgembed._is_same_key(j, names, numbers));
         begin
             found_keys := pgembed._keys_of_rows(t, keys);
         exception when sqlstate 'PE016' or sqlstate 'PE018' then
             return;    -- nothing is known now
         end;
     end if;
-    update pgembed.judgement as j set missing_since = clock_timestamp()
-    where j.source = t.source and j.missing_since is null and (pgembed._judged_key(j, now) = any (found_keys)) is not true;
     -- Whatever its columns are called by now, and what their numbers are after a restore.
-    update pgembed.judgement as j set missing_since = null, key_columns = now.key_columns, key_numbers = now.key_numbers
-    where j.source = t.source and (j.missing_since, j.key_columns, j.key_numbers) is distinct from (null, now.key_columns, now.key_numbers)
-      and pgembed._judged_key(j, now) = any (found_keys);
+    update pgembed.judgement as j
+    set missing_since = case when f.found then null else coalesce(j.missing_since, clock_timestamp()) end,
+        key_columns = case when f.found then names else j.key_columns end, key_numbers = case when f.found then numbers else j.key_numbers end
+    from (select x.ctid as place, pgembed._is_same_key(x, names, numbers) and k.key is not null as found
+          from pgembed.judgement as x left join unnest(found_keys) as k(key) on k.key = x.key where x.source = t.source) as f
+    where j.ctid = f.place and (not f.found and j.missing_since is null
+           or f.found and (j.missing_since, j.key_columns, j.key_numbers) is distinct from (null, names, numbers));
 end
 $$;
 comment on function pgembed._mark_judgements(pgembed.captured_text) is
@@ -245,7 +268,13 @@ as $$
     where j.missing_since is null and not exists (
         select from pgembed.captured_text as t where t.source = j.source and pgembed._table_sql(t.source) is not null);
     delete from pgembed.judgement
-    where missing_since <= clock_timestamp() - p_missing_for and source = coalesce(p_source, source)
+    where missing_since <= clock_timestamp() - p_missing_for and source = coalesce(p_source, source);
+    -- A dump has the number of a role that is gone, which may be another's where it is restored.
+    delete from pgembed.judgement as j using pgembed.judgement as newer
+    where not exists (select from pg_roles as r where r.oid in (j.judged_by, newer.judged_by))
+      and (newer.source, newer.digest) = (j.source, j.digest) and (newer.judged_at, newer.judged_by::oid) > (j.judged_at, j.judged_by::oid);
+    update pgembed.judgement as j set judged_by = 0
+    where j.judged_by <> 0 and not exists (select from pg_roles as r where r.oid = j.judged_by)
 $$;
 comment on function pgembed._drop_judgements(interval, oid) is
     'Removes the judgements whose row, or table, or what was declared on it, has been gone for so long: a table that is emptied '

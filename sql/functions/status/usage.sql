@@ -20,8 +20,8 @@ begin
                   '%1$s select, insert (model_id, query_hash, query, image, wanted_until), '
                   'update (query, image, error, answered_at, requested_at, wanted_until, claimed_until) '
                   'on pgembed.query_embedding %2$s %3$s; '
-                  '%1$s select, insert (source, query, key, key_columns, key_numbers, grade, digest), '
-                  'update (grade, judged_at, key_columns, key_numbers, missing_since), delete on pgembed.judgement %2$s %3$s; '
+                  '%1$s select on pgembed._seen_judgement %2$s %3$s; '
+                  '%1$s select (source, judged_by, digest), insert (source, query, key, grade), update (grade), delete on pgembed.judgement %2$s %3$s; '
                   '%1$s execute on function pgembed._service_alive_public(), pgembed._service_awake(), pgembed._words_unread(int) %2$s %3$s; '
                   '%1$s usage on schema pgembed %2$s %3$s',
                   p_way, case p_way when 'grant' then 'to' else 'from' end, who);

@@ -21,11 +21,11 @@ begin
     loop
         execute format('revoke %s on %s %s from %s', given.privilege, given.kind, given.made, given.stranger);
     end loop;
-    -- Who may search may also do what has come since.
+    -- Who may search may also do what has come since: grant_usage() gives rights on columns, default privileges on whole tables.
     for given in
         select case a.grantee when 0 then 'public' else pg_get_userbyid(a.grantee)::text end as role
-        from pg_catalog.pg_class as c, aclexplode(c.relacl) as a
-        where c.oid = 'pgembed.query_embedding'::regclass and a.grantee <> c.relowner and a.privilege_type = 'SELECT'
+        from pg_catalog.pg_attribute as c, aclexplode(c.attacl) as a
+        where c.attrelid = 'pgembed.query_embedding'::regclass and c.attname = 'query' and a.privilege_type = 'INSERT'
           and (a.grantee = 0 or exists (select from pg_catalog.pg_roles as r where r.oid = a.grantee))
     loop
         execute pgembed._usage_sql(given.role, 'grant');

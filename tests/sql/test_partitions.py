@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 from typing import Any
 from uuid import uuid4
 
@@ -35,6 +37,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "signs": {"index_options": '{"binary": true}'},
 }
 NEXT = "select ddl from pgembed._index_next_v1(%s, %s)"
+FOUND = (
+    "select count(*) from pgembed.vector_search("
+    "null::article, query_embedding => '[1,2,3]', k => 100)"
+)
 READER = f"pgembed_test_{os.getpid()}_partitions"
 
 
@@ -813,6 +819,67 @@ def test_a_claim_waits_for_nobody_who_changes_the_embedding(
     assert value(unbuilt, "select count(*) from pgembed.index_build") == 0
 
 
+IN_USE = "lock table {} in share update exclusive mode"  # as a concurrent build
+
+
+@pytest.mark.parametrize(
+    ("was", "change"),
+    [
+        (1, "index => 'none'"),
+        (3, "index => 'none'"),
+        (3, "partitions => 2, switch => 'in_place'"),
+    ],
+)
+def test_searches_do_not_wait_behind_who_waits_for_a_build(
+    conn: Connection, dsn: str, was: int, change: str
+) -> None:
+    conn.execute(ARTICLE)
+    made = declare(conn, "article", text_expression="title", partitions=was)
+    conn.execute("insert into article select i, 'title' from generate_series(1, 9) i")
+    made.drain()
+    table = (partitions(conn) or ["article_embedding"])[0]
+    alter = f"select pgembed.alter_embedding('article_embedding', {change})".encode()
+    with (
+        psycopg.connect(dsn) as builder,
+        psycopg.connect(dsn, autocommit=True) as other,
+        ThreadPoolExecutor() as pool,
+    ):
+        builder.execute(IN_USE.format(table).encode())
+        other.execute("set lock_timeout = '100ms'")
+        with pytest.raises(errors.LockNotAvailable, match="are in use") as caught:
+            other.execute(alter)
+        assert "Try again" in (caught.value.diag.message_hint or "")
+        other.execute("set lock_timeout = 0")
+        altered = pool.submit(other.execute, alter)
+        conn.execute("set statement_timeout = '1.9s'")
+        for _ in range(8):
+            assert value(conn, FOUND) == 9
+            sleep(0.1)
+        assert not altered.done()
+        builder.rollback()
+        altered.result(timeout=10)
+    assert value(conn, FOUND) == 9
+
+
+@pytest.mark.rolled_back
+def test_an_index_of_somebody_s_own_over_all_partitions(service: Service) -> None:
+    conn = service.conn
+    conn.execute(
+        "create index own on article_embedding using hnsw (embedding vector_cosine_ops)"
+    )
+    change = "select pgembed.alter_embedding('article_embedding', index => 'none')"
+    with (
+        pytest.raises(psycopg.Error, match="own, which index") as caught,
+        conn.transaction(),
+    ):
+        conn.execute(change)
+    assert caught.value.sqlstate == "PE016"
+    advice = (caught.value.diag.message_hint or "").split(";")[0]
+    conn.execute(advice.encode())
+    conn.execute(change)
+    assert value(conn, "select index_state from pgembed.status") == "none"
+
+
 # --- Rights
 
 
@@ -825,12 +892,6 @@ def reader(dsn: str, service: Service) -> Iterator[Connection]:
         service.conn.execute("select pgembed._reconcile_v1()")
         with acting_as(dsn, READER) as session:
             yield session
-
-
-FOUND = (
-    "select count(*) from pgembed.vector_search("
-    "null::article, query_embedding => '[1,2,3]', k => 100)"
-)
 
 
 def test_who_may_search_may_not_read_a_partition(

@@ -50,26 +50,30 @@ end
 $$;
 comment on function pgembed._check_no_relation(oid, text, text) is 'PE002 where a relation has a name that is needed.';
 
-create or replace function pgembed._await_writers(e pgembed.embedding) returns void
+create or replace function pgembed._lock_patiently(p_statement text, p_text_id int default null) returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    deadline constant timestamptz := clock_timestamp() + interval '30 seconds';
     patience constant text := current_setting('lock_timeout');
+    asked constant int := (select setting::int from pg_settings where name = 'lock_timeout');    -- milliseconds; 0: for ever
+    deadline constant timestamptz := clock_timestamp() + make_interval(secs => case asked when 0 then 30 else least(asked / 1000.0, 30) end);
     most int := 50;    -- milliseconds
 begin
     loop
         begin
-            -- Other writers wait behind it: for a moment, and for more only if that is never enough.
+            -- Others wait behind it: for a moment, and for more only if that is never enough.
             perform set_config('lock_timeout', most || 'ms', true);
-            perform pgembed._run_as_owner(e.text_id, pgembed._lock_source_sql(e.source, 'share row exclusive'));
+            if p_text_id is null then
+                execute p_statement;
+            else
+                perform pgembed._run_as_owner(p_text_id, p_statement);
+            end if;
             perform set_config('lock_timeout', patience, true);
-            return;
-        exception when lock_not_available then
+            return true;
+        exception when lock_not_available or deadlock_detected then    -- a concurrent build waits for this transaction, too
             if clock_timestamp() > deadline then
-                raise exception 'a transaction that writes to % is open for long', e.source using errcode = 'lock_not_available',
-                    detail = 'What it has written would not be seen.', hint = 'Try again when it has ended.';
+                return false;
             end if;
         end;
         perform pg_sleep(most / 1000.0);
@@ -77,9 +81,43 @@ begin
     end loop;
 end
 $$;
+comment on function pgembed._lock_patiently(text, int) is
+    'Has a statement lock a table, as its owner where a captured text is given, while others do not wait behind it for longer than two seconds; '
+    'false: it cannot for thirty, or for lock_timeout.';
+
+create or replace function pgembed._await_writers(e pgembed.embedding) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not pgembed._lock_patiently(pgembed._lock_source_sql(e.source, 'share row exclusive'), e.text_id) then
+        raise exception 'a transaction that writes to % is open for long', e.source using errcode = 'lock_not_available',
+            detail = 'What it has written would not be seen.', hint = 'Try again when it has ended.';
+    end if;
+end
+$$;
 comment on function pgembed._await_writers(pgembed.embedding) is
     'Waits until no transaction that has written to a table is open, and keeps new ones out until the end of this one; others do '
     'not wait behind it for longer than two seconds. 55P03 after thirty.';
+
+create or replace function pgembed._lock_vectors(e pgembed.embedding) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not (case e.storage
+            when 'column' then pgembed._lock_patiently(pgembed._lock_source_sql(e.source, 'access exclusive'), e.text_id)
+            else pgembed._lock_patiently(format('lock table %s in access exclusive mode', pgembed._table_sql(e.side_table))) end) then
+        raise exception 'the vectors of "%" are in use for long', e.name using errcode = 'lock_not_available',
+            detail = case when (pgembed._build_standing(e)).phase is not null then 'A service builds their index.'
+                          else 'A transaction that reads them is open, or a service builds their index.' end,
+            hint = 'Try again when it has ended; pgembed.status shows how far a build is.';
+    end if;
+end
+$$;
+comment on function pgembed._lock_vectors(pgembed.embedding) is
+    'Locks the vectors of an embedding until the end of the transaction; searches do not wait behind it for longer than two seconds while '
+    'others hold them. 55P03 after thirty.';
 
 create or replace function pgembed._move_text(p_current pgembed.embedding, p_text_id int) returns void
 language plpgsql
@@ -351,10 +389,20 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    part record;
+    part regclass;
+    dependent text;
 begin
+    if not exists (select from pgembed._vector_indexes(e) as x where x.index is not null) then
+        return;
+    end if;
+    perform pgembed._lock_vectors(e);
     for part in select x.index from pgembed._vector_indexes(e) as x where x.index is not null loop
-        execute format('drop index %s', part.index);
+        dependent := (select h.inhparent::regclass from pg_inherits as h where h.inhrelid = part);
+        if dependent is not null then    -- PostgreSQL has made it a part of that
+            raise exception 'somebody has made index %, which index % belongs to', dependent, part using errcode = 'PE016',
+                detail = 'The indexes of partitions are pgembed''s own, and none is on the side table.', hint = format('DROP INDEX %s; then try again.', dependent);
+        end if;
+        execute format('drop index %s', part);
     end loop;
 end
 $$;

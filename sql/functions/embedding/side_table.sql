@@ -193,7 +193,7 @@ declare
     columns text;
     values_sql text;
 begin
-    execute format('lock table %s in access exclusive mode', side);
+    perform pgembed._lock_vectors(p_embedding);
     for part in select inhrelid from pg_inherits where inhparent = p_embedding.side_table loop
         execute format('alter table %s rename to %I', part, (select pgembed._with_suffix(c.relname, 'before') from pg_class as c where c.oid = part));
     end loop;
@@ -221,6 +221,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform pgembed._lock_vectors(p_embedding);
     execute format('truncate %s', pgembed._table_sql(p_embedding.side_table));
     if p_embedding.storage = 'table' then
         execute format('alter table %s alter column embedding type %s using null',

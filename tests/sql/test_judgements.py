@@ -314,8 +314,8 @@ def test_rows_are_looked_for_once_and_not_for_what_others_said(
         for role, found in ((reader, 100), (other, 1)):
             doc.execute("alter sequence app.looked restart")
             assert len(seen(role)) == found
-            # At most each of the five rows.
-            assert value(doc, "select last_value from app.looked") <= 5
+            # At most each of the five rows, in two statements.
+            assert value(doc, "select last_value from app.looked") <= 10
 
 
 def test_code_of_an_owner_runs_only_for_who_names_the_table(

@@ -216,6 +216,7 @@ as $$
 declare
     judged constant regclass := pgembed._judged_table(source);
 begin
+    perform from pgembed._judged_rows(judged, '{}');    -- whoever may not read the table is told, whatever was judged
     perform set_config('pgembed.judged', judged::oid::text, true), set_config('pgembed.judged_query', only_query, true);
     return query
         select j.query, j.key, j.grade::int8, pg_get_userbyid(j.judged_by)::text, j.judged_at from pgembed._seen_judgement as j

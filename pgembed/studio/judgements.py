@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlencode
 
 import psycopg
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pgembed.studio.database import Connection, Database
 
+_LONGEST_KEY = 100_000  # characters of JSON
 #: What the buttons say, and what it is worth.
 GRADES: Mapping[str, int | None] = {"up": 1, "down": 0, "none": None}
 # Nothing where the role may not judge: the page has no thumbs then.
@@ -65,19 +66,37 @@ async def judge(request: Request) -> Response:
         raise InvalidParameter(
             f"thumb is {thumb!r}", hint=f"Known: {', '.join(GRADES)}."
         )
-    try:
-        key = json.loads(form.get("key", ""))
-    except ValueError as exc:
-        raise InvalidParameter(f"the key is no JSON: {exc}") from exc
+    if not table:
+        raise InvalidParameter("the form names no table")
+    key = _key(form.get("key", ""))
     database = studio_of(request).database
     async with database.connection() as conn:
         async with database.reading(conn):
             chosen = sources.chosen(await sources.tables(conn), table)
         assert chosen is not None
         async with database.primary(conn) as primary, database.writing(primary):
-            await aclient.judge(primary, chosen.name, query, key, GRADES[thumb])
+            grade = GRADES[thumb]
+            if grade:  # it may have been judged with more than a thumb can say
+                before = await given(database, primary, chosen.name, query) or {}
+                grade = max(grade, before.get(json.dumps(key), 0))
+            await aclient.judge(primary, chosen.name, query, key, grade)
     if not is_part(request):
         return RedirectResponse(f"/?{urlencode({'table': table, 'q': query})}", 303)
     # The page may have the row in several columns: its script tells them all.
     said = {"judged": {"key": json.dumps(key), "thumb": thumb}}
     return Response(headers={"HX-Trigger": json.dumps(said)})
+
+
+def _key(text: str) -> object:
+    if len(text) > _LONGEST_KEY:
+        raise InvalidParameter(
+            f"the key has {len(text):,} characters, and may have {_LONGEST_KEY:,}"
+        )
+    try:
+        key = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidParameter(f"the key is no JSON: {exc}") from exc
+    parts = key if isinstance(key, list) else [key]
+    if any(isinstance(part, list | dict) for part in parts):
+        raise InvalidParameter("a key is a value, or a list of values")
+    return cast("object", key)

@@ -67,6 +67,11 @@ def test_a_thumb_is_kept_shown_and_taken_back(studio: TestClient, tables: Conn) 
     pgembed.judge(tables, "article", "tea", 5, 3)
     shown = thumbs(studio.get("/", params=ARTICLE).text)
     assert shown == {"3": "up", "4": "down", "5": "up"}
+    # What has been judged with more than a thumb can say stays so.
+    assert press(studio, "up", 5) == (200, "")
+    assert pgembed.judgements(tables, "article")[0].grade == 3
+    assert press(studio, "down", 5) == (200, "")
+    assert {j.key: j.grade for j in pgembed.judgements(tables, "article")}[5] == 0
     other = thumbs(studio.get("/", params={**ARTICLE, "q": "tea with"}).text)
     assert set(other.values()) == {"none"}
 
@@ -102,6 +107,10 @@ def test_titles_of_thumbs_are_text(studio: TestClient) -> None:
     [
         ({"thumb": "sideways"}, 400, "thumb is"),
         ({"key": "{"}, 400, "the key is no JSON"),
+        ({"key": "[" * 5_000}, 400, "the key is no JSON"),
+        ({"key": "[" * 900 + "]" * 900}, 400, "a key is a value"),
+        ({"key": "1" * 100_001}, 400, "the key has 100,001 characters"),
+        ({"table": ""}, 400, "names no table"),
         ({"key": "99"}, 400, "no row with key"),
         ({"key": "null"}, 400, "key is None"),
         ({"key": '"<b>"'}, 400, "not a key of table public.article: &lt;b&gt;"),

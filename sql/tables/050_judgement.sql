@@ -7,7 +7,7 @@ create table pgembed.judgement (
     key_columns   text[] not null,
     key_numbers   int2[] not null,
     grade         smallint not null check (grade between 0 and 3),
-    judged_by     regrole not null default (quote_ident(current_user))::regrole,
+    judged_by     name not null default current_user,
     judged_at     timestamptz not null default clock_timestamp(),
     missing_since timestamptz,
     digest        bytea not null,
@@ -26,7 +26,7 @@ comment on column pgembed.judgement.key_numbers is
     'Their numbers. Where neither these nor the names are those of now, the key is another: it means no row any more.';
 comment on column pgembed.judgement.grade is '0 is not relevant; 1, 2 and 3 more and more so.';
 comment on column pgembed.judgement.judged_by is
-    'The role, whatever its name is by now; 0 where it is gone: only the owner of the table sees those.';
+    'The role, by its name, so that a dump is restored where there is no such role.';
 comment on column pgembed.judgement.missing_since is
     'Since when a service has not found the row, its table, or anything declared on that; after an hour the judgement goes.';
 comment on column pgembed.judgement.digest is

@@ -68,7 +68,7 @@ create or replace view pgembed._seen_judgement with (security_barrier) as
         cross join (select pgembed._judged_named() as source offset 0) as named
         where j.source operator(pg_catalog.=) named.source
           and (current_setting('pgembed.judged_query', true) operator(pg_catalog.=) any (array['', j.query])) is not false
-          and (j.judged_by operator(pg_catalog.=) any (select r.oid from pg_roles as r where pg_has_role(r.oid, 'usage'))
+          and (j.judged_by operator(pg_catalog.=) any (select r.rolname from pg_roles as r where pg_has_role(r.oid, 'usage'))
                or pg_has_role(pgembed._owner_of(named.source), 'usage'))
           and pgembed._is_same_key(j, pgembed._key_names(named.source), pgembed._key_columns(named.source)))
     select j.query, r.key_json as key, j.grade, j.judged_by, j.judged_at, j.digest
@@ -78,17 +78,9 @@ comment on view pgembed._seen_judgement is
     'Judgements of the table that the caller has named, and of rows that the caller sees: the caller''s own, those of roles that it is '
     'a member of, and all for the owner of the table.';
 
-create or replace function pgembed._current_role() returns regrole
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select r.oid::regrole from pg_roles as r where r.rolname = current_user
-$$;
-comment on function pgembed._current_role() is 'The caller''s role.';
-
 -- What a role gave, it may change and take back; it reads by the view.
 drop policy if exists own_judgement on pgembed.judgement;
-create policy own_judgement on pgembed.judgement using (judged_by operator(pg_catalog.=) (select pgembed._current_role()));
+create policy own_judgement on pgembed.judgement using (judged_by operator(pg_catalog.=) current_user);
 
 create or replace function pgembed._pair_digest(p_query text, p_key text) returns bytea
 language sql immutable
@@ -194,7 +186,7 @@ begin
     end if;
     if judge.grade is null then
         delete from pgembed.judgement as j
-        where j.source = judged and j.judged_by = pgembed._current_role()
+        where j.source = judged and j.judged_by = current_user
           and j.digest = pgembed._pair_digest(judge.query, pgembed._row_key(judged, given));
     else
         insert into pgembed.judgement (source, query, key, grade) values (judged, judge.query, given, judge.grade)
@@ -219,7 +211,7 @@ begin
     perform from pgembed._judged_rows(judged, '{}');    -- whoever may not read the table is told, whatever was judged
     perform set_config('pgembed.judged', judged::oid::text, true), set_config('pgembed.judged_query', only_query, true);
     return query
-        select j.query, j.key, j.grade::int8, pg_get_userbyid(j.judged_by)::text, j.judged_at from pgembed._seen_judgement as j
+        select j.query, j.key, j.grade::int8, j.judged_by::text, j.judged_at from pgembed._seen_judgement as j
         where judgements.only_query is null or j.query = judgements.only_query
         order by j.query, j.grade desc, j.judged_at, j.digest;
     perform set_config('pgembed.judged', '', true);
@@ -269,13 +261,7 @@ as $$
     where j.missing_since is null and not exists (
         select from pgembed.captured_text as t where t.source = j.source and pgembed._table_sql(t.source) is not null);
     delete from pgembed.judgement
-    where missing_since <= clock_timestamp() - p_missing_for and source = coalesce(p_source, source);
-    -- A dump has the number of a role that is gone, which may be another's where it is restored.
-    delete from pgembed.judgement as j using pgembed.judgement as newer
-    where not exists (select from pg_roles as r where r.oid in (j.judged_by, newer.judged_by))
-      and (newer.source, newer.digest) = (j.source, j.digest) and (newer.judged_at, newer.judged_by::oid) > (j.judged_at, j.judged_by::oid);
-    update pgembed.judgement as j set judged_by = 0
-    where j.judged_by <> 0 and not exists (select from pg_roles as r where r.oid = j.judged_by)
+    where missing_since <= clock_timestamp() - p_missing_for and source = coalesce(p_source, source)
 $$;
 comment on function pgembed._drop_judgements(interval, oid) is
     'Removes the judgements whose row, or table, or what was declared on it, has been gone for so long: a table that is emptied '

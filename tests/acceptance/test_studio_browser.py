@@ -118,8 +118,8 @@ def test_a_search_from_the_first_address_to_the_sql(
     Select(wait("[name=column]")).select_by_value("price")
     Select(wait("[name=operator]")).select_by_value("$gt")
     wait("[name=value]").send_keys("5", Keys.ENTER)
-    wait(".facts code")
-    assert wait(".facts code").text == '{"price": {"$gt": 5}}'
+    wait(".facts .grow code")
+    assert wait(".facts .grow code").text == '{"price": {"$gt": 5}}'
     # A row in three columns: one judgement, and the keyboard stays where it is.
     thumb = wait("#results [data-thumb=up]")
     key = wait("#results .thumbs").get_attribute("data-key")

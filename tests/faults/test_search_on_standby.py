@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import pgembed
 from pgembed import aclient
 from pgembed.cli import app
+from pgembed.cli.status import _standbys
 from pgembed.doctor import examine
 from pgembed.errors import InvalidParameter, NoEncoderService, NotEmbeddedInTime
 from pgembed.sqlalchemy import Embedding, encode_query
@@ -159,6 +160,16 @@ def _command_line(servers: Servers) -> None:
     assert "this server: up to date" in shown.stdout
     with psycopg.connect(servers.standby, autocommit=True) as there:
         assert [one.code for one in examine(there)] == []
+    # Whoever may not see it is not told that all is well.
+    with psycopg.connect(servers.primary, autocommit=True) as conn:
+        role = f"{conn.info.dbname}_watcher"
+        conn.execute(f'create role "{role}" in role postgres')
+        try:
+            conn.execute(f'set role "{role}"')
+            (line,) = _standbys(conn)
+            assert "cannot be seen" in line.plain
+        finally:
+            conn.execute(f'reset role; drop role "{role}"')
 
 
 def _studio(servers: Servers) -> None:

@@ -1,31 +1,37 @@
 -- Standbys: how far behind they are. Of a primary: those that are connected to it; of a standby:
 -- itself, and those that follow it.
 
+create or replace function pgembed._bytes_behind(p_lsn pg_lsn, p_replayed pg_lsn) returns numeric
+language sql immutable strict
+set search_path = pg_catalog, pg_temp
+as $$
+    select greatest(p_lsn - p_replayed, 0)
+$$;
+comment on function pgembed._bytes_behind(pg_lsn, pg_lsn) is
+    'Bytes of the write-ahead log that are still to be replayed; NULL where that is not known.';
+
 create or replace function pgembed._standbys()
 returns table (standby text, state text, lag interval, bytes_behind numeric)
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-    with here as (
-        select pg_is_in_recovery() as is_standby,
-               case when pg_is_in_recovery() then pg_last_wal_receive_lsn() else pg_current_wal_lsn() end as lsn)
-    select coalesce(nullif(r.application_name, ''), 'standby') || coalesce(' at ' || r.client_addr, ''),
-           r.state, r.replay_lag, greatest(here.lsn - r.replay_lsn, 0)
-    from pg_stat_replication as r cross join here
+    select coalesce(nullif(r.application_name, ''), 'standby') || coalesce(' at ' || r.client_addr, ''), r.state, r.replay_lag,
+           pgembed._bytes_behind(case when pg_is_in_recovery() then pg_last_wal_receive_lsn() else pg_current_wal_lsn() end, r.replay_lsn)
+    from pg_stat_replication as r
     -- Others copy it, or are behind a slot of logical replication.
-    where r.state is null or r.state in ('startup', 'catchup', 'streaming')
+    where coalesce(r.state, 'streaming') in ('startup', 'catchup', 'streaming')
         and not exists (select from pg_replication_slots as s where s.active_pid = r.pid and s.slot_type <> 'physical')
     union all
     -- When nothing is written, nothing is replayed, and it is not behind for that.
     select 'this server', null,
-           case when pg_last_wal_replay_lsn() >= here.lsn then '0'::interval
+           case when pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn() then '0'::interval
                 else clock_timestamp() - pg_last_xact_replay_timestamp() end,
-           greatest(here.lsn - pg_last_wal_replay_lsn(), 0)
-    from here where here.is_standby
+           pgembed._bytes_behind(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+    where pg_is_in_recovery()
 $$;
 comment on function pgembed._standbys() is
-    'Standbys and how far their replay is behind, in time and in bytes of the write-ahead log. state is NULL where the role is not a '
-    'member of pg_read_all_stats. Of a standby: itself too.';
+    'Standbys and how far their replay is behind, in time and in bytes of the write-ahead log. State, lag and bytes are NULL where the '
+    'role is not a member of pg_read_all_stats. Of a standby: itself too.';
 
 create or replace function pgembed._doctor_standbys()
 returns table (severity text, code text, problem text, advice text)

@@ -543,3 +543,13 @@ def test_who_could_search_before_an_upgrade_can_judge_after_it(
     schema.upgrade(roles)
     with acting_as(roles, READER) as reader:
         fails(reader, "42501", "select * from pgembed.judgement")
+
+
+def test_what_fails_about_judgements_breaks_nothing_else(doc: Connection) -> None:
+    judge(doc, "word", 1)
+    doc.execute(
+        "create or replace function pgembed._key_names(p_source oid) returns text[]"
+        " language sql as $$ select array[(1 / 0)::text] $$"
+    )
+    doc.execute("select pgembed._reconcile_v1()")
+    assert value(doc, "select state from pgembed.captured_text") == "active"

@@ -136,19 +136,25 @@ declare
     hint text;
     reason text;
 begin
-    perform pgembed._follow(t, false) from pgembed.captured_text as t where t.text_id = p_text_id;
-    perform pgembed._mark_judgements(t) from pgembed.captured_text as t where t.text_id = p_text_id and t.state = 'active';
-exception
-    when lock_not_available or deadlock_detected or insufficient_privilege then
-        null;    -- the next minute; the doctor tells meanwhile
-    when others or assert_failure then    -- what is not followed is not captured: nothing of that may stay unsaid
-        get stacked diagnostics code = pg_datatype_name, hint = pg_exception_hint;
-        if pgembed._may_pass(case sqlstate when 'PE018' then code else sqlstate end) then
-            raise;
-        end if;
-        reason := case sqlstate when 'PE007' then format('%s. %s', sqlerrm, hint) else sqlerrm end;
-        update pgembed.captured_text set state = 'broken', state_reason = reason
-        where text_id = p_text_id and (state, state_reason) is distinct from ('broken', reason);
+    begin
+        perform pgembed._follow(t, false) from pgembed.captured_text as t where t.text_id = p_text_id;
+    exception
+        when lock_not_available or deadlock_detected or insufficient_privilege then
+            null;    -- the next minute; the doctor tells meanwhile
+        when others or assert_failure then    -- what is not followed is not captured: nothing of that may stay unsaid
+            get stacked diagnostics code = pg_datatype_name, hint = pg_exception_hint;
+            if pgembed._may_pass(case sqlstate when 'PE018' then code else sqlstate end) then
+                raise;
+            end if;
+            reason := case sqlstate when 'PE007' then format('%s. %s', sqlerrm, hint) else sqlerrm end;
+            update pgembed.captured_text set state = 'broken', state_reason = reason
+            where text_id = p_text_id and (state, state_reason) is distinct from ('broken', reason);
+    end;
+    begin
+        perform pgembed._mark_judgements(t) from pgembed.captured_text as t where t.text_id = p_text_id and t.state = 'active';
+    exception when others then
+        null;    -- they may wait for the next minute; nothing is wrong with the text
+    end;
 end
 $$;
 comment on function pgembed._reconcile_text_v1(int) is

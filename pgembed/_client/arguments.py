@@ -163,7 +163,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, object]:
     """
     found: dict[str, object] = {}
     for name, value in options.items():
-        if name in LOCAL - CHECKS.keys():
+        if name in LOCAL and name not in CHECKS:
             continue
         written = CHECKS[name](value, name)
         if written is not None and name not in LOCAL:

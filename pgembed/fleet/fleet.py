@@ -123,12 +123,6 @@ class Fleet:
         """Ask `run` to drain all services and end; from any thread."""
         self._stopping.set()
 
-    def pids(self) -> list[int]:
-        """Processes of the services, as their nodes number them."""
-        asked = [member.actor.pid.remote() for member in self._serving()]
-        found: list[int] = self._ray.get(asked)
-        return found
-
     def run(self, ready: Callable[[], None] | None = None) -> None:
         """Keep the fleet until `stop`.
 

@@ -71,5 +71,6 @@ class Scaling:
             wanted = max(wanted, running)
         if (load.oldest_seconds or 0.0) > self.age_seconds:
             # Not for a few rows that nobody can work on.
-            wanted = max(wanted, min(running + settled, load.rows))
+            more = running + 1 if settled else running
+            wanted = max(wanted, min(more, load.rows))
         return min(max(wanted, self.min), self.max)

@@ -59,7 +59,3 @@ class Worker:
         self._stopped = True
         if self._service is not None:
             self._service.stop()
-
-    async def pid(self) -> int:
-        """Give the process in which the service runs."""
-        return os.getpid()

@@ -274,10 +274,10 @@ def encode_beside(
 def _embed_beside(
     engine: Engine, query: str | bytes, model: str, timeout: float
 ) -> str:
-    encode_beside(engine, query, model, timeout)
     words, image = _words_or_image(query)
+    asked = {"query": words, "image": image, "model": model}
     with beside(engine).connect() as connection:
-        asked = {"query": words, "image": image, "model": model}
+        connection.execute(_ENCODE, {**asked, "timeout": timeout})
         return str(connection.execute(_EMBED, asked).scalar_one())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from pgembed._client.arguments import checked, named_arguments
 from pgembed._client.values import check_query, parse_vector
 from pgembed.errors import InvalidParameter, InvalidQuery, NoEncoderService
 from pgembed.options import DEFAULT_MODEL, HybridSearchOptions, QueryModelOptions
-from pgembed.studio.shared import body_of, studio_of
+from pgembed.studio.shared import body_of, read_json, studio_of
 from pgembed.studio.vectors import have_vector
 
 if TYPE_CHECKING:
@@ -223,10 +222,7 @@ def _placeholder(name: str) -> sql.Composable:
 
 
 async def _json_of(request: Request) -> dict[str, Any]:
-    try:
-        body = json.loads(await body_of(request))
-    except (ValueError, RecursionError) as exc:
-        raise InvalidParameter(f"the body is no JSON: {exc}") from exc
+    body = read_json("body", await body_of(request))
     if not isinstance(body, dict):
         raise InvalidParameter("the body is no JSON object")
     return body

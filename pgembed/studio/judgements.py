@@ -15,7 +15,7 @@ from pgembed import aclient
 from pgembed.errors import InvalidParameter
 from pgembed.studio import sources
 from pgembed.studio.cells import escaped
-from pgembed.studio.shared import form_of, is_part, studio_of
+from pgembed.studio.shared import form_of, is_part, read_json, studio_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,10 +92,7 @@ def _key(text: str) -> object:
         raise InvalidParameter(
             f"the key has {len(text):,} characters, and may have {_LONGEST_KEY:,}"
         )
-    try:
-        key = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise InvalidParameter(f"the key is no JSON: {exc}") from exc
+    key = read_json("key", text)
     parts = key if isinstance(key, list) else [key]
     if any(isinstance(part, list | dict) for part in parts):
         raise InvalidParameter("a key is a value, or a list of values")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from pgembed.errors import InvalidParameter
@@ -55,6 +56,18 @@ async def body_of(request: Request) -> bytes:
                 hint="Send fewer texts at once.",
             )
     return bytes(read)
+
+
+def read_json(what: str, text: str | bytes) -> Any:
+    """Read JSON that somebody has sent.
+
+    Raises:
+        InvalidParameter: It is none.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidParameter(f"the {what} is no JSON: {exc}") from exc
 
 
 async def form_of(request: Request) -> dict[str, str]:

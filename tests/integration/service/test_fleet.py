@@ -99,7 +99,10 @@ def test_a_fleet_grows_outlives_kills_and_shrinks(
         until(lambda: fleet.size == 2)
         until(lambda: alive(conn) >= 1)
         # Killed in the middle: Ray starts it again, and nothing is lost.
-        os.kill(fleet.pids()[0], signal.SIGKILL)
+        workers = "select pid from pgembed.workers where alive"
+        killed = conn.execute(workers).fetchone()
+        assert killed is not None
+        os.kill(killed[0], signal.SIGKILL)
         encoder = HashingEncoder("small", 64)
         until(lambda: wrong(conn, "doc", encoder=encoder) == [], 120)
         until(lambda: fleet.size == 0)
